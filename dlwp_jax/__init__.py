@@ -1,0 +1,20 @@
+"""dlwp-jax: the ideas of *Deep Learning with PyTorch* in functional JAX.
+
+Modules are imported when they are first used, so `import dlwp_jax` costs nothing: `dlwp_jax.train`,
+`dlwp_jax.storage`, `dlwp_jax.nn`, ... each stands for one idea of the book.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+__all__ = ["autograd", "data", "losses", "nn", "optim", "plots", "runs", "storage", "train"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,29 @@
+"""What every test shares: compiled programs kept between runs, torch on few threads, where the real data is."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+SHARED_DATA = Path(os.environ.get("DLWP_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread_per_worker():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; a test that needs it skips by name where it is not."""
+    if not (SHARED_DATA / "README.md").exists():
+        pytest.skip(f"the real data is not at {SHARED_DATA} (set DLWP_SHARED_DATA)")
+    return SHARED_DATA
