@@ -1,0 +1,167 @@
+"""Wrong use, told in one sentence before anything is compiled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+PyTree = Any
+
+
+def model(value: Any) -> None:
+    """Refuse what is not an NNX module."""
+    if not isinstance(value, nnx.Module):
+        hint = " Write it with flax.nnx; linen modules can be wrapped by flax.nnx.bridge.ToNNX." * (
+            "linen" in str(type(value).__mro__)
+        )
+        hint += " Call it first, with its sizes and rngs." * isinstance(value, type)
+        raise TypeError(f"model must be a flax.nnx.Module; got {describe(value)}.{hint}")
+
+
+def optimizer(value: Any) -> None:
+    """Refuse what is not an optax transformation."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(f"tx must be an optax.GradientTransformation such as optax.adam(1e-3); got {describe(value)}.")
+
+
+def key(value: Any) -> jax.Array:
+    """A PRNG key in the typed form; both of JAX's forms are taken."""
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
+            return value
+        if value.dtype == jnp.uint32 and value.shape == jax.random.key_data(jax.random.key(0)).shape:
+            return jax.random.wrap_key_data(value)
+    raise TypeError(f"key must be one PRNG key such as jax.random.key(0); got {describe(value)}.")
+
+
+def trainable(params: PyTree, chosen_by: Any) -> None:
+    """Refuse an empty choice and leaves without gradient."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"trainable={chosen_by!r} chooses no leaf of the model, so there is nothing to train.")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"trainable={chosen_by!r} chooses {name(path)} of dtype {leaf.dtype}, which has no gradient; "
+                "narrow the filter, for example to nnx.Param."
+            )
+
+
+def hashable(learner: Any) -> None:
+    """Refuse a learner that jit could not look up."""
+    try:
+        hash(learner)
+    except TypeError as error:
+        raise TypeError(
+            f"the model, loss_fn and tx must be hashable to be compiled, and one is not ({error}); keep arrays of a "
+            "module in nnx.Variable (or nnx.data) and lists of modules in nnx.List."
+        ) from error
+
+
+def count(value: Any, argument: str) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{argument} must be a whole number of at least 1; got {value!r}.")
+    return int(value)
+
+
+def rows(data: PyTree, argument: str) -> int:
+    """The common leading axis of a pytree of arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError(f"{argument} holds no array; it must be a pytree of arrays with a common leading axis.")
+    lengths = {}
+    for path, leaf in leaves:
+        if not is_array(leaf) or np.ndim(leaf) == 0:
+            raise TypeError(
+                f"{argument} must be a pytree of arrays with a common leading axis, one example a row; "
+                f"{argument}{name(path)} is {describe(leaf)}."
+            )
+        if leaf.dtype == object or leaf.dtype.kind in "USMm":
+            raise TypeError(f"{argument}{name(path)} has dtype {leaf.dtype}, which JAX cannot hold; encode it as numbers.")
+        lengths[name(path)] = leaf.shape[0]
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{argument}{path} has {length}" for path, length in lengths.items())
+        raise ValueError(f"the arrays of {argument} must agree in their leading axis (one example a row); {told}.")
+    n = next(iter(lengths.values()))
+    if n == 0:
+        raise ValueError(f"{argument} is empty: its arrays have no rows. Leave it out (None), or give at least one example.")
+    return n
+
+
+def dataset(data: PyTree, argument: str) -> PyTree:
+    """A data set as device arrays: common leading axis, no NaN. Tracers pass unlooked at."""
+    rows(data, argument)
+    data = jax.tree.map(jnp.asarray, data)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        if bool(jnp.isnan(leaf).any()):
+            where = np.argwhere(np.isnan(np.asarray(leaf)))
+            raise ValueError(
+                f"{argument}{name(path)} holds {len(where)} NaN, the first at row {where[0][0]}; "
+                "drop or fill those examples before training."
+            )
+    return data
+
+
+def log_names(learner: Any, state: Any, batch: PyTree) -> list[str]:
+    """Trace the loss once, without running it: its loss must be a scalar, its metrics a dict of scalars."""
+
+    def traced(state, batch):
+        outcome = learner.loss_fn(learner.model(state, train=True), batch)
+        if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], dict)):
+            raise TypeError(
+                f"loss_fn must return (loss, metrics), metrics a dict of scalars and maybe empty; "
+                f"it returned {describe(outcome)}."
+            )
+        return outcome
+
+    loss, metrics = jax.eval_shape(traced, state, batch)
+    if np.shape(loss) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss must be one real number; loss_fn returned shape {np.shape(loss)} of {loss.dtype}. "
+            "Reduce it, for example by jnp.mean."
+        )
+    for metric, value in metrics.items():
+        if np.shape(value) != ():
+            raise ValueError(f"metric {metric!r} must be a scalar; loss_fn returned shape {np.shape(value)}.")
+    if "loss" in metrics:
+        raise ValueError("a metric may not be called 'loss': that name is the loss itself; rename it.")
+    _, (_, extra) = jax.eval_shape(lambda s, b: learner.loss(s, s.params, b, s.key, train=True), state, batch)
+    if jax.tree.map(jnp.shape, extra) != jax.tree.map(jnp.shape, state.extra):
+        raise ValueError(
+            "the forward pass adds, drops or reshapes state of the model (training must keep the structure of "
+            f"{sorted(state.extra) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in __init__."
+        )
+    return ["loss", *metrics]
+
+
+def monitor(wanted: str, names: list[str]) -> None:
+    """Refuse to watch what is not recorded."""
+    if wanted not in names:
+        hint = " Give val, or monitor a train/ value." * wanted.startswith("val/")
+        raise ValueError(f"monitor={wanted!r} is not recorded; there are {', '.join(names)}.{hint}")
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf has the shape and dtype of an array."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def name(path: tuple) -> str:
+    """A leaf's path as it is written in Python: ['x'][0]."""
+    return jax.tree_util.keystr(path)
+
+
+def describe(value: Any) -> str:
+    """What came, in a few words."""
+    if is_array(value):
+        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shown = repr(value)
+    return f"{type(value).__name__} {shown}" if len(shown) <= 60 else f"a {type(value).__name__}"

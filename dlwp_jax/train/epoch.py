@@ -1,0 +1,208 @@
+"""One step, one epoch, one evaluation: pure functions of (state, data)."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlwp_jax.train import checks
+from dlwp_jax.train.learner import Learner, TrainState
+
+PyTree = Any
+Logs = dict[str, jax.Array]
+
+
+def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int) -> tuple[TrainState, Logs]:
+    """Train on every example once, in shuffled minibatches.
+
+    The last short batch is trained on, as torch's `drop_last=False` does. A step whose loss or new parameters
+    are not finite is not taken, nor is any after it; their logs are NaN and `state.epoch` stays.
+
+    Args:
+      learner, state: from `make_learner`.
+      data: pytree of arrays `[n ...]`.
+      batch_size: examples a step; n or more is the full batch, in the order given.
+
+    Returns:
+      The state after the epoch, and `{"loss": [steps], metric: [steps], ...}` with `steps = ceil(n / batch_size)`.
+    """
+    data = checks.dataset(data, "data")
+    batch_size = min(checks.count(batch_size, "batch_size"), n_rows(data))
+    checks.log_names(learner, state, batch_shape(data, batch_size))
+    return _train_epoch(learner, state, data, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> tuple[TrainState, Logs]:
+    steps = steps_per_epoch(data, batch_size)
+
+    def record(logs, i, values, alive):
+        return {k: logs[k].at[i].set(jnp.where(alive, values[k], jnp.nan)) for k in logs}
+
+    shapes = all_logs(learner, state, batch_shape(data, batch_size))
+    logs = {k: jnp.full(steps, jnp.nan, log.dtype) for k, log in shapes.items()}
+    state, alive, logs = train_steps(learner, state, jnp.array(True), logs, record, data, batch_size, 0, steps)
+    return replace(state, epoch=state.epoch + alive), logs
+
+
+def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None) -> Logs:
+    """Loss and metrics over a data set: eval mode, no gradient, every example weighted alike.
+
+    Args:
+      learner, state: from `make_learner`.
+      data: pytree of arrays `[n ...]`.
+      batch_size: at most this many examples at a time (None: all at once).
+
+    Returns:
+      `{"loss": scalar, metric: scalar, ...}`: means over the n examples, where `loss_fn` returns means over its batch.
+    """
+    data = checks.dataset(data, "data")
+    batch_size = n_rows(data) if batch_size is None else min(checks.count(batch_size, "batch_size"), n_rows(data))
+    checks.log_names(learner, state, batch_shape(data, batch_size))
+    return mean_logs(learner, state, data, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def mean_logs(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> Logs:
+    """`evaluate` without its checks; `batch_size` is at most n."""
+    n = n_rows(data)
+    full, rest = divmod(n, batch_size)
+
+    def total(batch):
+        return {k: n_rows(batch) * value for k, value in eval_step(learner, state, batch).items()}
+
+    if full == 1:  # no loop around a single batch: XLA fuses across it
+        sums = total(jax.tree.map(lambda a: a[:batch_size], data))
+    else:
+        batches = jax.tree.map(lambda a: a[: n - rest].reshape(full, batch_size, *a.shape[1:]), data)
+        sums = jax.tree.map(lambda a: a.sum(axis=0), jax.lax.map(total, batches))
+    if rest:
+        sums = jax.tree.map(jnp.add, sums, total(jax.tree.map(lambda a: a[n - rest :], data)))
+    return {k: value / n for k, value in sums.items()}
+
+
+def eval_step(learner: Learner, state: TrainState, batch: PyTree) -> Logs:
+    """Loss and metrics of one batch in eval mode, as float32 or wider."""
+    loss, (metrics, _) = learner.loss(state, state.params, batch, epoch_key(state), train=False)
+    return as_logs(loss, metrics)
+
+
+def train_step(
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, alive: jax.Array
+) -> tuple[TrainState, jax.Array, Logs]:
+    """One optimizer step, taken only where `alive` and where the loss and the new parameters are finite.
+
+    Returns:
+      The new state (or the old one, bit for bit), whether the step was taken, and the logs of the batch.
+    """
+
+    def loss_fn(params):
+        return learner.loss(state, params, batch, key, train=True)
+
+    (loss, (metrics, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
+    more = {"value": loss, "grad": grads, "value_fn": lambda params: loss_fn(params)[0]}
+    updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **more)
+    params = optax.apply_updates(state.params, updates)
+    taken = alive & all_finite((loss, params))
+    new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
+    return choose(taken, new, state), taken, as_logs(loss, metrics)
+
+
+def train_steps(
+    learner: Learner,
+    state: TrainState,
+    alive: jax.Array,
+    logs: PyTree,
+    record: Callable[[PyTree, Any, Logs, jax.Array], PyTree],
+    data: PyTree,
+    batch_size: int,
+    start: Any,
+    stop: Any,
+) -> tuple[TrainState, jax.Array, PyTree]:
+    """Steps `start` to `stop` of the state's current epoch.
+
+    With Python integers this is a scan (which reverse-mode differentiates), with traced ones a while loop (one
+    program for chunks of every length). `record(logs, i, values, alive)` folds the logs of step `i` into `logs`,
+    `alive` telling whether training was still going when the step began.
+    """
+    n, steps = n_rows(data), steps_per_epoch(data, batch_size)
+    full = n // batch_size
+    shuffle_key, steps_key = epoch_keys(state)
+    # The full batch needs no shuffling, and unshuffled it is summed in the order in which it was given.
+    order = jnp.arange(n) if steps == 1 else jax.random.permutation(shuffle_key, n)
+
+    def step(i, carry, index):
+        state, alive, logs = carry
+        batch = data if steps == 1 else rows(data, index)
+        state, taken, values = train_step(learner, state, batch, jax.random.fold_in(steps_key, i), alive)
+        return state, taken, record(logs, i, values, alive)
+
+    def full_step(i, carry):
+        return step(i, carry, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
+
+    def last_step(carry):
+        return step(steps - 1, carry, order[full * batch_size :])
+
+    carry = (state, alive, logs)
+    if isinstance(stop, int):
+        carry = jax.lax.fori_loop(start, min(stop, full), full_step, carry)
+        return last_step(carry) if stop > full else carry
+    carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), full_step, carry)
+    return jax.lax.cond(stop > full, last_step, lambda carry: carry, carry) if steps > full else carry
+
+
+def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names and dtypes of the logs of a step on such a batch, by tracing it."""
+    return jax.eval_shape(functools.partial(train_step, learner), state, batch, state.key, jnp.array(True))[2]
+
+
+def batch_shape(data: PyTree, batch_size: int) -> PyTree:
+    """The shapes and dtypes of a minibatch."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
+
+
+def epoch_key(state: TrainState) -> jax.Array:
+    """The key of the epoch that is going on."""
+    return jax.random.fold_in(state.key, state.epoch)
+
+
+def epoch_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """The keys of the epoch that is going on: one for its order, one into which each step folds its number."""
+    shuffle_key, steps_key = jax.random.split(epoch_key(state))
+    return shuffle_key, steps_key
+
+
+def n_rows(data: PyTree) -> int:
+    """The number of examples."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def steps_per_epoch(data: PyTree, batch_size: int) -> int:
+    """How many minibatches hold all examples, the last short one counted."""
+    return -(-n_rows(data) // batch_size)
+
+
+def rows(data: PyTree, index: jax.Array) -> PyTree:
+    """The examples at `index`."""
+    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="promise_in_bounds"), data)
+
+
+def as_logs(loss: jax.Array, metrics: dict[str, jax.Array]) -> Logs:
+    """Loss and metrics under their names, float32 or wider so that means over many steps stay exact."""
+    values = {"loss": loss, **metrics}
+    return {k: jnp.asarray(v).astype(jnp.promote_types(jnp.result_type(v), jnp.float32)) for k, v in values.items()}
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether every number of a tree is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where the condition holds, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -1,0 +1,161 @@
+"""What is trained: a Learner (static: graph, loss, optimizer) and a TrainState (arrays only)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from dlwp_jax.train import checks
+
+PyTree = Any
+LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes, and nothing else: a pytree of arrays.
+
+    Attributes:
+      params: the trained leaves, nested dicts as in the model.
+      extra: every other array of the model: batch statistics, buffers, frozen parameters.
+      rngs: the model's random streams. Each step seeds them anew from `key`, so they carry no history.
+      opt_state: the optimizer's state.
+      key: one PRNG key, constant. Epoch `e` and step `i` use what is folded in from `(key, e, i)`, so 3 + 4
+        epochs give the bits of 7.
+      epoch: int32, epochs finished since `make_learner`.
+      step: int32, optimizer steps taken since `make_learner`.
+    """
+
+    params: PyTree
+    extra: PyTree
+    rngs: PyTree
+    opt_state: PyTree
+    key: jax.Array
+    epoch: jax.Array
+    step: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """All that training does not change: hashable, so a program compiled for it is found again.
+
+    Attributes:
+      train_def, eval_def: the model's graph after `model.train()` and after `model.eval()`.
+      loss_fn: `loss_fn(model, batch) -> (loss, metrics)`.
+      tx: the optax transformation.
+      trainable: the NNX filter that chose `TrainState.params`.
+    """
+
+    train_def: nnx.GraphDef
+    eval_def: nnx.GraphDef
+    loss_fn: LossFn
+    tx: optax.GradientTransformation
+    trainable: Any
+
+    def model(self, state: TrainState, *, train: bool = False) -> Any:
+        """The NNX module with the parameters of `state`, in eval mode unless `train`."""
+        return self._merge(state, state.params, state.rngs, train)
+
+    def loss(
+        self, state: TrainState, params: PyTree, batch: PyTree, key: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+        """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new `extra`)."""
+        model = self._merge(state, params, _seeded(state.rngs, key), train)
+        loss, metrics = self.loss_fn(model, batch)
+        nnx.pop(model, nnx.Intermediate)  # what the forward pass sowed is not state
+        _, _, _, extra = nnx.split(model, self.trainable, nnx.RngState, ...)
+        return loss, (metrics, nnx.to_pure_dict(extra))
+
+    def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
+        graph = self.train_def if train else self.eval_def
+        # copy=True: the arrays of a merged module are its own, so batch norm may write to them under jax.grad.
+        return nnx.merge(graph, params, rngs, state.extra, copy=True)
+
+
+def make_learner(
+    model: nnx.Module, loss_fn: LossFn, tx: optax.GradientTransformation, *, key: jax.Array, trainable: Any = nnx.Param
+) -> tuple[Learner, TrainState]:
+    """Take a model apart into what training changes and what it does not.
+
+    Args:
+      model: any Flax NNX module; it is copied, not changed.
+      loss_fn: `loss_fn(model, batch) -> (loss, metrics)`: a scalar to minimise, and a dict of scalars to record.
+      tx: any optax transformation.
+      key: a PRNG key for shuffling and for the model's own random streams (dropout).
+      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer state, no change.
+        For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone (chapter 2 of part 2's
+        fine-tuning).
+
+    Returns:
+      `(learner, state)`.
+
+    Raises:
+      TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is no PRNG key, or
+        `trainable` chooses leaves that are not floating point.
+      ValueError: where `trainable` chooses nothing.
+
+    >>> import optax
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    >>> learner, state = make_learner(model, loss_fn, optax.sgd(1e-2), key=jax.random.key(0))
+    >>> jax.tree.map(jnp.shape, state.params)
+    {'bias': (1,), 'kernel': (1, 1)}
+    """
+    checks.model(model)
+    checks.optimizer(tx)
+    key = checks.key(key)
+    model = nnx.clone(model)
+    model.eval()
+    eval_def = nnx.graphdef(model)
+    model.train()
+    train_def, params, rngs, extra = nnx.split(model, trainable, nnx.RngState, ...)
+    params, rngs, extra = (nnx.to_pure_dict(part) for part in (params, rngs, extra))
+    params = jax.tree.map(jnp.asarray, params)
+    checks.trainable(params, trainable)
+    learner = Learner(train_def, eval_def, loss_fn, optax.with_extra_args_support(tx), trainable)
+    checks.hashable(learner)
+    zero = jnp.zeros((), jnp.int32)
+    return learner, TrainState(params, extra, rngs, tx.init(params), key, zero, zero)
+
+
+def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None) -> PyTree:
+    """The model's outputs in eval mode, compiled.
+
+    Args:
+      learner, state: from `make_learner`, or a `Run`'s `state` or `best`.
+      inputs: what the model is called with, arrays `[n ...]`.
+      batch_size: at most this many rows at a time (None: all at once).
+
+    Returns:
+      `model(inputs)`, `[n ...]`.
+    """
+    if batch_size is None:
+        return _predict(learner, state, inputs)
+    n, batch_size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
+    parts = [
+        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + batch_size], inputs))
+        for i in range(0, n, batch_size)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
+    return learner.model(state)(inputs)
+
+
+def _seeded(rngs: PyTree, key: jax.Array) -> PyTree:
+    """The random streams started anew: stream `i` gets `fold_in(key, i)`, counters get 0."""
+    leaves, structure = jax.tree.flatten(rngs)
+    fresh = [
+        jax.random.fold_in(key, i) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros_like(leaf)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, fresh)

@@ -1,0 +1,278 @@
+"""A whole training as one pure function, early stopping included."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from dlwp_jax.train import checks
+from dlwp_jax.train.epoch import (
+    Logs,
+    all_logs,
+    batch_shape,
+    choose,
+    mean_logs,
+    n_rows,
+    steps_per_epoch,
+    train_steps,
+)
+from dlwp_jax.train.learner import Learner, TrainState
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when a monitored value has not improved for `patience` epochs in a row.
+
+    Attributes:
+      patience: epochs without improvement after which training stops, at least 1.
+      min_delta: an improvement is one by more than this.
+      monitor: a name in the history.
+      mode: "min" for values that should fall (losses), "max" for those that should rise (accuracies).
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self):
+        checks.count(self.patience, "patience")
+        if not self.min_delta >= 0:
+            raise ValueError(f"min_delta must be 0 or more; got {self.min_delta!r}.")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max'; got {self.mode!r}.")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Run:
+    """What a training gives back.
+
+    Attributes:
+      state: the last state whose loss was finite.
+      best: the state after the epoch with the best monitored value (early stopping's monitor; else val/loss,
+        else train/loss). The state that came in, where no epoch was finished.
+      history: `{"train/loss": [epochs], "val/loss": [epochs], ...}`, the mean over the epoch's steps in training
+        mode, and the mean over the validation examples in eval mode after it. `run` pads with NaN after a stop,
+        `fit` trims.
+      stopped: bool, whether training ended before the epochs asked for.
+      failure: int32 `[2]`: epoch and step, both counted from 1, at which loss or parameters were first not
+        finite; zeros where that never happened.
+    """
+
+    state: TrainState
+    best: TrainState
+    history: Logs
+    stopped: jax.Array
+    failure: jax.Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, hashable."""
+
+    epochs: int
+    batch_size: int
+    val_batch_size: int
+    monitor: str
+    stop: EarlyStopping | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Loop:
+    """All that a training carries from step to step; `fit` holds it between chunks."""
+
+    state: TrainState
+    best: TrainState
+    best_value: jax.Array  # monitored value of `best`, signed so that lower is better
+    reference: jax.Array  # the value that an epoch must beat by min_delta
+    waited: jax.Array  # int32, epochs since the reference was beaten
+    history: Logs  # [epochs], NaN where not reached
+    totals: Logs  # sums of the logs over the steps of the current epoch
+    done: jax.Array  # int32, epochs finished in this call
+    step: jax.Array  # int32, steps begun in the current epoch
+    alive: jax.Array  # bool, nothing was non-finite
+    stopped: jax.Array  # bool, early stopping said so
+
+
+def run(
+    learner: Learner,
+    state: TrainState,
+    train: PyTree,
+    val: PyTree | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    stop: EarlyStopping | None = None,
+    val_batch_size: int | None = None,
+) -> Run:
+    """Train as one XLA program: a pure function of its arrays.
+
+    It can be jitted, mapped by `jax.vmap` over states (seeds, learning rates in the optimizer state) and data,
+    and differentiated: in reverse mode where `stop` is None (the program is a scan then, else a while loop).
+
+    Args:
+      learner, state: from `make_learner`. Epochs count from the state that comes in: 3 epochs and then 4 give
+        the bits of 7.
+      train: pytree of arrays `[n ...]`.
+      val: pytree of arrays `[m ...]`, evaluated in eval mode after every epoch; or None.
+      epochs: how many epochs to train.
+      batch_size: examples a step; n or more is the full batch. The last short batch is trained on.
+      stop: early stopping; under vmap each member stops by itself.
+      val_batch_size: examples of `val` at a time; None means `batch_size`, or 256 where that is more.
+
+    Returns:
+      A `Run`. After a step whose loss or parameters are not finite nothing more is trained.
+
+    Raises:
+      ValueError, TypeError: in one sentence, before anything is compiled, for data whose leading axes differ or
+        that hold NaN, sizes below 1, a loss that is not a scalar, a monitor that is not recorded.
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> from dlwp_jax.train import make_learner
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> data = {"x": jnp.ones((8, 1)), "y": jnp.zeros((8, 1))}
+    >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    >>> learner, state = make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+    >>> result = run(learner, state, data, epochs=5, batch_size=4)
+    >>> result.history["train/loss"].shape, int(result.state.step)
+    ((5,), 10)
+    """
+    train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size)
+    return _run(learner, state, train, val, plan)
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "plan"))
+def _run(learner: Learner, state: TrainState, train: PyTree, val: PyTree | None, plan: Plan) -> Run:
+    steps = steps_per_epoch(train, plan.batch_size)
+
+    def epoch(loop):
+        loop = run_steps(learner, loop, train, plan.batch_size, 0, steps)
+        return jax.lax.cond(loop.alive, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop)
+
+    loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
+    if plan.stop is not None:
+        return result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop))
+    # A counted loop is a scan, which reverse-mode differentiates; after a failure its epochs cost nothing.
+    epoch_or_nothing = lambda _, loop: jax.lax.cond(loop.alive, epoch, lambda loop: loop, loop)  # noqa: E731
+    return result(jax.lax.fori_loop(0, plan.epochs, epoch_or_nothing, loop))
+
+
+def planned(
+    learner: Learner,
+    state: TrainState,
+    train: PyTree,
+    val: PyTree | None,
+    epochs: int,
+    batch_size: int,
+    stop: EarlyStopping | None,
+    val_batch_size: int | None,
+) -> tuple[PyTree, PyTree | None, Plan]:
+    """Check everything that `run` and `fit` are given; the data as arrays, and the plan."""
+    train = checks.dataset(train, "train")
+    val = None if val is None else checks.dataset(val, "val")
+    batch_size = min(checks.count(batch_size, "batch_size"), n_rows(train))
+    batch = batch_shape(train, batch_size)
+    plan = make_plan(learner, state, batch, val, epochs, batch_size, stop, val_batch_size)
+    return train, val, plan
+
+
+def make_plan(
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    val: Any,
+    epochs: int,
+    batch_size: int,
+    stop: EarlyStopping | None,
+    val_batch_size: int | None,
+) -> Plan:
+    """Check what does not depend on where the training data come from."""
+    epochs = checks.count(epochs, "epochs")
+    names = checks.log_names(learner, state, batch)
+    recorded = [f"train/{name}" for name in names] + [f"val/{name}" for name in names if val is not None]
+    monitor = stop.monitor if stop is not None else "train/loss" if val is None else "val/loss"
+    checks.monitor(monitor, recorded)
+    wanted = max(batch_size, 256) if val_batch_size is None else checks.count(val_batch_size, "val_batch_size")
+    return Plan(epochs, batch_size, wanted, monitor, stop)
+
+
+def start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Loop:
+    """The loop before its first step."""
+    logs = all_logs(learner, state, batch)
+    kinds = ("train", "val") if has_val else ("train",)
+    history = {f"{kind}/{k}": jnp.full(plan.epochs, jnp.nan, log.dtype) for kind in kinds for k, log in logs.items()}
+    infinity = jnp.array(jnp.inf, history[plan.monitor].dtype)
+    zero, true = jnp.zeros((), jnp.int32), jnp.array(True)
+    totals = {k: jnp.zeros((), log.dtype) for k, log in logs.items()}
+    return Loop(state, state, infinity, infinity, zero, history, totals, zero, zero, true, ~true)
+
+
+def run_steps(learner: Learner, loop: Loop, train: PyTree, batch_size: int, begin: Any, end: Any) -> Loop:
+    """Steps `begin` to `end` of the current epoch, and the history's entry for what is done of it."""
+    carry = (loop.totals, loop.step)
+    state, alive, (totals, step) = train_steps(
+        learner, loop.state, loop.alive, carry, add_logs, train, batch_size, begin, end
+    )
+    return record(replace(loop, state=state, alive=alive, totals=totals, step=step))
+
+
+def add_logs(carry: tuple[Logs, jax.Array], _i: Any, values: Logs, alive: jax.Array) -> tuple[Logs, jax.Array]:
+    """Add the logs of a step, unless training had failed before it."""
+    totals, step = carry
+    return choose(alive, {k: totals[k] + values[k] for k in totals}, totals), step + alive
+
+
+def record(loop: Loop) -> Loop:
+    """Write the mean over the epoch's steps so far into the history."""
+    means = {f"train/{k}": total / loop.step for k, total in loop.totals.items()}
+    return replace(loop, history={k: v.at[loop.done].set(means.get(k, v[loop.done])) for k, v in loop.history.items()})
+
+
+def end_epoch(learner: Learner, loop: Loop, val: PyTree | None, plan: Plan) -> Loop:
+    """After the last step of an epoch: validate, keep the best state, count towards early stopping."""
+    state = replace(loop.state, epoch=loop.state.epoch + 1)
+    logs = {} if val is None else mean_logs(learner, state, val, min(plan.val_batch_size, n_rows(val)))
+    return close_epoch(replace(loop, state=state), logs, plan)
+
+
+def close_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
+    """Write the validation logs; compare; make ready for the next epoch."""
+    history = loop.history | {f"val/{k}": loop.history[f"val/{k}"].at[loop.done].set(v) for k, v in val_logs.items()}
+    sign = -1 if plan.stop is not None and plan.stop.mode == "max" else 1
+    value = sign * history[plan.monitor][loop.done]
+    is_best, min_delta = value < loop.best_value, 0.0 if plan.stop is None else plan.stop.min_delta
+    improved = value < loop.reference - min_delta
+    waited = jnp.where(improved, 0, loop.waited + 1)
+    return Loop(
+        state=loop.state,
+        best=choose(is_best, loop.state, loop.best),
+        best_value=jnp.where(is_best, value, loop.best_value),
+        reference=jnp.where(improved, value, loop.reference),
+        waited=waited,
+        history=history,
+        totals=jax.tree.map(jnp.zeros_like, loop.totals),
+        done=loop.done + 1,
+        step=jnp.zeros_like(loop.step),
+        alive=loop.alive,
+        stopped=loop.stopped if plan.stop is None else waited >= plan.stop.patience,
+    )
+
+
+def is_going(loop: Loop, plan: Plan) -> jax.Array:
+    """Whether there is more to train."""
+    return loop.alive & ~loop.stopped & (loop.done < plan.epochs)
+
+
+def result(loop: Loop) -> Run:
+    """The `Run` of a loop, its history at full length."""
+    epochs = next(iter(loop.history.values())).shape[0]
+    failure = jnp.where(loop.alive, 0, jnp.stack([loop.state.epoch + 1, loop.step]))
+    return Run(loop.state, loop.best, loop.history, ~loop.alive | (loop.done < epochs), failure)

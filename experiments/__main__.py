@@ -1,0 +1,62 @@
+"""Lists and runs the experiments: python -m experiments [NAME [flags]] | --list."""
+
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+import experiments
+
+DEFAULT = "ch05_thermometer"
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name.startswith("ch"))
+
+
+def list_experiments() -> None:
+    for name in names():
+        # The docstring is read, not imported: a list should not wait for JAX.
+        source = (Path(experiments.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
+        print(f"{name:24s} {source.split('\"\"\"')[1].splitlines()[0]}")
+
+
+def prepare() -> None:
+    """Figures without a screen; compiled programs kept, so that a second run does not compile again."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlwp-jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def run(name: str, flags: list[str]) -> None:
+    import tyro
+
+    module = importlib.import_module(f"experiments.{name}")
+    config = tyro.cli(module.Config, args=flags, prog=f"experiments {name}", description=module.__doc__)
+    module.main(config)
+
+
+def main() -> None:
+    name, flags = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else (DEFAULT, [])
+    if name in ("--list", "-l", "list"):
+        list_experiments()
+    elif name in ("--help", "-h"):
+        print(f"{__doc__}\n\nWithout a name: {DEFAULT}. Flags of one: NAME --help.\n")
+        list_experiments()
+    elif name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
+        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
+    else:
+        prepare()
+        try:
+            run(name, flags)
+        except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
+            sys.exit(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    main()
