@@ -23,7 +23,10 @@ class RunDirectory:
         """
         columns = {key: np.asarray(values, np.float64) for key, values in history.items()}
         lines = (
-            {"epoch": epoch, **{key: float(v) if np.isfinite(v) else None for key, v in zip(columns, row, strict=True)}}
+            {
+                "epoch": epoch,
+                **{key: float(v) if np.isfinite(v) else None for key, v in zip(columns, row, strict=True)},
+            }
             for epoch, row in enumerate(zip(*columns.values(), strict=True), 1)
         )
         self._write(name, lambda partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines)))
@@ -65,7 +68,9 @@ def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(f"the run directory {path} cannot be made ({error.strerror}); name another with --out.") from None
+        raise type(error)(
+            f"the run directory {path} cannot be made ({error.strerror}); name another with --out."
+        ) from None
     run = RunDirectory(path)
     settings = json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
     run._write("config.json", lambda partial: partial.write_text(settings))

@@ -20,7 +20,8 @@ def list_experiments() -> None:
     for name in names():
         # The docstring is read, not imported: a list should not wait for JAX.
         source = (Path(experiments.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
-        print(f"{name:24s} {source.split('\"\"\"')[1].splitlines()[0]}")
+        summary = source.split('"""')[1].splitlines()[0]
+        print(f"{name:24s} {summary}")
 
 
 def prepare() -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.core import Tracer
 
 PyTree = Any
 
@@ -81,14 +82,18 @@ def rows(data: PyTree, argument: str) -> int:
                 f"{argument}{name(path)} is {describe(leaf)}."
             )
         if leaf.dtype == object or leaf.dtype.kind in "USMm":
-            raise TypeError(f"{argument}{name(path)} has dtype {leaf.dtype}, which JAX cannot hold; encode it as numbers.")
+            raise TypeError(
+                f"{argument}{name(path)} has dtype {leaf.dtype}, which JAX cannot hold; encode it as numbers."
+            )
         lengths[name(path)] = leaf.shape[0]
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{argument}{path} has {length}" for path, length in lengths.items())
         raise ValueError(f"the arrays of {argument} must agree in their leading axis (one example a row); {told}.")
     n = next(iter(lengths.values()))
     if n == 0:
-        raise ValueError(f"{argument} is empty: its arrays have no rows. Leave it out (None), or give at least one example.")
+        raise ValueError(
+            f"{argument} is empty: its arrays have no rows. Leave it out (None), or give at least one example."
+        )
     return n
 
 
@@ -97,7 +102,7 @@ def dataset(data: PyTree, argument: str) -> PyTree:
     rows(data, argument)
     data = jax.tree.map(jnp.asarray, data)
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         if bool(jnp.isnan(leaf).any()):
             where = np.argwhere(np.isnan(np.asarray(leaf)))
@@ -135,7 +140,8 @@ def log_names(learner: Any, state: Any, batch: PyTree) -> list[str]:
     if jax.tree.map(jnp.shape, extra) != jax.tree.map(jnp.shape, state.extra):
         raise ValueError(
             "the forward pass adds, drops or reshapes state of the model (training must keep the structure of "
-            f"{sorted(state.extra) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in __init__."
+            f"{sorted(state.extra) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in "
+            "__init__."
         )
     return ["loss", *metrics]
 

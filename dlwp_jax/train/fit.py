@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.train import checks
-from dlwp_jax.train.epoch import batch_shape, epoch_keys, eval_step, mean_logs, n_rows, steps_per_epoch, train_step
+from dlwp_jax.train.epoch import (
+    batch_shape,
+    epoch_keys,
+    eval_step,
+    mean_logs,
+    n_rows,
+    steps_per_epoch,
+    train_step,
+)
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.run import (
@@ -70,7 +78,7 @@ Callback = Callable[[Progress], bool | None]
 
 
 @dataclass(frozen=True)
-class every:  # noqa: N801 (reads as a word: callbacks=[every(100, show)])
+class every:  # reads as a word: callbacks=[every(100, show)]
     """A callback called after every `epochs` epochs instead of after each one."""
 
     epochs: int
@@ -80,6 +88,7 @@ class every:  # noqa: N801 (reads as a word: callbacks=[every(100, show)])
         checks.count(self.epochs, "epochs")
 
     def __call__(self, progress: Progress) -> bool | None:
+        """Call the callback."""
         return self.callback(progress)
 
 
@@ -122,7 +131,9 @@ def fit(
     callbacks = [callback if isinstance(callback, every) else every(1, callback) for callback in callbacks]
     if is_stream(train):
         if batch_size is not None:
-            raise ValueError(f"batch_size={batch_size} does not apply to a stream, which brings its own batches; leave it out.")
+            raise ValueError(
+                f"batch_size={batch_size} does not apply to a stream, which brings its own batches; leave it out."
+            )
         loop, plan, chunks = _streamed(learner, state, train, val, epochs, stop, val_batch_size)
     elif batch_size is None:
         raise ValueError("batch_size is missing: arrays in memory are cut into batches of that many examples.")
@@ -147,7 +158,7 @@ def _drive(loop: Loop, plan: Plan, chunks: Iterator[tuple[Loop, float]], callbac
     asked_to_stop, called = False, 0
     with display(plan.epochs, shown=shown) as bar, _interruptible() as interrupted:
         try:
-            for loop, fraction in chunks:  # noqa: B020 (the last loop is the result)
+            for loop, fraction in chunks:
                 done = int(loop.done)
                 shown_epoch = done + (fraction if bool(loop.alive) else 0)
                 bar.update(shown_epoch, _latest(loop, done, plan))
@@ -167,7 +178,8 @@ def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> boo
     if not due:
         return False
     told = Progress(done, plan.epochs, _trimmed(loop, done), loop)
-    return any([callback(told) is True for callback in due])  # a list: all of them are called
+    answers = [callback(told) for callback in due]
+    return any(answer is True for answer in answers)
 
 
 def _latest(loop: Loop, done: int, plan: Plan) -> dict[str, float]:
@@ -226,9 +238,7 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
         complete = loop.alive & (loop.step == steps)
         return jax.lax.cond(complete, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop)
 
-    return jax.lax.while_loop(
-        lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop
-    )
+    return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
 
 
 def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Loop:
@@ -307,7 +317,9 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
         total = {k: total.get(k, 0.0) + n_rows(batch) * v for k, v in logs.items()}
         n += n_rows(batch)
     if n == 0:
-        raise ValueError("the validation stream gave no batch; pass an object that can be iterated anew, or leave val out.")
+        raise ValueError(
+            "the validation stream gave no batch; pass an object that can be iterated anew, or leave val out."
+        )
     return {k: v / n for k, v in total.items()}
 
 

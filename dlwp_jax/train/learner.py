@@ -79,7 +79,12 @@ class Learner:
 
 
 def make_learner(
-    model: nnx.Module, loss_fn: LossFn, tx: optax.GradientTransformation, *, key: jax.Array, trainable: Any = nnx.Param
+    model: nnx.Module,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    key: jax.Array,
+    trainable: Any = nnx.Param,
 ) -> tuple[Learner, TrainState]:
     """Take a model apart into what training changes and what it does not.
 
@@ -138,10 +143,10 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
     """
     if batch_size is None:
         return _predict(learner, state, inputs)
-    n, batch_size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
+    n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
     parts = [
-        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + batch_size], inputs))
-        for i in range(0, n, batch_size)
+        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs))
+        for i in range(0, n, size)
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 

@@ -36,22 +36,31 @@ class _Lines:
     """At most twelve lines however long training takes, so that a log file stays readable."""
 
     def __init__(self, total: int):
-        self.total, self.next, self.start = total, 1.0, time.monotonic()
+        self.total, self.next, self.first = total, 1.0, None
 
     def update(self, epochs: float, losses: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self.first = self.first or (epochs, now)  # the time before it went into compiling
         if epochs < self.next:
             return
         self.next = self.total * (int(10 * epochs / self.total) + 1) / 10
-        passed = time.monotonic() - self.start
-        left = passed * (self.total - epochs) / epochs
+        done, seconds = epochs - self.first[0], now - self.first[1]
+        left = f", {seconds * (self.total - epochs) / done:.1f} s left" if done and epochs < self.total else ""
         told = "  ".join(f"{name} {value:.6g}" for name, value in losses.items())
-        print(f"epoch {int(epochs)}/{self.total}  {told}  {passed:.1f} s, {left:.1f} s left", file=sys.stderr, flush=True)
+        print(f"epoch {int(epochs)}/{self.total}  {told}  {seconds:.1f} s{left}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _bar(total: int) -> Iterator[Display]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         BarColumn(),

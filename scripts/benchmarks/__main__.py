@@ -15,7 +15,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
-HEAD = "# Performance\n\nEvery table below was written by the command above it. Ratios compare runs on one machine, interleaved.\n"
+HEAD = """# Performance
+
+Every table below was written by the command above it. Ratios compare runs on one machine, interleaved.
+"""
 
 
 def names() -> list[str]:
@@ -64,7 +67,8 @@ def main() -> None:
     for name in wanted:
         module = importlib.import_module(name)
         title, _, text = (module.__doc__ or name).partition("\n")
-        section = f"## {title}\n\n    scripts/bench {name} --write\n\n{machine()}\n{text.rstrip()}\n\n{table(module.measure())}\n"
+        rows = table(module.measure())
+        section = f"## {title}\n\n    scripts/bench {name} --write\n\n{machine()}\n{text.rstrip()}\n\n{rows}\n"
         print(section)
         if args.write:
             write(name, section)

@@ -1,0 +1,67 @@
+"""Small models, losses and data that several tests train."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+class Plain(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.output = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):  # [n 3] -> [n 1]
+        return self.output(jnp.tanh(self.hidden(x)))
+
+
+class Stochastic(nnx.Module):
+    """Dropout and batch norm: everything that makes a step depend on more than the parameters."""
+
+    def __init__(self, rngs):
+        self.hidden, self.output = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.output(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
+
+
+class Tied(nnx.Module):
+    """One layer used twice, under two names."""
+
+    def __init__(self, rngs):
+        self.first = self.again = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.again(jnp.tanh(self.first(x))).sum(axis=1, keepdims=True)
+
+
+class Scalar(nnx.Module):
+    """One number, to script a training by hand."""
+
+    def __init__(self, w=0.0):
+        self.w = nnx.Param(jnp.array(float(w)))
+
+    def __call__(self, x):
+        return self.w[...] * x
+
+
+def squared_error(model, batch):
+    error = model(batch["x"]) - batch["y"]
+    return jnp.mean(error**2), {"mae": jnp.mean(jnp.abs(error))}
+
+
+def regression(n, seed=0, noise=0.1):
+    """`{"x": [n 3], "y": [n 1]}`, a linear function of x with noise."""
+    x_key, noise_key = jax.random.split(jax.random.key(seed))
+    x = jax.random.normal(x_key, (n, 3))
+    y = x @ jnp.array([[1.0], [-2.0], [0.5]]) + noise * jax.random.normal(noise_key, (n, 1))
+    return {"x": x, "y": y}
+
+
+def assert_same_bits(a, b):
+    """Two pytrees are equal to the last bit, NaN equal to NaN."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
