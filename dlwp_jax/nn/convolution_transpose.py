@@ -177,7 +177,8 @@ class ConvTranspose1d(ConvTranspose):
 class ConvTranspose2d(ConvTranspose):
     """`ConvTranspose` over `[N H W C]`; torch.nn.ConvTranspose2d.
 
-    >>> ConvTranspose2d(3, 8, 3, 2, padding=1, output_padding=1, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 3))).shape
+    >>> layer = ConvTranspose2d(3, 8, 3, stride=2, padding=1, output_padding=1, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((2, 4, 4, 3))).shape
     (2, 8, 8, 8)
     """
 
