@@ -8,10 +8,16 @@ place.
 from dlwp_jax.nn import init as init
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
 from dlwp_jax.nn.activations import *  # noqa: F403
+from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
+from dlwp_jax.nn.batch_norm import *  # noqa: F403
 from dlwp_jax.nn.containers import *  # noqa: F403
 from dlwp_jax.nn.convolution import *  # noqa: F403
+from dlwp_jax.nn.convolution_transpose import *  # noqa: F403
 from dlwp_jax.nn.dropout import *  # noqa: F403
+from dlwp_jax.nn.embedding import *  # noqa: F403
+from dlwp_jax.nn.layer_norm import *  # noqa: F403
 from dlwp_jax.nn.linear import *  # noqa: F403
-from dlwp_jax.nn.norm import *  # noqa: F403
 from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
+from dlwp_jax.nn.resize import *  # noqa: F403
+from dlwp_jax.nn.spatial import *  # noqa: F403

@@ -72,7 +72,7 @@ def relu6(x):
     return hardtanh(x, 0.0, 6.0)
 
 
-def leaky_relu(x, negative_slope: float = 0.01):
+def leaky_relu(x, negative_slope: float | jax.Array = 0.01):
     """`x` where positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
 
     >>> leaky_relu(jnp.array([-1.0, 2.0]), 0.5).tolist()

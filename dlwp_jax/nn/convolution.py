@@ -6,7 +6,7 @@ from flax import nnx
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution_primitive import Geometry, convolve
 from dlwp_jax.nn.padding import pad
-from dlwp_jax.nn.shapes import check_input, is_integer, over_batch, positive_tuple, promote, to_tuple
+from dlwp_jax.nn.shapes import Sizes, check_input, is_integer, over_batch, positive_tuple, promote, to_tuple
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 
@@ -14,7 +14,16 @@ __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
-def conv(x, kernel, bias=None, stride=1, padding=0, dilation=1, groups=1, padding_mode: str = "zeros"):
+def conv(
+    x,
+    kernel,
+    bias=None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+):
     """Cross-correlation of `x` with `kernel`: torch.nn.functional.conv1d, conv2d and conv3d, channels last.
 
     `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k, c, o]`
@@ -44,7 +53,7 @@ def conv(x, kernel, bias=None, stride=1, padding=0, dilation=1, groups=1, paddin
     n = kernel.ndim - 2
     owner = f"conv over {n} axes"
     check_input(x, n, owner, kernel.shape[-2] * groups)
-    _check_integers(x, owner)
+    check_floating(x, owner)
     stride, dilation = positive_tuple(stride, n, "stride"), positive_tuple(dilation, n, "dilation")
     window = kernel.shape[:n]
     pairs = padding_pairs(padding, window, stride, dilation)
@@ -84,7 +93,8 @@ def padding_pairs(padding, window, stride, dilation) -> tuple[tuple[int, int], .
     return tuple((p, p) for p in sides)
 
 
-def _check_integers(x, owner):
+def check_floating(x, owner: str):
+    """Refuse whole numbers, as torch does."""
     if is_integer(x):
         raise RuntimeError(
             f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float)."
@@ -131,10 +141,10 @@ class Conv(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -170,7 +180,7 @@ class Conv(nnx.Module):
     def __call__(self, x):  # [N *spatial in_channels] -> [N *spatial' out_channels]
         """Convolve `x`."""
         check_input(x, len(self.kernel_size), type(self).__name__, self.in_channels)
-        _check_integers(x, type(self).__name__)
+        check_floating(x, type(self).__name__)
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
         return conv(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)

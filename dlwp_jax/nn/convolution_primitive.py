@@ -73,6 +73,49 @@ def _backward(geometry, residuals, g):
 convolve.defvjp(_forward, _backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_transpose(x, kernel, geometry: Geometry, spatial: tuple[int, ...]):
+    """The transpose of `convolve`: `[N *spatial' out] x [*window in/groups out] -> [N *spatial in]`.
+
+    `spatial` is the size to arrive at; `convolve` with the same geometry leads from there back to the size of
+    `x`.
+
+    >>> geometry = Geometry(stride=(2,), padding=((0, 0),), dilation=(1,), groups=1)
+    >>> convolve_transpose(jnp.ones((1, 2, 1)), jnp.ones((2, 1, 1)), geometry, (4,))[0, :, 0].tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def in_loop_safe_layout(x, kernel):
+        return input_gradient(x, kernel, spatial, geometry)
+
+    def as_jax_derives_it(x, kernel):
+        channels = kernel.shape[-2] * geometry.groups
+        output = jax.ShapeDtypeStruct((x.shape[0], *spatial, channels), x.dtype)
+        return jax.linear_transpose(lambda y: _canonical(y, kernel, **geometry._asdict()), output)(x)[0]
+
+    return lax.platform_dependent(x, kernel, cpu=in_loop_safe_layout, default=as_jax_derives_it)
+
+
+def _transpose_forward(x, kernel, geometry, spatial):
+    return convolve_transpose(x, kernel, geometry, spatial), (x, kernel)
+
+
+def _transpose_backward(geometry, spatial, residuals, g):
+    x, kernel = residuals
+
+    def in_loop_safe_layout(x, kernel, g):
+        return _canonical(g, kernel, **geometry._asdict()), kernel_gradient(g, x, kernel.shape, geometry)
+
+    def as_jax_derives_it(x, kernel, g):
+        through_kernel = jax.vjp(lambda kernel: _canonical(g, kernel, **geometry._asdict()), kernel)[1]
+        return _canonical(g, kernel, **geometry._asdict()), through_kernel(x)[0]
+
+    return lax.platform_dependent(x, kernel, g, cpu=in_loop_safe_layout, default=as_jax_derives_it)
+
+
+convolve_transpose.defvjp(_transpose_forward, _transpose_backward)
+
+
 def input_gradient(g, kernel, spatial, geometry: Geometry):
     """The gradient with respect to the input: `g`, spread by the stride, convolved with the flipped kernel.
 

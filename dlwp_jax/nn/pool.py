@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from dlwp_jax.nn.pool_axis import max_over_windows, sum_over_windows
-from dlwp_jax.nn.shapes import check_input, over_batch, positive_tuple, to_tuple
+from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
 
 __all__ = [
     "AvgPool1d",
@@ -25,7 +25,14 @@ __all__ = [
 ]
 
 
-def max_pool(x, window, stride=None, padding=0, dilation=1, ceil_mode: bool = False):
+def max_pool(
+    x,
+    window: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+):
     """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and max_pool3d.
 
     Ties give their gradient to the first place of the window (row by row), NaN wins over numbers: both as
@@ -57,9 +64,9 @@ def max_pool(x, window, stride=None, padding=0, dilation=1, ceil_mode: bool = Fa
 
 def avg_pool(
     x,
-    window,
-    stride=None,
-    padding=0,
+    window: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -93,22 +100,23 @@ def avg_pool(
     return over_batch(batched, x, len(plan))
 
 
-def lp_pool(x, norm_type: float, window, stride=None, ceil_mode: bool = False):
+def lp_pool(x, norm_type: float, window: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
     """`(sum over the window of x^p)^(1/p)`; torch.nn.functional.lp_pool1d, lp_pool2d and lp_pool3d.
 
-    As torch computes it: from the mean, so a window that sticks out in ceil_mode counts as if it were full,
-    and `sign(s) relu(|s|)^(1/p)` of the sum s, whose gradient at 0 is not finite for p > 1.
+    As in torch the sum is the mean times the window's size, so a window that sticks out in ceil_mode counts
+    as full.
 
     Args:
       x, window, stride, ceil_mode: as in `avg_pool`.
-      norm_type: p.
+      norm_type: p; infinity gives the largest absolute value.
 
     >>> lp_pool(jnp.array([3.0, 4.0]).reshape(1, 2, 1), 2.0, 2).tolist()
     [[[5.0]]]
     """
-    sizes = positive_tuple(window, x.ndim - 2 if isinstance(window, int) else len(window), "window")
-    mean = avg_pool(x**norm_type, sizes, stride, 0, ceil_mode)
-    return (jnp.sign(mean) * jnp.maximum(jnp.abs(mean), 0) * math.prod(sizes)) ** (1.0 / norm_type)
+    if norm_type == math.inf:
+        return max_pool(jnp.abs(x), window, stride, ceil_mode=ceil_mode)
+    sizes = positive_tuple(window, _spatial_axes(x, window), "window")
+    return (avg_pool(x**norm_type, sizes, stride, 0, ceil_mode) * math.prod(sizes)) ** (1 / norm_type)
 
 
 class _AxisPlan:
@@ -142,8 +150,12 @@ class _AxisPlan:
         return stop - start
 
 
+def _spatial_axes(x, window) -> int:
+    return x.ndim - 2 if isinstance(window, int) else len(window)
+
+
 def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisPlan]:
-    n = x.ndim - 2 if isinstance(window, int) else len(window)
+    n = _spatial_axes(x, window)
     if n not in (1, 2, 3):
         raise RuntimeError(
             f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
@@ -200,7 +212,15 @@ class _Pool(nnx.Module):
 
 
 class _MaxPool(_Pool):
-    def __init__(self, kernel_size, stride=None, padding=0, dilation=1, *, ceil_mode: bool = False):
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        *,
+        ceil_mode: bool = False,
+    ):
         self._sizes(kernel_size, stride)
         self.padding = to_tuple(padding, self._spatial_axes, "padding")
         self.dilation = positive_tuple(dilation, self._spatial_axes, "dilation")
@@ -215,9 +235,9 @@ class _MaxPool(_Pool):
 class _AvgPool(_Pool):
     def __init__(
         self,
-        kernel_size,
-        stride=None,
-        padding=0,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
@@ -236,7 +256,9 @@ class _AvgPool(_Pool):
 
 
 class _LPPool(_Pool):
-    def __init__(self, norm_type: float, kernel_size, stride=None, ceil_mode: bool = False):
+    def __init__(
+        self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False
+    ):
         self._sizes(kernel_size, stride)
         self.norm_type = float(norm_type)
         self.ceil_mode = ceil_mode

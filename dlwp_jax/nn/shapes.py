@@ -1,8 +1,12 @@
 """What every layer asks of its arguments: tuples of the right length, arrays of the right rank, one dtype."""
 
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+
+# An int for all spatial axes, or one int for each.
+Sizes = int | Sequence[int]
 
 AXES = {1: "L", 2: "H W", 3: "D H W"}
 

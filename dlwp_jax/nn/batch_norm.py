@@ -59,20 +59,21 @@ class RunningMoments(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32)) if tracked else None
 
-    def _affine(self):
-        return (None, None) if self.scale is None else (self.scale[...], self.bias[...])
+    def _normalize(self, x, mean, var):
+        scale = None if self.scale is None else self.scale[...]
+        return normalize(x, mean, var, self.eps, scale, None if self.bias is None else self.bias[...])
 
     def _running(self):
-        return None if self.mean is None else (self.mean[...], self.var[...])
+        """The running (mean, var) where eval mode is to use them, else None: the batch's own are wanted."""
+        if not self.use_running_average or self.mean is None or self.var is None:
+            return None
+        return self.mean[...], self.var[...]
 
-    def _track(self, mean, var, count):
-        """Move the running estimates towards a batch's mean and (made unbiased here) variance `[C]`."""
-        if self.mean is None:
+    def _track(self, mean, var, count: int, weight):
+        """In train mode, move the running values by `weight` towards `mean` and the unbiased `var` `[C]`."""
+        if self.use_running_average or self.mean is None or self.var is None:
             return
-        seen = self.num_batches_tracked[...] + 1
-        weight = 1 / seen.astype(jnp.float32) if self.momentum is None else self.momentum
         mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
-        self.num_batches_tracked[...] = seen
         self.mean[...] = (1 - weight) * self.mean[...] + weight * mean
         self.var[...] = (1 - weight) * self.var[...] + weight * var
 
@@ -107,18 +108,23 @@ class _BatchNorm(RunningMoments):
                 f"{type(self).__name__} takes {takes}, channels last; the input has shape {x.shape}{hint}."
             )
         running = self._running()
-        if self.use_running_average and running is not None:
-            return normalize(x, *running, self.eps, *self._affine())
-        axes = tuple(range(x.ndim - 1))
+        if running is not None:
+            return self._normalize(x, *running)
         count = math.prod(x.shape[:-1])
         if count <= 1 and not self.use_running_average:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.shape}."
             )
-        mean, var = moments(x, axes)
-        if not self.use_running_average:
-            self._track(mean.reshape(-1), var.reshape(-1), count)
-        return normalize(x, mean, var, self.eps, *self._affine())
+        mean, var = moments(x, tuple(range(x.ndim - 1)))
+        self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
+        return self._normalize(x, mean, var)
+
+    def _next_weight(self):
+        """Count the batch in train mode; the weight of its moments."""
+        if self.use_running_average or self.num_batches_tracked is None:
+            return self.momentum
+        self.num_batches_tracked[...] += 1
+        return 1 / self.num_batches_tracked[...] if self.momentum is None else self.momentum
 
 
 class BatchNorm1d(_BatchNorm):
