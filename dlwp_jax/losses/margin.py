@@ -133,7 +133,9 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(input, target, *, reduction: str = "mean"):
-    """Multi-label hinge: sum over labels y, others j of max(0, 1 - x[y] + x[j]) / C (`multilabel_margin_loss`).
+    """Multi-label hinge: sum, for labels y and others j, of max(0, 1 - x[y] + x[j]) / C.
+
+    torch's `F.multilabel_margin_loss`.
 
     Args:
       input: scores `[n C]` or `[C]`.
