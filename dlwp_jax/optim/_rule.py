@@ -41,13 +41,12 @@ def transformation(
     """
 
     def init(params):
-        rate = _lr_at(lr, 0)
-        step = jnp.zeros((), jnp.int32)
-        start = {name: jax.tree.map(lambda p, f=f: f(_checked(p), rate), params) for name, f in slots.items()}
-        return state_type(step=step, **start)
+        rate, params = _lr_at(lr, 0), jax.tree.map(_checked, params)
+        start = {name: jax.tree.map(lambda p, f=f: f(p, rate), params) for name, f in slots.items()}
+        return state_type(step=jnp.zeros((), jnp.int32), **start)
 
     def update_leaf(grad, param, rate, step, kept):
-        dtype = jnp.promote_types(_checked(param).dtype, jnp.float32)  # half precision computes in float32
+        dtype = jnp.promote_types(param.dtype, jnp.float32)  # half precision computes in float32
         g, p, rate, step = (jnp.asarray(value).astype(dtype) for value in (grad, param, rate, step))
         g = -g if maximize else g
         g = g if is_zero(l2) else g + l2 * p

@@ -18,7 +18,7 @@ from dlwp_jax.optim._rule import (
 
 
 class AdamState(NamedTuple):
-    """torch's fields: moving averages of the gradient and of its square, and the largest of these (amsgrad)."""
+    """torch's fields: moving averages of the gradient and of its square, the largest of these (amsgrad)."""
 
     step: Any
     exp_avg: Any

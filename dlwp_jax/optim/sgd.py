@@ -9,7 +9,7 @@ from dlwp_jax.optim._rule import is_zero, power, require, require_non_negative, 
 
 
 class SgdState(NamedTuple):
-    """`momentum_buffer` is torch's. torch has no `step`: any step > 0 says that the buffer has been filled."""
+    """`momentum_buffer` is torch's. torch has no `step`: any step > 0 says that the buffer is filled."""
 
     step: Any
     momentum_buffer: Any = None
