@@ -134,7 +134,7 @@ def torch_value(name, arrays, options, reduction):
     return getattr(F, name)(*arrays, **options, reduction=reduction)
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("reduction", ["none", pytest.param("mean", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "arrays", "options"), TABLE)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # torch on kl_div's mean
 def test_value_and_gradient(name, arrays, options, reduction):
@@ -163,12 +163,13 @@ def test_value_and_gradient(name, arrays, options, reduction):
         np.testing.assert_allclose(grad, tensors[i].grad, err_msg=f"argument {i}", **close)
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _, _ in TABLE}))
-def test_sum_is_the_sum(name):
-    arrays, options = next((arrays, options) for n, arrays, options in TABLE if n == name)
-    value = getattr(losses, name)(*arrays, **options, reduction="sum")
-    expected = torch_value(name, list(map(torch.tensor, arrays)), options, "sum")
-    np.testing.assert_allclose(value, expected, rtol=5e-6)  # float32, as above
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("name", "arrays", "options"), TABLE)
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # torch on kl_div's mean
+def test_reduced_value(name, arrays, options, reduction):
+    value = getattr(losses, name)(*arrays, **options, reduction=reduction)
+    expected = torch_value(name, list(map(torch.tensor, arrays)), options, reduction)
+    np.testing.assert_allclose(value, expected, rtol=5e-6, atol=1e-6)  # float32, as above
 
 
 def test_kl_div_batchmean():
@@ -288,6 +289,13 @@ WRONG = [
     (lambda: losses.triplet_margin_loss(X, Y, X, margin=0.0), ValueError, "margin=0.0"),
     (lambda: losses.cosine_embedding_loss(X, Y, signs(4)), ValueError, r"target has shape \(4,\)"),
     (lambda: losses.ctc_loss(normal(3, 2, 4), classes(3, 2), [3, 3], [1, 1]), ValueError, "must be"),
+    (lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 4], [1, 1]), RuntimeError, "input_lengths"),
+    (
+        lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3) + 4, [3, 3], [1, 1]),
+        IndexError,
+        "out of bounds",
+    ),
+    (lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 3], [1, 1], blank=4), ValueError, "blank=4"),
     (lambda: losses.dice_loss(uniform(3), uniform(3)), ValueError, "one mask for each"),
 ]
 

@@ -2,6 +2,8 @@
 
 import optax
 
+from dlwp_jax.optim._rule import require_non_negative
+
 
 def lbfgs(
     lr: float = 1.0, history_size: int = 100, line_search_fn: str | None = None
@@ -34,8 +36,7 @@ def lbfgs(
     >>> [round(p, 3) for p in params.tolist()]
     [1.0, 2.0]
     """
-    if lr < 0:
-        raise ValueError(f"lbfgs: lr={lr} must be >= 0.")
+    require_non_negative("lbfgs", lr=lr)
     if line_search_fn is None:
         return optax.lbfgs(lr, memory_size=history_size, linesearch=None)
     if line_search_fn != "strong_wolfe":
