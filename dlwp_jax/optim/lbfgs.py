@@ -28,11 +28,14 @@ def lbfgs(
     >>> import jax, jax.numpy as jnp
     >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, 2.0])) ** 2 * jnp.array([1.0, 10.0]))
     >>> tx, params = lbfgs(line_search_fn="strong_wolfe"), jnp.zeros(2)
-    >>> state = tx.init(params)
-    >>> for _ in range(10):
+    >>> @jax.jit
+    ... def step(params, state):
     ...     value, grads = jax.value_and_grad(loss)(params)
     ...     updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
-    ...     params = params + updates
+    ...     return params + updates, state
+    >>> state = tx.init(params)
+    >>> for _ in range(10):
+    ...     params, state = step(params, state)
     >>> [round(p, 3) for p in params.tolist()]
     [1.0, 2.0]
     """
