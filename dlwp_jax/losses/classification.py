@@ -115,8 +115,8 @@ def _class_arguments(input, target):
     x, target = floating("input", input), jnp.asarray(target)
     if x.ndim == 0 or x.shape[:-1] != target.shape:
         raise ValueError(
-            f"target has shape {target.shape}, but input {x.shape} needs {x.shape[:-1]}: classes are the last axis "
-            "of input (torch's [n C ...] has them second)."
+            f"target has shape {target.shape}, but input {x.shape} needs {x.shape[:-1]}: classes are "
+            "the last axis of input (torch's [n C ...] has them second)."
         )
     return x, target
 

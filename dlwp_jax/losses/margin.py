@@ -4,10 +4,13 @@ Gradients at the kinks are torch's, and torch has two kinds: losses written with
 the kink, `multi_margin_loss` and `multilabel_margin_loss` have slope zero there.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from dlwp_jax.losses._common import (
+    absolute,
     at_class,
     checked_classes,
     clamp_min,
@@ -133,7 +136,9 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(input, target, *, reduction: str = "mean"):
-    """Multi-label hinge: sum over labels y, others j of max(0, 1 - x[y] + x[j]) / C (`multilabel_margin_loss`).
+    """Multi-label hinge: sum, for labels y and others j, of max(0, 1 - x[y] + x[j]) / C.
+
+    torch's `F.multilabel_margin_loss`.
 
     Args:
       input: scores `[n C]` or `[C]`.
@@ -238,9 +243,9 @@ def triplet_margin_loss(
 
 def _norm(x, p: float):
     """p-norm over the last axis; its derivative at the zero vector is 0, as torch's is."""
-    if jnp.isinf(p):
-        return jnp.max(jnp.abs(x), axis=-1)
-    powers = jnp.sum(jnp.abs(x) ** p, axis=-1)
+    if math.isinf(p):
+        return jnp.max(absolute(x), axis=-1)
+    powers = jnp.sum(absolute(x) ** p, axis=-1)
     is_zero = powers == 0
     return jnp.where(is_zero, 0.0, jnp.where(is_zero, 1.0, powers) ** (1 / p))
 
