@@ -22,6 +22,12 @@ def model(value: Any) -> None:
         raise TypeError(f"model must be a flax.nnx.Module; got {describe(value)}.{hint}")
 
 
+def loss_fn(value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"loss_fn must be a function (model, batch) -> (loss, metrics); got {describe(value)}.")
+
+
 def optimizer(value: Any) -> None:
     """Refuse what is not an optax transformation."""
     if not isinstance(value, optax.GradientTransformation):

@@ -149,8 +149,9 @@ def fit(
 
 def is_stream(data: Any) -> bool:
     """Whether data is an iterable of batches rather than a pytree of arrays."""
-    leaves = jax.tree.leaves(data)
-    return not all(checks.is_array(leaf) for leaf in leaves) and hasattr(data, "__iter__") and leaves == [data]
+    if checks.is_array(data) or not isinstance(data, Iterable):
+        return False
+    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
 
 
 def _drive(loop: Loop, plan: Plan, chunks: Iterator[tuple[Loop, float]], callbacks: list[every], shown: bool) -> Run:
