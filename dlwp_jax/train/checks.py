@@ -110,7 +110,9 @@ def dataset(data: PyTree, argument: str) -> PyTree:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        if bool(jnp.isnan(leaf).any()):
+        with jax.ensure_compile_time_eval():  # data that a jitted function closes over is looked at all the same
+            has_nan = bool(jnp.isnan(leaf).any())
+        if has_nan:
             where = np.argwhere(np.isnan(np.asarray(leaf)))
             raise ValueError(
                 f"{argument}{name(path)} holds {len(where)} NaN, the first at row {where[0][0]}; "

@@ -236,8 +236,9 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
     def body(loop):
         end = jnp.minimum(steps, target - loop.done * steps)
         loop = run_steps(learner, loop, train, plan.batch_size, loop.step, end)
-        complete = loop.alive & (loop.step == steps)
-        return jax.lax.cond(complete, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop)
+        return jax.lax.cond(
+            loop.step == steps, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop
+        )
 
     return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
 
