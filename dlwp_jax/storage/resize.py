@@ -136,16 +136,15 @@ class Resizing(Geometry):
                 "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing dimension "
                 f"{wanted.index(-1)}"
             )
-        padded = self
-        for _ in range(lead):  # the strides that torch gives to leading dimensions are those of unsqueeze(0)
-            padded = (
-                padded.new_dim(0)
-                if self.ndim
-                else type(self)((1, *padded.size), (0, *padded.stride), self.offset)
-            )
-        pairs = zip(wanted, padded.size, padded.stride, strict=True)
-        expanded = [_expand_dim(dim, want, n, step, wanted) for dim, (want, n, step) in enumerate(pairs)]
-        return type(self)(tuple(n for n, _ in expanded), tuple(step for _, step in expanded), self.offset)
+        expanded = []
+        for dim in reversed(range(len(wanted))):
+            if dim >= lead:
+                n, step = self.size[dim - lead], self.stride[dim - lead]
+            else:  # a new dimension, of the stride that unsqueeze(0) would give to what is expanded already
+                n, step = 1, math.prod(expanded[-1]) if self.ndim else 0
+            expanded.append(_expand_dim(dim, wanted, n, step))
+        size, stride = zip(*reversed(expanded), strict=True) if expanded else ((), ())
+        return type(self)(size, stride, self.offset)
 
     def broadcast_to(self, size: Sequence[int]) -> Self:
         """`expand` by NumPy's name (`torch.Tensor.broadcast_to`).
@@ -157,8 +156,9 @@ class Resizing(Geometry):
         return self.expand(size)
 
 
-def _expand_dim(dim: int, want: int, n: int, step: int, wanted: tuple[int, ...]) -> tuple[int, int]:
-    """Size and stride of one dimension of size n after it is expanded to `want`."""
+def _expand_dim(dim: int, wanted: tuple[int, ...], n: int, step: int) -> tuple[int, int]:
+    """Size and stride of one dimension of size n after it is expanded to what is wanted."""
+    want = wanted[dim]
     if want in (-1, n):
         return n, step
     if want < 0:

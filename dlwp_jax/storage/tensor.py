@@ -276,6 +276,15 @@ class StridedTensor(DenseOperators):
             return transposed
         return StridedTensor(transposed.storage.conj(), transposed.layout)
 
+    @property
+    def H(self) -> "StridedTensor":
+        """The conjugate transpose of a matrix (`torch.Tensor.H`)."""
+        if self.ndim not in (0, 2):
+            raise RuntimeError(
+                f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor."
+            )
+        return self.mH
+
     # Reading.
 
     def to_array(self) -> jax.Array:

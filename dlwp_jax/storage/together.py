@@ -44,7 +44,7 @@ def meshgrid(*tensors: StridedTensor, indexing: str = "ij") -> tuple[StridedTens
     if indexing not in ("ij", "xy"):
         raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {indexing}')
     if indexing == "xy" and len(tensors) > 1:
-        return tuple(grid.transpose(0, 1) for grid in _swap_first_two(meshgrid(*_swap_first_two(tensors))))
+        return _swap_first_two(meshgrid(*_swap_first_two(tensors)))
     for axis in tensors:
         if axis.ndim > 1:
             raise RuntimeError(f"meshgrid expects scalars or 1-dim tensors, got size {list(axis.shape)}")
