@@ -1,6 +1,6 @@
 """The strides of a copy that keeps a tensor's order in memory: torch's "preserve format"."""
 
-from .geometry import Geometry, contiguous_strides
+from .geometry import Geometry
 
 
 def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
@@ -9,9 +9,7 @@ def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
     >>> dense_copy_strides(Geometry((4, 3), (1, 4))), dense_copy_strides(Geometry((4, 3), (2, 16)))
     ((1, 4), (1, 4))
     """
-    if not layout.numel:
-        return contiguous_strides(layout.size)
-    if _is_dense(layout):
+    if not layout.numel or _is_dense(layout):
         return layout.stride
     strides, step = [0] * layout.ndim, 1
     for dim in _innermost_first(layout):

@@ -74,7 +74,7 @@ class Resizing(Geometry):
         if not sizes:
             raise RuntimeError("unflatten: sizes must be non-empty")
         if not self.ndim:
-            raise IndexError(f"unflatten: there is no dimension {dim} to divide in a 0-dim tensor")
+            raise RuntimeError(f"unflatten: there is no dimension {dim} to divide in a 0-dim tensor")
         try:
             inferred = infer_size(sizes, self.size[dim])
         except RuntimeError:
