@@ -19,6 +19,10 @@ MAX_SLICES = (
     32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
 )
 
+MAX_COPIED = (
+    8  # elements copied for each element written, up to where slices are cheaper than writing by index
+)
+
 
 def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> jax.Array:
     """The dense array out[i, j, ...] = storage[offset + i·stride₀ + j·stride₁ + ...].
@@ -49,9 +53,10 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     """
     if not layout.numel:
         return storage
-    if crossing_dim(layout) is not None:
+    cutting = plan(storage.shape[0], layout, whole_rows=True) if crossing_dim(layout) is None else None
+    if cutting is None or cutting.copied > MAX_COPIED * layout.numel:
         return storage.at[positions(layout)].set(values, unique_indices=True, mode="promise_in_bounds")
-    steps, dims, padded = plan(storage.shape[0], layout, whole_rows=True)
+    steps, dims, padded = cutting
     if padded is not None:  # the storage ends before the last row does, so that row is written by itself
         last = layout.size[padded] - 1
         rows = lax.slice_in_dim(values, 0, last, axis=padded)
@@ -120,7 +125,7 @@ def _put(x: jax.Array, steps: tuple[Step, ...], values: jax.Array) -> jax.Array:
     return step.write(x, _put(step.read(x), tuple(rest), values))
 
 
-read_static = jax.jit(read, static_argnames=("layout", "max_slices"), inline=True)
+read_static = jax.jit(read, static_argnames="layout", inline=True)
 write_static = jax.jit(write, static_argnames="layout", inline=True)
 add_static = jax.jit(add, static_argnames="layout", inline=True)
 
@@ -128,7 +133,7 @@ add_static = jax.jit(add, static_argnames="layout", inline=True)
 @functools.partial(jax.jit, static_argnames="layout")
 def read_at(storage: jax.Array, layout: Layout, offset: jax.Array) -> jax.Array:
     """`read` of a layout without offset, `offset` elements into the storage."""
-    return read(lax.dynamic_slice(storage, (offset,), (layout.end,)), layout, max_slices=0)
+    return read(lax.dynamic_slice(storage, (offset,), (layout.end,)), layout)
 
 
 @functools.partial(jax.jit, static_argnames="layout")

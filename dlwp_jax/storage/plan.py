@@ -7,6 +7,7 @@ first; each step can be run forwards (read) and knows how to put a result back (
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,6 +72,12 @@ class Plan(NamedTuple):
     steps: tuple[Step, ...]
     dims: tuple[int, ...]
     padded: int | None
+
+    @property
+    def copied(self) -> int:
+        """How many elements a write copies besides its own: all slices but the last are taken out and put back."""
+        slices = [step for step in self.steps if isinstance(step, Slice)]
+        return sum(math.prod(map(operator.sub, s.limit, s.start)) for s in slices[:-1])
 
 
 class _Axis(NamedTuple):
