@@ -1,0 +1,90 @@
+"""What all losses share: the reduction, the checks, and maxima whose gradient at the kink is torch's."""
+
+import jax
+import jax.numpy as jnp
+
+
+def reduce(loss, reduction: str, *, total=None):
+    """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides it by `total` (default: size)."""
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return jnp.sum(loss)
+    if reduction == "mean":
+        return jnp.mean(loss) if total is None else jnp.sum(loss) / total
+    raise ValueError(f"reduction={reduction!r} is unknown; take 'none', 'mean' or 'sum'.")
+
+
+def floating(name: str, values) -> jax.Array:
+    """`values` as an array of floating point numbers; anything else is refused by name."""
+    array = jnp.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise RuntimeError(f"{name} has dtype {array.dtype}; a loss needs floating point values.")
+    return array
+
+
+def same_shape(**arrays) -> list[jax.Array]:
+    """The named values as arrays of one shape. The first is the prediction and must be floating point.
+
+    torch broadcasts some of these pairs with a warning ([n] against [n 1] becomes [n n]); here they are
+    refused.
+    """
+    (first, *rest) = arrays
+    results = [floating(first, arrays[first])] + [jnp.asarray(arrays[name]) for name in rest]
+    for name, array in zip(rest, results[1:], strict=True):
+        if array.shape != results[0].shape:
+            raise ValueError(
+                f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal."
+            )
+    return results
+
+
+def weighted(loss, weight):
+    """`loss` times an optional weight that broadcasts to its shape, as torch's `weight` arguments do."""
+    if weight is None:
+        return loss
+    weight = jnp.asarray(weight)
+    if jnp.broadcast_shapes(weight.shape, loss.shape) != loss.shape:
+        raise ValueError(
+            f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}."
+        )
+    return loss * weight
+
+
+def checked_classes(target, n_classes: int) -> jax.Array:
+    """Class indices, all in 0 .. n_classes - 1: a wrong one raises if it can be seen, else it is n_classes.
+
+    Reading at n_classes with `mode="fill"` then gives nan: no wrong class is ever counted as another one.
+    """
+    target = jnp.asarray(target)
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        raise RuntimeError(f"target has dtype {target.dtype}; class indices are integers.")
+    wrong = (target < 0) | (target >= n_classes)
+    if is_known(wrong) and bool(jnp.any(wrong)):
+        raise IndexError(f"target {int(target[wrong][0])} is out of bounds for {n_classes} classes.")
+    return jnp.where(wrong, n_classes, target)
+
+
+def at_class(x, index):
+    """`x[..., index[...]]`, and nan where `checked_classes` found a wrong class."""
+    return jnp.take_along_axis(x, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+
+
+def class_weights(weight, n_classes: int, dtype) -> jax.Array:
+    """The weight of each class `[C]`; ones where none is given."""
+    if weight is None:
+        return jnp.ones(n_classes, dtype)
+    weight = jnp.asarray(weight)
+    if weight.shape != (n_classes,):
+        raise ValueError(f"weight has shape {weight.shape}; {n_classes} classes need ({n_classes},).")
+    return weight
+
+
+def is_known(array) -> bool:
+    """Whether the values can be looked at now: under `jit`, `grad` and `vmap` they cannot."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def clamp_min(x, minimum: float):
+    """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a half."""
+    return jnp.where(x < minimum, minimum, x)

@@ -1,0 +1,38 @@
+"""Losses of a mask."""
+
+import jax.numpy as jnp
+
+from dlwp_jax.losses._common import reduce, same_shape
+
+
+def dice_loss(prediction, label, *, eps: float = 1.0, reduction: str = "mean"):
+    """One minus the soft Dice overlap, the book's segmentation loss (chapter 13.5.5).
+
+    1 - (2 sum(p y) + eps) / (sum(p) + sum(y) + eps), the sums over all axes but the first.
+
+    Args:
+      prediction: probabilities `[n ...]`.
+      label: the mask, 0 or 1 (or booleans), of the same shape.
+      eps: makes an empty mask that is predicted empty a perfect 0.
+      reduction: `'none'` (one value for each example), `'mean'` or `'sum'`.
+
+    Returns:
+      A scalar, or `[n]` for `'none'`.
+
+    Raises:
+      ValueError: for different shapes, a single example without its leading axis, or an unknown reduction.
+
+    >>> import jax.numpy as jnp
+    >>> mask = jnp.array([[1.0, 1.0, 0.0]])
+    >>> float(dice_loss(mask, mask)), float(dice_loss(1 - mask, mask))
+    (0.0, 0.75)
+    """
+    p, y = same_shape(prediction=prediction, label=label)
+    if p.ndim < 2:
+        raise ValueError(
+            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example."
+        )
+    y = y.astype(p.dtype)
+    axes = tuple(range(1, p.ndim))
+    overlap = (2 * jnp.sum(p * y, axes) + eps) / (jnp.sum(p, axes) + jnp.sum(y, axes) + eps)
+    return reduce(1 - overlap, reduction)

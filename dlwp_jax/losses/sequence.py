@@ -1,0 +1,74 @@
+"""Loss of a sequence whose alignment is unknown."""
+
+import jax.numpy as jnp
+import optax
+
+from dlwp_jax.losses._common import floating, reduce
+
+
+def ctc_loss(
+    log_probs,
+    targets,
+    input_lengths,
+    target_lengths,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    reduction: str = "mean",
+):
+    """Connectionist temporal classification, by `optax.ctc_loss` (`F.ctc_loss`).
+
+    'mean' divides each loss by its target's length (at least 1) and then averages over the batch, as torch
+    does. A target that cannot be fitted into its input costs inf (0 with `zero_infinity`); its gradient is 0,
+    where torch has nan without `zero_infinity`.
+
+    Args:
+      log_probs: `[T n C]`, the output of a log-softmax (optax normalises what is not normalised; torch does
+        not).
+      targets: class indices `[n S]`, padded at the right with anything. torch's one-dimensional concatenated
+        form is not taken.
+      input_lengths: `[n]`, at most T.
+      target_lengths: `[n]`, at most S.
+      blank: the class that stands for no label.
+      zero_infinity: whether impossible targets count as 0.
+      reduction: `'none'`, `'mean'` or `'sum'`.
+
+    Returns:
+      A scalar, or `[n]` for `'none'`.
+
+    Raises:
+      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for integer `log_probs`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> uniform = jax.nn.log_softmax(jnp.zeros((2, 1, 3)))  # "aa", "a-", "-a" of the nine paths read as "a"
+    >>> loss = ctc_loss(uniform, jnp.array([[1]]), jnp.array([2]), jnp.array([1]))
+    >>> round(float(jnp.exp(-loss)), 4)
+    0.3333
+    """
+    log_probs, targets = floating("log_probs", log_probs), jnp.asarray(targets)
+    input_lengths, target_lengths = jnp.asarray(input_lengths), jnp.asarray(target_lengths)
+    if log_probs.ndim != 3 or targets.ndim != 2 or targets.shape[0] != log_probs.shape[1]:
+        raise ValueError(
+            f"log_probs {log_probs.shape} and targets {targets.shape} must be [T n C] and [n S]."
+        )
+    n = (targets.shape[0],)
+    if input_lengths.shape != n or target_lengths.shape != n:
+        raise ValueError(
+            f"input_lengths {input_lengths.shape} and target_lengths {target_lengths.shape} must both be {n}."
+        )
+    past_input = jnp.arange(log_probs.shape[0]) >= input_lengths[:, None]
+    past_target = jnp.arange(targets.shape[1]) >= target_lengths[:, None]
+    loss = optax.ctc_loss(
+        jnp.swapaxes(log_probs, 0, 1),
+        past_input.astype(log_probs.dtype),
+        jnp.where(past_target, blank, targets),
+        past_target.astype(log_probs.dtype),
+        blank_id=blank,
+    )
+    # A repeated label needs a blank between: what is too short for that has no path at all.
+    repeats = jnp.sum((targets[:, 1:] == targets[:, :-1]) & ~past_target[:, 1:], axis=1)
+    impossible = input_lengths < target_lengths + repeats
+    loss = jnp.where(impossible, 0.0 if zero_infinity else jnp.inf, loss)
+    if reduction == "mean":
+        loss = loss / jnp.maximum(target_lengths, 1)
+    return reduce(loss, reduction)

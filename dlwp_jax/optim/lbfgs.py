@@ -1,0 +1,45 @@
+"""L-BFGS, by optax."""
+
+import optax
+
+
+def lbfgs(
+    lr: float = 1.0, history_size: int = 100, line_search_fn: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """L-BFGS: the minimum `torch.optim.LBFGS` finds, through optax's interface.
+
+    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration, so the paths
+    are not compared, only where they end. The line search of `'strong_wolfe'` evaluates the loss itself:
+    `tx.update(grads, state, params, value=loss, grad=grads, value_fn=loss_fn)`.
+
+    Args:
+      lr: the step along each direction; 1 with a line search.
+      history_size: how many past steps shape the curvature estimate.
+      line_search_fn: None or `'strong_wolfe'` (optax's zoom line search).
+
+    Returns:
+      `optax.lbfgs` with these options.
+
+    Raises:
+      ValueError: for a negative lr, an unknown line search, or a line search with another lr than 1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, 2.0])) ** 2 * jnp.array([1.0, 10.0]))
+    >>> tx, params = lbfgs(line_search_fn="strong_wolfe"), jnp.zeros(2)
+    >>> state = tx.init(params)
+    >>> for _ in range(10):
+    ...     value, grads = jax.value_and_grad(loss)(params)
+    ...     updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+    ...     params = params + updates
+    >>> [round(p, 3) for p in params.tolist()]
+    [1.0, 2.0]
+    """
+    if lr < 0:
+        raise ValueError(f"lbfgs: lr={lr} must be >= 0.")
+    if line_search_fn is None:
+        return optax.lbfgs(lr, memory_size=history_size, linesearch=None)
+    if line_search_fn != "strong_wolfe":
+        raise ValueError(f"lbfgs: line_search_fn={line_search_fn!r} must be None or 'strong_wolfe'.")
+    if lr != 1:
+        raise ValueError(f"lbfgs: lr={lr} must be 1 with a line search, which finds the step itself.")
+    return optax.lbfgs(memory_size=history_size)
