@@ -61,7 +61,9 @@ def test_the_readmes_python_runs(capsys):
 
 def test_the_library_imports_without_what_only_scripts_need(tmp_path):
     """The GPU machines have jax, flax, optax and little else: nothing heavier may be imported at the door."""
-    absent = "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn scipy torch safetensors orbax jaxtyping"
+    absent = (
+        "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn scipy torch safetensors orbax jaxtyping"
+    )
     code = f"""
 import sys
 for name in "{absent}".split():
@@ -73,7 +75,9 @@ for name in dlwp_jax.__all__:
 print("imported", len(dlwp_jax.__all__))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.startswith("imported"), done.stderr
 
 

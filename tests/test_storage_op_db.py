@@ -93,9 +93,7 @@ def flat(xs: Any) -> list:
 
 # ---------------------------------------------------------------- what is not as in torch, and why
 
-OWN_STORAGE = (
-    "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
-)
+OWN_STORAGE = "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
 COMPLEX_ALIAS = {
     "view_as_real",
     "view_as_complex",
@@ -143,13 +141,7 @@ class Case:
 
     def key(self) -> str:
         """Alike for calls of the same geometry: each is checked once."""
-        return repr(
-            (
-                *self.map(
-                    lambda t: (tuple(t.shape), t.stride(), t.storage_offset(), whole(t).numel(), t.dtype)
-                ),
-            )
-        )
+        return repr((*self.map(lambda t: (tuple(t.shape), t.stride(), t.storage_offset(), whole(t).numel(), t.dtype)),))
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -227,9 +219,7 @@ def is_advanced(case: Case) -> bool:
 
 OPS = [op for op in op_db if op.name in OURS and op.variant_test_name != "partial_views"]
 IDS = [f"{op.name}-{op.variant_test_name}".rstrip("-") for op in OPS]
-TALLY: Counter = (
-    Counter()
-)  # what a full run of this file covered; printed by `python -m tests.test_storage_op_db`
+TALLY: Counter = Counter()  # what a full run of this file covered; printed by `python -m tests.test_storage_op_db`
 
 every_operator = pytest.mark.parametrize("op", OPS, ids=IDS)
 every_dtype = pytest.mark.parametrize(
@@ -295,9 +285,7 @@ def test_gradient_of_a_weighted_sum(op):
     if op.name in TORCH_GRADIENT_WRONG:
         pytest.skip(TORCH_GRADIENT_WRONG[op.name])
     for case, bases, storages in start(op, torch.float32):
-        real = [
-            i for i, base in enumerate(bases) if base.is_floating_point()
-        ]  # the others are lengths and indices
+        real = [i for i, base in enumerate(bases) if base.is_floating_point()]  # the others are lengths and indices
         for i in real:
             bases[i].requires_grad_()
         outputs = torch_call(op, case, bases)
@@ -322,9 +310,7 @@ def test_gradient_of_a_weighted_sum(op):
             if op.name.startswith("as_strided"):  # BEYOND_THE_INPUT
                 seen = np.isin(np.arange(leaf.numel()), laid(torch.arange(leaf.numel()), case.tensors[i]))
             # Sums of at most a few dozen weights of size 1, in another order: a few float32 roundings.
-            np.testing.assert_allclose(
-                ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key()
-            )
+            np.testing.assert_allclose(ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key())
             TALLY["gradients"] += 1
 
 
@@ -375,6 +361,4 @@ def test_refuses_what_torch_refuses(op):
             torch_call(op, case, bases)
         with pytest.raises((IndexError, RuntimeError, TypeError, ValueError)) as refusal:
             our_call(op, case, [jnp.array(base.numpy()) for base in bases])
-        TALLY[
-            "errors refused" + ("" if isinstance(refusal.value, error.error_type) else ", by another type")
-        ] += 1
+        TALLY["errors refused" + ("" if isinstance(refusal.value, error.error_type) else ", by another type")] += 1

@@ -2,12 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
 import torch
 
-import jax
 from dlwp_jax import train
 from experiments import ch05_thermometer as experiment
 from tests.reference import thermometer as reference

@@ -133,9 +133,7 @@ def wrap_dim(dim: int, ndim: int) -> int:
     """A dimension counted from the front; a tensor without dimensions accepts 0 and -1, as in torch."""
     dim, ndim = operator.index(dim), max(ndim, 1)
     if not -ndim <= dim < ndim:
-        raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})"
-        )
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
     return dim % ndim
 
 

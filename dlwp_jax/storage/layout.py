@@ -30,9 +30,7 @@ class Layout(Reordering, Resizing, Splitting):
     False
     """
 
-    def as_strided(
-        self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
-    ) -> Self:
+    def as_strided(self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Self:
         """Any size, stride and offset over the same storage (`torch.Tensor.as_strided`).
 
         Args:
@@ -43,6 +41,4 @@ class Layout(Reordering, Resizing, Splitting):
         >>> Layout.contiguous((6,)).as_strided((2, 2), (3, 1), 1)
         Layout(size=(2, 2), stride=(3, 1), offset=1)
         """
-        return type(self)(
-            tuple(size), tuple(stride), self.offset if storage_offset is None else storage_offset
-        )
+        return type(self)(tuple(size), tuple(stride), self.offset if storage_offset is None else storage_offset)

@@ -15,13 +15,9 @@ from .layout import Layout
 from .overlap import crossing_dim, overlap
 from .plan import Pad, Step, plan
 
-MAX_SLICES = (
-    32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
-)
+MAX_SLICES = 32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
 
-MAX_COPIED = (
-    8  # elements copied for each element written, up to where slices are cheaper than writing by index
-)
+MAX_COPIED = 8  # elements copied for each element written, up to where slices are cheaper than writing by index
 
 
 def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> jax.Array:
@@ -61,9 +57,7 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
         last = layout.size[padded] - 1
         rows = lax.slice_in_dim(values, 0, last, axis=padded)
         storage = write(storage, layout.narrow(padded, 0, last), rows)
-        return write(
-            storage, layout.select(padded, last), lax.index_in_dim(values, last, padded, keepdims=False)
-        )
+        return write(storage, layout.select(padded, last), lax.index_in_dim(values, last, padded, keepdims=False))
     moving = values.reshape([layout.size[dim] for dim in sorted(dims)])
     return _put(storage, steps, moving.transpose([sorted(dims).index(dim) for dim in dims]))
 

@@ -44,9 +44,7 @@ class Picking(Geometry):
             raise RuntimeError(f"slice step must be positive, got {step}")
         picked = range(n)[start:end:step]
         # An empty slice keeps the place where it would have begun: torch's offset.
-        return self.replace_dim(
-            dim, (len(picked),), (self.stride[dim] * step,), skip=picked.start * self.stride[dim]
-        )
+        return self.replace_dim(dim, (len(picked),), (self.stride[dim] * step,), skip=picked.start * self.stride[dim])
 
     def narrow(self, dim: int, start: int, length: int) -> Self:
         """`length` indices of a dimension from `start` on (`torch.Tensor.narrow`); out of range is an error.
@@ -146,9 +144,7 @@ class Picking(Geometry):
             else:
                 number, n = operator.index(part), view.size[dim]
                 if not -n <= number < n:
-                    raise IndexError(
-                        f"index {number} is out of bounds for dimension {position} with size {n}"
-                    )
+                    raise IndexError(f"index {number} is out of bounds for dimension {position} with size {n}")
                 view = view.select(dim, number)
         return view
 

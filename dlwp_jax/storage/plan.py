@@ -156,9 +156,7 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
     cutter = _Cutter(length, layout.offset)
     for i, dim in enumerate(dims):
         size, stride = layout.size[dim], layout.stride[dim]
-        reach = 1 + sum(
-            span(layout, inner) for inner in dims[i + 1 :]
-        )  # what lies inside one step of this dimension
+        reach = 1 + sum(span(layout, inner) for inner in dims[i + 1 :])  # what lies inside one step of this dimension
         row = _row(cutter, stride, max(reach, stride) if whole_rows else reach)
         if row is not None:
             cutter.fold(row, _Axis(cutter.length // row, cutter.at // row, size, stride // row))

@@ -32,9 +32,7 @@ class Reordering(Geometry):
         order = [wrap_dim(dim, self.ndim) for dim in order]
         if len(set(order)) != len(order):
             raise RuntimeError(f"permute(): duplicate dims are not allowed, got {order}")
-        return type(self)(
-            tuple(self.size[dim] for dim in order), tuple(self.stride[dim] for dim in order), self.offset
-        )
+        return type(self)(tuple(self.size[dim] for dim in order), tuple(self.stride[dim] for dim in order), self.offset)
 
     def transpose(self, dim0: int, dim1: int) -> Self:
         """Exchange two dimensions (`torch.Tensor.transpose`).
@@ -124,7 +122,5 @@ class Reordering(Geometry):
         (7, 3, 2)
         """
         if self.ndim == 1:
-            raise RuntimeError(
-                "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
-            )
+            raise RuntimeError("tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor.")
         return self.transpose(-2, -1) if self.ndim else self

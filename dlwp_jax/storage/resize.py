@@ -162,9 +162,7 @@ def _expand_dim(dim: int, wanted: tuple[int, ...], n: int, step: int) -> tuple[i
     if want in (-1, n):
         return n, step
     if want < 0:
-        raise RuntimeError(
-            f"The expanded size of the tensor ({want}) must be non-negative or -1, got {list(wanted)}"
-        )
+        raise RuntimeError(f"The expanded size of the tensor ({want}) must be non-negative or -1, got {list(wanted)}")
     if n != 1:
         raise RuntimeError(
             f"The expanded size of the tensor ({want}) must match the existing size ({n}) at non-singleton "

@@ -30,9 +30,7 @@ class Splitting(Picking):
         if step < 0:
             raise RuntimeError(f"split expects split_size be non-negative, but got split_size={step}")
         if step == 0 and n:
-            raise RuntimeError(
-                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
-            )
+            raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
         starts = range(0, n, step) if n else (0,)
         return tuple(self.narrow(dim, start, min(step, n - start)) for start in starts)
 
@@ -50,9 +48,7 @@ class Splitting(Picking):
                 f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size at "
                 f"dimension {dim}), but got split_sizes={list(sizes)}"
             )
-        return tuple(
-            self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0))
-        )
+        return tuple(self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0)))
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Self, ...]:
         """At most `chunks` parts of one length, the last perhaps shorter (`torch.Tensor.chunk`).

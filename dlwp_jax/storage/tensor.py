@@ -97,9 +97,7 @@ class StridedTensor(DenseOperators):
         )
 
     def __setitem__(self, index: Any, value: Any):
-        raise TypeError(
-            "a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value"
-        )
+        raise TypeError("a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value")
 
     def tree_flatten_with_keys(self):
         """The storage as the only leaf, the layout as static data."""
@@ -280,9 +278,7 @@ class StridedTensor(DenseOperators):
     def H(self) -> "StridedTensor":
         """The conjugate transpose of a matrix (`torch.Tensor.H`)."""
         if self.ndim not in (0, 2):
-            raise RuntimeError(
-                f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor."
-            )
+            raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor.")
         return self.mH
 
     # Reading.
@@ -345,9 +341,7 @@ class StridedTensor(DenseOperators):
 
     def __index__(self) -> int:
         if self.ndim or not jnp.issubdtype(self.dtype, jnp.integer):
-            raise TypeError(
-                f"only a 0-dim integer tensor is an index, got {self.dtype} of size {list(self.shape)}"
-            )
+            raise TypeError(f"only a 0-dim integer tensor is an index, got {self.dtype} of size {list(self.shape)}")
         return int(self.item())
 
     def __len__(self) -> int:
@@ -442,13 +436,9 @@ class StridedTensor(DenseOperators):
             for dtype in (values.dtype, self.dtype)
         )
         if theirs > ours and (adding or theirs == 3):
-            raise RuntimeError(
-                f"result type {values.dtype} can't be cast to the desired output type {self.dtype}"
-            )
+            raise RuntimeError(f"result type {values.dtype} can't be cast to the desired output type {self.dtype}")
         lead = self.ndim - values.ndim
-        if lead < 0 or any(
-            n not in (1, want) for n, want in zip(values.shape, self.shape[lead:], strict=True)
-        ):
+        if lead < 0 or any(n not in (1, want) for n, want in zip(values.shape, self.shape[lead:], strict=True)):
             raise RuntimeError(
                 f"values of size {list(values.shape)} must broadcast to the size {list(self.shape)} of the view"
             )
@@ -533,6 +523,4 @@ def _refuse_too_large(data: Any) -> None:
         return
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(data.dtype))
     if data.max() > limits.max or data.min() < limits.min:
-        raise OverflowError(
-            f"data of {data.dtype} reaches {data.min()}..{data.max()} and does not fit {limits.dtype}"
-        )
+        raise OverflowError(f"data of {data.dtype} reaches {data.min()}..{data.max()} and does not fit {limits.dtype}")

@@ -49,9 +49,7 @@ def meshgrid(*tensors: StridedTensor, indexing: str = "ij") -> tuple[StridedTens
         if axis.ndim > 1:
             raise RuntimeError(f"meshgrid expects scalars or 1-dim tensors, got size {list(axis.shape)}")
     size = tuple(axis.numel() for axis in tensors)
-    return tuple(
-        axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size) for i, axis in enumerate(tensors)
-    )
+    return tuple(axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size) for i, axis in enumerate(tensors))
 
 
 def _swap_first_two(tensors: tuple[StridedTensor, ...]) -> tuple[StridedTensor, ...]:

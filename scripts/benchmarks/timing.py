@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def interleaved(
-    forms: Mapping[str, Callable[[], Any]], *, rounds: int = 15, inner: int = 1
-) -> dict[str, float]:
+def interleaved(forms: Mapping[str, Callable[[], Any]], *, rounds: int = 15, inner: int = 1) -> dict[str, float]:
     """Median seconds of one call of each form.
 
     Args:
