@@ -147,7 +147,7 @@ def test_state_made_in_the_forward_pass_is_refused():
         return jnp.mean(model(batch["x"]) ** 2), {}
 
     learner, state = train.make_learner(Counting(), loss_fn, TX, key=KEY)
-    with pytest.raises(ValueError, match="create every nnx.Variable in __init__"):
+    with pytest.raises(ValueError, match=r"create every nnx\.Variable in __init__"):
         train.run(learner, state, DATA, epochs=1, batch_size=3)
 
 

@@ -150,7 +150,7 @@ def test_a_stream_that_diverges_stops(learned):
 
 
 def test_a_stream_that_is_used_up_or_empty_is_refused(learned):
-    with pytest.raises(ValueError, match="no batch in epoch 2.*iterated anew"):
+    with pytest.raises(ValueError, match=r"no batch in epoch 2.*iterated anew"):
         fit(learned, iter(Loader(TRAIN, 8)), VAL, epochs=2)
     with pytest.raises(ValueError, match="no batch in epoch 1"):
         fit(learned, iter(()), VAL, epochs=2)
