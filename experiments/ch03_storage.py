@@ -32,9 +32,7 @@ class Config:
 
 def show(what: str, tensor: StridedTensor, base: StridedTensor | None = None) -> None:
     """One line: the three facts, and whether the storage is that of `base`."""
-    shared = (
-        "" if base is None else "same storage" if tensor.storage is base.storage else "storage of its own"
-    )
+    shared = "" if base is None else "same storage" if tensor.storage is base.storage else "storage of its own"
     facts = f"size {tensor.size()!s:10} stride {tensor.stride()!s:10} offset {tensor.storage_offset()}"
     print(f"  {what:32} {facts}  {shared}")
 
@@ -86,14 +84,10 @@ def numpy_both_ways(points: StridedTensor) -> None:
     print(f"  points.t().numpy(): strides {columns.strides} bytes, writeable {columns.flags.writeable}")
     assert np.shares_memory(columns, points.numpy())
     room = np.zeros(6 + 16, np.float32)
-    start = (
-        -(room.ctypes.data // 4) % 16
-    )  # JAX takes memory over as it is if it begins at a multiple of 64 bytes
+    start = -(room.ctypes.data // 4) % 16  # JAX takes memory over as it is if it begins at a multiple of 64 bytes
     line = jax.dlpack.from_dlpack(room[start : start + 6])
     shared = line.unsafe_buffer_pointer() == room[start:].ctypes.data
-    print(
-        f"  jax.dlpack.from_dlpack(array): same memory {shared}; whoever shares must not write to the array"
-    )
+    print(f"  jax.dlpack.from_dlpack(array): same memory {shared}; whoever shares must not write to the array")
 
 
 def save_and_load(points: StridedTensor, path: Path) -> None:

@@ -85,9 +85,7 @@ def draw_walks(views: dict[str, StridedTensor]):
     room = max(max(view.shape) for view in views.values())
     for (name, view), (left, right) in zip(views.items(), axes, strict=True):
         line = jnp.arange(view.storage.shape[0])
-        positions = StridedTensor(
-            line, view.layout
-        ).numpy()  # what each element's place is, read by its own layout
+        positions = StridedTensor(line, view.layout).numpy()  # what each element's place is, read by its own layout
         draw_tensor(left, view, positions, room)
         draw_walk(right, view, positions)
         left.set_title(name, family="monospace", loc="left")

@@ -111,9 +111,7 @@ def test_vmap_over_storages_reads_every_one(view):
 
 
 def test_a_batch_of_tensors_goes_through_vmap_and_says_where_it_belongs():
-    batch = jax.vmap(storage.StridedTensor, in_axes=(0, None))(
-        jnp.arange(12.0).reshape(2, 6), Layout((3, 2), (2, 1))
-    )
+    batch = jax.vmap(storage.StridedTensor, in_axes=(0, None))(jnp.arange(12.0).reshape(2, 6), Layout((3, 2), (2, 1)))
     np.testing.assert_array_equal(jax.vmap(lambda t: t.T.to_array())(batch)[1], [[6, 8, 10], [7, 9, 11]])
     for use in (lambda t: t.to_array(), lambda t: t.numpy(), lambda t: t.T):
         with pytest.raises(RuntimeError, match=r"jax\.vmap"):
@@ -142,9 +140,7 @@ def test_jnp_functions_and_operators_take_a_tensor(points):
         lambda x: jnp.stack([x, x]),
     ):
         np.testing.assert_array_equal(function(columns), function(array))
-    np.testing.assert_array_equal(
-        jnp.einsum("ij,ij->i", columns, columns), jnp.einsum("ij,ij->i", array, array)
-    )
+    np.testing.assert_array_equal(jnp.einsum("ij,ij->i", columns, columns), jnp.einsum("ij,ij->i", array, array))
     for expression in (
         lambda x: x + 1,
         lambda x: 1 - x,
@@ -283,9 +279,7 @@ def test_a_donated_storage_is_written_in_place():
 def test_set_casts_and_add_refuses_as_torch_does():
     whole = storage.tensor([1, 2, 3])
     assert whole.at[0].set(7.9).tolist() == [7, 2, 3]  # copy_ truncates
-    with pytest.raises(
-        RuntimeError, match=r"result type float32 can't be cast to the desired output type int32"
-    ):
+    with pytest.raises(RuntimeError, match=r"result type float32 can't be cast to the desired output type int32"):
         whole.add(0.5)
     with pytest.raises(RuntimeError, match="complex64"):
         storage.tensor([1.0]).set(1j)

@@ -1,7 +1,8 @@
-"""dlwp_jax.storage against torch's own operator database: every view operator, on every sample that torch tests it with.
+"""dlwp_jax.storage against torch's own operator database: every view operator, on torch's own samples.
 
-For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage the result shares, the
-gradient of a weighted sum with respect to the whole storage, and the storage after a write through the result.
+For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage the result
+shares, the gradient of a weighted sum with respect to the whole storage, and the storage after a write
+through the result.
 """
 
 from collections import Counter
@@ -55,15 +56,18 @@ def attribute(name: str) -> Callable:
 
 
 def with_memory_format(plain: Callable, contiguous: Callable) -> Callable:
-    """clone and contiguous take a memory format; contiguous_format is the only one that we have a word for."""
+    """clone and contiguous take a memory format; contiguous_format is the only one that we can say."""
     return lambda x, *, memory_format=None: (plain if memory_format is None else contiguous)(x)
 
 
-METHODS = """as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit
-movedim narrow permute ravel reshape reshape_as select slice split split_with_sizes squeeze swapaxes swapdims t
-tensor_split transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real vsplit""".split()
-COPIES = """as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold unsqueeze
-view""".split()
+METHODS = """
+as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit movedim narrow
+permute ravel reshape reshape_as select slice split split_with_sizes squeeze swapaxes swapdims t
+tensor_split transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real vsplit
+""".split()  # noqa: SIM905
+COPIES = """
+as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold unsqueeze view
+""".split()  # noqa: SIM905
 OURS: dict[str, Callable] = {
     **{name: method(name) for name in METHODS},
     **{name: attribute(name) for name in ("T", "mT", "H", "mH", "real", "imag")},
@@ -93,9 +97,7 @@ def flat(xs: Any) -> list:
 
 # ---------------------------------------------------------------- what is not as in torch, and why
 
-OWN_STORAGE = (
-    "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
-)
+OWN_STORAGE = "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
 COMPLEX_ALIAS = {
     "view_as_real",
     "view_as_complex",
@@ -143,13 +145,7 @@ class Case:
 
     def key(self) -> str:
         """Alike for calls of the same geometry: each is checked once."""
-        return repr(
-            (
-                *self.map(
-                    lambda t: (tuple(t.shape), t.stride(), t.storage_offset(), whole(t).numel(), t.dtype)
-                ),
-            )
-        )
+        return repr((*self.map(lambda t: (tuple(t.shape), t.stride(), t.storage_offset(), whole(t).numel(), t.dtype)),))
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -188,7 +184,7 @@ def cases(op, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def torch_refuses(op, case: Case) -> bool:
-    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride 1); nor may we."""
+    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride 1)."""
     try:
         torch_call(op, case, [whole(tensor) for tensor in case.tensors])
     except RuntimeError:
@@ -227,9 +223,7 @@ def is_advanced(case: Case) -> bool:
 
 OPS = [op for op in op_db if op.name in OURS and op.variant_test_name != "partial_views"]
 IDS = [f"{op.name}-{op.variant_test_name}".rstrip("-") for op in OPS]
-TALLY: Counter = (
-    Counter()
-)  # what a full run of this file covered; printed by `python -m tests.test_storage_op_db`
+TALLY: Counter = Counter()  # what a full run of this file covered; printed by `python -m tests.test_storage_op_db`
 
 every_operator = pytest.mark.parametrize("op", OPS, ids=IDS)
 every_dtype = pytest.mark.parametrize(
@@ -295,9 +289,7 @@ def test_gradient_of_a_weighted_sum(op):
     if op.name in TORCH_GRADIENT_WRONG:
         pytest.skip(TORCH_GRADIENT_WRONG[op.name])
     for case, bases, storages in start(op, torch.float32):
-        real = [
-            i for i, base in enumerate(bases) if base.is_floating_point()
-        ]  # the others are lengths and indices
+        real = [i for i, base in enumerate(bases) if base.is_floating_point()]  # the others are lengths and indices
         for i in real:
             bases[i].requires_grad_()
         outputs = torch_call(op, case, bases)
@@ -307,10 +299,10 @@ def test_gradient_of_a_weighted_sum(op):
             continue
         total.backward()
 
-        def loss(leaves, case=case, real=real, storages=storages, weights=tuple(w.numpy() for w in weights)):
+        def loss(leaves, case=case, real=real, storages=storages, weights=weights):
             mixed = [leaves[real.index(i)] if i in real else s for i, s in enumerate(storages)]
             arrays = [out.to_array() for out in our_call(op, case, mixed)]
-            return sum(jnp.sum((w * out).real) for w, out in zip(weights, arrays, strict=True)), arrays
+            return sum(jnp.sum((w.numpy() * out).real) for w, out in zip(weights, arrays, strict=True)), arrays
 
         grads, arrays = jax.jit(jax.grad(loss, has_aux=True))([storages[i] for i in real])
         for array, out in zip(arrays, outputs, strict=True):
@@ -322,9 +314,7 @@ def test_gradient_of_a_weighted_sum(op):
             if op.name.startswith("as_strided"):  # BEYOND_THE_INPUT
                 seen = np.isin(np.arange(leaf.numel()), laid(torch.arange(leaf.numel()), case.tensors[i]))
             # Sums of at most a few dozen weights of size 1, in another order: a few float32 roundings.
-            np.testing.assert_allclose(
-                ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key()
-            )
+            np.testing.assert_allclose(ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key())
             TALLY["gradients"] += 1
 
 
@@ -375,6 +365,4 @@ def test_refuses_what_torch_refuses(op):
             torch_call(op, case, bases)
         with pytest.raises((IndexError, RuntimeError, TypeError, ValueError)) as refusal:
             our_call(op, case, [jnp.array(base.numpy()) for base in bases])
-        TALLY[
-            "errors refused" + ("" if isinstance(refusal.value, error.error_type) else ", by another type")
-        ] += 1
+        TALLY["errors refused" + ("" if isinstance(refusal.value, error.error_type) else ", by another type")] += 1

@@ -1,6 +1,7 @@
 """Complex numbers as pairs of real ones and back, on a whole storage: the layout's strides double or halve.
 
-JAX cannot lay two types over the same bytes, so the storage is a new one; the values are torch's, the aliasing is not.
+JAX cannot lay two types over the same bytes, so the storage is a new one; the values are torch's, the
+aliasing is not.
 """
 
 import jax
@@ -22,15 +23,11 @@ def as_pairs(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
 def as_complex(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
     """A storage of complex numbers made of neighbours, and a layout without the last dimension."""
     if storage.dtype not in (jnp.float32, jnp.float64):
-        raise RuntimeError(
-            f"view_as_complex is only supported for float32 and float64 tensors, got {storage.dtype}"
-        )
+        raise RuntimeError(f"view_as_complex is only supported for float32 and float64 tensors, got {storage.dtype}")
     if not layout.ndim or layout.size[-1] != 2:
         raise RuntimeError(f"Tensor must have a last dimension of size 2, got size {list(layout.size)}")
     if layout.stride[-1] != 1:
-        raise RuntimeError(
-            f"Tensor must have a last dimension with stride 1, got stride {list(layout.stride)}"
-        )
+        raise RuntimeError(f"Tensor must have a last dimension with stride 1, got stride {list(layout.stride)}")
     if any(step % 2 for step in layout.stride[:-1]):
         raise RuntimeError(
             f"Tensor must have a stride divisible by 2 for all but last dimension, got stride {list(layout.stride)}"

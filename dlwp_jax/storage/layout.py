@@ -11,9 +11,10 @@ from .split import Splitting
 class Layout(Reordering, Resizing, Splitting):
     """Where a tensor's elements lie in its storage, and all the ways to look at them differently.
 
-    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation returns another layout for
-    the same storage; no number moves, nothing is compiled, and two layouts are equal when their three facts are.
-    Frozen and hashable, so that it can be static in `jax.jit`. The book's chapter 3, "Tensor metadata".
+    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation returns another
+    layout for the same storage; no number moves, nothing is compiled, and two layouts are equal when their
+    three facts are. Frozen and hashable, so that it can be static in `jax.jit`. The book's chapter 3, "Tensor
+    metadata".
 
     Args:
       size: the length of every dimension.
@@ -30,9 +31,7 @@ class Layout(Reordering, Resizing, Splitting):
     False
     """
 
-    def as_strided(
-        self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
-    ) -> Self:
+    def as_strided(self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Self:
         """Any size, stride and offset over the same storage (`torch.Tensor.as_strided`).
 
         Args:
@@ -43,6 +42,4 @@ class Layout(Reordering, Resizing, Splitting):
         >>> Layout.contiguous((6,)).as_strided((2, 2), (3, 1), 1)
         Layout(size=(2, 2), stride=(3, 1), offset=1)
         """
-        return type(self)(
-            tuple(size), tuple(stride), self.offset if storage_offset is None else storage_offset
-        )
+        return type(self)(tuple(size), tuple(stride), self.offset if storage_offset is None else storage_offset)

@@ -1,8 +1,8 @@
 """Strided reads and writes as XLA programs: a `Layout` over a 1-D array becomes reshapes and slices.
 
-A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients and in what is fused
-with it, so an index array is the last resort. The `*_at` forms are for eager use: the offset is an argument of the
-compiled program, so that 64 rows of one tensor share one program.
+A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients and in what is
+fused with it, so an index array is the last resort. The `*_at` forms are for eager use: the offset is an
+argument of the compiled program, so that 64 rows of one tensor share one program.
 """
 
 import functools
@@ -15,13 +15,9 @@ from .layout import Layout
 from .overlap import crossing_dim, overlap
 from .plan import Pad, Step, plan
 
-MAX_SLICES = (
-    32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
-)
+MAX_SLICES = 32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
 
-MAX_COPIED = (
-    8  # elements copied for each element written, up to where slices are cheaper than writing by index
-)
+MAX_COPIED = 8  # elements copied for each element written, up to where slices are cheaper than writing by index
 
 
 def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> jax.Array:
@@ -61,9 +57,7 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
         last = layout.size[padded] - 1
         rows = lax.slice_in_dim(values, 0, last, axis=padded)
         storage = write(storage, layout.narrow(padded, 0, last), rows)
-        return write(
-            storage, layout.select(padded, last), lax.index_in_dim(values, last, padded, keepdims=False)
-        )
+        return write(storage, layout.select(padded, last), lax.index_in_dim(values, last, padded, keepdims=False))
     moving = values.reshape([layout.size[dim] for dim in sorted(dims)])
     return _put(storage, steps, moving.transpose([sorted(dims).index(dim) for dim in dims]))
 
@@ -99,8 +93,8 @@ def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:
     """
     if layout.end > jnp.iinfo(dtype).max:
         raise OverflowError(
-            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage and whose dimensions cross "
-            "cannot be indexed; take it apart with .unbind() first"
+            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage and whose dimensions "
+            "cross cannot be indexed; take it apart with .unbind() first"
         )
     steps = (lax.broadcasted_iota(dtype, layout.size, dim) * step for dim, step in enumerate(layout.stride))
     return sum(steps, jnp.full(layout.size, layout.offset, dtype))
@@ -117,7 +111,7 @@ def _read_nested(storage: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _put(x: jax.Array, steps: tuple[Step, ...], values: jax.Array) -> jax.Array:
-    """Run the steps forwards to where the values belong, and each of them back with what became of its result."""
+    """Run the steps forwards to where the values belong, and back with what became of each result."""
     if not steps:
         return values.reshape(x.shape)
     step, *rest = steps

@@ -1,4 +1,4 @@
-"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, basic indexing."""
+"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, x[...]."""
 
 import operator
 from typing import Any, Self
@@ -44,9 +44,7 @@ class Picking(Geometry):
             raise RuntimeError(f"slice step must be positive, got {step}")
         picked = range(n)[start:end:step]
         # An empty slice keeps the place where it would have begun: torch's offset.
-        return self.replace_dim(
-            dim, (len(picked),), (self.stride[dim] * step,), skip=picked.start * self.stride[dim]
-        )
+        return self.replace_dim(dim, (len(picked),), (self.stride[dim] * step,), skip=picked.start * self.stride[dim])
 
     def narrow(self, dim: int, start: int, length: int) -> Self:
         """`length` indices of a dimension from `start` on (`torch.Tensor.narrow`); out of range is an error.
@@ -75,9 +73,9 @@ class Picking(Geometry):
         return self.slice(dim, start, start + length)
 
     def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Self:
-        """The elements with index(dim2) = index(dim1) + offset, as a new last dimension (`torch.Tensor.diagonal`).
+        """The elements with index(dim2) = index(dim1) + offset, as a new last dimension.
 
-        Its stride is the sum of the two: one step goes down and right at once.
+        `torch.Tensor.diagonal`. Its stride is the sum of the two: one step goes down and right at once.
 
         Raises:
           RuntimeError: dim1 and dim2 are the same.
@@ -102,7 +100,8 @@ class Picking(Geometry):
     def unfold(self, dimension: int, size: int, step: int) -> Self:
         """Windows of `size` elements, one every `step`; within a window runs a new last dimension.
 
-        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several times, not copied.
+        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several times, not
+        copied.
 
         Raises:
           RuntimeError: a window is larger than the dimension or negative, or the step is not positive.
@@ -146,9 +145,7 @@ class Picking(Geometry):
             else:
                 number, n = operator.index(part), view.size[dim]
                 if not -n <= number < n:
-                    raise IndexError(
-                        f"index {number} is out of bounds for dimension {position} with size {n}"
-                    )
+                    raise IndexError(f"index {number} is out of bounds for dimension {position} with size {n}")
                 view = view.select(dim, number)
         return view
 
@@ -161,7 +158,7 @@ class Picking(Geometry):
 
 
 def _full_index(index: Any, ndim: int) -> list[Any]:
-    """The index as a list that speaks of every dimension: the ellipsis, written or not, becomes full slices."""
+    """The index as a list that speaks of every dimension: an ellipsis, written or not, is full slices."""
     parts = list(index) if isinstance(index, tuple) else [index]
     for part in parts:
         _check_basic(part)

@@ -27,14 +27,13 @@ class Reordering(Geometry):
         if len(order) != self.ndim:
             raise RuntimeError(
                 "permute: number of dimensions in the tensor input does not match the length of the desired "
-                f"ordering of dimensions i.e. input.dim() = {self.ndim} is not equal to len(dims) = {len(order)}"
+                "ordering of dimensions "
+                f"i.e. input.dim() = {self.ndim} is not equal to len(dims) = {len(order)}"
             )
         order = [wrap_dim(dim, self.ndim) for dim in order]
         if len(set(order)) != len(order):
             raise RuntimeError(f"permute(): duplicate dims are not allowed, got {order}")
-        return type(self)(
-            tuple(self.size[dim] for dim in order), tuple(self.stride[dim] for dim in order), self.offset
-        )
+        return type(self)(tuple(self.size[dim] for dim in order), tuple(self.stride[dim] for dim in order), self.offset)
 
     def transpose(self, dim0: int, dim1: int) -> Self:
         """Exchange two dimensions (`torch.Tensor.transpose`).
@@ -124,7 +123,5 @@ class Reordering(Geometry):
         (7, 3, 2)
         """
         if self.ndim == 1:
-            raise RuntimeError(
-                "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
-            )
+            raise RuntimeError("tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor.")
         return self.transpose(-2, -1) if self.ndim else self

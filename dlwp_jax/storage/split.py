@@ -30,9 +30,7 @@ class Splitting(Picking):
         if step < 0:
             raise RuntimeError(f"split expects split_size be non-negative, but got split_size={step}")
         if step == 0 and n:
-            raise RuntimeError(
-                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
-            )
+            raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
         starts = range(0, n, step) if n else (0,)
         return tuple(self.narrow(dim, start, min(step, n - start)) for start in starts)
 
@@ -47,12 +45,10 @@ class Splitting(Picking):
         sizes = as_ints((split_sizes,))
         if sum(sizes) != n or any(size < 0 for size in sizes):
             raise RuntimeError(
-                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size at "
-                f"dimension {dim}), but got split_sizes={list(sizes)}"
+                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size "
+                f"at dimension {dim}), but got split_sizes={list(sizes)}"
             )
-        return tuple(
-            self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0))
-        )
+        return tuple(self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0)))
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Self, ...]:
         """At most `chunks` parts of one length, the last perhaps shorter (`torch.Tensor.chunk`).
@@ -67,7 +63,7 @@ class Splitting(Picking):
         return self.split(-(-n // chunks), dim) if n else self.split_with_sizes([0] * chunks, dim)
 
     def tensor_split(self, indices_or_sections: Any, dim: int = 0) -> tuple[Self, ...]:
-        """A number of parts as equal as can be, or parts that end at the indices given (`torch.Tensor.tensor_split`).
+        """So many parts, as equal as can be, or parts that end at the indices (`torch.Tensor.tensor_split`).
 
         Raises:
           RuntimeError: fewer than one section.

@@ -49,9 +49,7 @@ def meshgrid(*tensors: StridedTensor, indexing: str = "ij") -> tuple[StridedTens
         if axis.ndim > 1:
             raise RuntimeError(f"meshgrid expects scalars or 1-dim tensors, got size {list(axis.shape)}")
     size = tuple(axis.numel() for axis in tensors)
-    return tuple(
-        axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size) for i, axis in enumerate(tensors)
-    )
+    return tuple(axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size) for i, axis in enumerate(tensors))
 
 
 def _swap_first_two(tensors: tuple[StridedTensor, ...]) -> tuple[StridedTensor, ...]:
@@ -70,5 +68,5 @@ def atleast_2d(tensor: StridedTensor) -> StridedTensor:
 
 
 def atleast_3d(tensor: StridedTensor) -> StridedTensor:
-    """A matrix becomes one column behind another, [n m] -> [n m 1]; a vector [n] -> [1 n 1] (`torch.atleast_3d`)."""
+    """A vector [n] becomes [1 n 1], a matrix [n m] becomes [n m 1] (`torch.atleast_3d`)."""
     return atleast_2d(tensor).unsqueeze(-1) if tensor.ndim < 3 else tensor
