@@ -1,7 +1,8 @@
-"""dlwp_jax.storage against torch's own operator database: every view operator, on every sample that torch tests it with.
+"""dlwp_jax.storage against torch's own operator database: every view operator, on torch's own samples.
 
-For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage the result shares, the
-gradient of a weighted sum with respect to the whole storage, and the storage after a write through the result.
+For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage the result
+shares, the gradient of a weighted sum with respect to the whole storage, and the storage after a write
+through the result.
 """
 
 from collections import Counter
@@ -55,15 +56,18 @@ def attribute(name: str) -> Callable:
 
 
 def with_memory_format(plain: Callable, contiguous: Callable) -> Callable:
-    """clone and contiguous take a memory format; contiguous_format is the only one that we have a word for."""
+    """clone and contiguous take a memory format; contiguous_format is the only one that we can say."""
     return lambda x, *, memory_format=None: (plain if memory_format is None else contiguous)(x)
 
 
-METHODS = """as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit
-movedim narrow permute ravel reshape reshape_as select slice split split_with_sizes squeeze swapaxes swapdims t
-tensor_split transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real vsplit""".split()
-COPIES = """as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold unsqueeze
-view""".split()
+METHODS = """
+as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit movedim narrow
+permute ravel reshape reshape_as select slice split split_with_sizes squeeze swapaxes swapdims t
+tensor_split transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real vsplit
+""".split()  # noqa: SIM905
+COPIES = """
+as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold unsqueeze view
+""".split()  # noqa: SIM905
 OURS: dict[str, Callable] = {
     **{name: method(name) for name in METHODS},
     **{name: attribute(name) for name in ("T", "mT", "H", "mH", "real", "imag")},
@@ -180,7 +184,7 @@ def cases(op, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def torch_refuses(op, case: Case) -> bool:
-    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride 1); nor may we."""
+    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride 1)."""
     try:
         torch_call(op, case, [whole(tensor) for tensor in case.tensors])
     except RuntimeError:
@@ -295,10 +299,10 @@ def test_gradient_of_a_weighted_sum(op):
             continue
         total.backward()
 
-        def loss(leaves, case=case, real=real, storages=storages, weights=tuple(w.numpy() for w in weights)):
+        def loss(leaves, case=case, real=real, storages=storages, weights=weights):
             mixed = [leaves[real.index(i)] if i in real else s for i, s in enumerate(storages)]
             arrays = [out.to_array() for out in our_call(op, case, mixed)]
-            return sum(jnp.sum((w * out).real) for w, out in zip(weights, arrays, strict=True)), arrays
+            return sum(jnp.sum((w.numpy() * out).real) for w, out in zip(weights, arrays, strict=True)), arrays
 
         grads, arrays = jax.jit(jax.grad(loss, has_aux=True))([storages[i] for i in real])
         for array, out in zip(arrays, outputs, strict=True):

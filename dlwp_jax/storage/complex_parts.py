@@ -1,6 +1,7 @@
 """Complex numbers as pairs of real ones and back, on a whole storage: the layout's strides double or halve.
 
-JAX cannot lay two types over the same bytes, so the storage is a new one; the values are torch's, the aliasing is not.
+JAX cannot lay two types over the same bytes, so the storage is a new one; the values are torch's, the
+aliasing is not.
 """
 
 import jax

@@ -4,7 +4,7 @@ from .geometry import Geometry
 
 
 def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
-    """The strides that `torch.Tensor.clone` gives: its own where they leave no gaps, else their order without gaps.
+    """The strides that `torch.Tensor.clone` gives: its own where they leave no gaps, else their order.
 
     >>> dense_copy_strides(Geometry((4, 3), (1, 4))), dense_copy_strides(Geometry((4, 3), (2, 16)))
     ((1, 4), (1, 4))

@@ -1,4 +1,4 @@
-"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, and their integer arithmetic."""
+"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer arithmetic."""
 
 import math
 import operator
@@ -9,9 +9,10 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the elements of a tensor lie in its storage: element (i, j, ...) at offset + i·stride₀ + j·stride₁ + ...
+    """Where the elements of a tensor lie in its storage.
 
-    The facts only; `Layout` adds the view operations. Frozen and hashable, so that it can be static in `jax.jit`.
+    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... The facts only; `Layout` adds the view
+    operations. Frozen and hashable, so that it can be static in `jax.jit`.
 
     Args:
       size: the length of every dimension.
@@ -64,7 +65,7 @@ class Geometry:
 
     @property
     def end(self) -> int:
-        """One past the last storage position in use; a storage must be at least this long. 0 without elements."""
+        """One past the last storage position in use, 0 without elements: how long a storage must be."""
         if not self.numel:
             return 0
         return self.offset + 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
@@ -97,7 +98,7 @@ class Geometry:
         )
 
     def new_dim(self, dim: int) -> Self:
-        """A dimension of size 1 before dimension `dim` (from the front); its stride spans what follows, as in torch.
+        """A dimension of size 1 before dimension `dim`; its stride spans what follows, as in torch.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).new_dim(0)
@@ -169,8 +170,8 @@ def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
 def view_strides(old: Geometry, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides under which `old` can be seen with another size, or None where only a copy can (torch's rule).
 
-    The old dimensions fall into runs that are evenly spaced in storage; each run may be divided anew, but no new
-    dimension may cross from one run into the next.
+    The old dimensions fall into runs that are evenly spaced in storage; each run may be divided anew, but no
+    new dimension may cross from one run into the next.
     """
     if not old.numel:
         return old.stride if size == old.size else contiguous_strides(size)

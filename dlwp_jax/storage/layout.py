@@ -11,9 +11,10 @@ from .split import Splitting
 class Layout(Reordering, Resizing, Splitting):
     """Where a tensor's elements lie in its storage, and all the ways to look at them differently.
 
-    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation returns another layout for
-    the same storage; no number moves, nothing is compiled, and two layouts are equal when their three facts are.
-    Frozen and hashable, so that it can be static in `jax.jit`. The book's chapter 3, "Tensor metadata".
+    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation returns another
+    layout for the same storage; no number moves, nothing is compiled, and two layouts are equal when their
+    three facts are. Frozen and hashable, so that it can be static in `jax.jit`. The book's chapter 3, "Tensor
+    metadata".
 
     Args:
       size: the length of every dimension.

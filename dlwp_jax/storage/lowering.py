@@ -1,8 +1,8 @@
 """Strided reads and writes as XLA programs: a `Layout` over a 1-D array becomes reshapes and slices.
 
-A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients and in what is fused
-with it, so an index array is the last resort. The `*_at` forms are for eager use: the offset is an argument of the
-compiled program, so that 64 rows of one tensor share one program.
+A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients and in what is
+fused with it, so an index array is the last resort. The `*_at` forms are for eager use: the offset is an
+argument of the compiled program, so that 64 rows of one tensor share one program.
 """
 
 import functools
@@ -93,8 +93,8 @@ def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:
     """
     if layout.end > jnp.iinfo(dtype).max:
         raise OverflowError(
-            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage and whose dimensions cross "
-            "cannot be indexed; take it apart with .unbind() first"
+            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage and whose dimensions "
+            "cross cannot be indexed; take it apart with .unbind() first"
         )
     steps = (lax.broadcasted_iota(dtype, layout.size, dim) * step for dim, step in enumerate(layout.stride))
     return sum(steps, jnp.full(layout.size, layout.offset, dtype))
@@ -111,7 +111,7 @@ def _read_nested(storage: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _put(x: jax.Array, steps: tuple[Step, ...], values: jax.Array) -> jax.Array:
-    """Run the steps forwards to where the values belong, and each of them back with what became of its result."""
+    """Run the steps forwards to where the values belong, and back with what became of each result."""
     if not steps:
         return values.reshape(x.shape)
     step, *rest = steps

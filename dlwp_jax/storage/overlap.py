@@ -1,4 +1,4 @@
-"""Do two indices of a view reach the same storage element? Decided from the layout alone, before any number is touched."""
+"""Do two indices of a view reach the same storage element? Decided from the layout alone."""
 
 import functools
 import math
@@ -23,9 +23,9 @@ def span(layout: Layout, dim: int) -> int:
 def crossing_dim(layout: Layout) -> int | None:
     """The dimension to take apart first where dimensions cross, or None where they nest.
 
-    Dimensions nest if each stride is longer than all that lies inside it, as the digits of a number do. Windows
-    (`unfold`) and interleaved strides cross: an inner dimension runs past an outer one's next step. Of the
-    dimensions that take part in the innermost crossing, the shortest is the one to take apart.
+    Dimensions nest if each stride is longer than all that lies inside it, as the digits of a number do.
+    Windows (`unfold`) and interleaved strides cross: an inner dimension runs past an outer one's next step.
+    Of the dimensions that take part in the innermost crossing, the shortest is the one to take apart.
 
     >>> crossing_dim(Layout.contiguous((3, 4)).T), crossing_dim(Layout.contiguous((7,)).unfold(0, 3, 1))
     (None, 1)
@@ -70,12 +70,12 @@ def refuse_overlap(layout: Layout) -> None:
     if reason := overlap(layout):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
-            f"location ({reason}). Please clone() the tensor before performing the operation, or .add() to it."
+            f"location ({reason}). Please clone() the tensor before performing the operation, or use .add()."
         )
 
 
 def _crossing_dims(layout: Layout) -> list[int]:
-    """The moving dimensions without the outer ones whose stride clears everything inside: those cannot meet."""
+    """The moving dimensions without the outer ones whose stride clears all inside: they cannot meet."""
     dims = moving_dims(layout)
     while dims and layout.stride[dims[0]] > sum(span(layout, dim) for dim in dims[1:]):
         dims = dims[1:]
@@ -89,7 +89,7 @@ def _pair_meets(layout: Layout, a: int, b: int) -> bool:
 
 
 def _counted_overlap(layout: Layout, dims: list[int]) -> str | None:
-    """The exact answer by counting, for three dimensions or more that cross without any two of them meeting."""
+    """The exact answer by counting, for three or more dimensions that cross where no two of them meet."""
     positions = np.zeros((), np.int64)
     for dim in dims:
         positions = positions[..., None] + np.arange(layout.size[dim]) * layout.stride[dim]

@@ -1,4 +1,4 @@
-"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, basic indexing."""
+"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, x[...]."""
 
 import operator
 from typing import Any, Self
@@ -73,9 +73,9 @@ class Picking(Geometry):
         return self.slice(dim, start, start + length)
 
     def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Self:
-        """The elements with index(dim2) = index(dim1) + offset, as a new last dimension (`torch.Tensor.diagonal`).
+        """The elements with index(dim2) = index(dim1) + offset, as a new last dimension.
 
-        Its stride is the sum of the two: one step goes down and right at once.
+        `torch.Tensor.diagonal`. Its stride is the sum of the two: one step goes down and right at once.
 
         Raises:
           RuntimeError: dim1 and dim2 are the same.
@@ -100,7 +100,8 @@ class Picking(Geometry):
     def unfold(self, dimension: int, size: int, step: int) -> Self:
         """Windows of `size` elements, one every `step`; within a window runs a new last dimension.
 
-        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several times, not copied.
+        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several times, not
+        copied.
 
         Raises:
           RuntimeError: a window is larger than the dimension or negative, or the step is not positive.
@@ -157,7 +158,7 @@ class Picking(Geometry):
 
 
 def _full_index(index: Any, ndim: int) -> list[Any]:
-    """The index as a list that speaks of every dimension: the ellipsis, written or not, becomes full slices."""
+    """The index as a list that speaks of every dimension: an ellipsis, written or not, is full slices."""
     parts = list(index) if isinstance(index, tuple) else [index]
     for part in parts:
         _check_basic(part)

@@ -1,8 +1,8 @@
 """How to cut a view out of its storage with reshapes and slices only, so that XLA never needs a gather.
 
-Where dimensions nest, offset and strides are the digits of a mixed-radix number: folding the storage into rows turns
-"every stride-th element from offset" into "some rows, some columns". `plan` finds the folds, the outermost dimension
-first; each step can be run forwards (read) and knows how to put a result back (write).
+Where dimensions nest, offset and strides are the digits of a mixed-radix number: folding the storage into
+rows turns "every stride-th element from offset" into "some rows, some columns". `plan` finds the folds, the
+outermost dimension first; each step can be run forwards (read) and knows how to put a result back (write).
 """
 
 import functools
@@ -67,7 +67,7 @@ Step = Reshape | Slice | Pad
 
 
 class Plan(NamedTuple):
-    """The steps, the dimensions that they leave (the largest stride first), and which dimension had to be padded."""
+    """The steps, the dimensions that they leave (largest stride first), and which one had to be padded."""
 
     steps: tuple[Step, ...]
     dims: tuple[int, ...]
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 
     @property
     def copied(self) -> int:
-        """How many elements a write copies besides its own: all slices but the last are taken out and put back."""
+        """How many elements a write copies besides its own: all slices but the last go out and back."""
         slices = [step for step in self.steps if isinstance(step, Slice)]
         return sum(math.prod(map(operator.sub, s.limit, s.start)) for s in slices[:-1])
 
@@ -172,7 +172,7 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
 
 
 def _row(cutter: _Cutter, stride: int, reach: int) -> int | None:
-    """The longest row that divides the stride and the open axis and holds `reach` elements from `at` unbroken."""
+    """The longest row that divides stride and open axis and holds `reach` elements from `at` unbroken."""
     for row in reversed(_divisors(stride)):
         if row >= reach and cutter.length % row == 0 and cutter.at % row + reach <= row:
             return row

@@ -27,7 +27,8 @@ class Reordering(Geometry):
         if len(order) != self.ndim:
             raise RuntimeError(
                 "permute: number of dimensions in the tensor input does not match the length of the desired "
-                f"ordering of dimensions i.e. input.dim() = {self.ndim} is not equal to len(dims) = {len(order)}"
+                "ordering of dimensions "
+                f"i.e. input.dim() = {self.ndim} is not equal to len(dims) = {len(order)}"
             )
         order = [wrap_dim(dim, self.ndim) for dim in order]
         if len(set(order)) != len(order):

@@ -1,4 +1,4 @@
-"""Views with other dimensions over the same elements: view, flatten, unflatten, squeeze, unsqueeze, expand."""
+"""Views with other dimensions over the same elements: view, flatten, unflatten, (un)squeeze, expand."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ class Resizing(Geometry):
           *shape: the new size; one -1 is worked out.
 
         Raises:
-          RuntimeError: the number of elements differs, or a new dimension would not be evenly spaced in storage.
+          RuntimeError: the number of elements differs, or a new dimension would not be evenly spaced in
+            storage.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((4, 6)).view(2, -1, 3)
@@ -27,8 +28,8 @@ class Resizing(Geometry):
         stride = view_strides(self, size)
         if stride is None:
             raise RuntimeError(
-                f"view size {list(size)} is not compatible with input tensor's size {list(self.size)} and stride "
-                f"{list(self.stride)} (at least one dimension spans across two contiguous subspaces). "
+                f"view size {list(size)} is not compatible with input tensor's size {list(self.size)} and "
+                f"stride {list(self.stride)} (at least one dimension spans across two contiguous subspaces). "
                 "Use .reshape(...) instead."
             )
         return type(self)(size, stride, self.offset)
@@ -128,8 +129,8 @@ class Resizing(Geometry):
         lead = len(wanted) - self.ndim
         if lead < 0:
             raise RuntimeError(
-                f"expand: the number of sizes provided ({len(wanted)}, {list(wanted)}) must be greater or equal to "
-                f"the number of dimensions in the tensor ({self.ndim}, {list(self.size)})"
+                f"expand: the number of sizes provided ({len(wanted)}, {list(wanted)}) must be greater "
+                f"or equal to the number of dimensions in the tensor ({self.ndim}, {list(self.size)})"
             )
         if -1 in wanted[:lead]:
             raise RuntimeError(

@@ -45,8 +45,8 @@ class Splitting(Picking):
         sizes = as_ints((split_sizes,))
         if sum(sizes) != n or any(size < 0 for size in sizes):
             raise RuntimeError(
-                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size at "
-                f"dimension {dim}), but got split_sizes={list(sizes)}"
+                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size "
+                f"at dimension {dim}), but got split_sizes={list(sizes)}"
             )
         return tuple(self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0)))
 
@@ -63,7 +63,7 @@ class Splitting(Picking):
         return self.split(-(-n // chunks), dim) if n else self.split_with_sizes([0] * chunks, dim)
 
     def tensor_split(self, indices_or_sections: Any, dim: int = 0) -> tuple[Self, ...]:
-        """A number of parts as equal as can be, or parts that end at the indices given (`torch.Tensor.tensor_split`).
+        """So many parts, as equal as can be, or parts that end at the indices (`torch.Tensor.tensor_split`).
 
         Raises:
           RuntimeError: fewer than one section.

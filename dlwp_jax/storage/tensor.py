@@ -45,12 +45,13 @@ def _views(
 
 @jax.tree_util.register_pytree_with_keys_class
 class StridedTensor(DenseOperators):
-    """A tensor as torch has it, as an immutable value: element (i, j, ...) = storage[offset + i·stride₀ + j·stride₁ + ...].
+    """A tensor as torch has it, as an immutable value: a storage, and a layout over it.
 
-    A view operation changes three small tuples and moves no data; the new tensor holds the same storage. Writing
-    returns the view over a *new* storage, and `over` lays any other view on that. The storage is the only leaf of the
-    pytree, the layout is static, so that tensors pass through jit, grad, vmap (over storages) and scan. The
-    book's chapter 3, "Tensors: scenic views of storage".
+    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation changes three small
+    tuples and moves no data; the new tensor holds the same storage. Writing returns the view over a *new*
+    storage, and `over` lays any other view on that. The storage is the only leaf of the pytree, the layout is
+    static, so that tensors pass through jit, grad, vmap (over storages) and scan. The book's chapter 3,
+    "Tensors: scenic views of storage".
 
     Args:
       storage: a 1-D array.
@@ -85,8 +86,8 @@ class StridedTensor(DenseOperators):
             )
         if layout.end > storage.shape[0]:
             raise RuntimeError(
-                f"size {list(layout.size)}, stride {list(layout.stride)} and storage offset {layout.offset} need a "
-                f"storage of {layout.end} elements and are out of bounds for storage of {storage.shape[0]}"
+                f"size {list(layout.size)}, stride {list(layout.stride)} and storage offset {layout.offset} "
+                f"need a storage of {layout.end} elements and are out of bounds for storage of {storage.shape[0]}"
             )
         object.__setattr__(self, "storage", storage)
         object.__setattr__(self, "layout", layout)
@@ -105,7 +106,7 @@ class StridedTensor(DenseOperators):
 
     @classmethod
     def tree_unflatten(cls, layout: Layout, leaves: Sequence[Any]) -> "StridedTensor":
-        """The inverse; unchecked, since transformations put batches and placeholders in the storage's place."""
+        """The inverse; unchecked, since transformations put batches and placeholders in for the storage."""
         self = object.__new__(cls)
         object.__setattr__(self, "storage", leaves[0])
         object.__setattr__(self, "layout", layout)
@@ -202,7 +203,7 @@ class StridedTensor(DenseOperators):
     # Views where they can be, copies where not.
 
     def reshape(self, *shape: int | Sequence[int]) -> "StridedTensor":
-        """The same elements in another shape: a view if one exists, else a contiguous copy (`torch.Tensor.reshape`).
+        """The same elements in another shape: a view if one exists, else a copy (`torch.Tensor.reshape`).
 
         >>> columns = tensor([[4.0, 1.0], [5.0, 3.0]]).t()
         >>> flat = columns.reshape(-1)
@@ -220,16 +221,16 @@ class StridedTensor(DenseOperators):
         return self.reshape(other.shape)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "StridedTensor":
-        """Dimensions start_dim to end_dim joined into one: a view if one exists, else a copy (`torch.Tensor.flatten`)."""
+        """Some dimensions joined into one: a view if one exists, else a copy (`torch.Tensor.flatten`)."""
         size = self.layout.flat_size(start_dim, end_dim)
         return self if size == self.shape else self.reshape(size)
 
     def ravel(self) -> "StridedTensor":
-        """All dimensions joined into one: a view of a contiguous tensor, else a copy (`torch.Tensor.ravel`)."""
+        """All dimensions joined into one: a view if contiguous, else a copy (`torch.Tensor.ravel`)."""
         return self.contiguous().view(-1)
 
     def contiguous(self) -> "StridedTensor":
-        """This tensor if it is contiguous, else a row-major copy over a storage of its own (`torch.Tensor.contiguous`).
+        """This tensor if it is contiguous, else a row-major copy (`torch.Tensor.contiguous`).
 
         >>> columns = tensor([[4.0, 1.0], [5.0, 3.0]]).t()
         >>> columns.stride(), columns.contiguous().stride()
@@ -249,11 +250,11 @@ class StridedTensor(DenseOperators):
     # Complex numbers: torch's values, over a storage of their own.
 
     def view_as_real(self) -> "StridedTensor":
-        """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, but over a new storage)."""
+        """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, over a new storage)."""
         return StridedTensor(*complex_parts.as_pairs(self.storage, self.layout))
 
     def view_as_complex(self) -> "StridedTensor":
-        """Pairs in the last dimension as complex numbers (`torch.view_as_complex`, but over a new storage)."""
+        """Pairs in the last dimension as complex numbers (`torch.view_as_complex`, over a new storage)."""
         return StridedTensor(*complex_parts.as_complex(self.storage, self.layout))
 
     @property
@@ -286,8 +287,9 @@ class StridedTensor(DenseOperators):
     def to_array(self) -> jax.Array:
         """The elements as a dense `jax.Array` of this shape.
 
-        Eagerly the storage offset is an argument of the compiled program, so a loop over `x[i].to_array()` compiles
-        once. Inside a transformation it is a constant, which lets XLA fuse the read with what uses it.
+        Eagerly the storage offset is an argument of the compiled program, so a loop over `x[i].to_array()`
+        compiles once. Inside a transformation it is a constant, which lets XLA fuse the read with what uses
+        it.
 
         >>> tensor([[4.0, 1.0], [5.0, 3.0]]).t().to_array()
         Array([[4., 5.],
@@ -368,7 +370,8 @@ class StridedTensor(DenseOperators):
         """This view of another storage: how a tensor sees what was written through a view of it.
 
         Args:
-          storage: as long as this tensor's own and of the same dtype, usually `.storage` of the result of a write.
+          storage: as long as this tensor's own and of the same dtype, usually `.storage` of the result of a
+            write.
 
         Raises:
           TypeError: it is not an array, or of another dtype.
@@ -385,14 +388,14 @@ class StridedTensor(DenseOperators):
         return StridedTensor(storage, self.layout)
 
     def set(self, values: Any) -> "StridedTensor":
-        """This view over a new storage in which it holds `values` (`torch.Tensor.copy_`, but nothing is mutated).
+        """This view over a new storage in which it holds `values` (`torch.Tensor.copy_` without mutation).
 
         Args:
           values: anything that broadcasts to this size; numbers are cast to this dtype as torch casts them.
 
         Raises:
-          RuntimeError: two indices of this view reach the same element (expand, unfold), the values do not broadcast
-            to its size, or they are complex and it is not.
+          RuntimeError: two indices of this view reach the same element (expand, unfold), the values do not
+            broadcast to its size, or they are complex and it is not.
 
         >>> points = tensor([[4.0, 1.0], [5.0, 3.0]])
         >>> points.over(points.t()[0].set(0.0).storage).tolist()
@@ -404,10 +407,12 @@ class StridedTensor(DenseOperators):
     def add(self, values: Any) -> "StridedTensor":
         """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
 
-        Where indices meet in one element (expand, unfold) the values sum up, which is the transpose of reading.
+        Where indices meet in one element (expand, unfold) the values sum up, which is the transpose of
+        reading.
 
         Raises:
-          RuntimeError: the values do not broadcast to this size, or adding them would change the dtype's kind.
+          RuntimeError: the values do not broadcast to this size, or adding them would change the dtype's
+            kind.
 
         >>> tensor([1.0, 2.0]).unsqueeze(1).expand(2, 3).add(1.0).storage
         Array([4., 5.], dtype=float32)
@@ -440,7 +445,7 @@ class StridedTensor(DenseOperators):
         lead = self.ndim - values.ndim
         if lead < 0 or any(n not in (1, want) for n, want in zip(values.shape, self.shape[lead:], strict=True)):
             raise RuntimeError(
-                f"values of size {list(values.shape)} must broadcast to the size {list(self.shape)} of the view"
+                f"values of size {list(values.shape)} must broadcast to the view's size {list(self.shape)}"
             )
         return jnp.broadcast_to(values.astype(self.dtype), self.shape)
 
@@ -488,8 +493,10 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
     """A contiguous tensor over fresh storage, like `torch.tensor`.
 
     Args:
-      data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can read; it is copied.
-      dtype: of the elements; what JAX makes of the data if left out (Python floats become float32, ints int32).
+      data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can read; it is
+        copied.
+      dtype: of the elements; what JAX makes of the data if left out (Python floats become float32, ints
+        int32).
 
     Raises:
       ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them switched off.

@@ -68,5 +68,5 @@ def atleast_2d(tensor: StridedTensor) -> StridedTensor:
 
 
 def atleast_3d(tensor: StridedTensor) -> StridedTensor:
-    """A matrix becomes one column behind another, [n m] -> [n m 1]; a vector [n] -> [1 n 1] (`torch.atleast_3d`)."""
+    """A vector [n] becomes [1 n 1], a matrix [n m] becomes [n m 1] (`torch.atleast_3d`)."""
     return atleast_2d(tensor).unsqueeze(-1) if tensor.ndim < 3 else tensor

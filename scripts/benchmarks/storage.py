@@ -1,9 +1,10 @@
 """Storage and views (chapter 3)
 
-Reading a view as a dense array against torch's `.contiguous()` and NumPy's `ascontiguousarray`, interleaved; the gradient of a
-weighted sum through a view against torch's autograd; 64 rows read in a loop; what one view operation costs. Plain
-`jnp` on the dense array tells what is ours and what is XLA's; on the storage, reshaped, it starts from what we start
-from (XLA:CPU turns a bare 2-D argument 3-4 times faster than a reshaped or computed one). Below 1 is in our favour.
+Reading a view as a dense array against torch's `.contiguous()` and NumPy's `ascontiguousarray`, interleaved;
+the gradient of a weighted sum through a view against torch's autograd; 64 rows read in a loop; what one view
+operation costs. Plain `jnp` on the dense array tells what is ours and what is XLA's; on the storage,
+reshaped, it starts from what we start from (XLA:CPU turns a bare 2-D argument 3-4 times faster than a
+reshaped or computed one). Below 1 is in our favour.
 """
 
 import math
@@ -139,7 +140,7 @@ def geometric_mean(ratios: list[float]) -> float:
 def measure() -> list[dict[str, str]]:
     read_times = {name: reads(name) for name in READS}
     table = [row(f"read: {name}", times) for name, times in read_times.items()]
-    average = {column: "" for column in table[0]} | {"what": "read: average but the transpose (geometric)"}
+    average = dict.fromkeys(table[0], "") | {"what": "read: average but the transpose (geometric)"}
     for form in ("ours, eager", "ours, jit"):
         ratios = [ratio(times, form) for name, times in read_times.items() if name != "transpose"]
         average[form] = f"{geometric_mean(ratios):.2f} of torch"
