@@ -32,6 +32,8 @@ class DenseOperators:
     Array([ 8., 10.], dtype=float32)
     """
 
+    __array_priority__ = 100  # NumPy arrays leave their operators with tensors to us, as they do with jax.Array
+
     def to_array(self) -> jax.Array:
         """The elements as a dense array."""
         raise NotImplementedError
