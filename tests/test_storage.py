@@ -146,6 +146,7 @@ def test_jnp_functions_and_operators_take_a_tensor(points):
         lambda x: 1 - x,
         lambda x: x * array,
         lambda x: array * x,
+        lambda x: np.asarray(array) - x,
         lambda x: 2 / x,
         lambda x: x @ x.T,
         lambda x: -x,
@@ -154,6 +155,7 @@ def test_jnp_functions_and_operators_take_a_tensor(points):
         lambda x: x != 5,
         lambda x: x < 2,
     ):
+        assert isinstance(expression(columns), jax.Array)
         np.testing.assert_array_equal(expression(columns), expression(array))
 
 
@@ -285,6 +287,8 @@ def test_set_casts_and_add_refuses_as_torch_does():
         storage.tensor([1.0]).set(1j)
     assert storage.tensor([True, False]).add(True).tolist() == [True, True]
     assert storage.tensor([False]).expand(3).add(jnp.array([False, True, True])).storage.tolist() == [True]
+    windows = storage.tensor([False] * 4).unfold(0, 2, 1).add(jnp.array([[True, False], [False, False], [False, True]]))
+    assert windows.storage.tolist() == [True, False, False, True]
     assert storage.tensor([1.0, 2.0]).at[1].add(storage.tensor([5.0, 6.0])[0]).tolist() == [1.0, 7.0]
 
 
@@ -309,6 +313,7 @@ REFUSED = {
     "short permutation": (lambda t: t.permute(0), RuntimeError, r"input.dim\(\) = 2"),
     "dimension": (lambda t: t.transpose(0, 2), IndexError, r"range of \[-2, 1\], but got 2"),
     "view of a transpose": (lambda t: t.t().view(-1), RuntimeError, r"Use \.reshape"),
+    "view as another dtype": (lambda t: t.view(jnp.int32), TypeError, "expected integers"),
     "view of another count": (lambda t: t.view(4), RuntimeError, "invalid for input of size 6"),
     "expand": (lambda t: t.expand(3, 4), RuntimeError, r"expanded size of the tensor \(4\)"),
     "as_strided out of bounds": (

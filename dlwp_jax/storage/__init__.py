@@ -19,11 +19,12 @@ StridedTensor([[ 4.,  1.],
 
 From the inside out: `geometry` (the three facts), `reorder`, `pick`, `resize`, `split` (the view operations),
 `layout` (all of them), `overlap` and `plan` (decisions about a layout), `lowering` (reads and writes for
-XLA), `tensor`.
+XLA), `strided` (the tensor), `make` (numbers into tensors), `together` (views of several tensors).
 """
 
 from .layout import Layout
-from .tensor import StridedTensor, tensor
+from .make import tensor
+from .strided import StridedTensor
 from .together import atleast_1d, atleast_2d, atleast_3d, broadcast_tensors, meshgrid
 
 __all__ = [

@@ -114,8 +114,10 @@ class Geometry:
 
 def as_ints(args: tuple[Any, ...]) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in torch."""
-    if len(args) == 1 and not hasattr(args[0], "__index__"):
-        args = args[0]
+    if len(args) == 1 and (getattr(args[0], "ndim", 0) or not hasattr(args[0], "__index__")):
+        if not isinstance(args[0], Iterable):
+            raise TypeError(f"expected integers, one by one or as one sequence, got {args[0]!r}")
+        args = tuple(args[0])
     return tuple(map(operator.index, args))
 
 

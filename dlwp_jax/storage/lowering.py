@@ -78,7 +78,9 @@ def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
         for dim in expanded:
             once = once.slice(dim, 0, 1)
         return add(storage, once, values.sum(expanded, keepdims=True, dtype=storage.dtype))
-    return storage.at[positions(layout)].add(values, mode="promise_in_bounds")
+    where = storage.at[positions(layout)]
+    summed = where.max if storage.dtype == bool else where.add  # the sum of truth values is "or", as in torch
+    return summed(values, mode="promise_in_bounds")
 
 
 def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:

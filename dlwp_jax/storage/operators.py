@@ -7,20 +7,21 @@ from typing import Any
 import jax
 
 
-def _dense(value: Any) -> Any:
+def dense(value: Any) -> Any:
+    """The elements of a tensor as an array; anything else as it is."""
     return value.to_array() if isinstance(value, DenseOperators) else value
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], jax.Array]:
-    return lambda self, other: function(_dense(self), _dense(other))
+    return lambda self, other: function(dense(self), dense(other))
 
 
 def _reflected(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], jax.Array]:
-    return lambda self, other: function(_dense(other), _dense(self))
+    return lambda self, other: function(dense(other), dense(self))
 
 
 def _unary(function: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
-    return lambda self: function(_dense(self))
+    return lambda self: function(dense(self))
 
 
 class DenseOperators:
@@ -30,6 +31,8 @@ class DenseOperators:
     >>> storage.tensor([[4.0, 1.0], [5.0, 3.0]]).t()[0] * 2
     Array([ 8., 10.], dtype=float32)
     """
+
+    __array_priority__ = 100  # NumPy arrays leave their operators with tensors to us, as they do with jax.Array
 
     def to_array(self) -> jax.Array:
         """The elements as a dense array."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .tensor import StridedTensor
+from .strided import StridedTensor
 
 
 def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:

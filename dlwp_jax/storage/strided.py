@@ -1,4 +1,4 @@
-"""`StridedTensor`: a storage and a layout over it, as one immutable value; and `tensor`, which makes one."""
+"""`StridedTensor`: a storage and a layout over it, as one immutable value."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,11 @@ import numpy as np
 from jax.core import Tracer
 
 from . import complex_parts, lowering
+from .casting import as_added, as_copied
 from .dense import dense_copy_strides
 from .geometry import as_ints, infer_size, view_strides, wrap_dim
 from .layout import Layout
-from .operators import DenseOperators
+from .operators import DenseOperators, dense
 from .overlap import refuse_overlap
 
 P = ParamSpec("P")
@@ -63,6 +64,7 @@ class StridedTensor(DenseOperators):
 
     The names are those of `torch.Tensor`. `jnp` functions and arithmetic take a tensor and give an array.
 
+    >>> from dlwp_jax.storage import tensor
     >>> points = tensor([[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]])
     >>> second = points[1]
     >>> second.storage_offset(), second.stride(), second.storage is points.storage
@@ -205,6 +207,7 @@ class StridedTensor(DenseOperators):
     def reshape(self, *shape: int | Sequence[int]) -> "StridedTensor":
         """The same elements in another shape: a view if one exists, else a copy (`torch.Tensor.reshape`).
 
+        >>> from dlwp_jax.storage import tensor
         >>> columns = tensor([[4.0, 1.0], [5.0, 3.0]]).t()
         >>> flat = columns.reshape(-1)
         >>> flat.tolist(), flat.storage is columns.storage
@@ -232,6 +235,7 @@ class StridedTensor(DenseOperators):
     def contiguous(self) -> "StridedTensor":
         """This tensor if it is contiguous, else a row-major copy (`torch.Tensor.contiguous`).
 
+        >>> from dlwp_jax.storage import tensor
         >>> columns = tensor([[4.0, 1.0], [5.0, 3.0]]).t()
         >>> columns.stride(), columns.contiguous().stride()
         ((1, 2), (2, 1))
@@ -291,6 +295,7 @@ class StridedTensor(DenseOperators):
         compiles once. Inside a transformation it is a constant, which lets XLA fuse the read with what uses
         it.
 
+        >>> from dlwp_jax.storage import tensor
         >>> tensor([[4.0, 1.0], [5.0, 3.0]]).t().to_array()
         Array([[4., 5.],
                [1., 3.]], dtype=float32)
@@ -306,6 +311,7 @@ class StridedTensor(DenseOperators):
     def numpy(self) -> np.ndarray:
         """A read-only NumPy view of the storage itself: nothing is compiled, and on a CPU nothing is copied.
 
+        >>> from dlwp_jax.storage import tensor
         >>> tensor([[4, 1], [5, 3]]).t().numpy().strides  # bytes, where ours are elements
         (4, 8)
         """
@@ -397,12 +403,13 @@ class StridedTensor(DenseOperators):
           RuntimeError: two indices of this view reach the same element (expand, unfold), the values do not
             broadcast to its size, or they are complex and it is not.
 
+        >>> from dlwp_jax.storage import tensor
         >>> points = tensor([[4.0, 1.0], [5.0, 3.0]])
         >>> points.over(points.t()[0].set(0.0).storage).tolist()
         [[0.0, 1.0], [0.0, 3.0]]
         """
         refuse_overlap(self.layout)
-        return self._written(lowering.write_static, lowering.write_at, self._values(values, adding=False))
+        return self._written(lowering.write_static, lowering.write_at, as_copied(dense(values), self.dtype, self.shape))
 
     def add(self, values: Any) -> "StridedTensor":
         """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
@@ -414,10 +421,11 @@ class StridedTensor(DenseOperators):
           RuntimeError: the values do not broadcast to this size, or adding them would change the dtype's
             kind.
 
+        >>> from dlwp_jax.storage import tensor
         >>> tensor([1.0, 2.0]).unsqueeze(1).expand(2, 3).add(1.0).storage
         Array([4., 5.], dtype=float32)
         """
-        return self._written(lowering.add_static, lowering.add_at, self._values(values, adding=True))
+        return self._written(lowering.add_static, lowering.add_at, as_added(dense(values), self.dtype, self.shape))
 
     @property
     def at(self) -> "At":
@@ -431,23 +439,6 @@ class StridedTensor(DenseOperators):
         if self._offset_is_constant():
             return self.over(static(self.storage, self.layout, values))
         return self.over(at_offset(self.storage, self._without_offset(), self.layout.offset, values))
-
-    def _values(self, values: Any, *, adding: bool) -> jax.Array:
-        """The values to write, in this dtype and of this size."""
-        values = jnp.asarray(values.to_array() if isinstance(values, StridedTensor) else values)
-        kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-        theirs, ours = (
-            sum(jnp.issubdtype(dtype, kind) * rank for rank, kind in enumerate(kinds))
-            for dtype in (values.dtype, self.dtype)
-        )
-        if theirs > ours and (adding or theirs == 3):
-            raise RuntimeError(f"result type {values.dtype} can't be cast to the desired output type {self.dtype}")
-        lead = self.ndim - values.ndim
-        if lead < 0 or any(n not in (1, want) for n, want in zip(values.shape, self.shape[lead:], strict=True)):
-            raise RuntimeError(
-                f"values of size {list(values.shape)} must broadcast to the view's size {list(self.shape)}"
-            )
-        return jnp.broadcast_to(values.astype(self.dtype), self.shape)
 
     def _offset_is_constant(self) -> bool:
         """Inside a transformation, and where an int32 could not hold the offset."""
@@ -466,6 +457,7 @@ class StridedTensor(DenseOperators):
 class At:
     """The place of a functional write: `t.at[index].set(values)`, as jax.Array has it.
 
+    >>> from dlwp_jax.storage import tensor
     >>> tensor([[4.0, 1.0], [5.0, 3.0]]).at[:, 0].add(1.0).tolist()
     [[5.0, 1.0], [6.0, 3.0]]
     """
@@ -489,45 +481,5 @@ class At:
         return self._view.to_array()
 
 
-def tensor(data: Any, dtype: Any = None) -> StridedTensor:
-    """A contiguous tensor over fresh storage, like `torch.tensor`.
-
-    Args:
-      data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can read; it is
-        copied.
-      dtype: of the elements; what JAX makes of the data if left out (Python floats become float32, ints
-        int32).
-
-    Raises:
-      ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them switched off.
-      OverflowError: an integer does not fit.
-
-    >>> tensor([[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]])
-    StridedTensor([[4., 1.],
-                   [5., 3.],
-                   [2., 1.]],
-                  size=(3, 2), stride=(2, 1), offset=0, dtype=float32)
-    """
-    if isinstance(data, StridedTensor):
-        data = data.to_array()
-    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise ValueError(
-            f"dtype {np.dtype(dtype)} needs 64-bit types, which JAX has switched off; "
-            "call jax.config.update('jax_enable_x64', True) first"
-        )
-    _refuse_too_large(data)
-    array = jnp.array(data, dtype)
-    return _fresh(array, Layout.contiguous(array.shape))
-
-
 def _fresh(array: jax.Array, layout: Layout) -> StridedTensor:
     return StridedTensor(array.reshape(-1), layout)
-
-
-def _refuse_too_large(data: Any) -> None:
-    """JAX would cut 64-bit integers of a NumPy array down to 32 bits without a word."""
-    if not isinstance(data, np.ndarray | np.integer) or data.dtype.kind not in "iu" or not data.size:
-        return
-    limits = np.iinfo(jax.dtypes.canonicalize_dtype(data.dtype))
-    if data.max() > limits.max or data.min() < limits.min:
-        raise OverflowError(f"data of {data.dtype} reaches {data.min()}..{data.max()} and does not fit {limits.dtype}")
