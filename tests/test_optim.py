@@ -339,8 +339,8 @@ def test_lbfgs_finds_torchs_minimum(float64, line_search_fn):
 
     params = jnp.zeros(4)
     final, _ = jax.jit(lambda c: jax.lax.fori_loop(0, 60, body, c))((params, tx.init(params)))
-    # torch stops at a gradient of 1e-10; the curvature is about 0.2.
-    np.testing.assert_allclose(final, p.detach(), rtol=0, atol=1e-9)
+    # torch stops once the loss changes by less than 1e-15, which is 3e-8 in the parameters.
+    np.testing.assert_allclose(final, p.detach(), rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, float("inf")])

@@ -144,7 +144,6 @@ def torch_rates(make, entry="lr"):
     return np.array(rates)
 
 
-# multiplicative_lr is a loop of `step` products: one program for all steps would run half a million of them.
 def our_rates(schedule):
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(STEPS)))
 
@@ -154,9 +153,9 @@ def test_schedule(row):
     ours, make = TABLE[row]
     expected = torch_rates(make)
     with jax.enable_x64(True):
-        # torch multiplies 1000 times, which rounds 1000 times by 1e-16; its cosine recursion amplifies that near zero.
+        # torch multiplies 1000 times, rounding by 1e-16 each; its cosine recursion amplifies that near zero.
         np.testing.assert_allclose(our_rates(ours), expected, rtol=1e-11, atol=1e-12)
-    # Single precision: a few roundings of 6e-8 of the first rate, and of the exponent step * log(gamma) <= 10.
+    # Single precision: roundings of 6e-8 of the first rate and of the exponent step * log(gamma) <= 10.
     np.testing.assert_allclose(our_rates(ours), expected, rtol=3e-6, atol=1e-7)
 
 

@@ -81,6 +81,11 @@ def is_known(array) -> bool:
     return not isinstance(array, jax.core.Tracer)
 
 
+def absolute(x):
+    """|x| with torch's derivative: zero at x = 0, where `jnp.abs` has one."""
+    return x * jnp.sign(x)
+
+
 def clamp_min(x, minimum: float):
     """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a half."""
     return jnp.where(x < minimum, minimum, x)

@@ -4,10 +4,13 @@ Gradients at the kinks are torch's, and torch has two kinds: losses written with
 the kink, `multi_margin_loss` and `multilabel_margin_loss` have slope zero there.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from dlwp_jax.losses._common import (
+    absolute,
     at_class,
     checked_classes,
     clamp_min,
@@ -236,9 +239,9 @@ def triplet_margin_loss(
 
 def _norm(x, p: float):
     """p-norm over the last axis; its derivative at the zero vector is 0, as torch's is."""
-    if jnp.isinf(p):
-        return jnp.max(jnp.abs(x), axis=-1)
-    powers = jnp.sum(jnp.abs(x) ** p, axis=-1)
+    if math.isinf(p):
+        return jnp.max(absolute(x), axis=-1)
+    powers = jnp.sum(absolute(x) ** p, axis=-1)
     is_zero = powers == 0
     return jnp.where(is_zero, 0.0, jnp.where(is_zero, 1.0, powers) ** (1 / p))
 

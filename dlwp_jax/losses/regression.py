@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import xlogy
 
-from dlwp_jax.losses._common import clamp_min, floating, is_known, reduce, same_shape
+from dlwp_jax.losses._common import absolute, clamp_min, floating, is_known, reduce, same_shape
 
 
 def mse_loss(input, target, *, weight=None, reduction: str = "mean"):
@@ -41,7 +41,7 @@ def l1_loss(input, target, *, weight=None, reduction: str = "mean"):
     >>> float(l1_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     1.0
     """
-    return _weighted_mean_loss(lambda x, y: jnp.abs(x - y), input, target, weight, reduction)
+    return _weighted_mean_loss(lambda x, y: absolute(x - y), input, target, weight, reduction)
 
 
 def _weighted_mean_loss(error, input, target, weight, reduction):
