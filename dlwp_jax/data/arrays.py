@@ -25,7 +25,9 @@ def split(data, *, val: int | float, key: jax.Array):
     """
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or () in lengths:
-        raise ValueError(f"split needs arrays with one common leading axis; their leading axes are {lengths}.")
+        raise ValueError(
+            f"split needs arrays with one common leading axis; their leading axes are {lengths}."
+        )
     ((n,),) = lengths
     n_val = round(val * n) if isinstance(val, float) else val
     if not 0 < n_val < n:

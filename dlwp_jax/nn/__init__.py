@@ -1,0 +1,23 @@
+"""Torch's layers as Flax NNX modules: torch's names, defaults and numbers, channels last (chapters 6 and 8).
+
+Arrays are `[N ... C]`; kernels lie as Flax has them, `[in out]` and `[*window in out]`. Every layer that
+draws random numbers takes `rngs=nnx.Rngs(seed)`. `model.train()` and `model.eval()` are NNX's own and work in
+place.
+"""
+
+from dlwp_jax.nn import init as init
+from dlwp_jax.nn.activation_layers import *  # noqa: F403
+from dlwp_jax.nn.activations import *  # noqa: F403
+from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
+from dlwp_jax.nn.batch_norm import *  # noqa: F403
+from dlwp_jax.nn.containers import *  # noqa: F403
+from dlwp_jax.nn.convolution import *  # noqa: F403
+from dlwp_jax.nn.convolution_transpose import *  # noqa: F403
+from dlwp_jax.nn.dropout import *  # noqa: F403
+from dlwp_jax.nn.embedding import *  # noqa: F403
+from dlwp_jax.nn.layer_norm import *  # noqa: F403
+from dlwp_jax.nn.linear import *  # noqa: F403
+from dlwp_jax.nn.padding import *  # noqa: F403
+from dlwp_jax.nn.pool import *  # noqa: F403
+from dlwp_jax.nn.resize import *  # noqa: F403
+from dlwp_jax.nn.spatial import *  # noqa: F403

@@ -1,0 +1,266 @@
+"""Torch's elementwise activations and softmax family as functions; `activation_layers` wraps them as modules.
+
+Where a function has a kink, its derivative there is torch's choice (relu'(0) = 0, leaky_relu'(0) = slope,
+...): real data does hit kinks, after a ReLU or in 8-bit images. Every branch that could overflow is fed a
+safe value, so that gradients stay finite.
+"""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "celu",
+    "elu",
+    "gelu",
+    "glu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "prelu",
+    "relu",
+    "relu6",
+    "rrelu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmin",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+]
+
+tanh = jnp.tanh
+sigmoid = jax.nn.sigmoid
+log_sigmoid = jax.nn.log_sigmoid
+silu = jax.nn.silu
+
+
+def relu(x):
+    """`max(x, 0)`, with derivative 0 at 0; torch.nn.functional.relu.
+
+    >>> relu(jnp.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
+
+
+def hardtanh(x, min_val: float = -1.0, max_val: float = 1.0):
+    """`x` cut to [min_val, max_val], with derivative 0 at both ends; torch.nn.functional.hardtanh.
+
+    >>> hardtanh(jnp.array([-3.0, 0.5])).tolist()
+    [-1.0, 0.5]
+    """
+    low, high = jnp.asarray(min_val, x.dtype), jnp.asarray(max_val, x.dtype)
+    return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
+
+
+def relu6(x):
+    """`min(max(x, 0), 6)`; torch.nn.functional.relu6.
+
+    >>> relu6(jnp.array([-1.0, 2.0, 9.0])).tolist()
+    [0.0, 2.0, 6.0]
+    """
+    return hardtanh(x, 0.0, 6.0)
+
+
+def leaky_relu(x, negative_slope: float | jax.Array = 0.01):
+    """`x` where positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
+
+    >>> leaky_relu(jnp.array([-1.0, 2.0]), 0.5).tolist()
+    [-0.5, 2.0]
+    """
+    return jnp.where(x > 0, x, negative_slope * x)
+
+
+def prelu(x, weight):
+    """`leaky_relu` with a learned slope, one `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
+
+    >>> prelu(jnp.array([-1.0, 2.0]), jnp.array([0.5])).tolist()
+    [-0.5, 2.0]
+    """
+    return leaky_relu(x, weight)
+
+
+def rrelu(x, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None):
+    """`leaky_relu` with a slope drawn for each value from U(lower, upper), or their mean without a key.
+
+    torch.nn.functional.rrelu: training is `key=...`, evaluation `key=None`.
+
+    >>> rrelu(jnp.array([-1.0, 2.0]), 0.25, 0.75).tolist()
+    [-0.5, 2.0]
+    """
+    slope = (lower + upper) / 2 if key is None else jax.random.uniform(key, x.shape, x.dtype, lower, upper)
+    return leaky_relu(x, slope)
+
+
+def elu(x, alpha: float = 1.0):
+    """`x` where positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
+
+    >>> elu(jnp.array([0.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+
+
+def celu(x, alpha: float = 1.0):
+    """`x` where positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
+
+    >>> celu(jnp.array([0.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    if alpha == 0:
+        raise RuntimeError("celu: alpha must not be 0.")
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
+
+
+def selu(x):
+    """`1.0507 elu(x, alpha=1.6733)`, which keeps mean 0 and variance 1; torch.nn.functional.selu.
+
+    >>> print(selu(jnp.array([0.0, 1.0])).round(4))
+    [0.     1.0507]
+    """
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+def gelu(x, approximate: str = "none"):
+    """`x Phi(x)` with the exact normal distribution, or approximate='tanh'; torch.nn.functional.gelu.
+
+    >>> print(gelu(jnp.array([1.0])).round(4))
+    [0.84129995]
+    """
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError(f"gelu: approximate={approximate!r} is unknown; take 'none' or 'tanh'.")
+    return jax.nn.gelu(x, approximate=approximate == "tanh")
+
+
+def hardsigmoid(x):
+    """`x / 6 + 1 / 2` cut to [0, 1]; torch.nn.functional.hardsigmoid.
+
+    >>> hardsigmoid(jnp.array([-4.0, 0.0, 3.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return hardtanh(x / 6 + 0.5, 0.0, 1.0)
+
+
+def hardswish(x):
+    """`x hardsigmoid(x)`; torch.nn.functional.hardswish.
+
+    >>> hardswish(jnp.array([-4.0, 3.0])).tolist()
+    [-0.0, 3.0]
+    """
+    return x * hardsigmoid(x)
+
+
+def mish(x):
+    """`x tanh(softplus(x))`; torch.nn.functional.mish.
+
+    >>> print(mish(jnp.array([0.0, 1.0])).round(4))
+    [0.         0.86509997]
+    """
+    return x * jnp.tanh(softplus(x))
+
+
+def softplus(x, beta: float = 1.0, threshold: float = 20.0):
+    """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`; torch.nn.functional.softplus.
+
+    >>> print(softplus(jnp.array([0.0, 30.0])).round(4))
+    [ 0.6931 30.    ]
+    """
+    linear = beta * x > threshold
+    safe = jnp.where(linear, 0, beta * x)
+    return jnp.where(linear, x, jnp.log1p(jnp.exp(safe)) / beta)
+
+
+def softsign(x):
+    """`x / (1 + |x|)`; torch.nn.functional.softsign.
+
+    >>> softsign(jnp.array([-1.0, 3.0])).tolist()
+    [-0.5, 0.75]
+    """
+    return x / (1 + jnp.abs(x))
+
+
+def tanhshrink(x):
+    """`x - tanh(x)`; torch.nn.functional.tanhshrink.
+
+    >>> tanhshrink(jnp.array([0.0])).tolist()
+    [0.0]
+    """
+    return x - jnp.tanh(x)
+
+
+def hardshrink(x, lambd: float = 0.5):
+    """0 where `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
+
+    >>> hardshrink(jnp.array([0.5, 1.0])).tolist()
+    [0.0, 1.0]
+    """
+    return jnp.where((x >= -lambd) & (x <= lambd), jnp.zeros((), x.dtype), x)
+
+
+def softshrink(x, lambd: float = 0.5):
+    """`x` moved towards 0 by `lambd`, stopping at 0; torch.nn.functional.softshrink.
+
+    >>> softshrink(jnp.array([0.25, 1.0, -1.0])).tolist()
+    [0.0, 0.5, -0.5]
+    """
+    if lambd < 0:
+        raise RuntimeError(f"softshrink: lambd must not be negative; it is {lambd}.")
+    return jnp.where(x > lambd, x - lambd, jnp.where(x < -lambd, x + lambd, 0 * x))
+
+
+def threshold(x, threshold: float, value: float):
+    """`x` where above the threshold, else `value`; torch.nn.functional.threshold.
+
+    >>> threshold(jnp.array([0.5, 2.0]), 1.0, 7.0).tolist()
+    [7.0, 2.0]
+    """
+    return jnp.where(x <= threshold, jnp.asarray(value, x.dtype), x)
+
+
+def glu(x, dim: int = -1):
+    """First half times the sigmoid of the second half of an axis; torch.nn.functional.glu.
+
+    >>> glu(jnp.array([4.0, 0.0])).tolist()
+    [2.0]
+    """
+    if x.shape[dim] % 2:
+        raise RuntimeError(f"glu: axis {dim} must have an even size; the input has shape {x.shape}.")
+    value, gate = jnp.split(x, 2, axis=dim)
+    return value * jax.nn.sigmoid(gate)
+
+
+def softmax(x, dim: int = -1):
+    """`exp(x) / sum(exp(x))` along an axis, by default the channels; torch.nn.functional.softmax.
+
+    >>> softmax(jnp.array([1.0, 1.0])).tolist()
+    [0.5, 0.5]
+    """
+    return jax.nn.softmax(x, axis=dim)
+
+
+def softmin(x, dim: int = -1):
+    """`softmax(-x)`; torch.nn.functional.softmin.
+
+    >>> softmin(jnp.array([1.0, 1.0])).tolist()
+    [0.5, 0.5]
+    """
+    return jax.nn.softmax(-x, axis=dim)
+
+
+def log_softmax(x, dim: int = -1):
+    """`log(softmax(x))`, computed without the quotient; torch.nn.functional.log_softmax.
+
+    >>> print(log_softmax(jnp.array([1.0, 1.0])).round(4))
+    [-0.6931 -0.6931]
+    """
+    return jax.nn.log_softmax(x, axis=dim)

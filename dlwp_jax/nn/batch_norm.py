@@ -1,0 +1,179 @@
+"""Batch normalisation (chapter 8), with torch's statistics."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn.shapes import layout
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+
+
+def moments(x, axes):
+    """Mean and biased variance over `axes`, kept, in at least float32 and in two passes.
+
+    Two passes because E[x^2] - E[x]^2 loses everything where the mean is large: at a mean of 1000, as in CT
+    data, its error is 0.28.
+
+    >>> mean, var = moments(jnp.array([[1000.0, 1002.0]]), (1,))
+    >>> mean.item(), var.item()
+    (1001.0, 1.0)
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+
+
+def normalize(x, mean, var, eps, scale=None, bias=None):
+    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least float32.
+
+    >>> normalize(jnp.array([3.0]), 1.0, 4.0, 0.0).tolist()
+    [1.0]
+    """
+    factor = jax.lax.rsqrt(var + eps)
+    y = (x - mean) * (factor if scale is None else factor * scale)
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+class RunningMoments(nnx.Module):
+    """Scale, bias and running moments per channel: what BatchNorm and InstanceNorm share.
+
+    Parameters: `scale [C]`, `bias [C]` (None without `affine`). Statistics (`nnx.BatchStat`): `mean [C]`,
+      `var [C]`
+    and `num_batches_tracked []` (None without `track_running_stats`).
+    """
+
+    def __init__(self, num_features, eps, momentum, affine, track_running_stats, param_dtype):
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.use_running_average = False  # nnx's model.train() and model.eval() set it
+        self.scale = nnx.Param(jnp.ones(num_features, param_dtype)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if affine else None
+        tracked = track_running_stats
+        self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32)) if tracked else None
+        self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32)) if tracked else None
+
+    def _normalize(self, x, mean, var):
+        scale = None if self.scale is None else self.scale[...]
+        return normalize(x, mean, var, self.eps, scale, None if self.bias is None else self.bias[...])
+
+    def _running(self):
+        """The running (mean, var) where eval mode is to use them, else None: the batch's own are wanted."""
+        if not self.use_running_average or self.mean is None or self.var is None:
+            return None
+        return self.mean[...], self.var[...]
+
+    def _track(self, mean, var, count: int, weight):
+        """In train mode, move the running values by `weight` towards `mean` and the unbiased `var` `[C]`."""
+        if self.use_running_average or self.mean is None or self.var is None:
+            return
+        mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
+        self.mean[...] = (1 - weight) * self.mean[...] + weight * mean
+        self.var[...] = (1 - weight) * self.var[...] + weight * var
+
+
+class _BatchNorm(RunningMoments):
+    _ranks: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        rngs: nnx.Rngs | None = None,
+        param_dtype=jnp.float32,
+    ):
+        del rngs  # nothing is drawn; accepted so that every layer is built the same way
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, param_dtype)
+
+    def __call__(self, x):  # [N *spatial C] -> the same
+        """Normalise every channel by the batch's moments, or by the running ones in eval mode."""
+        if x.ndim not in self._ranks or x.shape[-1] != self.num_features:
+            takes = " or ".join(
+                layout(rank - 2, self.num_features) if rank > 2 else f"[N {self.num_features}]"
+                for rank in self._ranks
+            )
+            first = x.ndim > 2 and x.shape[1] == self.num_features
+            hint = " (torch's channels first? Turn it over with jnp.moveaxis(x, 1, -1))" if first else ""
+            raise ValueError(
+                f"{type(self).__name__} takes {takes}, channels last; the input has shape {x.shape}{hint}."
+            )
+        running = self._running()
+        if running is not None:
+            return self._normalize(x, *running)
+        count = math.prod(x.shape[:-1])
+        if count <= 1 and not self.use_running_average:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {x.shape}."
+            )
+        mean, var = moments(x, tuple(range(x.ndim - 1)))
+        self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
+        return self._normalize(x, mean, var)
+
+    def _next_weight(self):
+        """Count the batch in train mode; the weight of its moments."""
+        if self.use_running_average or self.num_batches_tracked is None:
+            return self.momentum
+        self.num_batches_tracked[...] += 1
+        return 1 / self.num_batches_tracked[...] if self.momentum is None else self.momentum
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of `[N C]` or `[N L C]`; torch.nn.BatchNorm1d.
+
+    `y = (x - mean) / sqrt(var + eps) * scale + bias` with the moments of the batch in train mode and the
+    running ones in eval mode. Running values move by `new = (1 - momentum) * old + momentum * batch`, with
+    the unbiased variance; `momentum=None` takes the plain average over all batches. nnx's `model.train()` and
+    `model.eval()` switch.
+
+    Args:
+      num_features: channels, the size of the last axis.
+      eps: added to the variance.
+      momentum: the weight of the new value (Flax's is the weight of the old one), or None.
+      affine: whether there are `scale` and `bias`.
+      track_running_stats: whether there are running values; without them, eval mode uses the batch's moments
+        too.
+
+    Parameters: `scale [C]`, `bias [C]`; statistics (`nnx.BatchStat`): `mean [C]`, `var [C]`,
+      `num_batches_tracked []`.
+
+    Raises:
+      ValueError: for the wrong rank or channels, or one value per channel in train mode.
+
+    >>> norm = BatchNorm1d(3, momentum=0.5)
+    >>> norm(jnp.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])).round(2).tolist()
+    [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]
+    >>> print(norm.mean[...], norm.var[...])
+    [0.5 1.  1.5] [1.5 1.5 1.5]
+    """
+
+    _ranks = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of `[N H W C]`; torch.nn.BatchNorm2d. See `BatchNorm1d`.
+
+    >>> BatchNorm2d(3)(jnp.ones((2, 4, 4, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _ranks = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch normalisation of `[N D H W C]`; torch.nn.BatchNorm3d. See `BatchNorm1d`.
+
+    >>> BatchNorm3d(3)(jnp.ones((2, 4, 4, 4, 3))).shape
+    (2, 4, 4, 4, 3)
+    """
+
+    _ranks = (5,)

@@ -1,0 +1,176 @@
+"""Containers of layers, and the turn between images and rows in torch's order."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+__all__ = ["Flatten", "ModuleList", "Sequential", "Unflatten", "flatten", "unflatten"]
+
+
+class Sequential(nnx.Module):
+    """Apply layers one after the other; torch.nn.Sequential.
+
+    Layers are given by position and called "0", "1", ..., or with names: by an (ordered) mapping as torch, or
+    by keyword. The names are attributes, and appear in NNX paths and checkpoints as in torch's state_dict.
+
+    Args:
+      layers: modules or any callables of one argument, or one mapping name -> layer.
+      named: name=layer, in order.
+
+    Raises:
+      KeyError: where a name is empty, holds a dot, or is already an attribute of modules; TypeError: where
+        a layer cannot be called.
+
+    >>> from dlwp_jax import nn
+    >>> rngs = nnx.Rngs(0)
+    >>> model = Sequential(hidden=nn.Linear(1, 8, rngs=rngs), act=jnp.tanh, output=nn.Linear(8, 1, rngs=rngs))
+    >>> model(jnp.ones((5, 1))).shape, model.hidden is model[0], len(model)
+    ((5, 1), True, 3)
+    """
+
+    def __init__(self, *layers: Callable | Mapping[str, Callable], **named: Callable):
+        self._names: tuple[str, ...] = ()
+        first = layers[0] if len(layers) == 1 else None
+        if isinstance(first, Mapping):
+            pairs = list(first.items())
+        else:
+            pairs = [(str(i), layer) for i, layer in enumerate(layers)]
+        for name, layer in [*pairs, *named.items()]:
+            self._add(name, layer)
+
+    def _add(self, name: str, layer: Any):
+        if not callable(layer):
+            raise TypeError(f"Sequential: layer {name!r} must be callable; it is {layer!r}.")
+        if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
+            raise KeyError(
+                f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute."
+            )
+        setattr(self, name, layer)
+        self._names = (*self._names, name)
+
+    def append(self, layer: Callable):
+        """Add a layer behind the others, named by its position."""
+        self._add(str(len(self)), layer)
+        return self
+
+    def __call__(self, x):
+        """The last layer of ... of the first layer of `x`."""
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator:
+        return (getattr(self, name) for name in self._names)
+
+    def __getitem__(self, index: int | str | slice):
+        """A layer by position or name; a slice gives a Sequential of the same layers and names."""
+        if isinstance(index, slice):
+            return Sequential({name: getattr(self, name) for name in self._names[index]})
+        if isinstance(index, str):
+            if index not in self._names:
+                raise KeyError(f"Sequential has no layer {index!r}; it has {list(self._names)}.")
+            return getattr(self, index)
+        return getattr(self, self._names[index])
+
+
+class ModuleList(nnx.List):
+    """Layers in a list, found by NNX as torch.nn.ModuleList's are by torch; calling them is up to you.
+
+    >>> from dlwp_jax import nn
+    >>> layers = ModuleList(nn.Linear(4, 4, rngs=nnx.Rngs(i)) for i in range(3))
+    >>> len(layers), [path[0] for path, _ in nnx.to_flat_state(nnx.state(layers)) if path[-1] == "bias"]
+    (3, [0, 1, 2])
+    """
+
+
+def flatten(x, start_dim: int = 1, end_dim: int = -1):
+    """Flatten `[N *spatial C]` as torch flattens the same image, `[N C *spatial]`: channel by channel.
+
+    So the columns of a Linear layer behind it mean what they mean in torch. The axes are torch's (0 is N, 1
+    is C, ...). What keeps more than two axes is returned channels last.
+
+    Args:
+      x: `[N *spatial C]`; rows `[N C]` stay as they are.
+      start_dim, end_dim: the first and the last axis to merge, counted in torch's order.
+
+    Raises:
+      ValueError: where start_dim is 0 and some axes stay: it would be unclear which of them holds channels.
+
+    >>> image = jnp.array([[[[0, 10], [1, 11]]]])  # [N=1 H=1 W=2 C=2]
+    >>> flatten(image).tolist()
+    [[0, 1, 10, 11]]
+    """
+    start, end = _dim(start_dim, x.ndim), _dim(end_dim, x.ndim)
+    if start > end:
+        raise RuntimeError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}.")
+    if start == 0 and 0 < end < x.ndim - 1:
+        raise ValueError(
+            f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1."
+        )
+    first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
+    merged = first.reshape(
+        *first.shape[:start], math.prod(first.shape[start : end + 1]), *first.shape[end + 1 :]
+    )
+    return jnp.moveaxis(merged, 1, -1) if merged.ndim > 2 else merged
+
+
+def unflatten(x, dim: int, sizes: tuple[int, ...]):
+    """Give an axis of torch's order the shape `sizes`, also in torch's order; the inverse of `flatten`.
+
+    >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # [N C=3 H=2 W=2] is [N H W C] here
+    (1, 2, 2, 3)
+    """
+    dim = _dim(dim, x.ndim)
+    first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
+    if -1 not in sizes and math.prod(sizes) != first.shape[dim]:
+        raise RuntimeError(
+            f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}."
+        )
+    spread = first.reshape(*first.shape[:dim], *sizes, *first.shape[dim + 1 :])
+    return jnp.moveaxis(spread, 1, -1) if spread.ndim > 2 else spread
+
+
+def _dim(dim: int, ndim: int) -> int:
+    if not -ndim <= dim < ndim:
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})."
+        )
+    return dim % ndim
+
+
+class Flatten(nnx.Module):
+    """`flatten` as a layer: images to rows in torch's C, H, W order; torch.nn.Flatten.
+
+    >>> Flatten()(jnp.ones((2, 4, 4, 3))).shape
+    (2, 48)
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1):
+        self.start_dim = start_dim
+        self.end_dim = end_dim
+
+    def __call__(self, x):
+        """`flatten` of `x`."""
+        return flatten(x, self.start_dim, self.end_dim)
+
+
+class Unflatten(nnx.Module):
+    """`unflatten` as a layer: rows in torch's C, H, W order to images; torch.nn.Unflatten.
+
+    >>> Unflatten(1, (3, 4, 4))(jnp.ones((2, 48))).shape
+    (2, 4, 4, 3)
+    """
+
+    def __init__(self, dim: int, unflattened_size: tuple[int, ...]):
+        self.dim = dim
+        self.unflattened_size = tuple(unflattened_size)
+
+    def __call__(self, x):
+        """`unflatten` of `x`."""
+        return unflatten(x, self.dim, self.unflattened_size)

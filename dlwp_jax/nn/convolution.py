@@ -1,0 +1,236 @@
+"""Convolution layers over one, two or three spatial axes, channels last (chapter 8)."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn import init
+from dlwp_jax.nn.convolution_primitive import Geometry, convolve
+from dlwp_jax.nn.padding import pad
+from dlwp_jax.nn.shapes import Sizes, check_input, is_integer, over_batch, positive_tuple, promote, to_tuple
+
+__all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
+
+# torch's padding_mode -> the mode of `pad`
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+
+
+def conv(
+    x,
+    kernel,
+    bias=None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+):
+    """Cross-correlation of `x` with `kernel`: torch.nn.functional.conv1d, conv2d and conv3d, channels last.
+
+    `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k, c, o]`
+
+    Reverse-mode derivatives of any order work, inside `lax.scan` too (see `convolution_primitive`); forward
+    mode does not.
+
+    Args:
+      x: `[N *spatial in]`, or `[*spatial in]` for one example.
+      kernel: `[*window in/groups out]`; its rank says how many spatial axes there are.
+      bias: `[out]` or None.
+      stride, dilation: an int, or one per spatial axis.
+      padding: an int or one per axis, added on both sides; 'valid' is 0; 'same' keeps the size (stride 1
+        only, the odd element goes to the end, as in torch).
+      groups: channels are split into this many groups that do not see each other.
+      padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
+
+    Returns:
+      `[N *spatial' out]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) // stride + 1`.
+
+    Raises:
+      RuntimeError: where ranks or channels do not fit; ValueError: for a wrong option.
+
+    >>> conv(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 8)), padding="same").shape
+    (1, 5, 5, 8)
+    """
+    n = kernel.ndim - 2
+    owner = f"conv over {n} axes"
+    check_input(x, n, owner, kernel.shape[-2] * groups)
+    check_floating(x, owner)
+    stride, dilation = positive_tuple(stride, n, "stride"), positive_tuple(dilation, n, "dilation")
+    window = kernel.shape[:n]
+    pairs = padding_pairs(padding, window, stride, dilation)
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
+
+    def batched(x):
+        inner = pairs
+        if padding_mode != "zeros":
+            x, inner = pad(x, pairs, PADDING_MODES[padding_mode]), ((0, 0),) * n
+        _check_reach(x.shape[1:-1], window, dilation, inner, owner)
+        y = convolve(x, kernel, Geometry(stride, inner, dilation, groups))
+        return y if bias is None else y + bias
+
+    return over_batch(batched, x, n)
+
+
+def padding_pairs(padding, window, stride, dilation) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each axis from torch's `padding`: ints, 'valid' or 'same'.
+
+    >>> padding_pairs("same", (4,), (1,), (1,))
+    ((1, 2),)
+    """
+    n = len(window)
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        if max(stride) > 1:
+            raise ValueError(f"padding='same' needs stride 1; stride is {stride} (torch refuses it too).")
+        totals = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in totals)
+    if isinstance(padding, str):
+        raise ValueError(f"padding={padding!r} is unknown; take ints, 'same' or 'valid'.")
+    sides = to_tuple(padding, n, "padding")
+    if min(sides) < 0:
+        raise ValueError(f"padding={padding!r} must not be negative.")
+    return tuple((p, p) for p in sides)
+
+
+def check_floating(x, owner: str):
+    """Refuse whole numbers, as torch does."""
+    if is_integer(x):
+        raise RuntimeError(
+            f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float)."
+        )
+
+
+def _check_reach(spatial, window, dilation, pairs, owner):
+    for size, k, d, (low, high) in zip(spatial, window, dilation, pairs, strict=True):
+        if size + low + high < d * (k - 1) + 1:
+            raise RuntimeError(
+                f"{owner}: the window {window} with dilation {dilation} reaches over the padded input "
+                f"({spatial} with padding {pairs}); take a smaller window or more padding."
+            )
+
+
+class Conv(nnx.Module):
+    """Convolution over as many spatial axes as `kernel_size` has entries; torch.nn.Conv1d, Conv2d and Conv3d.
+
+    The function is `conv`. `Conv1d`, `Conv2d` and `Conv3d` also take `kernel_size` as one int.
+
+    Args:
+      in_channels, out_channels: sizes of the last axis of input and output.
+      kernel_size: the window, one int per spatial axis.
+      stride, padding, dilation, groups, padding_mode: as in `conv`.
+      bias: whether to add a bias.
+      rngs: its `params` stream draws kernel and bias.
+      dtype, param_dtype: of the computation (None: what input and parameters promote to) and of the
+        parameters.
+      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+    Parameters: `kernel [*kernel_size, in_channels / groups, out_channels]`, `bias [out_channels]`.
+
+    Raises:
+      ValueError: where `groups` does not divide both channel counts.
+
+    >>> layer = Conv(3, 16, (3, 3), padding=1, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((2, 8, 8, 3))).shape
+    (2, 8, 8, 16)
+    """
+
+    _spatial_axes: int | None = None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rngs: nnx.Rngs,
+        dtype=None,
+        param_dtype=jnp.float32,
+        kernel_init: init.Initializer | None = None,
+        bias_init: init.Initializer | None = None,
+    ):
+        n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
+        check_groups(in_channels, out_channels, groups)
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = positive_tuple(kernel_size, n, "kernel_size")
+        self.stride = positive_tuple(stride, n, "stride")
+        self.dilation = positive_tuple(dilation, n, "dilation")
+        self.padding = padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
+        padding_pairs(
+            self.padding, self.kernel_size, self.stride, self.dilation
+        )  # refuse a wrong one here and now
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.dtype = dtype
+        shape = (*self.kernel_size, in_channels // groups, out_channels)
+        kernel_init = kernel_init or init.torch_kernel
+        bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(bias_init(rngs.params(), (out_channels,), param_dtype)) if bias else None
+
+    def __call__(self, x):  # [N *spatial in_channels] -> [N *spatial' out_channels]
+        """Convolve `x`."""
+        check_input(x, len(self.kernel_size), type(self).__name__, self.in_channels)
+        check_floating(x, type(self).__name__)
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
+        return conv(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
+
+
+class Conv1d(Conv):
+    """`Conv` over `[N L C]`; torch.nn.Conv1d.
+
+    >>> Conv1d(4, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 10, 4))).shape
+    (2, 8, 8)
+    """
+
+    _spatial_axes = 1
+
+
+class Conv2d(Conv):
+    """`Conv` over `[N H W C]`; torch.nn.Conv2d.
+
+    >>> Conv2d(3, 8, 3, stride=2, padding=1, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3))).shape
+    (2, 4, 4, 8)
+    """
+
+    _spatial_axes = 2
+
+
+class Conv3d(Conv):
+    """`Conv` over `[N D H W C]`; torch.nn.Conv3d.
+
+    >>> Conv3d(1, 8, 3, padding="same", rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 1))).shape
+    (2, 4, 4, 4, 8)
+    """
+
+    _spatial_axes = 3
+
+
+def spatial_axes(fixed: int | None, kernel_size, owner: str) -> int:
+    """How many spatial axes a layer has: its class says so, or else the length of `kernel_size`."""
+    if fixed is not None:
+        return fixed
+    if isinstance(kernel_size, int) or not 1 <= len(kernel_size) <= 3:
+        raise ValueError(
+            f"{owner} counts the spatial axes of kernel_size, a tuple of 1 to 3 ints; it is {kernel_size!r}."
+            f" Write {owner}2d(...) or kernel_size=(3, 3)."
+        )
+    return len(kernel_size)
+
+
+def check_groups(in_channels: int, out_channels: int, groups: int):
+    """Refuse groups that do not divide both channel counts."""
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}."
+        )

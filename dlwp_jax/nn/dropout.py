@@ -1,0 +1,87 @@
+"""Dropout of values, or of whole channels (chapter 8)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn.shapes import check_input
+
+__all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
+
+
+class Dropout(nnx.Module):
+    """Zero each value with probability `p`, scale the rest by 1 / (1 - p), in train mode; torch.nn.Dropout.
+
+    Args:
+      p: the probability of zero.
+      rngs: its `dropout` stream (or its default one) is forked: the layer holds an own stream of keys.
+
+    Raises:
+      ValueError: where p is not in [0, 1].
+
+    >>> layer = Dropout(0.5, rngs=nnx.Rngs(0))
+    >>> sorted(set(layer(jnp.ones(100)).tolist()))
+    [0.0, 2.0]
+    >>> layer.eval()
+    >>> set(layer(jnp.ones(100)).tolist())
+    {1.0}
+    """
+
+    def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
+        self.p = p
+        self.deterministic = False  # nnx's model.train() and model.eval() set it
+        self.rngs = rngs.dropout.fork()
+
+    def _mask_shape(self, x) -> tuple[int, ...]:
+        return x.shape
+
+    def __call__(self, x):  # any shape -> the same
+        """Drop values of `x` in train mode; `x` itself in eval mode."""
+        shape = self._mask_shape(x)
+        if self.deterministic or self.p == 0:
+            return x
+        if self.p == 1:  # 1 / (1 - p) is not finite, and its gradient would be NaN
+            return jnp.zeros_like(x)
+        keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
+        return jnp.where(keep, x / (1 - self.p), jnp.zeros((), x.dtype))
+
+
+class _ChannelDropout(Dropout):
+    _spatial_axes: int
+
+    def _mask_shape(self, x):
+        n = self._spatial_axes
+        check_input(x, n, type(self).__name__)
+        return (*x.shape[: -n - 1], *(1,) * n, x.shape[-1])
+
+
+class Dropout1d(_ChannelDropout):
+    """Zero whole channels of `[N L C]` with probability `p`; torch.nn.Dropout1d. Otherwise as `Dropout`.
+
+    >>> Dropout1d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 3))).std(axis=1).max().item()
+    0.0
+    """
+
+    _spatial_axes = 1
+
+
+class Dropout2d(_ChannelDropout):
+    """Zero whole channels of `[N H W C]` with probability `p`; torch.nn.Dropout2d. Otherwise as `Dropout`.
+
+    >>> Dropout2d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 3))).std(axis=(1, 2)).max().item()
+    0.0
+    """
+
+    _spatial_axes = 2
+
+
+class Dropout3d(_ChannelDropout):
+    """Zero whole channels of `[N D H W C]` with probability `p`; torch.nn.Dropout3d. Otherwise as `Dropout`.
+
+    >>> Dropout3d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 3))).std(axis=(1, 2, 3)).max().item()
+    0.0
+    """
+
+    _spatial_axes = 3

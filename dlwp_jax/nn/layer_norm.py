@@ -1,0 +1,235 @@
+"""Normalisation within each example: LayerNorm, RMSNorm, GroupNorm, InstanceNorm, torch's defaults."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn.batch_norm import RunningMoments, moments, normalize
+from dlwp_jax.nn.shapes import check_input, over_batch
+
+__all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LayerNorm", "RMSNorm"]
+
+
+class _OverLastAxes(nnx.Module):
+    """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape `normalized_shape`."""
+
+    def _set_shape(self, normalized_shape):
+        one = isinstance(normalized_shape, int)
+        self.normalized_shape = (normalized_shape,) if one else tuple(normalized_shape)
+
+    def _axes(self, x) -> tuple[int, ...]:
+        n = len(self.normalized_shape)
+        if x.shape[-n:] != self.normalized_shape:
+            wanted = " ".join(str(size) for size in self.normalized_shape)
+            raise RuntimeError(
+                f"{type(self).__name__} takes [... {wanted}], channels last; the input has shape {x.shape}."
+            )
+        return tuple(range(-n, 0))
+
+
+class LayerNorm(_OverLastAxes):
+    """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axes; torch.nn.LayerNorm.
+
+    Args:
+      normalized_shape: an int, or the shape of the last axes. Torch's (C, H, W) is (H, W, C) here.
+      eps: added to the variance.
+      elementwise_affine: whether there are `scale` and `bias`.
+      bias: whether there is a `bias` beside the scale.
+
+    Parameters: `scale` and `bias`, of shape `normalized_shape`.
+
+    Raises:
+      RuntimeError: where the last axes have another shape.
+
+    >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(2).tolist()
+    [[-1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs | None = None,
+        param_dtype=jnp.float32,
+    ):
+        del rngs  # nothing is drawn; accepted so that every layer is built the same way
+        self._set_shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.scale = nnx.Param(jnp.ones(self.normalized_shape, param_dtype)) if elementwise_affine else None
+        self.bias = (
+            nnx.Param(jnp.zeros(self.normalized_shape, param_dtype)) if elementwise_affine and bias else None
+        )
+
+    def __call__(self, x):  # [... *normalized_shape] -> the same
+        """Normalise `x` over its last axes."""
+        scale = None if self.scale is None else self.scale[...]
+        bias = None if self.bias is None else self.bias[...]
+        return normalize(x, *moments(x, self._axes(x)), self.eps, scale, bias)
+
+
+class RMSNorm(_OverLastAxes):
+    """`x / sqrt(mean(x^2) + eps) * scale` over the last axes; torch.nn.RMSNorm.
+
+    Args:
+      normalized_shape: an int, or the shape of the last axes.
+      eps: None takes the smallest step of the input's dtype.
+      elementwise_affine: whether there is a `scale`.
+
+    Parameters: `scale`, of shape `normalized_shape`.
+
+    >>> RMSNorm(2)(jnp.array([[3.0, 3.0]])).round(3).tolist()
+    [[1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        rngs: nnx.Rngs | None = None,
+        param_dtype=jnp.float32,
+    ):
+        del rngs  # nothing is drawn; accepted so that every layer is built the same way
+        self._set_shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.scale = nnx.Param(jnp.ones(self.normalized_shape, param_dtype)) if elementwise_affine else None
+
+    def __call__(self, x):  # [... *normalized_shape] -> the same
+        """Normalise `x` over its last axes."""
+        eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        power = jnp.square(wide).mean(self._axes(x), keepdims=True)
+        return normalize(x, 0.0, power, eps, None if self.scale is None else self.scale[...])
+
+
+class GroupNorm(nnx.Module):
+    """Normalise each example over all places and a group of channels; torch.nn.GroupNorm.
+
+    Args:
+      num_groups: how many groups the channels are split into.
+      num_channels: size of the last axis.
+      eps: added to the variance.
+      affine: whether there are `scale` and `bias`.
+
+    Parameters: `scale [C]`, `bias [C]`.
+
+    Raises:
+      ValueError: where the groups do not divide the channels; RuntimeError: where the input has other
+        channels.
+
+    >>> GroupNorm(2, 6)(jnp.ones((3, 4, 4, 6))).shape
+    (3, 4, 4, 6)
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        rngs: nnx.Rngs | None = None,
+        param_dtype=jnp.float32,
+    ):
+        del rngs  # nothing is drawn; accepted so that every layer is built the same way
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(f"num_channels={num_channels} must be divisible by num_groups={num_groups}.")
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+        self.scale = nnx.Param(jnp.ones(num_channels, param_dtype)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(num_channels, param_dtype)) if affine else None
+
+    def __call__(self, x):  # [N ... C] -> the same
+        """Normalise the groups of channels of `x`."""
+        if x.ndim < 2 or x.shape[-1] != self.num_channels:
+            raise RuntimeError(
+                f"GroupNorm takes [N ... {self.num_channels}], channels last; the input has shape {x.shape}."
+            )
+        grouped = x.reshape(*x.shape[:-1], self.num_groups, -1)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        shape = grouped.shape[-2:]
+        scale = None if self.scale is None else self.scale[...].reshape(shape)
+        bias = None if self.bias is None else self.bias[...].reshape(shape)
+        return normalize(grouped, *moments(grouped, axes), self.eps, scale, bias).reshape(x.shape)
+
+
+class _InstanceNorm(RunningMoments):
+    _spatial_axes: int
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        rngs: nnx.Rngs | None = None,
+        param_dtype=jnp.float32,
+    ):
+        del rngs  # nothing is drawn; accepted so that every layer is built the same way
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, param_dtype)
+
+    def __call__(self, x):  # [N *spatial C] -> the same
+        """Normalise every channel of every example, by the running moments where eval mode has them."""
+        n = self._spatial_axes
+        check_input(x, n, type(self).__name__, self.num_features, ValueError)
+        return over_batch(self._batched, x, n)
+
+    def _batched(self, x):
+        running = self._running()
+        if running is not None:
+            return self._normalize(x, *running)
+        count = x[0, ..., 0].size
+        if count <= 1:
+            raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}.")
+        mean, var = moments(x, tuple(range(1, x.ndim - 1)))
+        weight = (
+            self.momentum or 0.0
+        )  # torch: momentum=None leaves the running values of InstanceNorm as they are
+        self._track(mean.reshape(x.shape[0], -1).mean(0), var.reshape(x.shape[0], -1).mean(0), count, weight)
+        return self._normalize(x, mean, var)
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalise each channel of each example of `[N L C]` over its places; torch.nn.InstanceNorm1d.
+
+    Arguments, parameters and statistics as for `BatchNorm1d`, except that `affine` and `track_running_stats`
+    are off by default. Tracked values move by the mean of the examples' moments; `num_batches_tracked` stays
+    0, as in torch.
+
+    Raises:
+      ValueError: for the wrong rank or channels, or a single place per channel.
+
+    >>> InstanceNorm1d(1)(jnp.array([[[1.0], [3.0]]])).round(2)[0, :, 0].tolist()
+    [-1.0, 1.0]
+    """
+
+    _spatial_axes = 1
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Normalise each channel of each example of `[N H W C]`; torch.nn.InstanceNorm2d. See `InstanceNorm1d`.
+
+    >>> InstanceNorm2d(3)(jnp.ones((2, 4, 4, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _spatial_axes = 2
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Normalise each channel of each example of `[N D H W C]`; torch.nn.InstanceNorm3d. See `InstanceNorm1d`.
+
+    >>> InstanceNorm3d(3)(jnp.ones((2, 4, 4, 4, 3))).shape
+    (2, 4, 4, 4, 3)
+    """
+
+    _spatial_axes = 3

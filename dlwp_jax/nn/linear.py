@@ -1,0 +1,76 @@
+"""Fully connected layers (chapter 6)."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn import init
+from dlwp_jax.nn.shapes import promote
+
+__all__ = ["Identity", "Linear"]
+
+
+class Linear(nnx.Module):
+    """`y = x @ kernel + bias` over the last axis, initialised as torch.nn.Linear.
+
+    Args:
+      in_features: size of the input's last axis.
+      out_features: size of the output's last axis.
+      bias: whether to add a bias.
+      rngs: its `params` stream draws kernel and bias.
+      dtype: dtype of the computation; None takes what input and parameters promote to.
+      param_dtype: dtype of the parameters.
+      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(in), 1/sqrt(in)).
+
+    Parameters: `kernel [in_features, out_features]` (torch's weight, transposed), `bias [out_features]`.
+
+    Raises:
+      RuntimeError: where the last axis of the input is not `in_features`.
+
+    >>> layer = Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((5, 3))).shape
+    (5, 2)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype=None,
+        param_dtype=jnp.float32,
+        kernel_init: init.Initializer | None = None,
+        bias_init: init.Initializer | None = None,
+    ):
+        kernel_init = kernel_init or init.torch_kernel
+        bias_init = bias_init or init.torch_bias(in_features)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = dtype
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), param_dtype))
+        self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype)) if bias else None
+
+    def __call__(self, x):  # [... in_features] -> [... out_features]
+        """Apply the layer to the last axis of `x`."""
+        if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != self.in_features:
+            raise RuntimeError(f"Linear takes [... {self.in_features}]; the input has shape {jnp.shape(x)}.")
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
+        y = x @ kernel
+        return y if bias is None else y + bias
+
+
+class Identity(nnx.Module):
+    """The input itself, whatever arguments the layer was given; torch.nn.Identity.
+
+    >>> Identity(54)(3.0)
+    3.0
+    """
+
+    def __init__(self, *args, **kwargs):
+        del args, kwargs
+
+    def __call__(self, x):
+        """`x`."""
+        return x

@@ -1,0 +1,359 @@
+"""Max, average and power-average pooling over windows, with torch's defaults: the stride is the window."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dlwp_jax.nn.pool_axis import max_over_windows, sum_over_windows
+from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
+
+__all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "avg_pool",
+    "lp_pool",
+    "max_pool",
+]
+
+
+def max_pool(
+    x,
+    window: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+):
+    """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and max_pool3d.
+
+    Ties give their gradient to the first place of the window (row by row), NaN wins over numbers: both as
+    torch. The places are stored as small integers, so the backward pass is a comparison and not a search
+    (DESIGN §7).
+
+    Args:
+      x: `[N *spatial C]`, or `[*spatial C]` for one example.
+      window: an int, or one int per spatial axis.
+      stride: the same; None takes the window.
+      padding: the same; at most half the window, filled with minus infinity.
+      dilation: the same; the distance between the places of a window.
+      ceil_mode: also take the last window that starts inside the input (or its padding before it) but sticks
+        out.
+
+    Returns:
+      `[N *spatial' C]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) / stride + 1`,
+      rounded down (up in ceil_mode).
+
+    Raises:
+      RuntimeError: where the window does not fit, or the padding is more than half of it.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
+    """
+    plan = _plan(x, window, stride, padding, dilation, ceil_mode, "max_pool")
+    return over_batch(lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan))
+
+
+def avg_pool(
+    x,
+    window: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+):
+    """The mean of each window; torch.nn.functional.avg_pool1d, avg_pool2d and avg_pool3d.
+
+    Args:
+      x, window, stride, padding, ceil_mode: as in `max_pool`; the padding is zeros.
+      count_include_pad: whether padded places count in the mean (places beyond them, in ceil_mode, never do).
+      divisor_override: divide the sum by this number and not by the count.
+
+    Returns:
+      `[N *spatial' C]`.
+
+    >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+    """
+    if divisor_override == 0:
+        raise ValueError("divisor_override must not be zero.")
+    plan = _plan(x, window, stride, padding, 1, ceil_mode, "avg_pool")
+
+    def batched(x):
+        total = _axis_by_axis(sum_over_windows, x, plan, 0)
+        if divisor_override is not None:
+            return total / divisor_override
+        for axis, entry in enumerate(plan, start=1):
+            count = jnp.asarray(entry.counts(count_include_pad), x.dtype)
+            total = total / jnp.expand_dims(count, range(1, x.ndim - axis))
+        return total
+
+    return over_batch(batched, x, len(plan))
+
+
+def lp_pool(x, norm_type: float, window: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
+    """`(sum over the window of x^p)^(1/p)`; torch.nn.functional.lp_pool1d, lp_pool2d and lp_pool3d.
+
+    As in torch the sum is the mean times the window's size, so a window that sticks out in ceil_mode counts
+    as full.
+
+    Args:
+      x, window, stride, ceil_mode: as in `avg_pool`.
+      norm_type: p; infinity gives the largest absolute value.
+
+    >>> lp_pool(jnp.array([3.0, 4.0]).reshape(1, 2, 1), 2.0, 2).tolist()
+    [[[5.0]]]
+    """
+    if norm_type == math.inf:
+        return max_pool(jnp.abs(x), window, stride, ceil_mode=ceil_mode)
+    sizes = positive_tuple(window, _spatial_axes(x, window), "window")
+    return (avg_pool(x**norm_type, sizes, stride, 0, ceil_mode) * math.prod(sizes)) ** (1 / norm_type)
+
+
+class _AxisPlan:
+    """One spatial axis of a pooling: sizes, and how far the padding must reach for the last window."""
+
+    def __init__(self, size, window, stride, padding, dilation, ceil_mode):
+        self.size, self.window, self.stride, self.padding, self.dilation = (
+            size,
+            window,
+            stride,
+            padding,
+            dilation,
+        )
+        self.reach = dilation * (window - 1) + 1
+        free = size + 2 * padding - self.reach
+        self.outputs = free // stride + 1
+        if ceil_mode and free >= 0:
+            rounded_up = -(-free // stride) + 1
+            starts_inside = (rounded_up - 1) * stride < size + padding
+            self.outputs = rounded_up if starts_inside else rounded_up - 1
+        self.after = (
+            (self.outputs - 1) * stride + self.reach - size - padding
+        )  # negative: an end no window sees
+
+    def counts(self, include_pad: bool):
+        """How many places of each window count in a mean: numpy `[outputs]`."""
+        start = np.arange(self.outputs) * self.stride - self.padding
+        stop = np.minimum(start + self.window, self.size + self.padding)
+        if not include_pad:
+            start, stop = np.maximum(start, 0), np.minimum(stop, self.size)
+        return stop - start
+
+
+def _spatial_axes(x, window) -> int:
+    return x.ndim - 2 if isinstance(window, int) else len(window)
+
+
+def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisPlan]:
+    n = _spatial_axes(x, window)
+    if n not in (1, 2, 3):
+        raise RuntimeError(
+            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
+        )
+    check_input(x, n, owner)
+    window = positive_tuple(window, n, "window")
+    stride = window if stride is None else positive_tuple(stride, n, "stride")
+    padding, dilation = to_tuple(padding, n, "padding"), positive_tuple(dilation, n, "dilation")
+    if any(p < 0 or 2 * p > k for p, k in zip(padding, window, strict=True)):
+        raise RuntimeError(f"padding={padding} must be between 0 and half of the window {window}.")
+    spatial = x.shape[-n - 1 : -1]
+    plan = [
+        _AxisPlan(*axis, ceil_mode) for axis in zip(spatial, window, stride, padding, dilation, strict=True)
+    ]
+    if any(axis.outputs < 1 for axis in plan):
+        raise RuntimeError(f"{owner}: the window {window} does not fit into {spatial} padded by {padding}.")
+    return plan
+
+
+def _axis_by_axis(pool_axis, x, plan, fill):
+    """Pool the last spatial axis first: then the first of equal values, row by row, is the one that wins."""
+    for axis in range(len(plan), 0, -1):
+        entry = plan[axis - 1]
+        x = _pad_axis(x, axis, entry.padding, entry.after, fill)
+        x = pool_axis(x, axis, entry.window, entry.stride, entry.dilation)
+    return x
+
+
+def _pad_axis(x, axis, before, after, fill):
+    if after < 0:
+        x = x[(slice(None),) * axis + (slice(0, x.shape[axis] + after),)]
+    grow = [(0, 0)] * x.ndim
+    grow[axis] = (before, max(after, 0))
+    return jnp.pad(x, grow, constant_values=jnp.asarray(fill, x.dtype)) if max(grow[axis]) else x
+
+
+def _smallest(dtype):
+    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+
+
+class _Pool(nnx.Module):
+    """Shared by the pooling layers of a fixed number of spatial axes."""
+
+    _spatial_axes: int
+
+    def _sizes(self, kernel_size, stride):
+        self.kernel_size = positive_tuple(kernel_size, self._spatial_axes, "kernel_size")
+        self.stride = (
+            self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
+        )
+
+    def _check(self, x):
+        check_input(x, self._spatial_axes, type(self).__name__)
+
+
+class _MaxPool(_Pool):
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        *,
+        ceil_mode: bool = False,
+    ):
+        self._sizes(kernel_size, stride)
+        self.padding = to_tuple(padding, self._spatial_axes, "padding")
+        self.dilation = positive_tuple(dilation, self._spatial_axes, "dilation")
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+        """`max_pool` with this layer's options."""
+        self._check(x)
+        return max_pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+
+class _AvgPool(_Pool):
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ):
+        self._sizes(kernel_size, stride)
+        self.padding = to_tuple(padding, self._spatial_axes, "padding")
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
+
+    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+        """`avg_pool` with this layer's options."""
+        self._check(x)
+        options = self.ceil_mode, self.count_include_pad, self.divisor_override
+        return avg_pool(x, self.kernel_size, self.stride, self.padding, *options)
+
+
+class _LPPool(_Pool):
+    def __init__(
+        self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False
+    ):
+        self._sizes(kernel_size, stride)
+        self.norm_type = float(norm_type)
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+        """`lp_pool` with this layer's options."""
+        self._check(x)
+        return lp_pool(x, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
+
+
+class MaxPool1d(_MaxPool):
+    """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in `max_pool`.
+
+    >>> MaxPool1d(2)(jnp.ones((2, 8, 3))).shape
+    (2, 4, 3)
+    """
+
+    _spatial_axes = 1
+
+
+class MaxPool2d(_MaxPool):
+    """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in `max_pool`.
+
+    >>> MaxPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _spatial_axes = 2
+
+
+class MaxPool3d(_MaxPool):
+    """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in `max_pool`.
+
+    >>> MaxPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
+    (2, 4, 4, 4, 3)
+    """
+
+    _spatial_axes = 3
+
+
+class AvgPool1d(_AvgPool):
+    """The mean of each window of `[N L C]`; torch.nn.AvgPool1d. Options as in `avg_pool`.
+
+    >>> AvgPool1d(2)(jnp.ones((2, 8, 3))).shape
+    (2, 4, 3)
+    """
+
+    _spatial_axes = 1
+
+
+class AvgPool2d(_AvgPool):
+    """The mean of each window of `[N H W C]`; torch.nn.AvgPool2d. Options as in `avg_pool`.
+
+    >>> AvgPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _spatial_axes = 2
+
+
+class AvgPool3d(_AvgPool):
+    """The mean of each window of `[N D H W C]`; torch.nn.AvgPool3d. Options as in `avg_pool`.
+
+    >>> AvgPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
+    (2, 4, 4, 4, 3)
+    """
+
+    _spatial_axes = 3
+
+
+class LPPool1d(_LPPool):
+    """`lp_pool` over `[N L C]`; torch.nn.LPPool1d. Options as in `lp_pool`.
+
+    >>> LPPool1d(2.0, 2)(jnp.ones((2, 8, 3))).shape
+    (2, 4, 3)
+    """
+
+    _spatial_axes = 1
+
+
+class LPPool2d(_LPPool):
+    """`lp_pool` over `[N H W C]`; torch.nn.LPPool2d. Options as in `lp_pool`.
+
+    >>> LPPool2d(2.0, 2)(jnp.ones((2, 8, 8, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _spatial_axes = 2
+
+
+class LPPool3d(_LPPool):
+    """`lp_pool` over `[N D H W C]`; torch.nn.LPPool3d. Options as in `lp_pool`.
+
+    >>> LPPool3d(2.0, 2)(jnp.ones((2, 8, 8, 8, 3))).shape
+    (2, 4, 4, 4, 3)
+    """
+
+    _spatial_axes = 3

@@ -1,0 +1,83 @@
+"""Pooling along one axis. Windows of several axes are pooled axis by axis: max and sum allow it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _outputs(size, window, stride, dilation):
+    return (size - dilation * (window - 1) - 1) // stride + 1
+
+
+def _places(x, axis, window, stride, dilation):
+    """What the windows hold at each of their places: `window` arrays with one entry per window."""
+    span = (_outputs(x.shape[axis], window, stride, dilation) - 1) * stride + 1
+    return [lax.slice_in_dim(x, j * dilation, j * dilation + span, stride, axis) for j in range(window)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def max_over_windows(x, axis: int, window: int, stride: int, dilation: int):
+    """The largest value of each window along `axis`; no padding, the end that no window reaches is ignored.
+
+    >>> max_over_windows(jnp.array([1.0, 3.0, 2.0, 0.0]), 0, 2, 1, 1).tolist()
+    [3.0, 3.0, 2.0]
+    """
+    first, *others = _places(x, axis, window, stride, dilation)
+    for other in others:
+        first = jnp.maximum(first, other)
+    return first
+
+
+def _forward(x, axis, window, stride, dilation):
+    best, *others = _places(x, axis, window, stride, dilation)
+    index_dtype = jnp.int8 if window <= 128 else jnp.int32
+    index = jnp.zeros(best.shape, index_dtype)
+    for j, other in enumerate(others, start=1):
+        wins = (other > best) | (other != other)  # torch's rule: the first of equals, the last NaN
+        best, index = jnp.where(wins, other, best), jnp.where(wins, jnp.asarray(j, index_dtype), index)
+    return best, (index, x.shape[axis])
+
+
+def _backward(axis, window, stride, dilation, residuals, g):
+    index, size = residuals
+    if dilation == 1 and stride >= window:
+        return (_spread_disjoint(index, g, axis, stride, size),)
+    total = 0
+    span = (g.shape[axis] - 1) * stride + 1
+    for j in range(window):
+        mine = jnp.where(index == j, g, jnp.zeros((), g.dtype))
+        before = j * dilation
+        edges = [(0, 0, 0)] * g.ndim
+        edges[axis] = (before, size - before - span, stride - 1)
+        total = total + lax.pad(mine, jnp.zeros((), g.dtype), edges)
+    return (total,)
+
+
+def _spread_disjoint(index, g, axis, stride, size):
+    """Windows that do not overlap: every input belongs to one window, so compare places; no sum is needed."""
+    shape = (*g.shape[: axis + 1], stride, *g.shape[axis + 1 :])
+    place = lax.broadcasted_iota(index.dtype if stride <= 128 else jnp.int32, shape, axis + 1)
+    index, g = jnp.expand_dims(index, axis + 1), jnp.expand_dims(g, axis + 1)
+    spread = jnp.where(index == place, g, jnp.zeros((), g.dtype))
+    spread = spread.reshape(*shape[:axis], shape[axis] * stride, *shape[axis + 2 :])
+    edges = [(0, 0, 0)] * spread.ndim
+    edges[axis] = (0, size - spread.shape[axis], 0)
+    return lax.pad(spread, jnp.zeros((), g.dtype), edges)
+
+
+max_over_windows.defvjp(_forward, _backward)
+
+
+def sum_over_windows(x, axis: int, window: int, stride: int, dilation: int):
+    """The sum of each window along `axis`.
+
+    >>> sum_over_windows(jnp.array([1.0, 3.0, 2.0, 0.0]), 0, 2, 2, 1).tolist()
+    [4.0, 2.0]
+    """
+    if dilation == 1 and stride == window:  # one reshape holds all windows, however large they are
+        outputs = _outputs(x.shape[axis], window, stride, dilation)
+        x = lax.slice_in_dim(x, 0, outputs * stride, 1, axis)
+        return x.reshape(*x.shape[:axis], outputs, stride, *x.shape[axis + 1 :]).sum(axis + 1)
+    return sum(_places(x, axis, window, stride, dilation))

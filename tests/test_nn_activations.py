@@ -1,0 +1,157 @@
+"""Activations against torch: values, gradients, torch's derivatives at the kinks, extreme inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import nn
+from tests.nn_parity import assert_close, check, random, unchanged
+
+LAYERS = {
+    "CELU": [{}, {"alpha": 2.0}],
+    "ELU": [{}, {"alpha": 0.5}],
+    "GELU": [{}, {"approximate": "tanh"}],
+    "Hardshrink": [{}, {"lambd": 1.0}],
+    "Hardsigmoid": [{}],
+    "Hardswish": [{}],
+    "Hardtanh": [{}, {"min_val": -0.5, "max_val": 3.0}],
+    "LeakyReLU": [{}, {"negative_slope": 0.3}],
+    "LogSigmoid": [{}],
+    "Mish": [{}],
+    "ReLU": [{}],
+    "ReLU6": [{}],
+    "SELU": [{}],
+    "SiLU": [{}],
+    "Sigmoid": [{}],
+    "Softplus": [{}, {"beta": 2.0, "threshold": 3.0}],
+    "Softshrink": [{}, {"lambd": 1.0}],
+    "Softsign": [{}],
+    "Tanh": [{}],
+    "Tanhshrink": [{}],
+    "Threshold": [{"threshold": 0.5, "value": 7.0}],
+}
+CASES = [(name, options) for name, many in LAYERS.items() for options in many]
+KINKS = [-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0, 6.0]
+EXTREMES = [-np.inf, -1e30, -200.0, -100.0, -20.0, 20.0, 100.0, 200.0, 1e30, np.inf, np.nan]
+
+
+def values_and_slopes(name, options, x):
+    theirs, ours = getattr(torch.nn, name)(**options), getattr(nn, name)(**options)
+    tx = torch.tensor(x, requires_grad=True)
+    ty = theirs(tx)
+    ty.sum().backward()
+    y, pull = jax.vjp(ours, jnp.asarray(x))
+    return y, pull(jnp.ones_like(y))[0], ty.detach().numpy(), tx.grad.numpy()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_values_and_derivatives_with_torchs_choice_at_every_kink(name, options):
+    x = np.array([*np.linspace(-8, 8, 65), *KINKS], np.float32)
+    y, dy, want, slope = values_and_slopes(name, options, x)
+    # exp, tanh and erf differ by a few units in the last place (1.2e-7) between the two libraries, times slopes up to 6
+    assert_close(y, want, 2e-6)
+    assert_close(dy, slope, 2e-6)
+    assert_close(jax.jit(getattr(nn, name)(**options))(x), want, 2e-6)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_extreme_values_and_nan(name, options):
+    x = np.array(EXTREMES, np.float32)
+    y, dy, want, slope = values_and_slopes(name, options, x)
+    np.testing.assert_allclose(y, want, rtol=1e-6)
+    finite = np.isfinite(x)
+    assert np.isfinite(dy[finite]).all()
+    np.testing.assert_allclose(dy[finite], slope[finite], rtol=1e-6, atol=1e-30)
+
+
+SOFT = [
+    ("Softmax", {"dim": 1}),
+    ("Softmin", {"dim": 2}),
+    ("LogSoftmax", {"dim": 0}),
+    ("GLU", {"dim": 1}),
+    ("GLU", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), SOFT, ids=str)
+def test_along_an_axis(name, options):
+    axis = {"dim": options.get("dim", -1)}
+    check(
+        getattr(torch.nn, name)(**axis),
+        getattr(nn, name)(**options),
+        random(4, 6, 2),
+        turn=unchanged,
+        modes=("jit",),
+    )
+
+
+def test_the_default_axis_is_the_channels():
+    x = random(2, 3, 4, 5)
+    for name in ("Softmax", "Softmin", "LogSoftmax"):
+        check(getattr(torch.nn, name)(dim=1), getattr(nn, name)(), x, modes=("jit",))
+    check(torch.nn.Softmax2d(), nn.Softmax2d(), x, modes=("jit",))
+
+
+@pytest.mark.parametrize("slopes", [1, 3])
+def test_prelu(slopes):
+    theirs = torch.nn.PReLU(slopes, init=0.4)
+    x = random(2, 3, 4, 5)
+    x[0, :, 0, 0] = 0
+    check(theirs, nn.PReLU(slopes, init=0.1), x)
+
+
+def test_rrelu_draws_in_train_mode_and_takes_the_mean_in_eval_mode():
+    layer = nn.RReLU(0.2, 0.4, rngs=nnx.Rngs(0))
+    x = -jnp.ones(10_000)
+    slopes = -layer(x)
+    assert 0.2 <= slopes.min() < 0.201
+    assert 0.399 < slopes.max() <= 0.4
+    assert abs(slopes.mean() - 0.3) < 0.002  # 3 standard errors of U(0.2, 0.4): 0.058 / 100 * 3
+    assert not jnp.array_equal(layer(x), -slopes)
+    layer.eval()
+    theirs = torch.nn.RReLU(0.2, 0.4).eval()
+    y = random(4, 5)
+    assert_close(layer(jnp.asarray(y)), theirs(torch.tensor(y)).numpy())
+
+
+def test_functions_have_torchs_names():
+    names = [
+        "relu",
+        "relu6",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+    ]
+    names += ["leaky_relu", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "glu"]
+    x = random(4, 6)
+    for name in names:
+        assert_close(
+            getattr(nn, name)(jnp.asarray(x)),
+            getattr(torch.nn.functional, name)(torch.tensor(x)).numpy(),
+            2e-6,
+        )
+
+
+ERRORS = [
+    (lambda: nn.GELU("erf")(jnp.ones(2)), RuntimeError, "approximate='erf' is unknown"),
+    (lambda: nn.GLU()(jnp.ones((2, 3))), RuntimeError, "must have an even size"),
+    (lambda: nn.CELU(0)(jnp.ones(2)), RuntimeError, "alpha must not be 0"),
+    (lambda: nn.Softshrink(-1.0)(jnp.ones(2)), RuntimeError, "must not be negative"),
+    (lambda: nn.PReLU(3)(jnp.ones((2, 4))), RuntimeError, "PReLU has 3 slopes"),
+    (lambda: nn.Softmax2d()(jnp.ones(4)), RuntimeError, r"Softmax2d takes \[N H W C\]"),
+]
+
+
+@pytest.mark.parametrize(("use", "error", "match"), ERRORS, ids=[case[2] for case in ERRORS])
+def test_wrong_use(use, error, match):
+    with pytest.raises(error, match=match):
+        use()
