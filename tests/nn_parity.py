@@ -9,19 +9,13 @@ import numpy as np
 import torch
 from flax import nnx
 
-# Sums of up to a few hundred float32 products in another order: errors of some 1e-6 of the largest value. Layers that
-# only move or select values pass with 0.
+# Sums of up to a few hundred float32 products in another order: errors of some 1e-6 of the largest value.
 ROUNDING = 3e-6
 
 
 def last(array):
     """Channels first to channels last, `[N C ...]` (rows `[N C]` stay)."""
     return np.moveaxis(np.asarray(array), 1, -1)
-
-
-def first(array):
-    """Channels last to channels first."""
-    return np.moveaxis(np.asarray(array), -1, 1)
 
 
 def unchanged(array):

@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution against torch, option by option, and what the compiler is given in a loop."""
+"""Convolution and its transpose against torch, option by option, and what the compiler is given in a loop."""
 
 import re
 
@@ -21,7 +21,7 @@ from tests.nn_parity import (
     random,
 )
 
-# (spatial size, in, out, options); the sizes are odd and unequal so that no two axes can be mistaken for each other
+# (spatial size, in, out, options); the sizes are unequal so that no two axes can be mistaken for each other
 CONVS = {
     "plain": ((7, 6), 3, 4, {"kernel_size": 3}),
     "padding": ((7, 6), 3, 4, {"kernel_size": (3, 5), "padding": (1, 2)}),
@@ -102,7 +102,7 @@ def test_output_and_gradients(kind, name):
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_one_example_without_a_batch_axis(kind):
-    theirs, ours, x = build(kind, (5, 4), 3, 4, {"kernel_size": 3})
+    _, ours, x = build(kind, (5, 4), 3, 4, {"kernel_size": 3})
     x = jnp.asarray(last(x))
     assert_close(ours(x[0]), ours(x)[0])
 

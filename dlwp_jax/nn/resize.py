@@ -218,7 +218,7 @@ def pixel_shuffle(x, upscale_factor: int):
         )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h, w, channels // (r * r), r, r)
-    blocks = jnp.moveaxis(blocks, (-2, -1), (-5, -3))  # [... H r W r C]
+    blocks = jnp.moveaxis(blocks, (-2, -1), (-4, -2))  # [... H r W r C]
     return blocks.reshape(*lead, h * r, w * r, channels // (r * r))
 
 

@@ -1,0 +1,218 @@
+"""Linear, Embedding, Dropout, containers, flattening, and what every layer must be: a static, hashable program."""
+
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import nn
+from tests.nn_parity import assert_close, check, last, random, unchanged
+
+
+@pytest.mark.parametrize(("bias", "shape"), [(True, (4, 6)), (False, (2, 3, 6)), (True, (6,))])
+def test_linear(bias, shape):
+    check(
+        torch.nn.Linear(6, 5, bias), nn.Linear(6, 5, bias, rngs=nnx.Rngs(0)), random(*shape), turn=unchanged
+    )
+
+
+def test_embedding_and_its_padding_row():
+    theirs = torch.nn.Embedding(7, 3, padding_idx=-2)
+    ours = nn.Embedding(7, 3, padding_idx=-2, rngs=nnx.Rngs(0))
+    assert ours.padding_idx == theirs.padding_idx == 5
+    assert not ours.embedding[...][5].any()
+    ours.embedding[...] = jnp.asarray(theirs.weight.detach().numpy())
+    indices, weight = np.array([[0, 5, 2], [2, 6, 5]]), random(2, 3, 3)
+    want = theirs(torch.tensor(indices))
+    want.backward(torch.tensor(weight))
+    graphdef, params = nnx.split(ours)
+    got, pull = jax.vjp(lambda p: nnx.merge(graphdef, p)(indices), params)
+    np.testing.assert_array_equal(got, want.detach())
+    assert_close(pull(jnp.asarray(weight))[0]["embedding"][...], theirs.weight.grad)
+
+
+def test_embedding_refuses_rows_it_does_not_have():
+    table = nn.Embedding(7, 3, rngs=nnx.Rngs(0))
+    for wrong in (7, -1):
+        with pytest.raises(IndexError, match="rows 0 to 6"):
+            table(jnp.array([wrong, 0]))
+        in_jit = jax.jit(lambda i: table(i))(jnp.array([wrong, 0]))
+        assert jnp.isnan(in_jit[0]).all()
+        assert jnp.isfinite(in_jit[1]).all()
+    with pytest.raises(RuntimeError, match="integer indices"):
+        table(jnp.ones(2))
+    with pytest.raises(ValueError, match="padding_idx=7"):
+        nn.Embedding(7, 3, padding_idx=7, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_dropout_share_scale_and_whole_channels(n):
+    layer = getattr(nn, f"Dropout{n}d" if n else "Dropout")(0.3, rngs=nnx.Rngs(0))
+    x = jnp.ones((100, *(2,) * n, 200))
+    y = layer(x)
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.7)}
+    channels = y.reshape(100, -1, 200)
+    assert (channels == channels[:, :1]).all()  # a channel is zero as a whole
+    assert abs((channels[:, 0] == 0).mean() - 0.3) < 0.01  # 3 standard errors of 20,000 draws: 0.0097
+    assert not jnp.array_equal(layer(x), y)
+    gradient = jax.vjp(lambda x: nnx.clone(layer)(x), x)[1](x)[0]
+    assert set(np.unique(gradient)) == {np.float32(0), np.float32(1 / 0.7)}
+    layer.eval()
+    assert layer(x) is x
+    if n:
+        assert getattr(nn, f"Dropout{n}d")(0.5, rngs=nnx.Rngs(0))(x[0]).shape == x[0].shape
+
+
+def test_dropout_at_its_ends():
+    x = jnp.ones(5)
+    assert nn.Dropout(0.0, rngs=nnx.Rngs(0))(x) is x
+    assert not nn.Dropout(1.0, rngs=nnx.Rngs(0))(x).any()
+    assert not jax.grad(lambda x: nn.Dropout(1.0, rngs=nnx.Rngs(0))(x).sum())(x).any()
+    with pytest.raises(ValueError, match="between 0 and 1, but got 1.5"):
+        nn.Dropout(1.5, rngs=nnx.Rngs(0))
+
+
+def test_dropout_keys_are_state_and_repeat():
+    layer = nn.Dropout(0.5, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(layer)
+    first, again = (nnx.merge(graphdef, state, copy=True)(jnp.ones(50)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def sequential():
+    rngs = nnx.Rngs(0)
+    return OrderedDict(
+        hidden=nn.Linear(4, 8, rngs=rngs),
+        act=jnp.tanh,
+        drop=nn.Dropout(0.5, rngs=rngs),
+        output=nn.Linear(8, 2, rngs=rngs),
+    )
+
+
+def test_sequential_by_name_and_by_position():
+    layers = sequential()
+    by_mapping, by_keyword, by_position = (
+        nn.Sequential(layers),
+        nn.Sequential(**layers),
+        nn.Sequential(*layers.values()),
+    )
+    for model in (by_mapping, by_keyword, by_position):
+        model.eval()
+    x = jnp.asarray(random(3, 4))
+    np.testing.assert_array_equal(by_mapping(x), by_keyword(x))
+    np.testing.assert_array_equal(by_mapping(x), by_position(x))
+    paths = {path[:2] for path, _ in nnx.to_flat_state(nnx.state(by_mapping, nnx.Param))}
+    assert paths == {("hidden", "kernel"), ("hidden", "bias"), ("output", "kernel"), ("output", "bias")}
+    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(by_position, nnx.Param))} == {"0", "3"}
+    assert by_mapping["output"] is by_mapping.output is by_mapping[-1] is by_mapping[3]
+    assert list(by_mapping)[1] is jnp.tanh
+    assert by_mapping[:2](x).shape == (3, 8)
+    assert nn.Sequential(jnp.tanh).append(jnp.sin)(1.0) == jnp.sin(jnp.tanh(1.0))
+    assert nn.Sequential()(x) is x
+    with pytest.raises(KeyError, match="has no layer 'missing'"):
+        by_mapping["missing"]
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "train", "append", "_names"])
+def test_sequential_refuses_names(name):
+    with pytest.raises(KeyError, match="cannot name a layer"):
+        nn.Sequential({name: jnp.tanh})
+    with pytest.raises(TypeError, match="must be callable"):
+        nn.Sequential(jnp.tanh, 3)
+
+
+def test_module_list():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nn.ModuleList([nn.Linear(3, 3, rngs=rngs)])
+            self.layers.append(nn.Linear(3, 3, rngs=rngs))
+
+    flat = nnx.to_flat_state(nnx.state(Model(nnx.Rngs(0))))
+    assert sorted({path[:2] for path, _ in flat}) == [("layers", 0), ("layers", 1)]
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, -1), (0, -1), (2, 3), (2, -1), (1, 2), (3, 3), (1, 1)])
+def test_flatten_in_torchs_order(start, end):
+    x = random(2, 3, 4, 5)
+    want = torch.flatten(torch.tensor(x), start, end).numpy()
+    ours = nn.Flatten(start, end)(jnp.asarray(last(x)))
+    np.testing.assert_array_equal(ours, last(want) if want.ndim > 2 else want)
+
+
+def test_flatten_and_unflatten():
+    x = jnp.asarray(random(2, 4, 5, 3))
+    np.testing.assert_array_equal(nn.Unflatten(1, (3, 4, 5))(nn.Flatten()(x)), x)
+    np.testing.assert_array_equal(nn.Flatten()(x[:, 0, 0]), x[:, 0, 0])
+    want = torch.unflatten(torch.tensor(np.moveaxis(np.asarray(x), -1, 1)), 2, (2, -1)).numpy()
+    np.testing.assert_array_equal(nn.Unflatten(2, (2, -1))(x), last(want))
+    with pytest.raises(ValueError, match="leaves no channel axis"):
+        nn.flatten(x, 0, 1)
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        nn.flatten(x, 1, 4)
+    with pytest.raises(RuntimeError, match="comes after"):
+        nn.flatten(x, 2, 1)
+    with pytest.raises(RuntimeError, match="do not multiply to the 60"):
+        nn.unflatten(nn.flatten(x), 1, (3, 4, 4))
+
+
+def layers():
+    """One of every public layer."""
+    special = {
+        **{f"{kind}{n}d": (4, 4, 3) for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)},
+        **dict.fromkeys(("Conv", "ConvTranspose"), (4, 4, (3, 3))),
+        **{f"{kind}{n}d": (4,) for kind in ("BatchNorm", "InstanceNorm") for n in (1, 2, 3)},
+        **{f"LPPool{n}d": (2.0, 2) for n in (1, 2, 3)},
+        **{f"ConstantPad{n}d": (1, 0.5) for n in (1, 2, 3)},
+        "Linear": (4, 4),
+        "Embedding": (4, 4),
+        "LayerNorm": (4,),
+        "RMSNorm": (4,),
+        "GroupNorm": (2, 4),
+        "Threshold": (0.0, 1.0),
+        "Unflatten": (1, (2, 2)),
+        "Sequential": (),
+        "ModuleList": (),
+    }
+    for name in dir(nn):
+        cls = getattr(nn, name)
+        if isinstance(cls, type) and issubclass(cls, nnx.Module):
+            sized = ("Pool", "Pad", "Pixel")
+            yield name, cls, special.get(name, (2,) if any(word in name for word in sized) else ())
+
+
+def build_layer(cls, args):
+    takes_rngs = any(
+        "rngs" in base.__init__.__annotations__ for base in cls.__mro__ if "__init__" in vars(base)
+    )
+    return cls(*args, **({"rngs": nnx.Rngs(0)} if takes_rngs else {}))
+
+
+@pytest.mark.parametrize(("name", "cls", "args"), list(layers()), ids=[entry[0] for entry in layers()])
+def test_every_layer_is_a_hashable_program_and_switches_mode(name, cls, args):
+    one, other = build_layer(cls, args), build_layer(cls, args)
+    train = nnx.split(one)[0]
+    assert train == nnx.split(other)[0]
+    assert hash(train) == hash(nnx.split(other)[0])
+    one.eval()
+    has_modes = hasattr(one, "deterministic") or hasattr(one, "use_running_average")
+    assert (nnx.split(one)[0] != train) == has_modes
+    one.train()
+    assert nnx.split(one)[0] == train
+    assert cls.__doc__
+    assert ">>>" in cls.__doc__, f"{name} has no example"
+
+
+def test_package_exports_what_it_says():
+    assert nn.max_pool(jnp.ones((1, 4, 4, 1)), (2, 2)).shape == (1, 2, 2, 1)
+    assert nn.tanh is jnp.tanh
+    assert callable(nn.conv)
+    assert nn.init.calculate_gain("relu") == pytest.approx(2**0.5)
+
+
+def test_linear_wrong_use():
+    with pytest.raises(RuntimeError, match=r"Linear takes \[... 3\]; the input has shape \(2, 4\)"):
+        nn.Linear(3, 1, rngs=nnx.Rngs(0))(jnp.ones((2, 4)))
