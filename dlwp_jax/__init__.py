@@ -7,7 +7,7 @@ Modules are imported when they are first used, so `import dlwp_jax` costs nothin
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["autograd", "data", "losses", "nn", "optim", "plots", "runs", "storage", "train"]
+__all__ = ["autograd", "data", "losses", "nn", "optim", "runs", "storage", "train"]
 
 
 def __getattr__(name: str):

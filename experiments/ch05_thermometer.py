@@ -131,7 +131,7 @@ def train_and_validate(config):
 
 
 def cost(function, *args):
-    return jax.jit(function).lower(*args).compile().cost_analysis()
+    return jax.jit(function).lower(*args).compile().cost_analysis() or {}
 
 
 def draw(fits, split_run, run_dir):

@@ -39,7 +39,7 @@ class Scalar(nnx.Module):
     """One number, to script a training by hand."""
 
     def __init__(self, w=0.0):
-        self.w = nnx.Param(jnp.array(float(w)))
+        self.w = nnx.Param(jnp.asarray(w))
 
     def __call__(self, x):
         return self.w[...] * x

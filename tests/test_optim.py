@@ -401,15 +401,10 @@ def test_groups_are_torchs_parameter_groups():
 
     new, _ = step(params, tx.init(params))
     flat = {"/".join(k): v.get_value() for k, v in nnx.to_flat_state(new)}
-    old = {
-        "/".join(k): torch.nn.Parameter(torch.tensor(np.array(v.get_value())))
-        for k, v in nnx.to_flat_state(params)
-    }
+    old = {"/".join(k): torch.nn.Parameter(torch.tensor(np.array(v.get_value()))) for k, v in nnx.to_flat_state(params)}
     decayed = [p for k, p in old.items() if k == "second/kernel"]
     plain = [p for k, p in old.items() if k in ("second/bias", "norm/scale", "norm/bias")]
-    opt = torch.optim.AdamW(
-        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.1, weight_decay=0.5
-    )
+    opt = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.1, weight_decay=0.5)
     for p in decayed + plain:
         p.grad = torch.ones_like(p)
     opt.step()
@@ -441,9 +436,7 @@ def test_torch_layout(name):
     tx = optim.torch_layout(getattr(optim, name.lower())())
     final, _, _ = scan(tx)(params, tx.init(params), grads)
     # Ten float32 steps.
-    np.testing.assert_allclose(
-        np.transpose(final["kernel"], to_torch), theirs["kernel"], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(np.transpose(final["kernel"], to_torch), theirs["kernel"], rtol=1e-5, atol=1e-6)
 
 
 WRONG = [

@@ -75,9 +75,7 @@ TABLE = [
     ),
     (
         optim.cyclic_lr(0.01, LR, 7, scale_fn=up_down, scale_mode="iterations"),
-        lambda o: theirs.CyclicLR(
-            o, 0.01, LR, 7, scale_fn=up_down, scale_mode="iterations", cycle_momentum=False
-        ),
+        lambda o: theirs.CyclicLR(o, 0.01, LR, 7, scale_fn=up_down, scale_mode="iterations", cycle_momentum=False),
     ),
     (optim.lambda_lr(LR, decay), lambda o: theirs.LambdaLR(o, decay)),
     (optim.multiplicative_lr(LR, decay), lambda o: theirs.MultiplicativeLR(o, decay)),
@@ -165,9 +163,7 @@ MOMENTA = [
     (optim.one_cycle_momentum(STEPS), lambda o: theirs.OneCycleLR(o, LR, STEPS)),
     (
         optim.one_cycle_momentum(STEPS, 0.2, "linear", 0.5, 0.7, three_phase=True),
-        lambda o: theirs.OneCycleLR(
-            o, LR, STEPS, None, None, 0.2, "linear", True, 0.5, 0.7, three_phase=True
-        ),
+        lambda o: theirs.OneCycleLR(o, LR, STEPS, None, None, 0.2, "linear", True, 0.5, 0.7, three_phase=True),
     ),
     (optim.cyclic_momentum(step_size_up=33), lambda o: theirs.CyclicLR(o, 0.01, LR, 33)),
     (
@@ -220,23 +216,17 @@ def plateau_rates(options, values):
 def test_reduce_lr_on_plateau(options, steps_per_epoch):
     """1000 losses that fall, stall, rise and are sometimes nan."""
     rng = np.random.default_rng(0)
-    values = (
-        1 / (1 + np.arange(STEPS) / 50) + 0.05 * rng.standard_normal(STEPS) + 0.2 * (np.arange(STEPS) > 700)
-    )
+    values = 1 / (1 + np.arange(STEPS) / 50) + 0.05 * rng.standard_normal(STEPS) + 0.2 * (np.arange(STEPS) > 700)
     values = values.astype("f")
     values[333] = np.nan
     expected = np.repeat(plateau_rates(options, values.astype(float)), steps_per_epoch)
-    tx = optax.chain(
-        optim.sgd(LR), optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=steps_per_epoch)
-    )
+    tx = optax.chain(optim.sgd(LR), optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=steps_per_epoch))
 
     def body(state, value):
         updates, state = tx.update(jnp.ones(()), state, jnp.ones(()), value=value)
         return state, -updates
 
-    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(
-        np.repeat(values, steps_per_epoch)
-    )
+    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(np.repeat(values, steps_per_epoch))
     # Each reduction is one float32 product.
     np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12)
 

@@ -34,9 +34,7 @@ def same_shape(**arrays) -> list[jax.Array]:
     results = [floating(first, arrays[first])] + [jnp.asarray(arrays[name]) for name in rest]
     for name, array in zip(rest, results[1:], strict=True):
         if array.shape != results[0].shape:
-            raise ValueError(
-                f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal."
-            )
+            raise ValueError(f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal.")
     return results
 
 
@@ -46,9 +44,7 @@ def weighted(loss, weight):
         return loss
     weight = jnp.asarray(weight)
     if jnp.broadcast_shapes(weight.shape, loss.shape) != loss.shape:
-        raise ValueError(
-            f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}."
-        )
+        raise ValueError(f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}.")
     return loss * weight
 
 

@@ -90,9 +90,7 @@ def cross_entropy(
     target = jnp.asarray(target)
     if target.shape == log_probs.shape and jnp.issubdtype(target.dtype, jnp.floating):
         if ignore_index >= 0:
-            raise RuntimeError(
-                f"ignore_index={ignore_index} has no meaning where the targets are probabilities."
-            )
+            raise RuntimeError(f"ignore_index={ignore_index} has no meaning where the targets are probabilities.")
         return _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing)
     log_probs, target = _class_arguments(log_probs, target)
     loss, class_weight = _pick(log_probs, target, weight, ignore_index)

@@ -95,9 +95,7 @@ def soft_margin_loss(input, target, *, reduction: str = "mean"):
     return reduce(jax.nn.softplus(-y * x), reduction)
 
 
-def multi_margin_loss(
-    input, target, *, p: int = 1, margin: float = 1.0, weight=None, reduction: str = "mean"
-):
+def multi_margin_loss(input, target, *, p: int = 1, margin: float = 1.0, weight=None, reduction: str = "mean"):
     """Multi-class hinge: sum over j != y of w[y] max(0, margin - x[y] + x[j])^p / C (`multi_margin_loss`).
 
     Args:
@@ -124,9 +122,7 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise ValueError(f"p={p} is not supported; multi_margin_loss takes 1 or 2.")
     if x.ndim not in (1, 2) or x.shape[:-1] != target.shape:
-        raise ValueError(
-            f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}."
-        )
+        raise ValueError(f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}.")
     n_classes = x.shape[-1]
     target = checked_classes(target, n_classes)
     hinge = jax.nn.relu(margin - at_class(x, target)[..., None] + x) ** p

@@ -195,6 +195,4 @@ def _variance(var, x):
     mismatches = [v for v, n in zip(var.shape, x.shape, strict=False) if v != n]
     if var.ndim == x.ndim and mismatches == [1]:
         return var
-    raise ValueError(
-        f"var has shape {var.shape}; for input {x.shape} take that shape or one value for each row."
-    )
+    raise ValueError(f"var has shape {var.shape}; for input {x.shape} take that shape or one value for each row.")

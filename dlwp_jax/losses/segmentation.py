@@ -29,9 +29,7 @@ def dice_loss(prediction, label, *, eps: float = 1.0, reduction: str = "mean"):
     """
     p, y = same_shape(prediction=prediction, label=label)
     if p.ndim < 2:
-        raise ValueError(
-            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example."
-        )
+        raise ValueError(f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example.")
     y = y.astype(p.dtype)
     axes = tuple(range(1, p.ndim))
     overlap = (2 * jnp.sum(p * y, axes) + eps) / (jnp.sum(p, axes) + jnp.sum(y, axes) + eps)

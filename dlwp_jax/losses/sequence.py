@@ -50,9 +50,7 @@ def ctc_loss(
     log_probs, targets = floating("log_probs", log_probs), jnp.asarray(targets)
     input_lengths, target_lengths = jnp.asarray(input_lengths), jnp.asarray(target_lengths)
     if log_probs.ndim != 3 or targets.ndim != 2 or targets.shape[0] != log_probs.shape[1]:
-        raise ValueError(
-            f"log_probs {log_probs.shape} and targets {targets.shape} must be [T n C] and [n S]."
-        )
+        raise ValueError(f"log_probs {log_probs.shape} and targets {targets.shape} must be [T n C] and [n S].")
     n = (targets.shape[0],)
     if input_lengths.shape != n or target_lengths.shape != n:
         raise ValueError(

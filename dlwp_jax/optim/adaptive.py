@@ -146,9 +146,7 @@ class AdadeltaState(NamedTuple):
     acc_delta: Any
 
 
-def adadelta(
-    lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, *, maximize: bool = False
-) -> optax.GradientTransformation:
+def adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, *, maximize: bool = False) -> optax.GradientTransformation:
     """Adadelta (`torch.optim.Adadelta`): steps in the units of the parameters.
 
     v <- rho v + (1 - rho) g^2; d = sqrt(a + eps) / sqrt(v + eps) g; a <- rho a + (1 - rho) d^2; p <- p - lr

@@ -72,9 +72,7 @@ def reduce_lr_on_plateau(
     if factor >= 1:
         raise ValueError(f"factor={factor} must be below 1.")
     if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
-        raise ValueError(
-            f"mode={mode!r} must be 'min' or 'max', threshold_mode={threshold_mode!r} 'rel' or 'abs'."
-        )
+        raise ValueError(f"mode={mode!r} must be 'min' or 'max', threshold_mode={threshold_mode!r} 'rel' or 'abs'.")
     if steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch={steps_per_epoch} must be at least 1.")
     sign = 1 if mode == "min" else -1
@@ -87,9 +85,7 @@ def reduce_lr_on_plateau(
         del params
         rate = jnp.asarray(lr, float)
         zero = jnp.zeros((), jnp.int32)
-        return PlateauState(
-            rate, jnp.asarray(sign * jnp.inf, rate.dtype), zero, zero, jnp.zeros_like(rate), zero
-        )
+        return PlateauState(rate, jnp.asarray(sign * jnp.inf, rate.dtype), zero, zero, jnp.zeros_like(rate), zero)
 
     def after_epoch(state):
         value = state.value_sum / state.count
@@ -116,8 +112,6 @@ def reduce_lr_on_plateau(
         value_sum = state.value_sum + jnp.asarray(value, state.value_sum.dtype)
         state = state._replace(value_sum=value_sum, count=state.count + 1)
         ended = after_epoch(state)
-        return updates, jax.tree.map(
-            lambda a, b: jnp.where(state.count >= steps_per_epoch, a, b), ended, state
-        )
+        return updates, jax.tree.map(lambda a, b: jnp.where(state.count >= steps_per_epoch, a, b), ended, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

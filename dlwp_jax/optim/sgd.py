@@ -129,9 +129,7 @@ class RpropState(NamedTuple):
     step_size: Any
 
 
-def rprop(
-    lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), *, maximize: bool = False
-) -> optax.GradientTransformation:
+def rprop(lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), *, maximize: bool = False) -> optax.GradientTransformation:
     """Resilient backpropagation: only the signs of full-batch gradients count (`torch.optim.Rprop`).
 
     Each element's step grows by etas[1] while its gradient keeps its sign and shrinks by etas[0] when it

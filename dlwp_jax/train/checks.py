@@ -22,6 +22,12 @@ def model(value: Any) -> None:
         raise TypeError(f"model must be a flax.nnx.Module; got {describe(value)}.{hint}")
 
 
+def loss_fn(value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"loss_fn must be a function (model, batch) -> (loss, metrics); got {describe(value)}.")
+
+
 def optimizer(value: Any) -> None:
     """Refuse what is not an optax transformation."""
     if not isinstance(value, optax.GradientTransformation):
@@ -104,7 +110,9 @@ def dataset(data: PyTree, argument: str) -> PyTree:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        if bool(jnp.isnan(leaf).any()):
+        with jax.ensure_compile_time_eval():  # data that a jitted function closes over is looked at all the same
+            has_nan = bool(jnp.isnan(leaf).any())
+        if has_nan:
             where = np.argwhere(np.isnan(np.asarray(leaf)))
             raise ValueError(
                 f"{argument}{name(path)} holds {len(where)} NaN, the first at row {where[0][0]}; "

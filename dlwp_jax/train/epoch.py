@@ -110,7 +110,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     taken = alive & all_finite((loss, params))
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
-    return choose(taken, new, state), taken, as_logs(loss, metrics)
+    return choose_state(taken, new, state), taken, as_logs(loss, metrics)
 
 
 def train_steps(
@@ -201,6 +201,12 @@ def as_logs(loss: jax.Array, metrics: dict[str, jax.Array]) -> Logs:
 def all_finite(tree: PyTree) -> jax.Array:
     """Whether every number of a tree is finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def choose_state(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """`choose` for two states of one training, whose keys are the same."""
+    changing = ("params", "extra", "opt_state", "epoch", "step")
+    return replace(new, **{name: choose(condition, getattr(new, name), getattr(old, name)) for name in changing})
 
 
 def choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -149,8 +149,9 @@ def fit(
 
 def is_stream(data: Any) -> bool:
     """Whether data is an iterable of batches rather than a pytree of arrays."""
-    leaves = jax.tree.leaves(data)
-    return not all(checks.is_array(leaf) for leaf in leaves) and hasattr(data, "__iter__") and leaves == [data]
+    if checks.is_array(data) or not isinstance(data, Iterable):
+        return False
+    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
 
 
 def _drive(loop: Loop, plan: Plan, chunks: Iterator[tuple[Loop, float]], callbacks: list[every], shown: bool) -> Run:
@@ -235,8 +236,9 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
     def body(loop):
         end = jnp.minimum(steps, target - loop.done * steps)
         loop = run_steps(learner, loop, train, plan.batch_size, loop.step, end)
-        complete = loop.alive & (loop.step == steps)
-        return jax.lax.cond(complete, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop)
+        return jax.lax.cond(
+            loop.step == steps, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop
+        )
 
     return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
 

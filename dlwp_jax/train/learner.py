@@ -69,7 +69,7 @@ class Learner:
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         loss, metrics = self.loss_fn(model, batch)
         nnx.pop(model, nnx.Intermediate)  # what the forward pass sowed is not state
-        _, _, _, extra = nnx.split(model, self.trainable, nnx.RngState, ...)
+        _, _, _, extra = nnx.split(model, nnx.RngState, self.trainable, ...)
         return loss, (metrics, nnx.to_pure_dict(extra))
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
@@ -94,8 +94,8 @@ def make_learner(
       tx: any optax transformation.
       key: a PRNG key for shuffling and for the model's own random streams (dropout).
       trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer state, no change.
-        For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone (chapter 2 of part 2's
-        fine-tuning).
+        For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone, as the book does when it
+        fine-tunes its nodule classifier (chapter 14).
 
     Returns:
       `(learner, state)`.
@@ -114,14 +114,15 @@ def make_learner(
     {'bias': (1,), 'kernel': (1, 1)}
     """
     checks.model(model)
+    checks.loss_fn(loss_fn)
     checks.optimizer(tx)
     key = checks.key(key)
     model = nnx.clone(model)
     model.eval()
     eval_def = nnx.graphdef(model)
     model.train()
-    train_def, params, rngs, extra = nnx.split(model, trainable, nnx.RngState, ...)
-    params, rngs, extra = (nnx.to_pure_dict(part) for part in (params, rngs, extra))
+    train_def, *parts = nnx.split(model, nnx.RngState, trainable, ...)
+    rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
     learner = Learner(train_def, eval_def, loss_fn, optax.with_extra_args_support(tx), trainable)
@@ -145,8 +146,7 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
         return _predict(learner, state, inputs)
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
     parts = [
-        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs))
-        for i in range(0, n, size)
+        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs)) for i in range(0, n, size)
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 

@@ -1,0 +1,64 @@
+"""Which values may become which: torch's rules for copying and adding into a tensor, and no silent overflow."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the ones before it
+
+
+def as_copied(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+    """The values as `torch.Tensor.copy_` takes them: cast to the dtype, broadcast to the size.
+
+    Raises:
+      RuntimeError: the values do not broadcast, or they are complex and the dtype is not.
+
+    >>> as_copied(1.7, jnp.dtype("int32"), (2,))
+    Array([1, 1], dtype=int32)
+    """
+    array = _array(values)
+    if _kind(array.dtype) > _kind(dtype) and jnp.iscomplexobj(array):
+        raise RuntimeError(
+            f"{array.dtype} values would lose their imaginary part in a tensor of {dtype}; take .real first"
+        )
+    return _cast(array, dtype, size)
+
+
+def as_added(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+    """The values as `torch.Tensor.add_` takes them: of no higher kind than the dtype.
+
+    Raises:
+      RuntimeError: the values do not broadcast, or the sum would be of another kind (int + float is float).
+    """
+    array = _array(values)
+    if _kind(array.dtype) > _kind(dtype):
+        raise RuntimeError(f"result type {array.dtype} can't be cast to the desired output type {dtype}")
+    return _cast(array, dtype, size)
+
+
+def refuse_too_large(data: Any) -> None:
+    """Raise OverflowError where JAX would cut 64-bit integers down to 32 bits without a word."""
+    if not isinstance(data, np.ndarray | np.integer) or data.dtype.kind not in "iu" or not data.size:
+        return
+    limits = np.iinfo(jax.dtypes.canonicalize_dtype(data.dtype))
+    if data.max() > limits.max or data.min() < limits.min:
+        raise OverflowError(f"data of {data.dtype} reaches {data.min()}..{data.max()} and does not fit {limits.dtype}")
+
+
+def _array(values: Any) -> jax.Array:
+    refuse_too_large(values)
+    return jnp.asarray(values)
+
+
+def _kind(dtype: np.dtype) -> int:
+    """The place of a dtype among KINDS."""
+    return next(place for place, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind))
+
+
+def _cast(array: jax.Array, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+    lead = len(size) - array.ndim
+    if lead < 0 or any(n not in (1, want) for n, want in zip(array.shape, size[lead:], strict=True)):
+        raise RuntimeError(f"values of size {list(array.shape)} must broadcast to the view's size {list(size)}")
+    return jnp.broadcast_to(array.astype(dtype), size)

@@ -1,0 +1,200 @@
+"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer arithmetic."""
+
+import math
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the elements of a tensor lie in its storage.
+
+    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... The facts only; `Layout` adds the view
+    operations. Frozen and hashable, so that it can be static in `jax.jit`.
+
+    Args:
+      size: the length of every dimension.
+      stride: how many storage elements one step along each dimension skips.
+      offset: the storage position of element (0, 0, ...).
+
+    Raises:
+      RuntimeError: size and stride differ in length, or a number is negative.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", tuple(map(operator.index, self.size)))
+        object.__setattr__(self, "stride", tuple(map(operator.index, self.stride)))
+        object.__setattr__(self, "offset", operator.index(self.offset))
+        if len(self.size) != len(self.stride):
+            raise RuntimeError(
+                f"mismatch in length of strides and shape: size {list(self.size)}, stride {list(self.stride)}"
+            )
+        if self.size and min(self.size) < 0:
+            raise RuntimeError(f"size must be non-negative in every dimension, got {list(self.size)}")
+        if self.stride and min(self.stride) < 0:
+            raise RuntimeError(f"negative strides are not supported, got strides {list(self.stride)}")
+        if self.offset < 0:
+            raise RuntimeError(f"the storage offset must be non-negative, got {self.offset}")
+
+    @classmethod
+    def contiguous(cls, size: Iterable[int]) -> Self:
+        """The row-major layout of a fresh tensor: the last dimension is the fast one.
+
+        >>> from dlwp_jax.storage import Layout
+        >>> Layout.contiguous((3, 2))
+        Layout(size=(3, 2), stride=(2, 1), offset=0)
+        """
+        size = tuple(size)
+        return cls(size, contiguous_strides(size))
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions there are."""
+        return len(self.size)
+
+    @property
+    def numel(self) -> int:
+        """How many elements there are."""
+        return math.prod(self.size)
+
+    @property
+    def end(self) -> int:
+        """One past the last storage position in use, 0 without elements: how long a storage must be."""
+        if not self.numel:
+            return 0
+        return self.offset + 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps (`torch.Tensor.is_contiguous`).
+
+        The stride of a dimension of size 1 never matters, and a tensor without elements is contiguous.
+
+        >>> from dlwp_jax.storage import Layout
+        >>> Layout((3, 2), (2, 1)).is_contiguous(), Layout((3, 2), (1, 3)).is_contiguous()
+        (True, False)
+        """
+        wanted = contiguous_strides(self.size)
+        return not self.numel or all(
+            n == 1 or step == want for n, step, want in zip(self.size, self.stride, wanted, strict=True)
+        )
+
+    def replace_dim(self, dim: int, size: tuple[int, ...], stride: tuple[int, ...], skip: int = 0) -> Self:
+        """Put other dimensions (or none) in the place of one, `skip` elements further into the storage.
+
+        >>> from dlwp_jax.storage import Layout
+        >>> Layout((3, 2), (2, 1)).replace_dim(0, (), (), skip=4)  # row 2
+        Layout(size=(2,), stride=(1,), offset=4)
+        """
+        return type(self)(
+            self.size[:dim] + size + self.size[dim + 1 :],
+            self.stride[:dim] + stride + self.stride[dim + 1 :],
+            self.offset + skip,
+        )
+
+    def new_dim(self, dim: int) -> Self:
+        """A dimension of size 1 before dimension `dim`; its stride spans what follows, as in torch.
+
+        >>> from dlwp_jax.storage import Layout
+        >>> Layout((3, 2), (2, 1)).new_dim(0)
+        Layout(size=(1, 3, 2), stride=(6, 2, 1), offset=0)
+        """
+        step = self.size[dim] * self.stride[dim] if dim < self.ndim else 1
+        return type(self)(
+            (*self.size[:dim], 1, *self.size[dim:]),
+            (*self.stride[:dim], step, *self.stride[dim:]),
+            self.offset,
+        )
+
+
+def as_ints(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in torch."""
+    if len(args) == 1 and (getattr(args[0], "ndim", 0) or not hasattr(args[0], "__index__")):
+        if not isinstance(args[0], Iterable):
+            raise TypeError(f"expected integers, one by one or as one sequence, got {args[0]!r}")
+        args = tuple(args[0])
+    return tuple(map(operator.index, args))
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is one whole number: an int, a NumPy integer, an integer array without dimensions."""
+    if isinstance(value, bool) or getattr(value, "ndim", 0):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def wrap_dim(dim: int, ndim: int) -> int:
+    """A dimension counted from the front; a tensor without dimensions accepts 0 and -1, as in torch."""
+    dim, ndim = operator.index(dim), max(ndim, 1)
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
+    return dim % ndim
+
+
+def contiguous_strides(size: Iterable[int]) -> tuple[int, ...]:
+    """Row-major strides; an empty dimension counts as one element, as in torch."""
+    strides, step = [], 1
+    for n in reversed(tuple(size)):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
+    """Replace the one -1 that a shape may hold by what makes it fit `numel` elements."""
+    for i, n in enumerate(size):
+        if n < -1:
+            raise RuntimeError(f"invalid shape dimension {n} at index {i} of shape {list(size)}")
+    if size.count(-1) > 1:
+        raise RuntimeError(f"only one dimension can be inferred (-1), got shape {list(size)}")
+    known = math.prod(n for n in size if n != -1)
+    if -1 not in size and known == numel:
+        return size
+    if -1 in size and known and numel % known == 0:
+        return tuple(numel // known if n == -1 else n for n in size)
+    if -1 in size and known == numel == 0:
+        raise RuntimeError(
+            f"cannot reshape tensor of 0 elements into shape {list(size)} "
+            "because the unspecified dimension size -1 can be any value and is ambiguous"
+        )
+    raise RuntimeError(f"shape '{list(size)}' is invalid for input of size {numel}")
+
+
+def view_strides(old: Geometry, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides under which `old` can be seen with another size, or None where only a copy can (torch's rule).
+
+    The old dimensions fall into runs that are evenly spaced in storage; each run may be divided anew, but no
+    new dimension may cross from one run into the next.
+    """
+    if not old.numel:
+        return old.stride if size == old.size else contiguous_strides(size)
+    strides, dim = [1] * len(size), len(size) - 1
+    for numel, step in _even_runs(old):
+        filled = 1
+        while dim >= 0 and (filled < numel or size[dim] == 1):
+            strides[dim] = filled * step
+            filled *= size[dim]
+            dim -= 1
+        if filled != numel:
+            return None
+    return tuple(strides)
+
+
+def _even_runs(layout: Geometry) -> Iterator[tuple[int, int]]:
+    """(elements, step) of each run of dimensions that walks the storage evenly, the innermost run first."""
+    size, stride = layout.size, layout.stride
+    numel, inner = 1, len(size) - 1
+    for dim in reversed(range(len(size))):
+        numel *= size[dim]
+        if dim == 0 or (size[dim - 1] != 1 and stride[dim - 1] != numel * stride[inner]):
+            yield numel, stride[inner]
+            numel, inner = 1, dim - 1

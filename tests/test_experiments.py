@@ -1,0 +1,83 @@
+"""The experiments' command line, as a person types it, and the README's code."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def experiments(*args, cwd):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_list_names_every_experiment_with_one_line(tmp_path):
+    listed = experiments("--list", cwd=tmp_path).stdout.splitlines()
+    written = sorted(path.stem for path in (ROOT / "experiments").glob("ch*.py"))
+    assert [line.split()[0] for line in listed] == written
+    assert all(re.search(r"Chapters? \d", line) for line in listed)
+
+
+def test_help_shows_the_flags_and_the_docstring(tmp_path):
+    shown = experiments("ch05_thermometer", "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    for words in ("--seed", "--out", "Chapter 5"):
+        assert words in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["ch05_termometer"], "did you mean ch05_thermometer?"),
+        (["--sed", "3"], "no experiment is called '--sed'"),
+        (["ch05_thermometer", "--epoch", "3"], "--epoch"),
+        (["ch05_thermometer", "--seed", "three"], "three"),
+        (["ch05_thermometer", "--out", "/proc/nowhere"], "cannot be made"),
+    ],
+)
+def test_wrong_words_are_refused_without_a_traceback(tmp_path, args, message):
+    refused = experiments(*args, cwd=tmp_path)
+    assert refused.returncode != 0
+    assert message in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readmes_python_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert float(re.search(r"accuracy ([\d.]+)", shown)[1]) > 0.95
+
+
+def test_the_library_imports_without_what_only_scripts_need(tmp_path):
+    """The GPU machines have jax, flax, optax and little else: nothing heavier may be imported at the door."""
+    absent = "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn torch safetensors jaxtyping"
+    code = f"""
+import sys
+for name in "{absent}".split():
+    sys.modules[name] = None
+import dlwp_jax
+for name in dlwp_jax.__all__:
+    getattr(dlwp_jax, name)
+print("imported", len(dlwp_jax.__all__))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("imported"), done.stderr
+
+
+def test_only_parity_imports_torch():
+    for path in (ROOT / "dlwp_jax").rglob("*.py"):
+        if "parity" not in path.relative_to(ROOT).parts[1]:
+            assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE), path

@@ -1,0 +1,176 @@
+"""Wrong use is one clear sentence, before anything is compiled."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dlwp_jax import train
+from tests.models import Plain, Scalar, regression, squared_error
+
+DATA = regression(6)
+KEY = jax.random.key(0)
+TX = optax.sgd(0.1)
+GOOD = {"model": Plain(nnx.Rngs(0)), "loss_fn": squared_error, "tx": TX, "key": KEY}
+
+
+class Counting(nnx.Module):
+    """Makes a variable in its forward pass, which a compiled loop cannot carry."""
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.array(1.0))
+
+    def __call__(self, x):
+        self.late = nnx.BatchStat(x.mean())
+        return self.w[...] * x
+
+
+class Listed(nnx.Module):
+    """Holds a Python set as an attribute: nothing that jit can look up."""
+
+    def __init__(self):
+        self.w, self.unhashable = nnx.Param(jnp.array(1.0)), {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"model": lambda x: x}, TypeError, "model must be a flax.nnx.Module; got function"),
+        ({"model": Plain}, TypeError, "got the class Plain. Call it first"),
+        ({"model": flax.linen.Dense(3)}, TypeError, "ToNNX"),
+        ({"model": Listed()}, TypeError, "must be hashable"),
+        ({"loss_fn": 3}, TypeError, "loss_fn must be a function"),
+        (
+            {"tx": 0.1},
+            TypeError,
+            r"tx must be an optax.GradientTransformation such as optax.adam\(1e-3\); got float 0.1",
+        ),
+        ({"tx": optax.sgd}, TypeError, "tx must be an optax.GradientTransformation"),
+        ({"key": 0}, TypeError, r"key must be one PRNG key such as jax.random.key\(0\); got int 0"),
+        ({"key": jax.random.split(KEY)}, TypeError, "key must be one PRNG key"),
+        ({"trainable": nnx.PathContains("nowhere")}, ValueError, "chooses no leaf"),
+        ({"model": nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "trainable": ...}, ValueError, "chooses no leaf"),
+        (
+            {"model": Scalar(jnp.arange(3)), "loss_fn": squared_error},
+            TypeError,
+            r"\['w'\] of dtype int32, which has no",
+        ),
+    ],
+)
+def test_make_learner(wrong, error, message):
+    with pytest.raises(error, match=message):
+        train.make_learner(**GOOD | wrong)
+
+
+def test_the_older_form_of_keys_is_taken():
+    old, new = (train.make_learner(**GOOD | {"key": key})[1] for key in (jax.random.PRNGKey(0), KEY))
+    assert old.key == new.key
+
+
+NAN = {"x": DATA["x"].at[4, 1].set(jnp.nan), "y": DATA["y"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (
+            {"train": {"x": jnp.ones((6, 3)), "y": jnp.ones((5, 1))}},
+            ValueError,
+            r"train\['x'\] has 6, train\['y'\] has 5",
+        ),
+        ({"train": {}}, ValueError, "train holds no array"),
+        ({"train": {"x": 1.0}}, TypeError, r"train\['x'\] is float 1.0"),
+        ({"train": {"x": jnp.float32(1)}}, TypeError, "leading axis"),
+        ({"train": {"x": np.array(["a", "b"])}}, TypeError, "encode it as numbers"),
+        ({"train": {"x": np.array([None, 1])}}, TypeError, "dtype object"),
+        ({"train": NAN}, ValueError, r"train\['x'\] holds 1 NaN, the first at row 4"),
+        ({"val": NAN}, ValueError, r"val\['x'\] holds 1 NaN"),
+        ({"val": jax.tree.map(lambda a: a[:0], DATA)}, ValueError, "val is empty"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1; got 0"),
+        ({"batch_size": 2.5}, ValueError, "got 2.5"),
+        ({"batch_size": True}, ValueError, "got True"),
+        ({"epochs": 0}, ValueError, "epochs must be a whole number of at least 1; got 0"),
+        ({"epochs": -3}, ValueError, "got -3"),
+        ({"val_batch_size": 0}, ValueError, "val_batch_size must be"),
+        (
+            {"stop": train.EarlyStopping(2)},
+            ValueError,
+            "monitor='val/loss' is not recorded; there are train/loss, train/mae. Give",
+        ),
+        ({"val": DATA, "stop": train.EarlyStopping(2, monitor="val/f1")}, ValueError, "val/loss, val/mae"),
+    ],
+)
+@pytest.mark.parametrize("drive", [train.run, train.fit])
+def test_run_and_fit(drive, wrong, error, message):
+    learner, state = train.make_learner(**GOOD)
+    arguments = {"train": DATA, "val": None, "epochs": 2, "batch_size": 3} | wrong
+    with pytest.raises(error, match=message):
+        drive(learner, state, arguments.pop("train"), arguments.pop("val"), **arguments)
+
+
+def returning(outcome):
+    def loss_fn(model, batch):
+        return outcome(model(batch["x"]))
+
+    return loss_fn
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "error", "message"),
+    [
+        (returning(lambda y: y.mean()), TypeError, r"must return \(loss, metrics\)"),
+        (returning(lambda y: (y.mean(), [1.0])), TypeError, "metrics a dict"),
+        (returning(lambda y: (y[:, 0] ** 2, {})), ValueError, r"the loss must be one real number; .* shape \(3,\)"),
+        (returning(lambda y: (1, {})), ValueError, "one real number"),
+        (returning(lambda y: (y.mean(), {"all": y})), ValueError, "metric 'all' must be a scalar"),
+        (returning(lambda y: (y.mean(), {"loss": y.mean()})), ValueError, "may not be called 'loss'"),
+    ],
+)
+def test_loss_functions(loss_fn, error, message):
+    learner, state = train.make_learner(**GOOD | {"loss_fn": loss_fn})
+    calls = (
+        lambda: train.run(learner, state, DATA, epochs=1, batch_size=3),
+        lambda: train.fit(learner, state, DATA, epochs=1, batch_size=3),
+        lambda: train.train_epoch(learner, state, DATA, batch_size=3),
+        lambda: train.evaluate(learner, state, DATA, batch_size=3),
+    )
+    for call in calls:
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_state_made_in_the_forward_pass_is_refused():
+    def loss_fn(model, batch):
+        return jnp.mean(model(batch["x"]) ** 2), {}
+
+    learner, state = train.make_learner(Counting(), loss_fn, TX, key=KEY)
+    with pytest.raises(ValueError, match=r"create every nnx\.Variable in __init__"):
+        train.run(learner, state, DATA, epochs=1, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"patience": 0}, "patience"),
+        ({"patience": 1, "min_delta": -1.0}, "min_delta"),
+        ({"patience": 1, "mode": "up"}, "mode"),
+    ],
+)
+def test_early_stopping(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        train.EarlyStopping(**wrong)
+
+
+def test_a_batch_that_does_not_fit_the_model_says_the_models_own_words():
+    def loss_fn(model, batch):
+        return jnp.mean(model(batch["y"])), {}
+
+    learner, state = train.make_learner(Plain(nnx.Rngs(0)), loss_fn, TX, key=KEY)
+    with pytest.raises(TypeError, match="dot_general"):
+        train.run(learner, state, DATA, epochs=1, batch_size=3)
+    scalar, scalar_state = train.make_learner(Scalar(), squared_error, TX, key=KEY)
+    with pytest.raises(KeyError, match="x"):
+        train.run(scalar, scalar_state, {"z": jnp.ones(3)}, epochs=1, batch_size=3)

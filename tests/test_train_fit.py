@@ -1,0 +1,194 @@
+"""What only `fit` does: callbacks, Ctrl-C, streams, progress."""
+
+import re
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dlwp_jax import train
+from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
+
+TRAIN, VAL = regression(24), regression(8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0))
+
+
+def fit(learned, *args, **kwargs):
+    return train.fit(*learned, *(args or (TRAIN, VAL)), **{"progress": False} | kwargs)
+
+
+class Loader:
+    """Batches from NumPy arrays, in order, anew for every epoch."""
+
+    def __init__(self, data, batch_size):
+        self.data, self.batch_size = jax.tree.map(np.asarray, data), batch_size
+
+    def __iter__(self):
+        for i in range(0, len(self.data["x"]), self.batch_size):
+            yield {name: array[i : i + self.batch_size] for name, array in self.data.items()}
+
+
+def test_callbacks_are_called_after_every_epoch_or_every_nth(learned):
+    each, third = [], []
+    fit(
+        learned,
+        epochs=7,
+        batch_size=8,
+        callbacks=[lambda p: each.append(p.epoch), train.every(3, lambda p: third.append(p.epoch))],
+    )
+    assert each == [1, 2, 3, 4, 5, 6, 7]
+    assert third == [3, 6, 7]  # and after the last
+
+
+def test_what_a_callback_is_told_stays_valid_and_true(learned):
+    told = []
+    result = fit(learned, epochs=4, batch_size=8, callbacks=[lambda p: told.append((p.history, p.state, p.best))])
+    for epoch, (history, state, best) in enumerate(told, 1):
+        assert int(state.epoch) == epoch
+        assert len(history["val/loss"]) == epoch
+        np.testing.assert_array_equal(history["val/loss"], result.history["val/loss"][:epoch])
+        best_epoch = int(np.argmin(history["val/loss"])) + 1
+        assert int(best.epoch) == best_epoch
+    assert_same_bits(told[-1][1], result.state)
+
+
+def test_callbacks_change_nothing_and_can_end_the_training(learned):
+    calm = fit(learned, epochs=5, batch_size=8)
+    watched = fit(learned, epochs=5, batch_size=8, callbacks=[lambda p: None])
+    assert_same_bits((calm.state, calm.history), (watched.state, watched.history))
+    ended = fit(learned, epochs=9, batch_size=8, callbacks=[lambda p: p.epoch == 5])
+    assert bool(ended.stopped)
+    assert_same_bits((ended.state, ended.history), (calm.state, calm.history))
+
+
+@pytest.mark.parametrize("how", ["signal", "exception"])
+def test_ctrl_c_returns_what_there_is(learned, how):
+    def press(progress):
+        if progress.epoch == 3:
+            if how == "exception":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    stopped = fit(learned, epochs=100, batch_size=8, callbacks=[press])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert bool(stopped.stopped)
+    three = fit(learned, epochs=3, batch_size=8)
+    assert_same_bits((stopped.state, stopped.history), (three.state, three.history))
+
+
+def test_a_second_ctrl_c_raises_at_once(learned):
+    def press_twice(progress):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("the second one was raised")
+
+    with pytest.raises(RuntimeError, match="second"):
+        fit(learned, epochs=2, batch_size=8, callbacks=[press_twice])
+
+
+def test_fit_in_another_thread_leaves_signals_alone(learned):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(learned, epochs=2, batch_size=8)))
+    thread.start()
+    thread.join()
+    assert_same_bits(results[0].state, fit(learned, epochs=2, batch_size=8).state)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("model", [Plain, Stochastic])
+def test_a_stream_of_one_full_batch_is_training_in_memory(model):
+    learned = train.make_learner(model(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0))
+    streamed = fit(learned, Loader(TRAIN, 24), Loader(VAL, 8), epochs=5)
+    kept = fit(learned, TRAIN, VAL, epochs=5, batch_size=24)
+    # The same steps with the same keys, compiled as programs of one step: float32 rounding over five Adam steps.
+    for name in kept.history:
+        np.testing.assert_allclose(streamed.history[name], kept.history[name], rtol=1e-5)
+    assert int(streamed.state.step) == int(kept.state.step) == 5
+
+
+def test_a_stream_is_read_in_its_own_order_with_its_short_last_batch(learned):
+    seen = []
+
+    class Recorded(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                seen.append(len(batch["x"]))
+                yield batch
+
+    result = fit(learned, Recorded(TRAIN, 10), VAL, epochs=3, stop=train.EarlyStopping(3))
+    assert seen == [10, 10, 4] * 3
+    assert int(result.state.step) == 9
+    validated = train.evaluate(learned[0], result.state, VAL)
+    np.testing.assert_allclose(result.history["val/loss"][-1], validated["loss"], rtol=1e-6)
+
+
+def test_streamed_validation_weights_every_example_alike(learned):
+    whole = fit(learned, Loader(TRAIN, 24), VAL, epochs=2)
+    parts = fit(learned, Loader(TRAIN, 24), Loader(VAL, 3), epochs=2)
+    np.testing.assert_allclose(whole.history["val/loss"], parts.history["val/loss"], rtol=1e-6)
+
+
+def test_a_stream_that_diverges_stops(learned):
+    learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(1e12), key=jax.random.key(0))
+    with pytest.warns(RuntimeWarning, match="epoch 1, step"):
+        result = train.fit(learner, state, Loader(TRAIN, 2), epochs=5, progress=False)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+    assert len(result.history["train/loss"]) == 1
+
+
+def test_a_stream_that_is_used_up_or_empty_is_refused(learned):
+    with pytest.raises(ValueError, match=r"no batch in epoch 2.*iterated anew"):
+        fit(learned, iter(Loader(TRAIN, 8)), VAL, epochs=2)
+    with pytest.raises(ValueError, match="no batch in epoch 1"):
+        fit(learned, iter(()), VAL, epochs=2)
+    with pytest.raises(ValueError, match="validation stream gave no batch"):
+        fit(learned, Loader(TRAIN, 8), iter(()), epochs=1)
+    with pytest.raises(ValueError, match=r"train \(epoch 1, batch 1\).*NaN"):
+        fit(learned, Loader(TRAIN | {"y": TRAIN["y"] * np.nan}, 8), VAL, epochs=1)
+    with pytest.raises(ValueError, match="batch_size=8 does not apply"):
+        fit(learned, Loader(TRAIN, 8), VAL, epochs=1, batch_size=8)
+    with pytest.raises(ValueError, match="batch_size is missing"):
+        fit(learned, TRAIN, VAL, epochs=1)
+    with pytest.raises(TypeError, match="val streams while train is in memory"):
+        fit(learned, TRAIN, Loader(VAL, 8), epochs=1, batch_size=8)
+
+
+# What a person sees
+
+
+def test_a_log_file_gets_a_dozen_lines_however_long_training_takes(learned, capsys):
+    fit(learned, epochs=400, batch_size=24, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 12
+    assert re.fullmatch(r"epoch 400/400  train/loss [\d.e-]+  val/loss [\d.e-]+  [\d.]+ s", lines[-1])
+    fit(learned, epochs=2, batch_size=24, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar(learned, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fit(learned, epochs=30, batch_size=24, progress=True)
+    shown = capsys.readouterr().err
+    assert "30/30" in shown
+    assert "val/loss" in shown
+
+
+def test_repeated_calls_keep_memory_flat(learned):
+    fit(learned, epochs=3, batch_size=8)
+    before = len(jax.live_arrays())
+    for _ in range(3):
+        fit(learned, epochs=3, batch_size=8, callbacks=[lambda p: jnp.sum(p.state.params["hidden"]["bias"])])
+    assert len(jax.live_arrays()) <= before
