@@ -69,7 +69,7 @@ def assert_close(ours, theirs, tolerance=ROUNDING, what=""):
 
 
 def output_and_gradients(torch_module, x, cotangent=None):
-    """Torch's output, its gradient by the input, and its gradients by the parameters in our names and layout."""
+    """Torch's output, its gradient by the input, and those by the parameters in our names and layout."""
     x = torch.tensor(x, requires_grad=True)
     torch_module.zero_grad()
     y = torch_module(x)

@@ -1,4 +1,4 @@
-"""Torch's own database of module cases for the layers we have; what is left out is named with its reason."""
+"""Torch's own database of module cases, for the layers we have; what is left out is named with a reason."""
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ SKIPPED_OPTIONS = {
     "max_norm": "renormalises the table in place while reading it",
 }
 # Layers that treat every axis alike, or the last one: their inputs need no turning over.
+WITH_AXIS = {"Softmax", "LogSoftmax", "Softmin", "PReLU"}
 ANY_LAYOUT = {
     "Linear",
     "Embedding",
@@ -65,7 +66,7 @@ def takes_part(info):
 
 
 def channel_axis(name, x):
-    """Where torch has the channels of this input: 1, or 0 without a batch axis; None where axes mean nothing."""
+    """Where torch has the channels of this input: 1, or 0 without a batch axis; None where it does not matter."""
     if name in ANY_LAYOUT:
         return None
     if name[-1] == "d" and name[-2].isdigit() and not name.startswith("BatchNorm"):
@@ -77,9 +78,15 @@ def turn(array, axis):
     return np.asarray(array) if axis is None else np.moveaxis(np.asarray(array), axis, -1)
 
 
-def refused(case) -> str | None:
+def inputs_of(case):
+    return [*case.forward_input.args, *case.forward_input.kwargs.values()]
+
+
+def refused(name, case) -> str | None:
     """Why this case is left out, if it is."""
     options = case.constructor_input.kwargs
+    if any(value.ndim == 0 for value in inputs_of(case)) and name in WITH_AXIS:
+        return "a scalar has no axis"
     return next((why for option, why in SKIPPED_OPTIONS.items() if options.get(option)), None)
 
 
@@ -100,8 +107,7 @@ def pair(info, case, training):
 
 def compare(info, case, training):
     theirs, ours = pair(info, case, training)
-    assert len(case.forward_input.args) == 1, "a layer of one input"
-    x = case.forward_input.args[0].detach().clone()
+    (x,) = (value.detach().clone() for value in inputs_of(case))
     differentiable = x.is_floating_point()
     axis = channel_axis(name_of(info), x)
     want = theirs(x.requires_grad_(differentiable))
@@ -132,7 +138,7 @@ def test_cases_of(info, training):
     options = {"device": "cpu", "dtype": torch.float32, "requires_grad": True, "training": training}
     compared = 0
     for i, case in enumerate(info.module_inputs_func(info, **options)):
-        if refused(case) is None:
+        if refused(name_of(info), case) is None:
             print(
                 f"case {i}: {case.constructor_input.args} {case.constructor_input.kwargs}"
             )  # shown on failure
