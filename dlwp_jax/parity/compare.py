@@ -154,12 +154,10 @@ def _jax_side(model: nnx.Module, inputs: Sequence[Any], theirs, cotangents, trai
     (model.train if train else model.eval)()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     xs = arrays(inputs)
-    floating = [i for i, x in enumerate(xs) if jnp.issubdtype(x.dtype, jnp.floating)]
+    floating = {i: x for i, x in enumerate(xs) if jnp.issubdtype(x.dtype, jnp.floating)}
 
-    def run(params, some):
-        full = list(xs)
-        for i, x in zip(floating, some, strict=True):
-            full[i] = x
+    def run(params, some, xs):
+        full = [some.get(i, x) for i, x in enumerate(xs)]
         merged = nnx.merge(graph, params, rest, copy=True)
         outputs = [y for y in outputs_of(merged(*full)) if jnp.issubdtype(y.dtype, jnp.floating)]
         if len(outputs) != len(theirs):
@@ -172,10 +170,10 @@ def _jax_side(model: nnx.Module, inputs: Sequence[Any], theirs, cotangents, trai
 
     with jax.default_matmul_precision("highest"):
         grad = jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
-        (grads, input_grads), (outputs, after) = grad(params, [xs[i] for i in floating])
+        (grads, input_grads), (outputs, after) = grad(params, floating, xs)
     return {
         "outputs": [to_torch_layout(y, t.shape) for y, t in zip(outputs, theirs, strict=True)],
         "rest": nnx.to_pure_dict(after),
         "grads": nnx.to_pure_dict(grads),
-        "input_grads": {f"input {i}": np.asarray(g) for i, g in zip(floating, input_grads, strict=True)},
+        "input_grads": {f"input {i}": np.asarray(g) for i, g in input_grads.items()},
     }

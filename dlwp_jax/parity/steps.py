@@ -91,9 +91,8 @@ class _JaxStep:
         given = jax.tree_util.tree_map_with_path(
             lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad), grads
         )
-        updates, opt_state = self.learner.tx.update(
-            given, state.opt_state, state.params, value=loss, grad=given, value_fn=lambda params: loss_fn(params)[0]
-        )
+        more = {"value": loss, "grad": given, "value_fn": lambda params: loss_fn(params)[0]}
+        updates, opt_state = self.learner.tx.update(given, state.opt_state, state.params, **more)
         params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
         new = dataclasses.replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
         return loss, grads, new
