@@ -127,7 +127,7 @@ def _match(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, L
     by_name = [(a, b) for a in theirs for b in ours if set(a.names) & set(b.names)]
     for (a, b), (other, c) in itertools.pairwise(by_name):
         if a is other:
-            _refuse_tie(*a.names[:2], b.names[0], c.names[0])
+            _refuse_tie(b.names[0], c.names[0], b.names[0], c.names[0])
     if len(by_name) in (len(theirs), len(ours)):  # the names account for one side completely
         return [(a, b, "name") for a, b in by_name]
     by_order = _by_order(theirs, ours, state)
