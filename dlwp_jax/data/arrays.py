@@ -6,10 +6,13 @@ Splits are chosen on the host as row numbers and taken from every array alike; r
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import numpy as np
+
+BLOCK = 2**14  # rows of data that are in float64 at a time
 
 
 def length(data: Any) -> int:
@@ -175,7 +178,7 @@ class Scale:
         """Mean and standard deviation over `axis`; a constant column keeps unit 1, so it becomes 0.
 
         Args:
-          x: array; sums are accumulated in float64.
+          x: array; sums are made in float64.
           axis: the axes of the examples. What is left must broadcast against x from the right: channels last.
           correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
 
@@ -184,11 +187,11 @@ class Scale:
         """
         x = _finite(x)
         axes = (axis,) if isinstance(axis, int) else axis
-        n = int(np.prod([x.shape[i] for i in axes]))
+        n = math.prod(x.shape[i] for i in axes)
         if n <= correction:
             raise ValueError(f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more.")
-        mean = x.mean(axis=axes, dtype=np.float64)
-        std = x.std(axis=axes, dtype=np.float64, ddof=correction)
+        mean, squares = _moments(x, axes)
+        std = np.sqrt(squares / (n - correction))
         return cls._of(x, mean, std)
 
     @classmethod
@@ -215,6 +218,22 @@ class Scale:
     def undo(self, z: Any) -> Any:
         """z back in the old unit."""
         return z * self.unit + self.offset
+
+
+def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and sum of squared deviations, over `axes`: two passes in float64, a block of rows at a time.
+
+    NumPy's own `std` would need two copies of all data in float64.
+    """
+    axes = tuple(axis % x.ndim for axis in axes)
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    shape = [x.shape[axis] for axis in kept]
+    rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))  # a view where the examples come first
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
+    mean = sum(np.ones(len(rows[b])) @ rows[b].astype(np.float64) for b in blocks) / len(rows)
+    deviations = (rows[b] - mean for b in blocks)
+    squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
+    return np.reshape(mean, shape), np.reshape(squares, shape)
 
 
 def _finite(x: Any) -> np.ndarray:

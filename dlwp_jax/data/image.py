@@ -38,7 +38,6 @@ def read(path: str | Path, *, channels: int | None = None) -> np.ndarray:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             image.verify()  # checks every chunk's checksum, but leaves the image unusable
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            image.load()
             pixels = _pixels(image, path)
     return pixels if channels is None else _with_channels(pixels, channels, path)
 
@@ -50,8 +49,7 @@ def _pillow_failures() -> tuple[type[Exception], ...]:
 
 
 def _pixels(image, path) -> np.ndarray:
-    stored = image.tile[0][3] if image.tile else image.info.get("rawmode", "")
-    if "16B" in str(stored) and image.mode != "I;16":
+    if "16B" in str(image.tile[0][3]) and image.mode != "I;16":  # how the file stores what `mode` becomes in memory
         raise BrokenFile(f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first.")
     if image.mode == "1":
         image = image.convert("L")

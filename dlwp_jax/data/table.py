@@ -1,5 +1,8 @@
 """Tables: delimited text to columns of numbers, categories to one-hot (chapter 4.3)."""
 
+import csv
+import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,17 +67,19 @@ def read(
         with reading(path, f"a table with numbers in column {name!r}", ValueError):
             columns[name] = np.array([float(convert(str(field))) for field in columns[name]])
     for name, values in columns.items():
-        if values.dtype.kind not in "f":
-            row = next(i for i, field in enumerate(values) if _number(field) is None)
-            raise BrokenFile(f"{path} has {values[row]!r} in column {name!r}, row {row + 1}, where a number is wanted.")
+        if values.dtype != np.float64:
+            row = next(i for i, field in enumerate(values) if not _is_number(field))
+            raise BrokenFile(
+                f"{path} has {str(values[row])!r} in column {name!r}, row {row + 1}, where a number is wanted."
+            )
     return Table(tuple(columns), np.stack(list(columns.values()), axis=1).astype(np.float32))
 
 
-def _number(field: str) -> float | None:
+def _is_number(field: str) -> bool:
     try:
-        return float(field)
+        return math.isfinite(float(field))
     except ValueError:
-        return None
+        return False
 
 
 def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndarray]:
@@ -91,42 +96,32 @@ def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndar
     >>> read_columns(path)
     {'scan': array(['1.3.6', '1.3.7'], dtype='<U5'), 'mm': array([5.5, 4. ])}
     """
-    import pandas
-
-    with reading(path, "delimited text", ValueError, pandas.errors.ParserError, pandas.errors.EmptyDataError):
+    with reading(path, "delimited text", ValueError, csv.Error):
         text = Path(path).read_text("utf-8-sig")
-        _check_widths(text, delimiter, path)
-        frame = pandas.read_csv(
-            path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        # strict: a quotation mark out of place is an error. The csv module is used and not pandas, which fills short
+        # rows with nothing and shifts long ones into an index.
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
+    if len(rows) < 2 or not all(name.strip() for name in rows[0]) or len(set(rows[0])) < len(rows[0]):
+        raise BrokenFile(
+            f"{path} has {max(len(rows) - 1, 0)} rows under the names {rows[:1]}; rows and names are needed."
         )
-    names = [str(name) for name in frame.columns]
-    if not len(frame) or any(name.startswith("Unnamed: ") for name in names):
-        raise BrokenFile(f"{path} has {len(frame)} rows under the names {names}; both rows and names are needed.")
-    return {name: _column(frame.iloc[:, i], name, path) for i, name in enumerate(names)}
+    names, *rows = rows
+    for i, row in enumerate(rows):
+        if len(row) != len(names):
+            raise BrokenFile(f"{path} has {len(row)} fields in row {i + 1} and {len(names)} names.")
+    return {name: _column(fields, name, path) for name, fields in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _check_widths(text: str, delimiter: str, path) -> None:
-    """pandas fills short rows with nothing and shifts long ones into an index: neither is wanted."""
-    import csv
-
-    width = 0
-    for i, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter)):
-        width = width or len(row)
-        if row and len(row) != width:
-            raise BrokenFile(f"{path} has {len(row)} fields in line {i + 1} and {width} names.")
-    return
-
-
-def _column(fields, name: str, path) -> np.ndarray:
-    import pandas
-
-    empty = np.flatnonzero(fields.str.strip() == "")
-    if len(empty):
-        raise BrokenFile(f"{path} has nothing in column {name!r}, row {empty[0] + 1} ({len(empty)} such rows).")
-    numbers = pandas.to_numeric(fields, errors="coerce").to_numpy(np.float64)
-    if np.isfinite(numbers).all():
-        return numbers
-    return fields.to_numpy(str)
+def _column(fields: tuple[str, ...], name: str, path) -> np.ndarray:
+    for i, field in enumerate(fields):
+        if not field.strip():
+            raise BrokenFile(f"{path} has nothing in column {name!r}, row {i + 1}.")
+    text = np.array(fields)
+    try:
+        numbers = text.astype(np.float64)
+    except ValueError:
+        return text
+    return numbers if np.isfinite(numbers).all() else text
 
 
 def categories(values: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +158,8 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
     [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     """
     codes = np.asarray(codes)
-    whole = codes.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # NaN and infinity: they differ from whatever integer they become
+        whole = codes.astype(np.int64)
     if codes.size and ((whole != codes).any() or whole.min() < 0):
         raise ValueError("codes must be whole numbers from 0; use categories() to number other values.")
     largest = int(whole.max()) if codes.size else -1
