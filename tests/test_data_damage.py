@@ -1,7 +1,7 @@
 """Damaged bytes never become an array: every reader gives the valid decoding, or raises the one error of its kind.
 
-PNG, pickles and idx have checksums or exact lengths, so damage is found or harmless. JPEG, WAV and DICOM have none for
-their values: there a changed byte may be another value, but never another shape, and a truncated file is refused.
+PNG has checksums, so damage is found or harmless. The others have none: a changed byte can be another value, or in a
+header another shape, that no reader can tell from a valid one; but a truncated file is always refused.
 """
 
 import warnings
@@ -52,11 +52,18 @@ READERS = {
 EXACT = ("png",)  # a checksum over every byte that matters
 
 
+class Kind(tuple):
+    """Name, valid bytes, what they decode to, and where to put damaged ones; hypothesis prints it when a test fails."""
+
+    def __repr__(self):
+        return self[0]
+
+
 @pytest.fixture(scope="module", params=WRITERS)
 def kind(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "valid"
     WRITERS[request.param](path)
-    return request.param, path.read_bytes(), READERS[request.param](path), path.with_name("damaged")
+    return Kind((request.param, path.read_bytes(), READERS[request.param](path), path.with_name("damaged")))
 
 
 def attempt(name, path, content):

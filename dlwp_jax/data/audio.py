@@ -136,12 +136,9 @@ def spectrogram(
         raise ValueError(
             f"nperseg={nperseg}, noverlap={noverlap} of {samples} samples: 0 <= noverlap < nperseg <= samples."
         )
-    shape = get_window(window, nperseg)
-    step = nperseg - noverlap
-    starts = np.arange(0, samples - nperseg + 1, step)
-    power = _segment_power(
-        jnp.asarray(waveform), shape.astype(np.float32), rate, starts=tuple(starts[:2]), count=len(starts)
-    )
+    weights = get_window(window, nperseg).astype(np.float32)
+    starts = np.arange(0, samples - nperseg + 1, nperseg - noverlap)
+    power = _segment_power(jnp.asarray(waveform), weights, rate, step=nperseg - noverlap)
     return Spectrogram(
         jnp.asarray(np.fft.rfftfreq(nperseg, 1 / rate), power.dtype),
         jnp.asarray((starts + nperseg / 2) / rate, power.dtype),
@@ -149,11 +146,12 @@ def spectrogram(
     )
 
 
-@partial(jax.jit, static_argnames=("starts", "count"))
-def _segment_power(x: jax.Array, window: jax.Array, rate: float, *, starts: tuple[int, ...], count: int) -> jax.Array:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    n, step = len(window), int(starts[-1] - starts[0]) or 1
-    segments = x[..., np.arange(count)[:, None] * step + np.arange(n)]  # [... t n]
+@partial(jax.jit, static_argnames="step")
+def _segment_power(waveform: jax.Array, window: jax.Array, rate: float, *, step: int) -> jax.Array:
+    x = waveform.astype(jnp.promote_types(waveform.dtype, jnp.float32))
+    n = len(window)
+    starts = np.arange(0, x.shape[-1] - n + 1, step)
+    segments = x[..., starts[:, None] + np.arange(n)]  # [... t n]
     segments = (segments - segments.mean(axis=-1, keepdims=True)) * window
     power = jnp.abs(jnp.fft.rfft(segments, axis=-1)) ** 2 / (rate * jnp.sum(window**2))
     doubled = np.full(n // 2 + 1, 2.0, np.float32)

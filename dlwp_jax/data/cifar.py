@@ -38,9 +38,10 @@ def read(folder: str | Path, *, classes: tuple[str, ...] | None = None) -> tuple
     """
     if classes is not None and (unknown := set(classes) - set(CLASSES)):
         raise ValueError(f"classes has {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}.")
-    sides = (read_batches(Path(folder, name) for name in names) for names in (TRAIN, TEST))
-    train, test = (side if classes is None else _only(side, classes) for side in sides)
-    return train, test
+    image, label, ends = _read([Path(folder, name) for name in (*TRAIN, *TEST)])
+    sides = np.split(image, ends[-2:-1]), np.split(label, ends[-2:-1])
+    train, test = ({"image": images, "label": labels} for images, labels in zip(*sides, strict=True))
+    return (train, test) if classes is None else (_only(train, classes), _only(test, classes))
 
 
 def _only(data: dict, classes: tuple[str, ...]) -> dict:
@@ -59,14 +60,19 @@ def read_batches(paths: Any) -> dict:
     Returns:
       `{"image": [n 32 32 3] uint8, "label": [n] int32}`.
     """
-    paths = list(paths)
+    image, label, _ = _read(list(paths))
+    return {"image": image, "label": label}
+
+
+def _read(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All images, all labels, and the row after the last one of each file."""
     with ThreadPoolExecutor(2) as pool:
         parts = list(pool.map(_describe, paths))
-        label = np.concatenate([labels for labels, _ in parts])
-        image = np.empty((len(label), 32, 32, 3), np.uint8)
-        outs = np.split(image, np.cumsum([len(labels) for labels, _ in parts])[:-1])
+        ends = np.cumsum([len(labels) for labels, _ in parts])
+        image = np.empty((ends[-1], 32, 32, 3), np.uint8)
+        outs = np.split(image, ends[:-1])
         list(pool.map(_fill, outs, paths, [pixels for _, pixels in parts]))
-    return {"image": image, "label": label}
+    return image, np.concatenate([labels for labels, _ in parts]), ends
 
 
 class _Record:
@@ -134,7 +140,7 @@ def _fill(image: np.ndarray, path: Path, pixels: int | bytes) -> None:
         for first in range(0, len(image), CHUNK):
             out = image[first : first + CHUNK]
             part = planes[: len(out)]
-            if file.readinto(memoryview(part).cast("B")) != part.nbytes:
+            if file.readinto(part.data) != part.nbytes:
                 raise BrokenFile(f"{path} became shorter while it was read.")
             for channel in range(3):  # three copies with one stride each are three times faster than a transpose
                 out[..., channel] = part[:, channel]

@@ -49,6 +49,8 @@ def _pillow_failures() -> tuple[type[Exception], ...]:
 
 
 def _pixels(image, path) -> np.ndarray:
+    if not image.tile:
+        raise BrokenFile(f"{path} is truncated: it ends before its pixels.")
     if "16B" in str(image.tile[0][3]) and image.mode != "I;16":  # how the file stores what `mode` becomes in memory
         raise BrokenFile(f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first.")
     if image.mode == "1":
@@ -112,8 +114,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
+    height, width = size
     planes = [
-        Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 

@@ -195,7 +195,7 @@ CIFAR10 = Remote(
     folder="cifar-10-batches-py",
 )
 
-LUNA = {"licence": "CC BY 4.0", "address": "https://luna16.grand-challenge.org"}
+LUNA = "https://luna16.grand-challenge.org"
 
 _ALL = (
     Source(
@@ -346,7 +346,8 @@ _ALL = (
         name="luna-annotations",
         what="LUNA16: centres (mm) and diameters of nodules",
         size="1,186 rows, 0.1 MB",
-        **LUNA,
+        licence="CC BY 4.0",
+        address=LUNA,
         embedded=phantom_annotations,
         stand_in="the phantom's nodules",
         path="book/part2/luna/annotations.csv",
@@ -356,7 +357,8 @@ _ALL = (
         name="luna-candidates",
         what="LUNA16: places that may be nodules, and whether they are",
         size="551,065 rows, 27 MB",
-        **LUNA,
+        licence="CC BY 4.0",
+        address=LUNA,
         embedded=phantom_candidates,
         stand_in="the phantom's nodules and as many other places",
         path="book/part2/luna/candidates.csv",
@@ -366,7 +368,8 @@ _ALL = (
         name="luna-ct",
         what="LUNA16: 888 chest CTs in MetaImage, each as its path (volume.read_mhd)",
         size="10 subsets, 66 GB",
-        **LUNA,
+        licence="CC BY 4.0",
+        address=LUNA,
         embedded=lambda: {"phantom": synthetic.ct_phantom().scan},
         stand_in="the CT phantom itself",
         path="book/part2/luna",

@@ -24,10 +24,11 @@ def frames(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = No
         the frames that could be read).
     """
     import av
+    from av.error import FFmpegError
 
     if step < 1:
         raise ValueError(f"step={step} must be at least 1.")
-    with reading(path, "a video", av.FFmpegError, ValueError), av.open(str(path)) as container:
+    with reading(path, "a video", FFmpegError, ValueError), av.open(str(path)) as container:
         if not container.streams.video:
             raise BrokenFile(f"{path} holds no picture.")
         stream = container.streams.video[0]
