@@ -5,7 +5,7 @@ channels last, in the file's own unit and type; what runs inside a compiled prog
 `text.embed`) is JAX.
 
 One module per kind: `image`, `volume` and `dicom`, `table`, `series`, `text`, `audio`, `video`; `sources` names whole
-data sets; `arrays`, `batches` and `augment` work on what is in memory, `stream` on what is not.
+data sets; `arrays`, `batches` and `augment` work on what is in memory, `stream` on what is not; `pictures` draws.
 """
 
 from dlwp_jax.data import (
@@ -17,6 +17,7 @@ from dlwp_jax.data import (
     dicom,
     idx,
     image,
+    pictures,
     series,
     sources,
     stream,
@@ -50,6 +51,7 @@ __all__ = [
     "image",
     "k_fold",
     "load",
+    "pictures",
     "place",
     "series",
     "sources",

@@ -136,7 +136,7 @@ def spectrogram(
         raise ValueError(
             f"nperseg={nperseg}, noverlap={noverlap} of {samples} samples: 0 <= noverlap < nperseg <= samples."
         )
-    weights = get_window(window, nperseg).astype(np.float32)
+    weights = np.asarray(get_window(window, nperseg), np.float32)
     starts = np.arange(0, samples - nperseg + 1, nperseg - noverlap)
     power = _segment_power(jnp.asarray(waveform), weights, rate, step=nperseg - noverlap)
     return Spectrogram(
@@ -148,7 +148,7 @@ def spectrogram(
 
 @partial(jax.jit, static_argnames="step")
 def _segment_power(waveform: jax.Array, window: jax.Array, rate: float, *, step: int) -> jax.Array:
-    x = waveform.astype(jnp.promote_types(waveform.dtype, jnp.float32))
+    x = waveform if jnp.issubdtype(waveform.dtype, jnp.floating) else waveform.astype(jnp.float32)
     n = len(window)
     starts = np.arange(0, x.shape[-1] - n + 1, step)
     segments = x[..., starts[:, None] + np.arange(n)]  # [... t n]
