@@ -101,7 +101,7 @@ def check_gradients(
     >>> @jax.custom_jvp
     ... def cube(x): return x**3
     >>> _ = cube.defjvp(lambda x, dx: (cube(*x), 2 * x[0] ** 2 * dx[0]))  # wrong: 2 for 3
-    >>> check_gradients(lambda p: cube(p["w"]), {"w": jnp.array([0.0, 2.0])})
+    >>> check_gradients(lambda p: jnp.sum(cube(p["w"])), {"w": jnp.array([0.0, 2.0])})
     Traceback (most recent call last):
       ...
     AssertionError: the gradient is wrong at args[0]['w'][1]: jax.grad gives 8..., central differences give
@@ -109,7 +109,8 @@ def check_gradients(
     """
     args = jax.tree.map(_floating, args)
     result = jnp.asarray(f(*args))
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, result.shape).astype(result.dtype)
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, result.shape) if result.ndim else np.ones(())
+    weights = weights.astype(result.dtype)
 
     def scalar(args):
         return jnp.sum(f(*args) * weights)

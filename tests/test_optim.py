@@ -153,6 +153,7 @@ def test_formula_is_torchs(float64, ours, name, options):
     assert_trees_close(carried, final, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "name", "options"), TABLE, ids=IDS)
 def test_float32(ours, name, options):
     """The same 200 gradients in single precision."""
@@ -203,8 +204,8 @@ def test_float32_with_a_real_loss(ours, name, options):
 
         return jax.lax.fori_loop(0, STEPS, body, (params, tx.init(params)))[0]
 
-    # Float32 rounds by 6e-8 a step; rules that divide by the gradient's size turn a tiny gradient's rounding into a
-    # step of another size, which the loss then pulls back.
+    # Float32 rounds by 6e-8 a step; rules that divide by the gradient's size turn the rounding of a tiny
+    # gradient into a step of another size, which the loss then pulls back.
     final = train({k: jnp.asarray(p) for k, p in params.items()})
     assert_trees_close(final, {k: t.detach().numpy() for k, t in tensors.items()}, rtol=1e-3, atol=2e-4)
 

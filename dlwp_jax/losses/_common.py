@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def reduce(loss, reduction: str, *, total=None):
@@ -78,7 +79,7 @@ def class_weights(weight, n_classes: int, dtype) -> jax.Array:
 
 def is_known(array) -> bool:
     """Whether the values can be looked at now: under `jit`, `grad` and `vmap` they cannot."""
-    return not isinstance(array, jax.core.Tracer)
+    return not isinstance(array, Tracer)
 
 
 def absolute(x):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from dlwp_jax.losses._common import floating, reduce
+from dlwp_jax.losses._common import checked_classes, floating, is_known, reduce
 
 
 def ctc_loss(
@@ -37,7 +37,9 @@ def ctc_loss(
       A scalar, or `[n]` for `'none'`.
 
     Raises:
-      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for integer `log_probs`.
+      ValueError: for shapes that do not fit or an unknown reduction.
+      IndexError: for a class that is not there, where it can be seen; under `jit` the loss is nan then.
+      RuntimeError: for lengths that are too long, where they can be seen.
 
     >>> import jax, jax.numpy as jnp
     >>> uniform = jax.nn.log_softmax(jnp.zeros((2, 1, 3)))  # "aa", "a-", "-a" of the nine paths read as "a"
@@ -54,12 +56,18 @@ def ctc_loss(
         raise ValueError(
             f"input_lengths {input_lengths.shape} and target_lengths {target_lengths.shape} must both be {n}."
         )
+    _check_lengths("input_lengths", input_lengths, log_probs.shape[0])
+    _check_lengths("target_lengths", target_lengths, targets.shape[1])
+    n_classes = log_probs.shape[2]
+    if not 0 <= blank < n_classes:
+        raise ValueError(f"blank={blank} is not one of {n_classes} classes.")
     past_input = jnp.arange(log_probs.shape[0]) >= input_lengths[:, None]
     past_target = jnp.arange(targets.shape[1]) >= target_lengths[:, None]
+    targets = checked_classes(jnp.where(past_target, blank, targets), n_classes)
     loss = optax.ctc_loss(
         jnp.swapaxes(log_probs, 0, 1),
         past_input.astype(log_probs.dtype),
-        jnp.where(past_target, blank, targets),
+        targets,
         past_target.astype(log_probs.dtype),
         blank_id=blank,
     )
@@ -67,6 +75,12 @@ def ctc_loss(
     repeats = jnp.sum((targets[:, 1:] == targets[:, :-1]) & ~past_target[:, 1:], axis=1)
     impossible = input_lengths < target_lengths + repeats
     loss = jnp.where(impossible, 0.0 if zero_infinity else jnp.inf, loss)
+    loss = jnp.where(jnp.any(targets == n_classes, axis=1), jnp.nan, loss)
     if reduction == "mean":
         loss = loss / jnp.maximum(target_lengths, 1)
     return reduce(loss, reduction)
+
+
+def _check_lengths(name: str, lengths, most: int) -> None:
+    if is_known(lengths) and lengths.size and not 0 <= int(jnp.min(lengths)) <= int(jnp.max(lengths)) <= most:
+        raise RuntimeError(f"{name} has values outside 0 .. {most}.")

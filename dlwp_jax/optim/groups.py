@@ -1,6 +1,6 @@
 """Which optimizer works on which parameter, and in which layout."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ def groups(
     filters = list(transforms)
     holds = [nnx.filterlib.to_predicate(f) for f in filters]
     rest = len(filters)
-    numbered = dict(enumerate(transforms.values()))
+    numbered: dict[Hashable, optax.GradientTransformation] = dict(enumerate(transforms.values()))
     if default is not None:
         numbered[rest] = default
 

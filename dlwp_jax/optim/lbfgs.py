@@ -2,6 +2,8 @@
 
 import optax
 
+from dlwp_jax.optim._rule import require_non_negative
+
 
 def lbfgs(
     lr: float = 1.0, history_size: int = 100, line_search_fn: str | None = None
@@ -26,16 +28,18 @@ def lbfgs(
     >>> import jax, jax.numpy as jnp
     >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, 2.0])) ** 2 * jnp.array([1.0, 10.0]))
     >>> tx, params = lbfgs(line_search_fn="strong_wolfe"), jnp.zeros(2)
-    >>> state = tx.init(params)
-    >>> for _ in range(10):
+    >>> @jax.jit
+    ... def step(params, state):
     ...     value, grads = jax.value_and_grad(loss)(params)
     ...     updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
-    ...     params = params + updates
+    ...     return params + updates, state
+    >>> state = tx.init(params)
+    >>> for _ in range(10):
+    ...     params, state = step(params, state)
     >>> [round(p, 3) for p in params.tolist()]
     [1.0, 2.0]
     """
-    if lr < 0:
-        raise ValueError(f"lbfgs: lr={lr} must be >= 0.")
+    require_non_negative("lbfgs", lr=lr)
     if line_search_fn is None:
         return optax.lbfgs(lr, memory_size=history_size, linesearch=None)
     if line_search_fn != "strong_wolfe":

@@ -58,7 +58,7 @@ def reduce_lr_on_plateau(
       An `optax.GradientTransformationExtraArgs` with state `PlateauState`.
 
     Raises:
-      ValueError: for options torch refuses.
+      ValueError: for options torch refuses, and from `update` without a value.
 
     >>> import jax.numpy as jnp
     >>> tx = reduce_lr_on_plateau(1.0, factor=0.5, patience=0)
@@ -103,8 +103,10 @@ def reduce_lr_on_plateau(
             count=jnp.zeros_like(state.count),
         )
 
-    def update(updates, state, params=None, *, value, **extra):
+    def update(updates, state, params=None, *, value=None, **extra):
         del params, extra
+        if value is None:
+            raise ValueError("value is missing; call update(grads, state, params, value=metric).")
         scale = state.lr / lr
         updates = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
         value_sum = state.value_sum + jnp.asarray(value, state.value_sum.dtype)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import optax
 from jax import lax
+from optax import Schedule
 
 from dlwp_jax.optim._rule import power, require
-
-Schedule = Callable
 
 
 def per_epoch(schedule: Schedule, steps_per_epoch: int) -> Schedule:
@@ -46,7 +45,7 @@ def multi_step_lr(lr, milestones: Sequence[int], gamma: float = 0.1) -> Schedule
     >>> [round(float(multi_step_lr(1.0, [1, 3])(step)), 3) for step in range(4)]
     [1.0, 0.1, 0.1, 0.01]
     """
-    return lambda step: lr * power(gamma, sum((_float(step) >= m for m in milestones), jnp.zeros(())))
+    return lambda step: lr * power(gamma, _float(sum(jnp.asarray(step) >= m for m in milestones)))
 
 
 def constant_lr(lr, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
