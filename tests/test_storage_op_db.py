@@ -223,7 +223,14 @@ def is_advanced(case: Case) -> bool:
 
 OPS = [op for op in op_db if op.name in OURS]
 IDS = [f"{op.name}-{op.variant_test_name}".rstrip("-") for op in OPS]
-TALLY: Counter = Counter()  # what a run of this file covered: `python tests/test_storage_op_db.py` prints it
+TALLY: Counter = Counter()  # what a run of this file compared
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _report():
+    """`pytest -s tests/test_storage_op_db.py` ends with how much was compared."""
+    yield
+    print("", *(f"{count:6d} {what}" for what, count in sorted(TALLY.items())), sep="\n")
 
 
 def gives_views(op) -> bool:
@@ -378,12 +385,3 @@ def test_refuses_what_torch_refuses(op):
         with pytest.raises((IndexError, RuntimeError, TypeError, ValueError)) as refusal:
             our_call(op, case, [jnp.array(base.numpy()) for base in bases])
         TALLY["errors refused" + ("" if isinstance(refusal.value, error.error_type) else ", by another type")] += 1
-
-
-if __name__ == "__main__":
-    import sys
-
-    status = pytest.main([__file__, "-q"])
-    for what, count in sorted(sys.modules["tests.test_storage_op_db"].TALLY.items()):
-        print(f"{count:6d} {what}")
-    sys.exit(status)
