@@ -24,11 +24,12 @@ def rotation(angles):
     return matrix
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     spacing=st.tuples(*[st.floats(0.1, 5)] * 3),
     origin=st.tuples(numbers, numbers, numbers),
-    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    # Whole milliradians: with angles like 1e-308 SimpleITK's own inverse becomes NaN.
+    angles=st.tuples(*[st.integers(-3000, 3000).map(lambda milliradians: milliradians / 1000)] * 3),
     irc=st.tuples(*[st.floats(0, 50)] * 3),
 )
 def test_millimetres_and_voxels_equal_simpleitk_and_come_back(spacing, origin, angles, irc):

@@ -1,7 +1,8 @@
 """CIFAR-10 from its official Python files, without running what is in them (chapter 7.1).
 
 The files are pickles, and a pickle is a program. These are read with everything callable taken away: the three
-names that describe a NumPy array become inert records, any other name is refused.
+names that describe a NumPy array become inert records, any other name is refused. What is left to a hostile file is to
+make Python reserve much memory, by a memo slot with a huge number.
 """
 
 import io

@@ -40,7 +40,8 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
 def check_regular(times: Any, step: Any) -> None:
     """Refuse a time axis with gaps, and say which times are missing.
 
-    The original bike-sharing table lacks hours; a reshape to days would silently shift all that follow.
+    The original bike-sharing table lacks hours; a reshape to days would silently shift all that follow. (The book's
+    repaired table still lacks 24 in a row, from 2012-10-29T13 on: its 730 rows of a day stand for 731 days.)
 
     Raises:
       ValueError: naming how many are missing, and the first of them; else as `missing_times`.

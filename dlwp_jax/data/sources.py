@@ -243,10 +243,10 @@ _ALL = (
     ),
     Source(
         name="bike-sharing",
-        what="Rented bikes and the weather by the hour, gaps filled by the book's authors",
+        what="Rented bikes and the weather by the hour, gaps filled but for 24 hours of hurricane Sandy",
         size="17,520 x 17, 1.1 MB",
         licence="CC BY 4.0",
-        address=f"{BOOK}/bike-sharing-dataset (made from UCI 275)",
+        address=f"{BOOK}/bike-sharing-dataset (made by the book's authors from UCI 275)",
         embedded=synthetic.bike_counts,
         stand_in="made-up counts of four weeks",
         path="book/p1ch4/bike-sharing-dataset/hour-fixed.csv",
