@@ -58,7 +58,6 @@ def test_bikes(real_book):
 
 
 def test_bikes_by_day(real_book):
-    pytest.importorskip("dlwp_jax.storage", exc_type=ImportError)
     bikes = data.load("bike-sharing", root=real_book)
     daily = series.days(bikes.values)
     assert daily.shape == (730, 17, 24)

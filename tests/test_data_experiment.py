@@ -1,8 +1,5 @@
 import pytest
 
-pytest.importorskip("dlwp_jax.runs", exc_type=ImportError)
-pytest.importorskip("dlwp_jax.storage", exc_type=ImportError)
-
 from experiments import ch04_data
 
 pytest_plugins = ["tests.data_root"]

@@ -135,7 +135,6 @@ def test_clocks_that_do_not_tick_are_refused(times, message):
 
 
 def test_days_are_views_as_in_torch():
-    pytest.importorskip("dlwp_jax.storage", exc_type=ImportError)
     hours = np.arange(72 * 17, dtype=np.float32).reshape(72, 17)
     reference = torch.tensor(hours).view(-1, 24, 17).transpose(1, 2)
     daily = series.days(hours)
