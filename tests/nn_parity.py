@@ -3,6 +3,8 @@
 Once eager, once under jit. Arrays turn over from N C ... to N ... C on the way in and back on the way out.
 """
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,11 @@ def last(array):
 def unchanged(array):
     """For layers that have no channels."""
     return np.asarray(array)
+
+
+def takes_rngs(cls) -> bool:
+    """Whether a layer is built with `rngs=`."""
+    return "rngs" in inspect.signature(cls.__init__).parameters
 
 
 def random(*shape, seed=0):
@@ -62,7 +69,7 @@ def assert_close(ours, theirs, tolerance=ROUNDING, what=""):
 
 
 def output_and_gradients(torch_module, x, cotangent=None):
-    """Torch's output, its gradient by the input, and its gradients by the parameters in our names and layout."""
+    """Torch's output, its gradient by the input, and those by the parameters in our names and layout."""
     x = torch.tensor(x, requires_grad=True)
     torch_module.zero_grad()
     y = torch_module(x)
@@ -87,27 +94,15 @@ def functional(module: nnx.Module):
     return params, run
 
 
-def check(
-    torch_module,
-    module,
-    x,
-    *,
-    turn=last,
-    turn_out=None,
-    back=first,
-    tolerance=ROUNDING,
-    modes=("eager", "jit"),
-):
+def check(torch_module, module, x, *, turn=last, tolerance=ROUNDING, modes=("eager", "jit")):
     """Output, input gradient and parameter gradients of both, for a channels-first `x`."""
     load(module, torch_module)
-    turn_out = turn_out or turn
     y, dx, dparams, cotangent = output_and_gradients(torch_module, x)
     params, run = functional(module)
     for mode in modes:
-        ours = (run if mode == "eager" else jax.jit(run))(
-            params, jnp.asarray(turn(x)), jnp.asarray(turn_out(cotangent))
-        )
-        assert_close(ours[0], turn_out(y), tolerance, f"{mode} output")
+        compare = run if mode == "eager" else jax.jit(run)
+        ours = compare(params, jnp.asarray(turn(x)), jnp.asarray(turn(cotangent)))
+        assert_close(ours[0], turn(y), tolerance, f"{mode} output")
         assert_close(ours[1], turn(dx), tolerance, f"{mode} input gradient")
         flat = {path[-1]: value[...] for path, value in nnx.to_flat_state(ours[2])}
         assert flat.keys() == dparams.keys()

@@ -34,8 +34,8 @@ LAYERS = {
     "Threshold": [{"threshold": 0.5, "value": 7.0}],
 }
 CASES = [(name, options) for name, many in LAYERS.items() for options in many]
-# exp, tanh and erf of the two libraries differ by a few units in the last place (1.2e-7); derivatives of GELU and
-# Mish multiply that by x and cancel: 3.6e-6 at most was seen.
+# exp, tanh and erf of the two libraries differ by a few units in the last place (1.2e-7); derivatives of GELU
+# and Mish multiply that by x and cancel: 3.6e-6 at most was seen.
 LAST_PLACES = 5e-6
 KINKS = [-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0, 6.0]
 EXTREMES = [-np.inf, -1e30, -200.0, -100.0, -20.0, 20.0, 100.0, 200.0, 1e30, np.inf, np.nan]
@@ -64,7 +64,7 @@ def test_extreme_values_and_nan(name, options):
     x = np.array(EXTREMES, np.float32)
     y, dy, want, slope = values_and_slopes(name, options, x)
     np.testing.assert_allclose(y, want, rtol=1e-6, atol=LAST_PLACES)
-    known = np.isfinite(slope)  # torch's own derivative is NaN at some infinities
+    known = np.isfinite(slope) & np.isfinite(x)  # a derivative at infinity or NaN means nothing
     np.testing.assert_allclose(dy[known], slope[known], rtol=1e-6, atol=LAST_PLACES)
 
 

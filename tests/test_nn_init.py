@@ -1,4 +1,4 @@
-"""Initial values: torch.nn.init's formulas, and torch's default distributions of every layer with parameters."""
+"""Initial values: the formulas of torch.nn.init, and the default distributions of layers with parameters."""
 
 import math
 
@@ -45,7 +45,7 @@ FORMULAS = [
 def test_spread_by_torchs_own_draw_and_shape_of_the_distribution(name, options):
     values = np.asarray(getattr(init, name)(**options)(KEY, SHAPE, jnp.float32)).ravel()
     spread = np.abs(values).max() if "uniform" in name else values.std()
-    # 5,400 draws: the extreme of a uniform lies within 1e-3 of its bound, a standard deviation within 3 / sqrt(2 n) = 3%
+    # 5,400 draws: the extreme of a uniform lies within 1e-3 of its bound, a std within 3 / sqrt(2 n) = 3%
     assert spread == pytest.approx(torch_std(name, **options), rel=2e-3 if "uniform" in name else 0.04)
     scaled = values / spread
     family = stats.uniform(-1, 2) if "uniform" in name else stats.norm
@@ -94,20 +94,20 @@ def test_orthogonal(shape):
 
 
 LAYERS = {
-    "Linear": ((100, 40), lambda w: w.T),
-    "Conv1d": ((30, 20, 5), None),
-    "Conv2d": ((16, 30, 3), None),
-    "Conv3d": ((8, 12, 3), None),
-    "ConvTranspose1d": ((30, 20, 5), None),
-    "ConvTranspose2d": ((30, 16, 3), None),
-    "ConvTranspose3d": ((12, 8, 3), None),
+    "Linear": (100, 40),
+    "Conv1d": (30, 20, 5),
+    "Conv2d": (16, 30, 3),
+    "Conv3d": (8, 12, 3),
+    "ConvTranspose1d": (30, 20, 5),
+    "ConvTranspose2d": (30, 16, 3),
+    "ConvTranspose3d": (12, 8, 3),
 }
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", LAYERS)
 def test_default_distribution_of_kernel_and_bias(name, groups):
-    args, _ = LAYERS[name]
+    args = LAYERS[name]
     options = {"groups": groups} if "Conv" in name else {}
     theirs = getattr(torch.nn, name)(*args, **options)
     fan_in, _ = torch.nn.init._calculate_fan_in_and_fan_out(theirs.weight)
@@ -117,8 +117,8 @@ def test_default_distribution_of_kernel_and_bias(name, groups):
         values = np.concatenate([np.asarray(getattr(layer, attribute)[...]).ravel() for layer in many])
         assert np.abs(values).max() <= bound
         assert parameter.abs().max() <= bound  # torch's own draw obeys the formula that ours is held to
-        assert stats.kstest(values / bound, stats.uniform(-1, 2).cdf).pvalue > LEVEL
-        assert stats.kstest(values, parameter.detach().numpy().ravel()).pvalue > LEVEL
+        assert stats.kstest(values / bound, stats.uniform(-1, 2).cdf, method="asymp").pvalue > LEVEL
+        assert stats.kstest(values, parameter.detach().numpy().ravel(), method="asymp").pvalue > LEVEL
 
 
 def test_linear_is_narrower_than_flaxs_at_fan_in_100():

@@ -45,7 +45,7 @@ class RunningMoments(nnx.Module):
     and `num_batches_tracked []` (None without `track_running_stats`).
     """
 
-    def __init__(self, num_features, eps, momentum, affine, track_running_stats, param_dtype):
+    def __init__(self, num_features, eps, momentum, affine, track_running_stats, bias, param_dtype):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -53,7 +53,7 @@ class RunningMoments(nnx.Module):
         self.track_running_stats = track_running_stats
         self.use_running_average = False  # nnx's model.train() and model.eval() set it
         self.scale = nnx.Param(jnp.ones(num_features, param_dtype)) if affine else None
-        self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if affine and bias else None
         tracked = track_running_stats
         self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32)) if tracked else None
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
@@ -71,7 +71,7 @@ class RunningMoments(nnx.Module):
 
     def _track(self, mean, var, count: int, weight):
         """In train mode, move the running values by `weight` towards `mean` and the unbiased `var` `[C]`."""
-        if self.use_running_average or self.mean is None or self.var is None:
+        if self.use_running_average or self.mean is None or self.var is None or count == 0:
             return
         mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
         self.mean[...] = (1 - weight) * self.mean[...] + weight * mean
@@ -89,11 +89,12 @@ class _BatchNorm(RunningMoments):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         rngs: nnx.Rngs | None = None,
         param_dtype=jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, param_dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
 
     def __call__(self, x):  # [N *spatial C] -> the same
         """Normalise every channel by the batch's moments, or by the running ones in eval mode."""
@@ -111,7 +112,7 @@ class _BatchNorm(RunningMoments):
         if running is not None:
             return self._normalize(x, *running)
         count = math.prod(x.shape[:-1])
-        if count <= 1 and not self.use_running_average:
+        if count == 1 and not self.use_running_average:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.shape}."
             )
@@ -140,6 +141,7 @@ class BatchNorm1d(_BatchNorm):
       eps: added to the variance.
       momentum: the weight of the new value (Flax's is the weight of the old one), or None.
       affine: whether there are `scale` and `bias`.
+      bias: whether there is a `bias` beside the scale.
       track_running_stats: whether there are running values; without them, eval mode uses the batch's moments
         too.
 

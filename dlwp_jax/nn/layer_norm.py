@@ -115,6 +115,7 @@ class GroupNorm(nnx.Module):
       num_channels: size of the last axis.
       eps: added to the variance.
       affine: whether there are `scale` and `bias`.
+      bias: whether there is a `bias` beside the scale.
 
     Parameters: `scale [C]`, `bias [C]`.
 
@@ -133,6 +134,7 @@ class GroupNorm(nnx.Module):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         rngs: nnx.Rngs | None = None,
         param_dtype=jnp.float32,
     ):
@@ -144,7 +146,7 @@ class GroupNorm(nnx.Module):
         self.eps = eps
         self.affine = affine
         self.scale = nnx.Param(jnp.ones(num_channels, param_dtype)) if affine else None
-        self.bias = nnx.Param(jnp.zeros(num_channels, param_dtype)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(num_channels, param_dtype)) if affine and bias else None
 
     def __call__(self, x):  # [N ... C] -> the same
         """Normalise the groups of channels of `x`."""
@@ -171,11 +173,12 @@ class _InstanceNorm(RunningMoments):
         affine: bool = False,
         track_running_stats: bool = False,
         *,
+        bias: bool = True,
         rngs: nnx.Rngs | None = None,
         param_dtype=jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, param_dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
 
     def __call__(self, x):  # [N *spatial C] -> the same
         """Normalise every channel of every example, by the running moments where eval mode has them."""
@@ -188,7 +191,7 @@ class _InstanceNorm(RunningMoments):
         if running is not None:
             return self._normalize(x, *running)
         count = x[0, ..., 0].size
-        if count <= 1:
+        if count == 1:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}.")
         mean, var = moments(x, tuple(range(1, x.ndim - 1)))
         weight = (
