@@ -1,0 +1,107 @@
+"""Check a port from the shell.
+
+python -m dlwp_jax.parity check my_torch.py:Net my_flax.py:Net --input 1,3,32,32 --weights my.pt
+"""
+
+import argparse
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from flax import nnx
+
+from dlwp_jax import parity
+from dlwp_jax.parity.files import state_dict_of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `check`; 0 where the models agree, 1 where they do not, 2 where they cannot be compared."""
+    options = _parser().parse_args(arguments)
+    try:
+        theirs, ours = _build(options.torch), _build(options.flax)
+        if options.weights:
+            theirs.load_state_dict(state_dict_of(options.weights))
+        inputs = [_random(shape, options) for shape in options.input]
+        loaded = parity.load_torch(ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule])
+        print(loaded, end="\n\n")
+        reports = [parity.compare(theirs, ours, *inputs, loaded=loaded, tolerance=options.tolerance)]
+        if options.train:
+            reports.append(
+                parity.compare(theirs, ours, *inputs, loaded=loaded, tolerance=options.tolerance, train=True)
+            )
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError, ImportError, AttributeError) as error:
+        print(f"cannot compare: {error}", file=sys.stderr)
+        return 2
+    for mode, report in zip(("eval mode", "train mode"), reports, strict=False):
+        print(f"{mode}:\n{report}\n")
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dlwp_jax.parity", description="Compare a torch model with a port.")
+    check = parser.add_subparsers(required=True).add_parser(
+        "check", help="load torch's weights into the port, compare outputs and gradients"
+    )
+    check.add_argument("torch", metavar="FILE.py:NAME", help="a torch module's class, or a function that makes one")
+    check.add_argument("flax", metavar="FILE.py:NAME", help="the NNX module's class; takes rngs=, or nothing")
+    check.add_argument(
+        "--input", type=_shape, action="append", required=True, metavar="1,3,32,32", help="torch's shape; one for each"
+    )
+    check.add_argument("--weights", type=Path, help="a .pt, .pth, .state or .safetensors file of torch's weights")
+    check.add_argument("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "PATH"), help="see load_torch")
+    check.add_argument("--tokens", type=int, metavar="N", help="inputs are whole numbers below N, for an Embedding")
+    check.add_argument("--train", action="store_true", help="compare in train mode too (no dropout)")
+    check.add_argument("--seed", type=int, default=0)
+    check.add_argument("--tolerance", type=float, default=1e-4, help="relative to an array's largest value")
+    return parser
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: sizes are 1 and more")
+    return sizes
+
+
+def _random(shape: tuple[int, ...], options: argparse.Namespace) -> np.ndarray:
+    rng = np.random.default_rng(options.seed)
+    if options.tokens:
+        return rng.integers(0, options.tokens, shape)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _build(target: str) -> Any:
+    """The model that `FILE.py:NAME` makes."""
+    file, _, name = target.rpartition(":")
+    if not file or not name:
+        raise ValueError(f"{target}: give FILE.py:NAME.")
+    made = getattr(_load(Path(file)), name, None)
+    if made is None:
+        raise ValueError(f"{file} has no {name}.")
+    torch.manual_seed(0)
+    if isinstance(made, torch.nn.Module | nnx.Module):
+        return made
+    parameters = inspect.signature(made).parameters
+    return made(rngs=nnx.Rngs(0)) if "rngs" in parameters else made()
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    # Files may import their neighbours, as in `python path`.
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Do a torch module and an NNX module compute the same, forward and backward?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from dlwp_jax.parity.flatten import flattened_shapes, replace, turned
+from dlwp_jax.parity.forward import arrays, channels_last, is_turned, outputs_of, tensors, to_torch_layout, twin
+from dlwp_jax.parity.leaves import dotted, jax_layers, refuse_unsupported, to_numpy
+from dlwp_jax.parity.mapping import Entry, make_map
+from dlwp_jax.parity.report import ParityReport, Row, rows_of
+from dlwp_jax.parity.rules import Rule
+from dlwp_jax.parity.weights import LoadReport
+
+# Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers deep and through
+# batch norms reach some 1e-6 to 1e-5 of the largest value. A wrong option shows at 1e-3 and above.
+TOLERANCE = 1e-4
+
+
+def compare(
+    torch_module: torch.nn.Module,
+    model: nnx.Module,
+    *inputs: Any,
+    loaded: LoadReport | None = None,
+    rules: Sequence[Rule] = (),
+    train: bool = False,
+    tolerance: float = TOLERANCE,
+) -> ParityReport:
+    """Compare weights, outputs, gradients and (in train mode) batch statistics of two models.
+
+    The gradients are those of a weighted sum of all outputs, with random weights, with respect to every
+    parameter and every floating input. Neither model is changed. The JAX side runs under jit.
+
+    Args:
+      torch_module: the referee.
+      model: the NNX module, its weights loaded (`load_torch`).
+      *inputs: arrays in torch's layout, `[N C ...]`; floating ones with more than two axes are turned to
+        channels last for the JAX model.
+      loaded: the report of `load_torch`; without it the layers are matched anew, with `rules`.
+      train: compare in train mode: batch norm by the batch's statistics. Refused where dropout is on.
+      tolerance: allowed difference relative to the largest value of an array (see `ParityReport`).
+
+    Returns:
+      A `ParityReport`: print it, or call `.raise_if_different()`.
+
+    Raises:
+      ValueError: where the models do not fit together, or outputs have different shapes.
+
+    >>> from dlwp_jax import nn, parity
+    >>> theirs = torch.nn.Linear(3, 2)
+    >>> ours = nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> report = parity.load_torch(ours, theirs)
+    >>> parity.compare(theirs, ours, np.ones((4, 3), np.float32)).raise_if_different().ok
+    True
+    """
+    if not inputs:
+        raise ValueError("compare needs at least one input.")
+    reference = twin(torch_module, train)
+    entries = loaded.map.entries if loaded else matched(reference, model, inputs, rules)
+    rows = _weight_rows(reference, model, entries)
+    theirs = _torch_side(reference, inputs, entries)
+    ours = _jax_side(model, inputs, theirs["outputs"], theirs["cotangents"], train)
+    ours_named, theirs_named = _named("output", ours["outputs"]), _named("output", theirs["outputs"])
+    rows += rows_of("forward", ours_named, theirs_named, tolerance=tolerance)
+    if train:
+        after = {dotted(path): value for path, value in flat(ours["rest"]).items()}
+        buffers = turned_leaves(entries, dict(reference.named_buffers()))
+        buffers = {name: value for name, value in buffers.items() if name in after}
+        rows += rows_of("forward", after, buffers, tolerance=tolerance)
+    ours_grads = {dotted(path): value for path, value in flat(ours["grads"]).items()} | ours["input_grads"]
+    theirs_grads = theirs["grads"] | theirs["input_grads"]
+    rows += rows_of("gradient", ours_grads, theirs_grads, tolerance=tolerance)
+    return ParityReport(tuple(rows))
+
+
+def matched(
+    torch_module: torch.nn.Module, model: nnx.Module, inputs: Sequence[Any], rules: Sequence[Rule]
+) -> tuple[Entry, ...]:
+    """The map between two models whose weights are loaded already: a flatten turned then is recognised."""
+    state = dict(torch_module.state_dict(keep_vars=True))
+    refuse_unsupported(torch_module, state)
+    mapped = make_map(state, model, rules)
+    mapped.raise_if_incomplete()
+    here = leaf_values(model)
+    images = flattened_shapes(torch_module, inputs) if inputs else {}
+    turns = [
+        entry
+        for entry in turned(mapped.entries, images)
+        if np.array_equal(entry.transform.apply(to_numpy(state[entry.names[0]])), here[entry.path])
+    ]
+    return replace(mapped.entries, turns)
+
+
+def leaf_values(model: nnx.Module) -> dict[tuple, np.ndarray]:
+    """Every array of a model by path."""
+    return {leaf.path: np.asarray(leaf.variable[...]) for layer in jax_layers(model) for leaf in layer.leaves.values()}
+
+
+def flat(tree: Any, path: tuple = ()) -> dict[tuple, Any]:
+    """Nested dicts of arrays as one dict of paths."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {key: leaf for name, below in tree.items() for key, leaf in flat(below, (*path, name)).items()}
+
+
+def turned_leaves(entries: Sequence[Entry], values: Mapping[str, torch.Tensor | None]) -> dict[str, np.ndarray]:
+    """torch's arrays under the JAX model's names and in its layout; those without a value are left out."""
+    found = {}
+    for entry in entries:
+        value = next((values[name] for name in entry.names if values.get(name) is not None), None)
+        if value is not None:
+            found[dotted(entry.path)] = entry.transform.apply(to_numpy(value))
+    return found
+
+
+def _weight_rows(reference: torch.nn.Module, model: nnx.Module, entries: Sequence[Entry]) -> list[Row]:
+    """The weights must be equal to the bit; one row, or one for each that is not."""
+    here = {dotted(path): value for path, value in leaf_values(model).items()}
+    there = turned_leaves(entries, reference.state_dict(keep_vars=True))
+    there = {name: value for name, value in there.items() if not name.endswith("num_batches_tracked")}
+    rows = rows_of("weights", here, there, tolerance=0.0)
+    return [row for row in rows if not row.ok] or [Row(None, "weights", f"all {len(rows)}", 0.0, 0.0, 0.0, 0.0)]
+
+
+def _named(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    return {name if len(values) == 1 else f"{name} {i}": value for i, value in enumerate(values)}
+
+
+def _torch_side(reference: torch.nn.Module, inputs: Sequence[Any], entries: Sequence[Entry]) -> dict[str, Any]:
+    xs = [x.requires_grad_(x.is_floating_point()) for x in tensors(inputs)]
+    outputs = [y for y in outputs_of(reference(*xs)) if y.is_floating_point()]
+    rng = np.random.default_rng(0)
+    cotangents = [rng.standard_normal(tuple(y.shape)).astype(np.float32) for y in outputs]
+    loss = sum((y * torch.from_numpy(c).to(y.dtype)).sum() for y, c in zip(outputs, cotangents, strict=True))
+    if isinstance(loss, torch.Tensor) and loss.requires_grad:
+        loss.backward()
+    grads = {n: p.grad for n, p in reference.named_parameters(remove_duplicate=False)}
+    input_grads = {f"input {i}": channels_last(to_numpy(x.grad)) for i, x in enumerate(xs) if x.grad is not None}
+    return {
+        "outputs": [to_numpy(y) for y in outputs],
+        "cotangents": cotangents,
+        "grads": turned_leaves(entries, grads),
+        "input_grads": input_grads,
+    }
+
+
+def _jax_side(model: nnx.Module, inputs: Sequence[Any], theirs, cotangents, train: bool) -> dict[str, Any]:
+    model = nnx.clone(model)
+    (model.train if train else model.eval)()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    xs = arrays(inputs)
+    floating = [i for i, x in enumerate(xs) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def run(params, some):
+        full = list(xs)
+        for i, x in zip(floating, some, strict=True):
+            full[i] = x
+        merged = nnx.merge(graph, params, rest, copy=True)
+        outputs = [y for y in outputs_of(merged(*full)) if jnp.issubdtype(y.dtype, jnp.floating)]
+        if len(outputs) != len(theirs):
+            raise ValueError(f"torch's model returns {len(theirs)} arrays, the JAX model {len(outputs)}.")
+        loss = sum(
+            jnp.sum(y * (np.moveaxis(c, 1, -1) if is_turned(c.shape, y.shape) else c))
+            for y, c in zip(outputs, cotangents, strict=True)
+        )
+        return loss, (outputs, nnx.split(merged, nnx.Param, ...)[2])
+
+    with jax.default_matmul_precision("highest"):
+        grad = jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
+        (grads, input_grads), (outputs, after) = grad(params, [xs[i] for i in floating])
+    return {
+        "outputs": [to_torch_layout(y, t.shape) for y, t in zip(outputs, theirs, strict=True)],
+        "rest": nnx.to_pure_dict(after),
+        "grads": nnx.to_pure_dict(grads),
+        "input_grads": {f"input {i}": np.asarray(g) for i, g in zip(floating, input_grads, strict=True)},
+    }

@@ -1,0 +1,103 @@
+"""Reading torch's files without running what is in them."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TORCH_SUFFIXES = (".pt", ".pth", ".state", ".ckpt", ".bin")
+
+
+def read(path: str | Path) -> Any:
+    """What a checkpoint file holds: tensors, numbers and dicts of them, nothing that runs.
+
+    Args:
+      path: `.pt`, `.pth`, `.state`, `.ckpt` or `.bin` (torch.load with `weights_only=True`), or `.safetensors`.
+
+    Returns:
+      The state_dict, or the dict around it.
+
+    Raises:
+      FileNotFoundError: where there is no such file.
+      ValueError: naming the file, for another kind of file, a damaged one, or a pickle that wants to run code.
+
+    >>> read("weights.h5")
+    Traceback (most recent call last):
+      ...
+    ValueError: weights.h5: only .pt, .pth, .state, .ckpt, .bin and .safetensors files are read.
+    """
+    path = Path(path)
+    if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
+        raise ValueError(f"{path}: only {', '.join(TORCH_SUFFIXES)} and .safetensors files are read.")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused, it is no plain checkpoint of tensors, and reading it could run code; "
+            f"save model.state_dict() rather than the model. torch says: {_first_line(error)}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged, or no torch file: {_first_line(error)}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("reading .safetensors files needs safetensors: pip install safetensors") from error
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
+    """The state_dict of a module, of a file, or inside a checkpoint's dict; prefixes of wrappers are taken off.
+
+    Of a module, the entries are its Parameters themselves. Of a checkpoint such as
+    `{"epoch": 3, "model_state": {...}, "optimizer_state": {...}}` it is the one entry that is a dict of tensors.
+
+    Raises:
+      TypeError: for another kind of object. ValueError: where a checkpoint holds no state_dict, or several.
+    """
+    if isinstance(source, torch.nn.Module):
+        state = dict(source.state_dict(keep_vars=True))
+    elif isinstance(source, str | Path):
+        return state_dict_of(read(source))
+    elif isinstance(source, Mapping):
+        state = dict(_only_state_dict(source))
+    else:
+        raise TypeError(
+            f"weights come from a torch module, a state_dict or a file of one; this is a {type(source).__name__}."
+        )
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def _only_state_dict(source: Mapping) -> Mapping:
+    if not source or _is_state_dict(source):
+        return source
+    inside = [name for name, value in source.items() if _is_state_dict(value)]
+    if len(inside) != 1:
+        found = f"has several: {inside}" if inside else f"has none: it holds {list(source)}"
+        raise ValueError(f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}.")
+    return source[inside[0]]

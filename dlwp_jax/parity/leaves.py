@@ -1,0 +1,168 @@
+"""The arrays of both models, layer by layer, in the order in which the layers were made."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flax import nnx
+
+from dlwp_jax.parity.rules import CHANNELS_LAST, FLIPPED, KERNEL, SAME, Transform
+
+Path = tuple[Any, ...]
+
+# Our name of a leaf -> torch's. Others are called the same.
+TORCH_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+_REFUSED = (
+    torch.nn.RNNBase,
+    torch.nn.RNNCellBase,
+    torch.nn.MultiheadAttention,
+    torch.nn.Transformer,
+    torch.nn.TransformerEncoder,
+    torch.nn.TransformerDecoder,
+    torch.nn.TransformerEncoderLayer,
+    torch.nn.TransformerDecoderLayer,
+)
+_REFUSED_LEAVES = {"weight_ih_l0": "recurrent", "weight_ih": "recurrent", "in_proj_weight": "attention"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of a JAX model: where it is, and the layer it belongs to."""
+
+    path: Path
+    variable: nnx.Variable
+    owner: Any
+
+    @property
+    def torch_name(self) -> str:
+        """What torch calls it inside its layer."""
+        return TORCH_NAMES.get(self.path[-1], str(self.path[-1]))
+
+    @property
+    def expected_shape(self) -> tuple[int, ...]:
+        """The shape torch's array has, if the layer is laid out as `dlwp_jax.nn`'s are."""
+        shape = tuple(self.variable.shape)
+        return self.transform((*shape[-1:], *shape[:-1])).undo(np.broadcast_to(np.float32(0), shape)).shape
+
+    def transform(self, torch_shape: tuple[int, ...]) -> Transform:
+        """How an array of torch's with that shape turns into this one."""
+        name, shape = self.path[-1], tuple(self.variable.shape)
+        if name == "kernel":
+            flipped = isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
+            return FLIPPED if flipped else KERNEL
+        turned = name in ("scale", "bias") and len(shape) > 1 and (*torch_shape[1:], *torch_shape[:1]) == shape
+        return CHANNELS_LAST if turned else SAME
+
+
+@dataclasses.dataclass
+class Layer:
+    """The arrays of one layer by torch's names; `names` are all the names the layer goes by, dotted."""
+
+    names: list[str]
+    leaves: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def signature(self, shape: Callable[[Any], tuple[int, ...]]) -> frozenset:
+        """What two layers must agree in to be matched by order; `shape(leaf)` is torch's."""
+        return frozenset(
+            (name, tuple(shape(leaf))) for name, leaf in self.leaves.items() if name != "num_batches_tracked"
+        )
+
+
+def dotted(path: Path) -> str:
+    """A path as the reports print it."""
+    return ".".join(map(str, path))
+
+
+def jax_layers(model: nnx.Module) -> list[Layer]:
+    """The layers of an NNX model that hold arrays; one that is used under several names is listed once."""
+    canonical = {path for path, _ in nnx.to_flat_state(nnx.state(model))}
+    found: dict[str, Layer] = {}
+    by_id: dict[int, Leaf] = {}
+    for path, name, variable, owner in _walk(model, (), ()):
+        leaf = Leaf(path, variable, owner)
+        if path in canonical:
+            by_id[id(variable)] = leaf
+        layer = found.setdefault(dotted(name), Layer([dotted(name)]))
+        layer.leaves[leaf.torch_name] = leaf
+    for layer in found.values():
+        layer.leaves = {name: by_id[id(leaf.variable)] for name, leaf in layer.leaves.items()}
+    return _without_repeats(found.values(), lambda leaf: leaf.path)
+
+
+def _walk(node: Any, path: Path, name: Path, above: tuple[int, ...] = ()) -> Iterator:
+    """(graph path, torch's name of the layer, variable, owner), attributes in the order of their making."""
+    if id(node) in above:  # a cycle
+        return
+    items = enumerate(node) if isinstance(node, nnx.List) else _attributes(node)
+    for key, value in items:
+        if isinstance(value, nnx.RngState | nnx.Rngs | nnx.RngStream | nnx.Intermediate):
+            continue
+        if isinstance(value, nnx.Variable):
+            yield (*path, key), name, value, node
+        elif isinstance(value, nnx.Module | nnx.Dict | nnx.List):
+            # flax's own Sequential keeps its layers in a list that torch's names do not have.
+            hidden = key == "layers" and isinstance(node, nnx.Sequential)
+            yield from _walk(value, (*path, key), name if hidden else (*name, key), (*above, id(node)))
+
+
+def _attributes(node: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in vars(node).items() if not name.startswith("_pytree__")]
+
+
+def torch_layers(state: Mapping[str, torch.Tensor]) -> list[Layer]:
+    """The layers of a state_dict; leaves are its names. A layer used under several names is listed once."""
+    found: dict[str, Layer] = {}
+    for name in state:
+        layer, _, leaf = name.rpartition(".")
+        found.setdefault(layer, Layer([layer])).leaves[leaf] = name
+    return _without_repeats(found.values(), lambda name: same_storage(state[name], name))
+
+
+def same_storage(tensor: torch.Tensor, name: str) -> tuple:
+    """Equal for tensors that are one and the same memory."""
+    if tensor.numel() == 0:
+        return (name,)
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+def _without_repeats(layers, identity) -> list[Layer]:
+    kept: dict[tuple, Layer] = {}
+    for layer in layers:
+        key = tuple((name, identity(leaf)) for name, leaf in sorted(layer.leaves.items(), key=lambda item: item[0]))
+        if key in kept:
+            kept[key].names += layer.names
+        else:
+            kept[key] = layer
+    return list(kept.values())
+
+
+def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Recurrent and attention layers are outside of this library: say so, by name."""
+    if isinstance(source, torch.nn.Module):
+        for name, module in source.named_modules():
+            if isinstance(module, _REFUSED):
+                raise NotImplementedError(
+                    f"{name or 'the model'} is a torch.nn.{type(module).__name__}; "
+                    "recurrent and attention layers are not carried over."
+                )
+    for name in state:
+        kind = _REFUSED_LEAVES.get(name.rpartition(".")[2])
+        if kind:
+            raise NotImplementedError(
+                f"{name} belongs to a {kind} layer; recurrent and attention layers are not carried over."
+            )
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values on the host; bfloat16, which numpy has not, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

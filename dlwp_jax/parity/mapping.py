@@ -1,0 +1,199 @@
+"""Which array of torch's goes where: by rules, then by names, then by order among layers of the same shapes."""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from flax import nnx
+
+from dlwp_jax.parity.leaves import (
+    Layer,
+    Leaf,
+    Path,
+    dotted,
+    jax_layers,
+    same_storage,
+    to_numpy,
+    torch_layers,
+)
+from dlwp_jax.parity.rules import Rule, Transform, as_transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of the JAX model and the entries of torch's state_dict (several where tied) that fill it."""
+
+    names: tuple[str, ...]
+    path: Path
+    transform: Transform
+    torch_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    found_by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+    """The map between two models: what fits, what is dropped on purpose, and what is left over on each side."""
+
+    entries: tuple[Entry, ...]
+    dropped: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    missing: tuple[Path, ...]
+
+    def by_name(self) -> dict[str, Entry]:
+        """torch's name -> entry."""
+        return {name: entry for entry in self.entries for name in entry.names}
+
+    def raise_if_incomplete(self) -> None:
+        """Refuse what is left over on either side."""
+        if self.unexpected or self.missing:
+            raise ValueError(
+                "the models do not fit together. "
+                f"Left over in torch: {', '.join(self.unexpected) or 'nothing'}. "
+                f"Not filled in the JAX model: {', '.join(map(dotted, self.missing)) or 'nothing'}. "
+                "Name the pairs by rules=[(regex, path)], or drop an entry of torch's by (regex, None)."
+            )
+
+
+def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule] = ()) -> Mapped:
+    """Find the place of every entry of a state_dict in an NNX model; nothing is written.
+
+    Raises:
+      ValueError: where a rule fits nothing, names and order contradict each other, shapes differ, or the two
+        models tie different weights.
+    """
+    ours = jax_layers(model)
+    pairs, dropped = _by_rules(state, ours, rules)
+    taken = {*pairs, *dropped}
+    filled = {leaf.path for leaf, _, _ in pairs.values()}
+    left = _rest(torch_layers(state), lambda name: name in taken)
+    places = _rest(ours, lambda leaf: leaf.path in filled)
+    for theirs, layer, how in _match(left, places, state):
+        for leaf_name, name in theirs.leaves.items():
+            if leaf_name in layer.leaves:
+                pairs[name] = (layer.leaves[leaf_name], None, how)
+    _add_aliases(state, pairs)
+    entries = _entries(state, pairs)
+    dropped += [n for n in state if n not in pairs and n not in dropped and n.endswith("num_batches_tracked")]
+    filled = {entry.path for entry in entries}
+    every = {leaf.path: None for layer in ours for leaf in layer.leaves.values()}
+    return Mapped(
+        entries,
+        tuple(dropped),
+        tuple(name for name in state if name not in pairs and name not in dropped),
+        # A count of batches that torch's side lacks (before torch 0.4.1, or untracked) keeps its value.
+        tuple(path for path in every if path not in filled and path[-1] != "num_batches_tracked"),
+    )
+
+
+def _rest(layers: list[Layer], gone) -> list[Layer]:
+    rest = [Layer(layer.names, {n: leaf for n, leaf in layer.leaves.items() if not gone(leaf)}) for layer in layers]
+    return [layer for layer in rest if layer.leaves]
+
+
+def _by_rules(state, ours: list[Layer], rules: Sequence[Rule]):
+    pairs: dict[str, tuple[Leaf, Transform | None, str]] = {}
+    dropped: list[str] = []
+    for pattern, target, *transform in rules:
+        hits = [(name, match) for name in state if (match := re.fullmatch(pattern, name)) and name not in pairs]
+        if not hits:
+            raise ValueError(f"the rule {pattern!r} fits no entry of torch's; there are: {', '.join(state)}.")
+        for name, match in hits:
+            if target is None:
+                dropped.append(name)
+            else:
+                leaf = _leaf_at(ours, match.expand(target), name)
+                pairs[name] = (leaf, as_transform(*transform) if transform else None, "rule")
+    return pairs, dropped
+
+
+def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
+    """The leaf a rule points to, by its own path or by that of its layer."""
+    for layer in ours:
+        for leaf_name, leaf in layer.leaves.items():
+            here = {dotted(leaf.path), *(f"{n}.{leaf.path[-1]}".lstrip(".") for n in layer.names)}
+            if path in here or (path in layer.names and leaf_name == name.rpartition(".")[2]):
+                return leaf
+    known = [dotted(leaf.path) for layer in ours for leaf in layer.leaves.values()]
+    raise ValueError(f"a rule sends {name} to {path!r}, which the JAX model has not; it has: {', '.join(known)}.")
+
+
+def _match(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer, str]]:
+    by_name = [(a, b) for a in theirs for b in ours if set(a.names) & set(b.names)]
+    if len(by_name) in (len(theirs), len(ours)):  # the names account for one side completely
+        return [(a, b, "name") for a, b in by_name]
+    by_order = _by_order(theirs, ours, state)
+    order = {id(a): b for a, b in by_order}
+    for a, b in by_name:
+        other = order.get(id(a))
+        if other is not None and other is not b:
+            raise ValueError(
+                f"{a.names[0]} is called {b.names[0]} in the JAX model too, but stands where {other.names[0]} does "
+                "among layers of the same shapes; say which is meant by rules=[(regex, path)]."
+            )
+    return [(a, b, "order") for a, b in by_order]
+
+
+def _by_order(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer]]:
+    groups: dict[frozenset, tuple[list[Layer], list[Layer]]] = defaultdict(lambda: ([], []))
+    for layer in theirs:
+        groups[layer.signature(lambda name: state[name].shape)][0].append(layer)
+    for layer in ours:
+        groups[layer.signature(lambda leaf: leaf.expected_shape)][1].append(layer)
+    return [
+        pair for left, right in groups.values() if len(left) == len(right) for pair in zip(left, right, strict=True)
+    ]
+
+
+def _add_aliases(state, pairs) -> None:
+    """Names that torch gives to a tensor that already has its place go to the same place."""
+    places = {same_storage(state[name], name): pair for name, pair in pairs.items()}
+    for name, tensor in state.items():
+        if name not in pairs and same_storage(tensor, name) in places:
+            pairs[name] = places[same_storage(tensor, name)]
+
+
+def _entries(state, pairs) -> tuple[Entry, ...]:
+    grouped: dict[Path, list[str]] = defaultdict(list)
+    for name in state:
+        if name in pairs:
+            grouped[pairs[name][0].path].append(name)
+    entries = tuple(_entry(state, names, *pairs[names[0]]) for names in grouped.values())
+    _check_ties(state, entries)
+    return entries
+
+
+def _entry(state, names: list[str], leaf: Leaf, transform: Transform | None, how: str) -> Entry:
+    tensor = state[names[0]]
+    for other in names[1:]:
+        same = same_storage(state[other], other) == same_storage(tensor, names[0])
+        if not same and not np.array_equal(to_numpy(state[other]), to_numpy(tensor), equal_nan=True):
+            raise ValueError(f"{dotted(leaf.path)} is one array in the JAX model; {' and '.join(names)} differ.")
+    turn = transform or leaf.transform(tuple(tensor.shape))
+    shape = tuple(leaf.variable.shape)
+    try:
+        turned = turn.apply(np.broadcast_to(np.float32(0), tuple(tensor.shape))).shape
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{names[0]} {tuple(tensor.shape)} does not fit {dotted(leaf.path)} {shape}: {error}"
+        ) from error
+    if turned != shape:
+        raise ValueError(
+            f"{names[0]} {tuple(tensor.shape)} becomes {turned}, but {dotted(leaf.path)} has shape {shape}."
+        )
+    return Entry(tuple(names), leaf.path, turn, tuple(tensor.shape), shape, how)
+
+
+def _check_ties(state, entries: tuple[Entry, ...]) -> None:
+    seen: dict[tuple, Entry] = {}
+    for entry in entries:
+        key = same_storage(state[entry.names[0]], entry.names[0])
+        if key in seen:
+            raise ValueError(
+                f"torch ties {seen[key].names[0]} and {entry.names[0]}; in the JAX model {dotted(seen[key].path)} and "
+                f"{dotted(entry.path)} are two arrays, which would drift apart. Use one layer twice."
+            )
+        seen[key] = entry

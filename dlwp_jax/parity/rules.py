@@ -1,0 +1,90 @@
+"""How one array of torch's is laid out here: each turn with its way back."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Rule = tuple[str, str | None] | tuple[str, str | None, Any]  # (regex, path) or (regex, path, transform)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A turn of layout and its inverse, on numpy arrays.
+
+    Attributes:
+      name: as the reports print it.
+      apply: torch's array -> ours.
+      undo: ours -> torch's, or None where there is no way back (`to_torch` then refuses).
+    """
+
+    name: str
+    apply: Callable[[Array], Array]
+    undo: Callable[[Array], Array] | None
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _kernel(x: Array) -> Array:
+    return np.transpose(x, (*range(2, x.ndim), 1, 0))
+
+
+def _kernel_back(x: Array) -> Array:
+    return np.transpose(x, (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)))
+
+
+def _flipped(x: Array) -> Array:
+    return np.flip(np.moveaxis(x, (0, 1), (-2, -1)), tuple(range(x.ndim - 2)))
+
+
+def _flipped_back(x: Array) -> Array:
+    return np.moveaxis(np.flip(x, tuple(range(x.ndim - 2))), (-2, -1), (0, 1))
+
+
+SAME = Transform("as it is", _same, _same)
+# [out in *window] -> [*window in out]; a transposed convolution's [in out *window] -> [*window out in] likewise.
+KERNEL = Transform("kernel", _kernel, _kernel_back)
+# flax.nnx.ConvTranspose's default: [in out *window] -> [*window in out], the window turned around.
+FLIPPED = Transform("flipped kernel", _flipped, _flipped_back)
+# [C *spatial] -> [*spatial C], for LayerNorm over more than one axis.
+CHANNELS_LAST = Transform("channels last", lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, -1, 0))
+
+
+def flatten_rows(*sizes: int) -> Transform:
+    """The kernel of a Linear behind a flatten, for a model that flattens its images with `x.reshape(n, -1)`.
+
+    torch numbers the columns channel by channel, `[out, C * H * W]`; such a model wants rows place by place,
+    `[H * W * C, out]`. `dlwp_jax.nn.Flatten` flattens as torch does and needs no turn.
+
+    Args:
+      *sizes: channels, height, width (or channels, depth, height, width) of the image that is flattened.
+
+    Returns:
+      A transform for `load_torch(rules=...)`.
+
+    >>> flatten_rows(2, 1, 2).apply(np.array([[0, 1, 10, 11]])).ravel().tolist()
+    [0, 10, 1, 11]
+    """
+
+    def apply(x: Array) -> Array:
+        if x.ndim != 2 or x.shape[1] != np.prod(sizes):
+            raise ValueError(f"flatten_rows{sizes} takes [out, {np.prod(sizes)}]; the weight has shape {x.shape}.")
+        return np.moveaxis(x.reshape(-1, *sizes), 1, -1).reshape(len(x), -1).T
+
+    def undo(x: Array) -> Array:
+        return np.moveaxis(x.T.reshape(-1, *sizes[1:], sizes[0]), -1, 1).reshape(x.shape[1], -1)
+
+    return Transform(f"kernel, rows turned from {' '.join(map(str, sizes))}", apply, undo)
+
+
+def as_transform(transform) -> Transform | None:
+    """A rule's third entry: None (the layer's own turn), a `Transform`, or a function of one array."""
+    if transform is None or isinstance(transform, Transform):
+        return transform
+    if not callable(transform):
+        raise TypeError(f"a rule's transform is {transform!r}; give a function of one numpy array, or a Transform.")
+    return Transform(getattr(transform, "__name__", "a function"), transform, None)

@@ -1,0 +1,165 @@
+"""Training in both frameworks, step by step, until they part."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from dlwp_jax.parity.compare import TOLERANCE, flat, matched, turned_leaves
+from dlwp_jax.parity.forward import as_numpy, channels_last, refuse_random
+from dlwp_jax.parity.leaves import dotted, to_numpy
+from dlwp_jax.parity.mapping import Entry
+from dlwp_jax.parity.report import ParityReport, Row, largest, rows_of
+from dlwp_jax.parity.rules import Rule
+from dlwp_jax.parity.weights import LoadReport
+from dlwp_jax.train import Learner, TrainState
+
+TorchLoss = Callable[[torch.nn.Module, Any], torch.Tensor]
+
+
+def compare_steps(
+    torch_model: torch.nn.Module,
+    torch_opt: torch.optim.Optimizer,
+    learner: Learner,
+    state: TrainState,
+    batches: Iterable[Any],
+    torch_loss: TorchLoss,
+    *,
+    loaded: LoadReport | None = None,
+    rules: Sequence[Rule] = (),
+    tolerance: float = TOLERANCE,
+) -> ParityReport:
+    """Take the same training steps in torch and here, and say where they first differ.
+
+    Each step has three stages. *Forward*: the loss, and batch statistics. *Gradient*: of every parameter.
+    *Update*: the parameters after the optimizer, both optimizers being given torch's gradients. Every step starts
+    from torch's parameters, so a difference is found at the step, leaf and stage where it arises; what rounding
+    alone would grow into over the steps is not counted. The optimizers' own states are never brought into line.
+
+    Args:
+      torch_model, torch_opt: the reference and its optimizer; copies are trained. Its learning rate stays as
+        it is: compare schedules by themselves.
+      learner, state: from `dlwp_jax.train.make_learner`, the weights loaded (`load_torch`), and the optimizer's
+        state if torch's is not fresh (`torch_optimizer`).
+      batches: pytrees of arrays in torch's layout. The learner gets floating ones channels last.
+      torch_loss: `torch_loss(model, batch)` is what `learner.loss_fn` computes, as a scalar tensor.
+      loaded: the report of `load_torch`; without it the layers are matched anew, with `rules`.
+      tolerance: allowed difference relative to the largest value of an array; of an update, to the largest
+        change, and two ulp of the parameter besides.
+
+    Returns:
+      A `ParityReport`. Of a step without a difference it keeps the worst row of each stage; the first step with
+      one is the last, and its `first_difference` names step, stage and leaf.
+
+    Raises:
+      ValueError: where the models do not fit together, or a random layer (dropout) is on.
+    """
+    torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
+    torch_model.train()
+    refuse_random(torch_model)
+    entries = loaded.map.entries if loaded else matched(torch_model, learner.model(state), (), rules)
+    if rows := _weights(torch_model, state, entries):
+        return ParityReport(tuple(rows))
+    jax_step = jax.jit(_JaxStep(learner))
+    kept: list[Row] = []
+    for number, batch in enumerate(batches):
+        with jax.default_matmul_precision("highest"):
+            state, rows = _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance)
+        differing = [row for row in rows if not row.ok]
+        kept += differing or _worst(rows)
+        if differing:
+            break
+    return ParityReport(tuple(kept))
+
+
+@dataclasses.dataclass(frozen=True)
+class _JaxStep:
+    """Loss, statistics and gradients here; and the parameters that torch's gradients, where given, lead to."""
+
+    learner: Learner
+
+    def __call__(self, state: TrainState, batch: Any, torch_grads: dict[str, Any]):
+        def loss_fn(params):
+            return self.learner.loss(state, params, batch, state.key, train=True)
+
+        (loss, (_, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        given = jax.tree_util.tree_map_with_path(
+            lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad), grads
+        )
+        updates, opt_state = self.learner.tx.update(
+            given, state.opt_state, state.params, value=loss, grad=given, value_fn=lambda params: loss_fn(params)[0]
+        )
+        params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
+        new = dataclasses.replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
+        return loss, grads, new
+
+
+def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[Entry]) -> list[Row]:
+    """Parameters that are not torch's to begin with."""
+    there = turned_leaves(entries, dict(torch_model.named_parameters(remove_duplicate=False)))
+    rows = rows_of("weights", _arrays(state), there, tolerance=0.0, step=0)
+    return [row for row in rows if not row.ok]
+
+
+def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance):
+    ours_batch = jax.tree.map(lambda x: jnp.asarray(channels_last(as_numpy(x))), batch)
+    theirs_batch = jax.tree.map(lambda x: torch.from_numpy(np.array(as_numpy(x))), batch)
+    before = _parameters(torch_model, entries)
+
+    torch_opt.zero_grad()
+    loss = torch_loss(torch_model, theirs_batch)
+    loss.backward()
+    torch_grads = turned_leaves(entries, {n: p.grad for n, p in torch_model.named_parameters(remove_duplicate=False)})
+    statistics = _floating(turned_leaves(entries, dict(torch_model.named_buffers())))
+    torch_grads = {name: np.array(grad) for name, grad in torch_grads.items()}
+    torch_opt.step()
+    after = _parameters(torch_model, entries)
+
+    jax_loss, grads, new = jax_step(state, ours_batch, torch_grads)
+    ours = _arrays(new)
+    ours_grads = {dotted(path): grad for path, grad in flat(grads).items()}
+    trained = {name: grad for name, grad in torch_grads.items() if name in ours_grads}
+    changes = {name: largest(after[name] - before[name]) for name in after}
+    rows = rows_of("forward", {"loss": jax_loss}, {"loss": to_numpy(loss)}, tolerance=tolerance, step=number)
+    rows += rows_of("forward", ours, statistics, tolerance=tolerance, step=number)
+    rows += rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
+    rows += rows_of("update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number)
+    return _follow(new, after | statistics), rows
+
+
+def _parameters(torch_model: torch.nn.Module, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+    parameters = dict(torch_model.named_parameters(remove_duplicate=False))
+    return {name: np.array(value) for name, value in turned_leaves(entries, parameters).items()}
+
+
+def _floating(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    return {dotted(path): value for part in (state.params, state.extra) for path, value in flat(part).items()}
+
+
+def _follow(state: TrainState, values: dict[str, np.ndarray]) -> TrainState:
+    """The state with torch's parameters and statistics."""
+
+    def theirs(path, leaf):
+        value = values.get(dotted(tuple(key.key for key in path)))
+        return leaf if value is None else jnp.asarray(value, leaf.dtype)
+
+    params, extra = (jax.tree_util.tree_map_with_path(theirs, part) for part in (state.params, state.extra))
+    return dataclasses.replace(state, params=params, extra=extra)
+
+
+def _worst(rows: Sequence[Row]) -> list[Row]:
+    stages: dict[str, Row] = {}
+    for row in rows:
+        best = stages.get(row.stage)
+        if best is None or row.max_abs * best.allowed > best.max_abs * row.allowed:
+            stages[row.stage] = row
+    return list(stages.values())
