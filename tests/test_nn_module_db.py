@@ -30,8 +30,8 @@ SKIPPED_OPTIONS = {
     "return_indices": "max pooling returns values only (issue 5: indices not needed)",
     "max_norm": "renormalises the table in place while reading it",
 }
-# Layers that treat every axis alike, or the last one: their inputs need no turning over.
 WITH_AXIS = {"Softmax", "LogSoftmax", "Softmin", "PReLU"}
+# Layers that treat every axis alike, or the last one: their inputs need no turning over.
 ANY_LAYOUT = {
     "Linear",
     "Embedding",
@@ -66,7 +66,7 @@ def takes_part(info):
 
 
 def channel_axis(name, x):
-    """Where torch has the channels of this input: 1, or 0 without a batch axis; None where it does not matter."""
+    """Where torch has the channels of an input: 1, or 0 without a batch axis; None where axes are alike."""
     if name in ANY_LAYOUT:
         return None
     if name[-1] == "d" and name[-2].isdigit() and not name.startswith("BatchNorm"):

@@ -115,7 +115,6 @@ WITHIN = {
         lambda m, r: m.LayerNorm(5, **r),
         (4, 5),
         unchanged,
-        unchanged,
         {"elementwise_affine": False},
     ),
     "rms": (lambda m, r: m.RMSNorm(5, **r), (4, 3, 5), unchanged, {}),

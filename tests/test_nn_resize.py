@@ -64,7 +64,7 @@ def test_upsample(spatial, options):
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 def test_nearest_reads_torchs_place_at_every_pair_of_sizes(mode):
-    sizes = range(1, 20)
+    sizes = [1, 2, 3, 5, 7, 8, 11, 13]
     for old in sizes:
         x = np.arange(old, dtype=np.float32)
         every = jax.jit(lambda x: [nn.interpolate(x, size=new, mode=mode)[0, :, 0] for new in sizes])
