@@ -1,14 +1,10 @@
 """What torch's autograd keeps in its tensors, as functions (chapter 5.5).
 
-| torch                                   | here
-|
-|-----------------------------------------|------------------------------------------------------------------------|
-| `requires_grad=True` on some parameters | `grad_where(loss, trainable)`: which parameters are trained
-| | `x.detach()`                            | `detach(x)`, which is `lax.stop_gradient`
-| | `with torch.no_grad()`                  | nothing: what `jax.grad` is not asked for is not recorded
-| | `zero_grad()`, `backward()` twice       | `accumulate_gradients(loss, params, batches)`: gradients are
-summed    | | `torch.autograd.gradcheck`              | `check_gradients`, by `numerical_gradient`
-|
+- `requires_grad=True` on some parameters: `grad_where(loss, trainable)` says which parameters are trained.
+- `x.detach()`: `detach(x)`, which is `lax.stop_gradient`.
+- `with torch.no_grad()`: nothing; what `jax.grad` is not asked for is not recorded.
+- `zero_grad()` left out, `backward()` twice: `accumulate_gradients(loss, params, batches)` sums gradients.
+- `torch.autograd.gradcheck`: `check_gradients`, by `numerical_gradient`.
 """
 
 from collections.abc import Callable

@@ -61,7 +61,7 @@ def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> 
     for i in range(rows):
         for j in range(columns):
             cell(axis, j, -i, str(positions[i, j]), COLORS[i % len(COLORS)])
-    axis.set(xlim=(-0.2, room), ylim=(0.8 - room, 1.2), aspect="equal", anchor="NW")
+    axis.set(xlim=(-0.2, room + 0.1), ylim=(0.9 - room, 1.1), aspect="equal", anchor="NW")
 
 
 def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
@@ -102,6 +102,10 @@ def draw_walks(views: dict[str, StridedTensor]):
 
 
 def example_views(rows: int, columns: int) -> dict[str, StridedTensor]:
+    if rows < 2 or columns < 2:
+        raise ValueError(
+            f"rows and columns must be 2 or more for a slice and windows to show, got {rows} and {columns}"
+        )
     x = storage.tensor(jnp.arange(rows * columns).reshape(rows, columns))
     return {"x": x, "x.t()": x.t(), "x[1:, ::2]": x[1:, ::2], "x[0].unfold(0, 2, 1)": x[0].unfold(0, 2, 1)}
 

@@ -1,16 +1,56 @@
-"""Operations on data sets in memory: any pytree of arrays with a common leading axis."""
+"""Operations on data sets in memory: any pytree of arrays with a common leading axis.
+
+Splits are chosen on the host as row numbers and taken from every array alike; randomness comes from a JAX key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
 
 import jax
 import numpy as np
 
+BLOCK = 2**14  # rows of data that are in float64 at a time
 
-def split(data, *, val: int | float, key: jax.Array):
+
+def length(data: Any) -> int:
+    """How many examples a data set has: the common length of the leading axes.
+
+    Raises:
+      ValueError: where the leading axes differ, or there is none.
+
+    >>> length({"x": np.zeros((11, 3)), "y": np.zeros(11)})
+    11
+    """
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(f"data needs arrays with one common leading axis; their leading axes are {lengths}.")
+    return lengths.pop()[0]
+
+
+def take(data: Any, rows: Any) -> Any:
+    """The given rows of every array of a data set.
+
+    >>> take({"x": np.arange(4) * 10}, [3, 0])["x"].tolist()
+    [30, 0]
+    """
+    rows = np.asarray(rows)
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, labels: Any = None) -> tuple[Any, Any]:
     """Split a data set into training and validation examples by a shuffled index (chapter 5.5.3).
 
     Args:
       data: pytree of arrays `[n ...]`.
       val: how many examples to keep for validation, or which fraction of them (0 < val < 1, rounded).
       key: a PRNG key; the same key gives the same split.
+      groups: `[n]` names of what must stay together, such as the patient of each scan (chapter 12): `val` then
+        counts groups, or is a fraction of the groups, and no group is on both sides.
+      labels: `[n]` classes of which both sides shall have the same share (stratified): `val` must be a fraction,
+        and is taken of every class.
 
     Returns:
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
@@ -22,16 +62,201 @@ def split(data, *, val: int | float, key: jax.Array):
     >>> train, val = split({"x": jnp.arange(11.0)}, val=2, key=jax.random.key(0))
     >>> train["x"].shape, val["x"].shape
     ((9,), (2,))
+    >>> scans = {"patient": np.array([7, 7, 7, 8, 9, 9])}
+    >>> train, val = split(scans, val=1, key=jax.random.key(0), groups=scans["patient"])
+    >>> set(train["patient"].tolist()) & set(val["patient"].tolist())
+    set()
     """
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
-    if len(lengths) != 1 or () in lengths:
-        raise ValueError(
-            f"split needs arrays with one common leading axis; their leading axes are {lengths}."
-        )
-    ((n,),) = lengths
-    n_val = round(val * n) if isinstance(val, float) else val
+    n = length(data)
+    if groups is not None and labels is not None:
+        raise ValueError("split takes groups or labels, not both: a group cannot be cut to keep the classes even.")
+    if groups is not None:
+        rows = _split_groups(_aligned(groups, n, "groups"), val, key)
+    elif labels is not None:
+        rows = _split_classes(_aligned(labels, n, "labels"), val, key)
+    else:
+        rows = _split_rows(n, val, key, "examples")
+    train, held = (take(data, side) for side in rows)
+    return train, held
+
+
+def _split_rows(n: int, val: int | float, key: jax.Array, what: str) -> tuple[np.ndarray, np.ndarray]:
+    n_val = round(val * n) if isinstance(val, float) else int(val)
     if not 0 < n_val < n:
-        raise ValueError(f"val={val} of {n} examples leaves one side empty; take from 1 to {n - 1}.")
-    order = jax.random.permutation(key, n)
-    rows = order[:-n_val], order[-n_val:]
-    return tuple(jax.tree.map(lambda leaf, index=index: leaf[index], data) for index in rows)
+        raise ValueError(f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}.")
+    order = np.asarray(jax.random.permutation(key, n))
+    return order[:-n_val], order[-n_val:]
+
+
+def _split_groups(groups: np.ndarray, val: int | float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    names, member = np.unique(groups, return_inverse=True)
+    _, chosen = _split_rows(len(names), val, key, "groups")
+    held = np.isin(member, chosen)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _split_classes(labels: np.ndarray, val: int | float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(val, float):
+        raise ValueError(f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2.")
+    classes = np.unique(labels)
+    keys = jax.random.split(key, len(classes))
+    train, held = [], []
+    for name, class_key in zip(classes, keys, strict=True):
+        rows = np.flatnonzero(labels == name)
+        kept, out = _split_rows(len(rows), val, class_key, f"examples of class {name}")
+        train.append(rows[kept])
+        held.append(rows[out])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+
+
+def _aligned(values: Any, n: int, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape != (n,):
+        raise ValueError(f"{name} has shape {values.shape}; one for each of the {n} examples is needed.")
+    return values
+
+
+def k_fold(
+    n: int, k: int, *, key: jax.Array, groups: Any = None, labels: Any = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut n examples into k parts, each of which is the validation part once.
+
+    Args:
+      n: how many examples there are.
+      k: how many parts, 2 to n (or to the number of groups).
+      key: a PRNG key for the shuffle.
+      groups: `[n]` names of what must stay together (see `split`).
+      labels: `[n]` classes that shall be spread evenly: every class differs by one example at most between parts.
+
+    Returns:
+      k pairs `(train rows, validation rows)`; every row is in exactly one validation part.
+
+    >>> folds = k_fold(10, 3, key=jax.random.key(0))
+    >>> [len(held) for _, held in folds]
+    [4, 3, 3]
+    """
+    if groups is not None and labels is not None:
+        raise ValueError("k_fold takes groups or labels, not both.")
+    if groups is not None:
+        names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
+        part = _deal(len(names), k, key, "groups")[member]
+    else:
+        part = _deal(n, k, key, "examples", None if labels is None else _aligned(labels, n, "labels"))
+    return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
+
+
+def _deal(n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None = None) -> np.ndarray:
+    """Which of k parts each of n gets: shuffled, then dealt round like cards, class by class."""
+    if not 2 <= k <= n:
+        raise ValueError(f"k={k} parts of {n} {what}; take from 2 to {n}.")
+    order = np.asarray(jax.random.permutation(key, n))
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    part = np.empty(n, int)
+    part[order] = np.arange(n) % k
+    return part
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """An affine change of unit that can be undone: z = (x - offset) / unit.
+
+    `Scale.standard` measures mean and standard deviation, `Scale.unit_range` minimum and range. Fit it on the
+    training examples and apply it to both sides, or validation leaks into training.
+
+    >>> x = np.array([[1.0], [2.0], [3.0]])
+    >>> scale = Scale.standard(x)
+    >>> scale.apply(x).ravel().tolist(), scale.undo(scale.apply(x)).ravel().tolist()
+    ([-1.0, 0.0, 1.0], [1.0, 2.0, 3.0])
+    """
+
+    offset: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def standard(cls, x: Any, *, axis: int | tuple[int, ...] = 0, correction: int = 1) -> Scale:
+        """Mean and standard deviation over `axis`; a constant column keeps unit 1, so it becomes 0.
+
+        Args:
+          x: array; sums are made in float64.
+          axis: the axes of the examples. What is left must broadcast against x from the right: channels last.
+          correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
+
+        >>> Scale.standard(np.array([1.0, 3.0]), correction=0).unit.item()
+        1.0
+        """
+        x = _finite(x)
+        axes = (axis,) if isinstance(axis, int) else axis
+        n = math.prod(x.shape[i] for i in axes)
+        if n <= correction:
+            raise ValueError(f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more.")
+        mean, squares = _moments(x, axes)
+        std = np.sqrt(squares / (n - correction))
+        return cls._of(x, mean, std)
+
+    @classmethod
+    def unit_range(cls, x: Any, *, axis: int | tuple[int, ...] = 0) -> Scale:
+        """Minimum and range over `axis`, so that `apply` gives 0..1 (the book's rescaling of temperatures, 4.3.4).
+
+        >>> Scale.unit_range(np.array([2.0, 4.0, 6.0])).apply(np.array([2.0, 5.0])).tolist()
+        [0.0, 0.75]
+        """
+        x = _finite(x)
+        low = x.min(axis=axis)
+        return cls._of(x, low, x.max(axis=axis) - low)
+
+    @classmethod
+    def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray) -> Scale:
+        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(np.float32)
+        unit = np.where(unit > 0, unit, 1.0)
+        return cls(np.asarray(offset, dtype), np.asarray(unit, dtype))
+
+    def apply(self, x: Any) -> Any:
+        """x in the new unit; NumPy or JAX array, as it came."""
+        return (x - self.offset) / self.unit
+
+    def undo(self, z: Any) -> Any:
+        """z back in the old unit."""
+        return z * self.unit + self.offset
+
+
+def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and sum of squared deviations, over `axes`: two passes in float64, a block of rows at a time.
+
+    NumPy's own `std` would need two copies of all data in float64.
+    """
+    axes = tuple(axis % x.ndim for axis in axes)
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    shape = [x.shape[axis] for axis in kept]
+    rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))  # a view where the examples come first
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
+    mean = sum(np.ones(len(rows[b])) @ rows[b].astype(np.float64) for b in blocks) / len(rows)
+    deviations = (rows[b] - mean for b in blocks)
+    squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
+    return np.reshape(mean, shape), np.reshape(squares, shape)
+
+
+def _finite(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"x of shape {x.shape} is empty or holds values that are not finite; mask them first.")
+    return x
+
+
+def standardize(train: Any, *others: Any, axis: int | tuple[int, ...] = 0) -> tuple[Any, ...]:
+    """Mean 0 and standard deviation 1 by the statistics of the training examples alone.
+
+    Args:
+      train: array `[n ...]` that is measured.
+      *others: validation and test arrays, changed by the same numbers.
+      axis: as in `Scale.standard`.
+
+    Returns:
+      `(train, *others, scale)`.
+
+    >>> train, val, scale = standardize(np.array([1.0, 2.0, 3.0]), np.array([4.0]))
+    >>> train.tolist(), val.tolist(), scale.offset.item()
+    ([-1.0, 0.0, 1.0], [2.0], 2.0)
+    """
+    scale = Scale.standard(train, axis=axis)
+    return (*(scale.apply(x) for x in (train, *others)), scale)

@@ -75,12 +75,9 @@ def muon(
         buffer = lerp(momentum_buffer, g, 1 - momentum)
         direction = lerp(g, buffer, momentum) if nesterov else buffer
         rows, columns = p.shape
-        if adjust_lr_fn == "match_rms_adamw":
-            scale = 0.2 * max(rows, columns) ** 0.5
-        else:
-            scale = max(1, rows / columns) ** 0.5
+        scales = {"original": max(1, rows / columns) ** 0.5, "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5}
         orthogonal = _orthogonal(direction, ns_coefficients, ns_steps, eps).astype(p.dtype)
-        return -lr * scale * orthogonal, {"momentum_buffer": buffer}
+        return -lr * scales[adjust_lr_fn or "original"] * orthogonal, {"momentum_buffer": buffer}
 
     slots = {"momentum_buffer": start}
     return transformation(MuonState, rule, lr=lr, slots=slots, decay=weight_decay)

@@ -9,25 +9,25 @@ import numpy as np
 KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the ones before it
 
 
-def as_copied(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values as `torch.Tensor.copy_` takes them: cast to the dtype, broadcast to the size.
+def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+    """The values, if `torch.Tensor.copy_` takes them: what broadcasts to the size and can be cast to the dtype.
 
     Raises:
       RuntimeError: the values do not broadcast, or they are complex and the dtype is not.
 
-    >>> as_copied(1.7, jnp.dtype("int32"), (2,))
-    Array([1, 1], dtype=int32)
+    >>> copyable([1.5], jnp.dtype("int32"), (2,))
+    Array([1.5], dtype=float32)
     """
     array = _array(values)
     if _kind(array.dtype) > _kind(dtype) and jnp.iscomplexobj(array):
         raise RuntimeError(
             f"{array.dtype} values would lose their imaginary part in a tensor of {dtype}; take .real first"
         )
-    return _cast(array, dtype, size)
+    return _fitting(array, size)
 
 
-def as_added(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values as `torch.Tensor.add_` takes them: of no higher kind than the dtype.
+def addable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+    """The values, if `torch.Tensor.add_` takes them: what broadcasts to the size, of no higher kind than the dtype.
 
     Raises:
       RuntimeError: the values do not broadcast, or the sum would be of another kind (int + float is float).
@@ -35,7 +35,7 @@ def as_added(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
     array = _array(values)
     if _kind(array.dtype) > _kind(dtype):
         raise RuntimeError(f"result type {array.dtype} can't be cast to the desired output type {dtype}")
-    return _cast(array, dtype, size)
+    return _fitting(array, size)
 
 
 def refuse_too_large(data: Any) -> None:
@@ -57,8 +57,8 @@ def _kind(dtype: np.dtype) -> int:
     return next(place for place, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind))
 
 
-def _cast(array: jax.Array, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
+def _fitting(array: jax.Array, size: tuple[int, ...]) -> jax.Array:
     lead = len(size) - array.ndim
     if lead < 0 or any(n not in (1, want) for n, want in zip(array.shape, size[lead:], strict=True)):
         raise RuntimeError(f"values of size {list(array.shape)} must broadcast to the view's size {list(size)}")
-    return jnp.broadcast_to(array.astype(dtype), size)
+    return array

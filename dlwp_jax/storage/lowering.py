@@ -40,7 +40,7 @@ def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> ja
 
 
 def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
-    """The storage after the view, which must not overlap itself, holds `values` (of the view's size).
+    """The storage after the view, which must not overlap itself, holds `values` (broadcast and cast to it).
 
     Written in place where XLA may reuse the storage (donated, or made inside the same program).
 
@@ -49,6 +49,7 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     """
     if not layout.numel:
         return storage
+    values = jnp.broadcast_to(values, layout.size).astype(storage.dtype)
     cutting = plan(storage.shape[0], layout, whole_rows=True) if crossing_dim(layout) is None else None
     if cutting is None or cutting.copied > MAX_COPIED * layout.numel:
         return storage.at[positions(layout)].set(values, unique_indices=True, mode="promise_in_bounds")
@@ -63,13 +64,14 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
 
 
 def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
-    """The storage after `values` are added at every index of the view.
+    """The storage after `values` (broadcast and cast to the view) are added at every index of it.
 
     Where indices meet in one element their values sum up: the transpose of reading.
 
     >>> add(jnp.zeros(2), Layout.contiguous((2, 1)).expand(2, 3), jnp.ones((2, 3)))
     Array([3., 3.], dtype=float32)
     """
+    values = jnp.broadcast_to(values, layout.size).astype(storage.dtype)
     if overlap(layout) is None:
         return write(storage, layout, read(storage, layout) + values)
     if expanded := tuple(dim for dim, step in enumerate(layout.stride) if step == 0):
@@ -95,8 +97,8 @@ def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:
     """
     if layout.end > jnp.iinfo(dtype).max:
         raise OverflowError(
-            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage and whose dimensions "
-            "cross cannot be indexed; take it apart with .unbind() first"
+            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage cannot be cut out by slices "
+            "here and not be indexed either; take it apart with .unbind() first"
         )
     steps = (lax.broadcasted_iota(dtype, layout.size, dim) * step for dim, step in enumerate(layout.stride))
     return sum(steps, jnp.full(layout.size, layout.offset, dtype))

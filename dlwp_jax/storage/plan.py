@@ -8,7 +8,6 @@ outermost dimension first; each step can be run forwards (read) and knows how to
 import functools
 import math
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -157,7 +156,8 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
     for i, dim in enumerate(dims):
         size, stride = layout.size[dim], layout.stride[dim]
         reach = 1 + sum(span(layout, inner) for inner in dims[i + 1 :])  # what lies inside one step of this dimension
-        row = _row(cutter, stride, max(reach, stride) if whole_rows else reach)
+        rows = [stride] if whole_rows else _divisors_down(stride)
+        row = next((row for row in rows if _fits(cutter, row, reach)), None)
         if row is not None:
             cutter.fold(row, _Axis(cutter.length // row, cutter.at // row, size, stride // row))
             continue
@@ -171,14 +171,12 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
     return Plan(tuple(cutter.steps), tuple(dims), padded)
 
 
-def _row(cutter: _Cutter, stride: int, reach: int) -> int | None:
-    """The longest row that divides stride and open axis and holds `reach` elements from `at` unbroken."""
-    for row in reversed(_divisors(stride)):
-        if row >= reach and cutter.length % row == 0 and cutter.at % row + reach <= row:
-            return row
-    return None
+def _fits(cutter: _Cutter, row: int, reach: int) -> bool:
+    """Whether rows of this length divide the open axis and hold `reach` elements from `at` on unbroken."""
+    return row >= reach and cutter.length % row == 0 and cutter.at % row + reach <= row
 
 
-def _divisors(n: int) -> Sequence[int]:
+def _divisors_down(n: int) -> list[int]:
+    """All divisors, the largest first."""
     small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return small + [n // d for d in reversed(small) if d * d != n]
+    return [n // d for d in small] + [d for d in reversed(small) if d * d != n]

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from . import complex_parts, lowering
-from .casting import as_added, as_copied
+from .casting import addable, copyable
 from .dense import dense_copy_strides
 from .geometry import as_ints, infer_size, view_strides, wrap_dim
 from .layout import Layout
@@ -409,7 +409,7 @@ class StridedTensor(DenseOperators):
         [[0.0, 1.0], [0.0, 3.0]]
         """
         refuse_overlap(self.layout)
-        return self._written(lowering.write_static, lowering.write_at, as_copied(dense(values), self.dtype, self.shape))
+        return self._written(lowering.write_static, lowering.write_at, copyable(dense(values), self.dtype, self.shape))
 
     def add(self, values: Any) -> "StridedTensor":
         """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
@@ -425,7 +425,7 @@ class StridedTensor(DenseOperators):
         >>> tensor([1.0, 2.0]).unsqueeze(1).expand(2, 3).add(1.0).storage
         Array([4., 5.], dtype=float32)
         """
-        return self._written(lowering.add_static, lowering.add_at, as_added(dense(values), self.dtype, self.shape))
+        return self._written(lowering.add_static, lowering.add_at, addable(dense(values), self.dtype, self.shape))
 
     @property
     def at(self) -> "At":

@@ -1,0 +1,61 @@
+"""Named data sets on the command line.
+
+python -m dlwp_jax.data list           what there is, and what is here
+python -m dlwp_jax.data fetch NAME     bring one
+python -m dlwp_jax.data path [NAME]    where the data root, or one data set, is
+"""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from dlwp_jax.data import sources
+from dlwp_jax.data.fetch import FetchError, data_root
+
+
+def show() -> None:
+    """List the data sets: size, licence, source, stand-in, and whether they are here."""
+    root = data_root()
+    for source in sources.SOURCES.values():
+        if not source.path:
+            state = "embedded"
+        elif (root / source.path).exists():
+            state = "here"
+        else:
+            state = "can be fetched" if source.remotes else "by path"
+        print(f"{source.name}  [{state}]  {source.what}")
+        print(f"    {source.size}; licence: {source.licence}; from {source.address}")
+        if source.stand_in:
+            print(f"    embedded stand-in: {source.stand_in}")
+
+
+def bring(name: Annotated[str, tyro.conf.Positional]) -> None:
+    """Fetch a data set into the data root, or say where to put it.
+
+    Args:
+      name: as in the list.
+    """
+    print(sources.place(name))
+
+
+def where(name: Annotated[str, tyro.conf.Positional] = "") -> None:
+    """Print the data root, or where one data set is or belongs.
+
+    Args:
+      name: as in the list; without one, the root.
+    """
+    print(data_root() / sources.find(name).path if name else data_root())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of the commands; what goes wrong is one sentence on stderr and exit status 1."""
+    commands = {"list": show, "fetch": bring, "path": where}
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dlwp_jax.data", args=arguments)
+    except (FetchError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

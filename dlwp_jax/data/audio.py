@@ -1,0 +1,161 @@
+"""Sound: WAV files to waveforms, waveforms to spectrograms (chapter 4.1's relatives in the book's notebooks)."""
+
+import io
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlwp_jax.data.files import BrokenFile, reading
+
+
+def read(path: str | Path) -> tuple[np.ndarray, int]:
+    """Read a WAV file: integers of 8, 16, 24 or 32 bits, or floats, any number of channels.
+
+    Returns:
+      `[samples channels]` in the file's own type (8 bits: uint8 around 128; 24 bits: int32 with the lowest byte 0), and
+      the samples per second.
+
+    Raises:
+      BrokenFile: where the file is truncated, damaged in its header, or no WAV file. (Samples have no checksum: one
+        that is damaged is another sample.)
+
+    >>> from scipy.io import wavfile
+    >>> path = getfixture("tmp_path") / "tone.wav"
+    >>> wavfile.write(path, 8000, np.zeros((80, 2), np.int16))
+    >>> samples, rate = read(path)
+    >>> samples.shape, samples.dtype.name, rate
+    ((80, 2), 'int16', 8000)
+    """
+    from scipy.io import wavfile
+
+    causes = (
+        ValueError,
+        EOFError,
+        OverflowError,
+        ZeroDivisionError,
+        UnboundLocalError,
+        MemoryError,
+        wavfile.WavFileWarning,
+    )
+    with reading(path, "a WAV file", *causes), warnings.catch_warnings():
+        content = Path(path).read_bytes()
+        _check_size(content, path)
+        warnings.filterwarnings("error", message="Reached EOF|Incomplete chunk", category=wavfile.WavFileWarning)
+        warnings.filterwarnings("ignore", message="Chunk .* not understood", category=wavfile.WavFileWarning)
+        rate, samples = wavfile.read(io.BytesIO(content))
+    if not samples.size or rate <= 0:
+        raise BrokenFile(f"{path} holds {samples.size} samples at {rate} a second.")
+    return samples.reshape(len(samples), -1), rate
+
+
+def _check_size(content: bytes, path) -> None:
+    """A WAV file says twice how long it is; SciPy takes what is there without a word."""
+    if content[:4] not in (b"RIFF", b"RIFX") or content[8:12] != b"WAVE":
+        raise BrokenFile(f"{path} is not a WAV file: it does not begin with RIFF ... WAVE.")
+    order = "little" if content[:4] == b"RIFF" else "big"
+    said = int.from_bytes(content[4:8], order) + 8
+    if said > len(content):
+        raise BrokenFile(f"{path} is truncated: {len(content)} of {said} bytes.")
+    at = 12
+    while at + 8 <= len(content) and content[at : at + 4] != b"data":
+        size = int.from_bytes(content[at + 4 : at + 8], order)
+        at += 8 + size + size % 2
+    size = int.from_bytes(content[at + 4 : at + 8], order)
+    if at + 8 + size > len(content):
+        raise BrokenFile(
+            f"{path} is truncated: its samples need {size} bytes, {max(len(content) - at - 8, 0)} are there."
+        )
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Samples of any type as float32 in -1..1 (`torchaudio.load`'s scale); floats keep theirs.
+
+    >>> to_float(np.array([0, 128], np.uint8)).tolist(), to_float(np.array([-32768], np.int16)).tolist()
+    ([-1.0, 0.0], [-1.0])
+    """
+    samples = np.asarray(samples)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype in (np.int16, np.int32):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    if np.issubdtype(samples.dtype, np.floating):
+        return samples.astype(np.float32)
+    raise TypeError(f"samples are {samples.dtype}; uint8, int16, int32 or floating is wanted.")
+
+
+class Spectrogram(NamedTuple):
+    """Power by frequency and time.
+
+    Attributes:
+      frequencies: `[f]` hertz.
+      times: `[t]` seconds, the middle of each segment.
+      power: `[... f t]` density, the waveform's unit squared per hertz.
+    """
+
+    frequencies: jax.Array
+    times: jax.Array
+    power: jax.Array
+
+
+def spectrogram(
+    waveform: Any,
+    rate: float,
+    *,
+    window: str | tuple[str, float] = ("tukey", 0.25),
+    nperseg: int = 256,
+    noverlap: int | None = None,
+) -> Spectrogram:
+    """Power spectral density of short segments: `scipy.signal.spectrogram`'s defaults, in JAX.
+
+    Each segment loses its mean, is multiplied by the window w and transformed: S = |FFT|^2 / (rate * sum w^2), doubled
+    for all frequencies that stand for a negative one too.
+
+    Args:
+      waveform: `[... samples]`, real; differentiable and jittable in it.
+      rate: samples per second.
+      window: a name for `scipy.signal.get_window`, computed on the host.
+      nperseg: samples in a segment.
+      noverlap: samples that neighbours share; None is an eighth.
+
+    Returns:
+      A `Spectrogram`, power `[... nperseg // 2 + 1, segments]`.
+
+    >>> spectrogram(np.sin(np.arange(44100.0)), 44100).power.shape
+    (129, 196)
+    """
+    from scipy.signal import get_window
+
+    noverlap = nperseg // 8 if noverlap is None else noverlap
+    samples = np.shape(waveform)[-1] if np.ndim(waveform) else 0
+    if not 0 < nperseg <= samples or not 0 <= noverlap < nperseg:
+        raise ValueError(
+            f"nperseg={nperseg}, noverlap={noverlap} of {samples} samples: 0 <= noverlap < nperseg <= samples."
+        )
+    weights = np.asarray(get_window(window, nperseg), np.float32)
+    starts = np.arange(0, samples - nperseg + 1, nperseg - noverlap)
+    power = _segment_power(jnp.asarray(waveform), weights, rate, step=nperseg - noverlap)
+    return Spectrogram(
+        jnp.asarray(np.fft.rfftfreq(nperseg, 1 / rate), power.dtype),
+        jnp.asarray((starts + nperseg / 2) / rate, power.dtype),
+        power,
+    )
+
+
+@partial(jax.jit, static_argnames="step")
+def _segment_power(waveform: jax.Array, window: jax.Array, rate: float, *, step: int) -> jax.Array:
+    x = waveform if jnp.issubdtype(waveform.dtype, jnp.floating) else waveform.astype(jnp.float32)
+    n = len(window)
+    starts = np.arange(0, x.shape[-1] - n + 1, step)
+    segments = x[..., starts[:, None] + np.arange(n)]  # [... t n]
+    segments = (segments - segments.mean(axis=-1, keepdims=True)) * window
+    power = jnp.abs(jnp.fft.rfft(segments, axis=-1)) ** 2 / (rate * jnp.sum(window**2))
+    doubled = np.full(n // 2 + 1, 2.0, np.float32)
+    doubled[0] = 1.0
+    if n % 2 == 0:
+        doubled[-1] = 1.0  # the Nyquist frequency is its own mirror image
+    return jnp.swapaxes(power * doubled, -1, -2)

@@ -1,0 +1,143 @@
+"""Random changes that keep the meaning: flip, shift, scale, rotate, noise (chapter 12.6).
+
+Pure functions of a key, jittable and `vmap`-able over examples. Images `[H W C]` and volumes `[D H W C]` alike:
+the geometry is one affine matrix in torch's `affine_grid` coordinates, where x, y (and z) go from -1 to 1 over
+columns, rows (and slices), so all changes cost one resampling.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+TURN = 2 * jnp.pi
+
+
+def flip(key: jax.Array, dims: int, *, axes: Sequence[int] | None = None) -> jax.Array:
+    """A matrix that mirrors each axis with probability one half.
+
+    Args:
+      key: a PRNG key.
+      dims: 2 for images, 3 for volumes.
+      axes: which of x, y, z (0, 1, 2) may be mirrored; None is all.
+
+    Returns:
+      `[dims + 1, dims + 1]`, as all matrices here.
+
+    >>> jnp.abs(flip(jax.random.key(0), 2)).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    allowed = jnp.isin(jnp.arange(dims), jnp.array(range(dims) if axes is None else list(axes)))
+    signs = jnp.where(jax.random.bernoulli(key, shape=(dims,)) & allowed, -1.0, 1.0)
+    return jnp.diag(jnp.append(signs, 1.0))
+
+
+def shift(key: jax.Array, dims: int, amount: float) -> jax.Array:
+    """A matrix that moves along each axis by up to `amount` halves of its length, evenly spread.
+
+    >>> bool((jnp.abs(shift(jax.random.key(0), 3, 0.1)[:3, 3]) <= 0.1).all())
+    True
+    """
+    offsets = amount * jax.random.uniform(key, (dims,), minval=-1.0, maxval=1.0)
+    return jnp.eye(dims + 1).at[:dims, dims].set(offsets)
+
+
+def scale(key: jax.Array, dims: int, amount: float) -> jax.Array:
+    """A matrix that stretches each axis by its own factor in 1 - amount .. 1 + amount.
+
+    >>> bool((jnp.abs(jnp.diag(scale(jax.random.key(0), 2, 0.2)) - 1) <= 0.2).all())
+    True
+    """
+    factors = 1 + amount * jax.random.uniform(key, (dims,), minval=-1.0, maxval=1.0)
+    return jnp.diag(jnp.append(factors, 1.0))
+
+
+def rotate(key: jax.Array, dims: int, *, most: float = TURN) -> jax.Array:
+    """A matrix that turns by an angle in 0 .. `most` radians in the plane of x and y.
+
+    A volume turns about its z axis only: slices are farther apart than pixels, so any other turn would deform.
+
+    >>> rotate(jax.random.key(0), 3).shape
+    (4, 4)
+    """
+    angle = jax.random.uniform(key, maxval=most)
+    s, c = jnp.sin(angle), jnp.cos(angle)
+    return jnp.eye(dims + 1).at[:2, :2].set(jnp.array([[c, -s], [s, c]]))
+
+
+def noise(key: jax.Array, x: jax.Array, amount: float) -> jax.Array:
+    """x with normal noise of standard deviation `amount` on every value.
+
+    >>> noise(jax.random.key(0), jnp.zeros((4, 4, 1)), 0.5).shape
+    (4, 4, 1)
+    """
+    return x + amount * jax.random.normal(key, x.shape, x.dtype)
+
+
+def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Resample by an affine matrix: output at p is the input at matrix @ p, linear, the border value beyond the border.
+
+    Equals torch's `grid_sample(x, affine_grid(matrix[:-1]), padding_mode="border", align_corners=False)`.
+
+    Args:
+      x: `[H W C]` or `[D H W C]`, floating.
+      matrix: `[3 3]` or `[4 4]`, homogeneous, in x, y(, z) from -1 to 1.
+
+    Returns:
+      An array like x.
+
+    >>> x = jnp.arange(6.0).reshape(2, 3, 1)
+    >>> warp(x, jnp.diag(jnp.array([-1.0, 1.0, 1.0])))[..., 0].tolist()
+    [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]]
+    """
+    sizes = x.shape[:-1]
+    dims = len(sizes)
+    if dims not in (2, 3) or matrix.shape != (dims + 1, dims + 1):
+        raise ValueError(f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W C] (4, 4).")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x is {x.dtype}; floating numbers are needed, see image.to_float.")
+    axes = [(2 * jnp.arange(n) + 1) / n - 1 for n in sizes]
+    grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij")[::-1])  # [x y (z)] at every place
+    source = jnp.tensordot(matrix[:dims, :dims], grid, 1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
+    place = [((source[dims - 1 - i] + 1) * n - 1) / 2 for i, n in enumerate(sizes)]
+    channel = lambda plane: map_coordinates(plane, place, order=1, mode="nearest")  # noqa: E731
+    return jax.vmap(channel, in_axes=-1, out_axes=-1)(x).astype(x.dtype)
+
+
+def augment(
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    flips: bool | Sequence[int] = False,
+    offset: float = 0.0,
+    stretch: float = 0.0,
+    turn: float = 0.0,
+    std: float = 0.0,
+) -> jax.Array:
+    """All of the above at once, as the book's `getCtAugmentedCandidate`: flip, scale, shift, rotate, then noise.
+
+    Args:
+      key: a PRNG key; the same key gives the same change. Use `jax.random.split` and `jax.vmap` for a batch.
+      x: `[H W C]` or `[D H W C]`, floating.
+      flips: True for every axis, or those of x, y, z (0, 1, 2) that may be mirrored.
+      offset: the largest shift, in halves of the length of an axis (the book: 0.1).
+      stretch: the largest change of size, as a fraction (the book: 0.2).
+      turn: the largest angle in radians (the book: 2 pi).
+      std: standard deviation of the noise (the book: 25 Hounsfield units).
+
+    Returns:
+      An array like x.
+
+    >>> augment(jax.random.key(0), jnp.ones((8, 8, 1)), flips=True, offset=0.1, turn=TURN).shape
+    (8, 8, 1)
+    """
+    dims = x.ndim - 1
+    keys = jax.random.split(key, 5)
+    matrix = jnp.eye(dims + 1)
+    if flips:
+        matrix = flip(keys[0], dims, axes=None if flips is True else flips)
+    # As in the book the shift is added to the scaled axes, not scaled with them: shift @ (scale @ flip) @ rotation.
+    matrix = shift(keys[1], dims, offset) @ scale(keys[2], dims, stretch) @ matrix @ rotate(keys[3], dims, most=turn)
+    changed = warp(x, matrix) if flips or offset or stretch or turn else x
+    return noise(keys[4], changed, std) if std else changed

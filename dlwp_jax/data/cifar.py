@@ -1,0 +1,147 @@
+"""CIFAR-10 from its official Python files, without running what is in them (chapter 7.1).
+
+The files are pickles, and a pickle is a program. These are read with everything callable taken away: the three
+names that describe a NumPy array become inert records, any other name is refused. What is left to a hostile file is to
+make Python reserve much memory, by a memo slot with a huge number.
+"""
+
+import io
+import mmap
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlwp_jax.data.files import BrokenFile, reading
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST = ("test_batch",)
+ROW = 3 * 32 * 32
+CHUNK = 200  # images turned to channels-last at a time: 600 kB, so that they are still in the cache
+
+
+def read(folder: str | Path, *, classes: tuple[str, ...] | None = None) -> tuple[dict, dict]:
+    """Read the official folder `cifar-10-batches-py`.
+
+    Args:
+      folder: where `data_batch_1` to `_5` and `test_batch` are.
+      classes: names out of `CLASSES` to keep, relabelled in this order, such as `("airplane", "bird")`;
+        None is all ten.
+
+    Returns:
+      `(train, test)`, each `{"image": [n 32 32 3] uint8, "label": [n] int32}`: 50,000 and 10,000 of all ten.
+
+    Raises:
+      BrokenFile: where a file is damaged or wants to do more than describe an array and its labels.
+    """
+    if classes is not None and (unknown := set(classes) - set(CLASSES)):
+        raise ValueError(f"classes has {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}.")
+    image, label, ends = _read([Path(folder, name) for name in (*TRAIN, *TEST)])
+    sides = np.split(image, ends[-2:-1]), np.split(label, ends[-2:-1])
+    train, test = ({"image": images, "label": labels} for images, labels in zip(*sides, strict=True))
+    return (train, test) if classes is None else (_only(train, classes), _only(test, classes))
+
+
+def _only(data: dict, classes: tuple[str, ...]) -> dict:
+    new_label = np.full(len(CLASSES), -1, np.int32)
+    new_label[[CLASSES.index(name) for name in classes]] = np.arange(len(classes))
+    label = new_label[data["label"]]
+    return {"image": data["image"][label >= 0], "label": label[label >= 0]}
+
+
+def read_batches(paths: Any) -> dict:
+    """Read some batch files, two at a time, into one array.
+
+    Args:
+      paths: the files, in the order that the examples shall have.
+
+    Returns:
+      `{"image": [n 32 32 3] uint8, "label": [n] int32}`.
+    """
+    image, label, _ = _read(list(paths))
+    return {"image": image, "label": label}
+
+
+def _read(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All images, all labels, and the row after the last one of each file."""
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(_describe, paths))
+        ends = np.cumsum([len(labels) for labels, _ in parts])
+        image = np.empty((ends[-1], 32, 32, 3), np.uint8)
+        outs = np.split(image, ends[:-1])
+        list(pool.map(_fill, outs, paths, [pixels for _, pixels in parts]))
+    return image, np.concatenate([labels for labels, _ in parts]), ends
+
+
+class _Record:
+    """Stands in for the array and its type: keeps what the file says about them and does nothing."""
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that can make records, containers, numbers and strings only."""
+
+    def find_class(self, module, name):
+        if (module, name) in {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        }:
+            return _Record
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and nothing in it may be run")
+
+
+# What damaged or hostile bytes make of the unpickler itself, found by trying.
+FAILURES = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+
+
+def _describe(path: Path) -> tuple[np.ndarray, int | bytes]:
+    """The labels of a batch file, and its pixels: where they begin in the file, or the bytes themselves.
+
+    The pixels of an official file are cut out before unpickling, which would copy them twice into memory; a file
+    of another length takes that slower way.
+    """
+    official = b"T" + (10_000 * ROW).to_bytes(4, "little")  # the opcode of a long string and its length
+    with reading(path, "a CIFAR-10 batch", *FAILURES):
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            cut = content.find(official)
+            begin = cut + len(official)
+            if cut < 0 or begin + 10_000 * ROW > len(content):
+                program, begin = content[:], None
+            else:
+                program = content[:cut] + b"U\x00" + content[begin + 10_000 * ROW :]  # an empty string instead
+        batch = _Unpickler(io.BytesIO(program), encoding="bytes").load()
+        (_, shape, dtype, fortran_order, pixels), labels = batch[b"data"].state, batch[b"labels"]
+        label = np.array(labels, np.int32)
+        kind = dtype.args[0] in (b"u1", "u1") and not fortran_order
+        if not kind or shape != (len(label), ROW) or not all(type(v) is int and 0 <= v < 10 for v in labels):
+            raise BrokenFile(f"{path} does not hold rows of {ROW} bytes with a label from 0 to 9 for each.")
+        if not isinstance(pixels, bytes) or len(pixels) != (0 if begin else len(label) * ROW):
+            raise BrokenFile(f"{path} has {len(label)} labels, and pixels for another number of images.")
+    return label, begin or pixels
+
+
+def _fill(image: np.ndarray, path: Path, pixels: int | bytes) -> None:
+    """Turn planes of red, green and blue into `[n 32 32 3]`, a few images at a time."""
+    planes = np.empty((CHUNK, 3, 32, 32), np.uint8)
+    with io.BytesIO(pixels) if isinstance(pixels, bytes) else open(path, "rb", buffering=0) as file:
+        file.seek(0 if isinstance(pixels, bytes) else pixels)
+        for first in range(0, len(image), CHUNK):
+            out = image[first : first + CHUNK]
+            part = planes[: len(out)]
+            if file.readinto(part.data) != part.nbytes:
+                raise BrokenFile(f"{path} became shorter while it was read.")
+            for channel in range(3):  # three copies with one stride each are three times faster than a transpose
+                out[..., channel] = part[:, channel]

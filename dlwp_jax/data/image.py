@@ -1,0 +1,185 @@
+"""Images: PNG and JPEG files to arrays, channels last (chapter 4.1)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dlwp_jax.data.arrays import Scale
+from dlwp_jax.data.files import BrokenFile, files_in, reading
+
+# What Pillow calls the ways to store a pixel, and how many channels each becomes here.
+CHANNELS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read(path: str | Path, *, channels: int | None = None) -> np.ndarray:
+    """Read one PNG or JPEG file as it is stored (chapter 4.1.2; `imageio.imread` in the book).
+
+    Args:
+      path: the file.
+      channels: None keeps what the file has: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). 3 drops alpha, as
+        the book's `img_t[:3]` does, and repeats grey; 1, 2 or 4 is accepted only where the file has just that.
+
+    Returns:
+      `[height width channels]` uint8 in 0..255; 16-bit grey as uint16 in 0..65535. Palette images come out as RGB
+      or RGBA. The camera's orientation tag is not applied.
+
+    Raises:
+      BrokenFile: where the bytes are damaged, truncated or no PNG or JPEG. (PNG carries checksums and any
+        damage is found; JPEG has none, so damage inside its compressed data can pass as other pixels.)
+
+    >>> from sklearn.datasets import load_sample_images
+    >>> read(Path(load_sample_images().filenames[0])).shape
+    (427, 640, 3)
+    """
+    from PIL import Image
+
+    with reading(path, "a PNG or JPEG image", *_pillow_failures()):
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            image.verify()  # checks every chunk's checksum, but leaves the image unusable
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            pixels = _pixels(image, path)
+    return pixels if channels is None else _with_channels(pixels, channels, path)
+
+
+def _pillow_failures() -> tuple[type[Exception], ...]:
+    from PIL import Image
+
+    return (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def _pixels(image, path) -> np.ndarray:
+    if not image.tile:
+        raise BrokenFile(f"{path} is truncated: it ends before its pixels.")
+    if "16B" in str(image.tile[0][3]) and image.mode != "I;16":  # how the file stores what `mode` becomes in memory
+        raise BrokenFile(f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first.")
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode not in CHANNELS:
+        raise BrokenFile(f"{path} has pixels of kind {image.mode!r}; {', '.join(CHANNELS)} can be read.")
+    return np.array(image).reshape(image.height, image.width, CHANNELS[image.mode])
+
+
+def _with_channels(pixels: np.ndarray, channels: int, path) -> np.ndarray:
+    have = pixels.shape[-1]
+    if channels == have:
+        return pixels
+    if channels == 3 and have == 4:
+        return pixels[..., :3]
+    if channels == 3:
+        return np.repeat(pixels[..., :1], 3, axis=-1)
+    raise ValueError(f"channels={channels}, but {path} has {have}; ask for {have}, for 3, or for None.")
+
+
+def read_folder(
+    folder: str | Path, *, size: tuple[int, int] | None = None, channels: int = 3
+) -> tuple[np.ndarray, list[str]]:
+    """Read all images of a folder into one batch (the three cats of chapter 4.1.4).
+
+    Args:
+      folder: where the files are; only PNG and JPEG are taken.
+      size: `(height, width)` to resize to (bilinear, as Pillow does it); None asks that all are equal.
+      channels: as in `read`.
+
+    Returns:
+      `[n height width channels]` uint8, and the n file names, sorted.
+
+    Raises:
+      ValueError: where the images differ in size and `size` is None.
+
+    >>> from sklearn.datasets import load_sample_images
+    >>> batch, names = read_folder(Path(load_sample_images().filenames[0]).parent, size=(32, 48))
+    >>> batch.shape, names
+    ((2, 32, 48, 3), ['china.jpg', 'flower.jpg'])
+    """
+    paths = files_in(folder, *SUFFIXES)
+    images = [read(path, channels=channels) for path in paths]
+    if size is not None:
+        images = [resize(image, size) for image in images]
+    kinds = {(image.shape, str(image.dtype)) for image in images}
+    if len(kinds) > 1:
+        raise ValueError(f"size=None, but the images of {folder} differ: {sorted(kinds)}; give size=(height, width).")
+    return np.stack(images), [path.name for path in paths]
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a uint8 image `[h w c]` to `(height, width)`: bilinear, averaging where it shrinks, as Pillow does.
+
+    >>> resize(np.full((4, 6, 3), 7, np.uint8), (2, 3)).shape
+    (2, 3, 3)
+    """
+    from PIL import Image
+
+    if image.dtype != np.uint8:
+        raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
+    height, width = size
+    planes = [
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarray, Scale]:
+    """Bring images to mean 0 and standard deviation 1 in each channel (chapters 4.1.5 and 7.1.4).
+
+    z = (x / max - mean) / std, where max is 255 or 65535 by the integer type, and float images are taken as
+    they are. torchvision's `ToTensor` and `Normalize` in one, on channels-last arrays.
+
+    Args:
+      images: `[... h w c]`.
+      scale: mean and std to use (those of the training images, on validation images); None measures them here.
+
+    Returns:
+      The float32 images, and the `Scale` whose `undo` gives `x / max` back; `scale.offset` and `scale.unit` are
+      the channel means and standard deviations, `[c]`.
+
+    >>> batch = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    >>> z, scale = normalize(batch)
+    >>> z.shape, scale.offset.shape, bool(np.allclose(scale.undo(z) * 255, batch, atol=1e-4))
+    ((4, 8, 8, 3), (3,), True)
+    """
+    x = to_float(images)
+    scale = scale or Scale.standard(x, axis=tuple(range(x.ndim - 1)))
+    return scale.apply(x), scale
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Images as float32 in 0..1 (torchvision's `ToTensor` without the turn of axes); floats stay as they are.
+
+    >>> to_float(np.array([0, 255], np.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    images = np.asarray(images)
+    if images.dtype in (np.uint8, np.uint16):
+        return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
+    if np.issubdtype(images.dtype, np.floating):
+        return images.astype(np.float32)
+    raise TypeError(f"images are {images.dtype}; uint8, uint16 or floating is wanted.")
+
+
+def channels_first(images, *, spatial: int = 2):
+    """`[... H W C]` to torch's `[... C H W]` (or D H W with `spatial=3`); NumPy and JAX arrays alike.
+
+    >>> channels_first(np.zeros((5, 32, 48, 3))).shape
+    (5, 3, 32, 48)
+    """
+    return _move_axis(images, -1, -1 - spatial, spatial)
+
+
+def channels_last(images, *, spatial: int = 2):
+    """Torch's `[... C H W]` to `[... H W C]`: the inverse of `channels_first`.
+
+    >>> channels_last(np.zeros((3, 720, 1280))).shape
+    (720, 1280, 3)
+    """
+    return _move_axis(images, -1 - spatial, -1, spatial)
+
+
+def _move_axis(images, source: int, target: int, spatial: int):
+    if images.ndim < spatial + 1:
+        raise ValueError(f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed.")
+    axes = list(range(images.ndim))
+    axes.insert(images.ndim + target, axes.pop(source))
+    return images.transpose(axes)

@@ -1,0 +1,138 @@
+"""Text: characters and words to numbers (chapter 4.5)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlwp_jax.data.files import reading
+from dlwp_jax.data.table import one_hot
+
+PUNCTUATION = '.,;:"!?”“_-'  # what the book strips from both ends of a word
+ASCII = 128
+
+
+def read(path: str | Path, *, encoding: str = "utf-8") -> str:
+    """Read a text file.
+
+    Args:
+      path: the file.
+      encoding: "utf-8" keeps a byte order mark as the first character, as the book's `open` does (it makes
+        one more word of the novel); "utf-8-sig" drops it.
+
+    Raises:
+      BrokenFile: where the bytes are not in that encoding.
+
+    >>> path = getfixture("tmp_path") / "note.txt"
+    >>> _ = path.write_text("Naïve.", "utf-8")
+    >>> read(path)
+    'Naïve.'
+    """
+    with reading(path, f"text in {encoding}", UnicodeDecodeError):
+        return Path(path).read_text(encoding)
+
+
+def one_hot_characters(text: str, *, unknown: int | None = None) -> np.ndarray:
+    """One row for each character, one column for each ASCII code (chapter 4.5.2).
+
+    Args:
+      text: the characters; lower-case and strip it first, as the book does.
+      unknown: the column of characters beyond ASCII, such as typographic quotes; the book takes 0. None refuses.
+
+    Returns:
+      `[characters 128]` float32; `decode_characters` is the inverse for ASCII.
+
+    Raises:
+      ValueError: naming the first character beyond ASCII, where `unknown` is None.
+
+    >>> one_hot_characters("“Impossible”", unknown=0).argmax(axis=1)[:3].tolist()
+    [0, 73, 109]
+    """
+    codes = np.array([ord(character) for character in text], dtype=np.int64)
+    beyond = codes >= ASCII
+    if unknown is None and beyond.any():
+        i = int(np.argmax(beyond))
+        raise ValueError(f"text has {text[i]!r} at {i}, which is not ASCII; unknown=0 puts such into column 0.")
+    return one_hot(np.where(beyond, 0 if unknown is None else unknown, codes), ASCII)
+
+
+def decode_characters(rows: Any) -> str:
+    """The text whose one-hot rows these are.
+
+    >>> decode_characters(one_hot_characters("mr. bennet"))
+    'mr. bennet'
+    """
+    return "".join(chr(code) for code in np.asarray(rows).argmax(axis=-1))
+
+
+def clean_words(text: str) -> list[str]:
+    """Lower-case words without punctuation at their ends, as the book's `clean_words` (chapter 4.5.3).
+
+    >>> clean_words("“Impossible, Mr. Bennet, impossible!”")
+    ['impossible', 'mr', 'bennet', 'impossible']
+    """
+    return [word.strip(PUNCTUATION) for word in text.lower().replace("\n", " ").split()]
+
+
+def vocabulary(words: Iterable[str]) -> dict[str, int]:
+    """Number the different words in sorted order.
+
+    >>> vocabulary(["mr", "bennet", "mr"])
+    {'bennet': 0, 'mr': 1}
+    """
+    return {word: code for code, word in enumerate(sorted(set(words)))}
+
+
+def encode(words: Sequence[str], codes: Mapping[str, int], *, unknown: int | None = None) -> np.ndarray:
+    """Words to their numbers.
+
+    Args:
+      words: n words.
+      codes: a vocabulary.
+      unknown: the number of words that the vocabulary lacks; None refuses them.
+
+    Returns:
+      `[n]` int32. `one_hot(encode(words, codes), len(codes))` is the book's sparse form, `embed` the dense one.
+
+    Raises:
+      ValueError: naming the first word that is not in the vocabulary, where `unknown` is None.
+
+    >>> encode(["mr", "bennet"], {"bennet": 0, "mr": 1}).tolist()
+    [1, 0]
+    """
+    if unknown is None and (strangers := [word for word in words if word not in codes]):
+        raise ValueError(f"words has {strangers[0]!r}, which is not among the {len(codes)} words of the vocabulary.")
+    return np.array([codes.get(word, unknown) for word in words], dtype=np.int32)
+
+
+def decode(numbers: Any, codes: Mapping[str, int]) -> list[str]:
+    """Numbers back to words: the inverse of `encode`.
+
+    >>> decode([1, 0], {"bennet": 0, "mr": 1})
+    ['mr', 'bennet']
+    """
+    words = {code: word for word, code in codes.items()}
+    return [words[int(number)] for number in np.ravel(numbers)]
+
+
+def embed(vectors: Any, numbers: Any) -> Any:
+    """Look up one dense vector for each number (chapter 4.5.4): equal to `one_hot(numbers) @ vectors`.
+
+    Args:
+      vectors: `[words features]`, usually learned (`torch.nn.Embedding`'s weight).
+      numbers: `[...]` integers in 0 .. words - 1.
+
+    Returns:
+      `[... features]`, a JAX array; differentiable in `vectors`, jittable. A number out of range gives NaN, since a
+      compiled program cannot refuse.
+
+    >>> embed(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([1, 1, 0])).tolist()
+    [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
+    """
+    import jax.numpy as jnp
+
+    numbers = jnp.asarray(numbers)
+    # A negative number would count from the end: send it past it instead.
+    numbers = jnp.where(numbers < 0, len(vectors), numbers)
+    return jnp.take(jnp.asarray(vectors), numbers, axis=0, mode="fill")

@@ -1,0 +1,296 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from dlwp_jax import data
+from dlwp_jax.data import arrays, augment, batches
+
+KEY = jax.random.key(7)
+settings.register_profile("compiling", deadline=None, max_examples=30)
+compiling = settings(settings.get_profile("compiling"))
+
+
+# --- splits
+
+
+@compiling
+@given(n=st.sampled_from([2, 11, 23]), count=st.integers(1, 23))
+def test_split_by_count_keeps_every_example_once(n, count):
+    both = {"x": np.arange(n), "y": jnp.asarray(np.arange(n) * 2)}
+    if count >= n:
+        with pytest.raises(ValueError, match=f"val={count} of {n} examples leaves one side empty"):
+            data.split(both, val=count, key=KEY)
+        return
+    train, val = data.split(both, val=count, key=KEY)
+    assert len(val["x"]) == count
+    assert sorted([*train["x"], *val["x"]]) == list(range(n))
+    for side in (train, val):
+        np.testing.assert_array_equal(side["y"], 2 * side["x"])
+
+
+def test_split_by_fraction_and_by_key():
+    x = np.arange(100)
+    train, val = data.split(x, val=0.2, key=KEY)
+    assert (len(train), len(val)) == (80, 20)
+    np.testing.assert_array_equal(data.split(x, val=0.2, key=KEY)[1], val)
+    assert (data.split(x, val=0.2, key=jax.random.key(1))[1] != val).any()
+    for wrong in (0.0, 1.0, 0.001, 0, -1):
+        with pytest.raises(ValueError, match="leaves one side empty"):
+            data.split(x, val=wrong, key=KEY)
+    with pytest.raises(ValueError, match="one common leading axis"):
+        data.split({"x": x, "y": x[:3]}, val=1, key=KEY)
+    with pytest.raises(ValueError, match="one common leading axis"):
+        data.split(np.float32(1), val=1, key=KEY)
+
+
+@compiling
+@given(groups=st.lists(st.integers(0, 3), min_size=2, max_size=40).filter(lambda g: len(set(g)) > 1))
+def test_a_patient_is_on_one_side(groups):
+    rows = {"row": np.arange(len(groups)), "patient": np.array(groups)}
+    train, val = data.split(rows, val=1, key=KEY, groups=rows["patient"])
+    assert not set(train["patient"]) & set(val["patient"])
+    assert len(set(val["patient"])) == 1
+    assert sorted([*train["row"], *val["row"]]) == list(range(len(groups)))
+
+
+def test_classes_keep_their_share():
+    labels = np.repeat([0, 1, 2], [50, 30, 10])
+    train, val = data.split(labels, val=0.2, key=KEY, labels=labels)
+    assert np.bincount(val).tolist() == [10, 6, 2]
+    assert np.bincount(train).tolist() == [40, 24, 8]
+    with pytest.raises(ValueError, match="takes a fraction"):
+        data.split(labels, val=3, key=KEY, labels=labels)
+    with pytest.raises(ValueError, match="of 1 examples of class 9"):
+        data.split(labels, val=0.2, key=KEY, labels=np.append(labels[:-1], 9))
+    with pytest.raises(ValueError, match="groups or labels, not both"):
+        data.split(labels, val=0.2, key=KEY, labels=labels, groups=labels)
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
+        data.split(labels, val=0.2, key=KEY, labels=labels[:3])
+
+
+@compiling
+@given(n=st.sampled_from([2, 11, 23]), k=st.integers(2, 24))  # few n: each compiles a permutation
+def test_every_row_is_held_out_once(n, k):
+    if k > n:
+        with pytest.raises(ValueError, match=f"k={k} parts of {n} examples"):
+            data.k_fold(n, k, key=KEY)
+        return
+    folds = data.k_fold(n, k, key=KEY)
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(n))
+    sizes = [len(held) for _, held in folds]
+    assert len(folds) == k
+    assert max(sizes) - min(sizes) <= 1
+    for train, held in folds:
+        assert sorted([*train, *held]) == list(range(n))
+
+
+def test_folds_by_group_and_by_class():
+    groups = np.repeat(np.arange(7), 3)
+    for train, held in data.k_fold(21, 3, key=KEY, groups=groups):
+        assert not set(groups[train]) & set(groups[held])
+    labels = np.repeat([0, 1], [13, 8])
+    counts = np.array(
+        [np.bincount(labels[held], minlength=2) for _, held in data.k_fold(21, 4, key=KEY, labels=labels)]
+    )
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    with pytest.raises(ValueError, match="k=8 parts of 7 groups"):
+        data.k_fold(21, 8, key=KEY, groups=groups)
+    with pytest.raises(ValueError, match="not both"):
+        data.k_fold(21, 2, key=KEY, groups=groups, labels=labels)
+
+
+# --- scales
+
+
+def test_statistics_come_from_the_training_side_alone():
+    rng = np.random.default_rng(0)
+    train, val = rng.normal(5, 3, (40, 3)), rng.normal(9, 1, (10, 3))
+    z, z_val, scale = data.standardize(train, val)
+    reference = torch.tensor(train)
+    np.testing.assert_allclose(z, (reference - reference.mean(0)) / reference.std(0), rtol=1e-12)
+    np.testing.assert_allclose(z_val, (val - train.mean(0)) / train.std(0, ddof=1), rtol=1e-12)
+    np.testing.assert_allclose(scale.undo(z_val), val, rtol=1e-12)
+    sklearn = StandardScaler().fit(train)
+    np.testing.assert_allclose(arrays.Scale.standard(train, correction=0).apply(val), sklearn.transform(val))
+    np.testing.assert_allclose(arrays.Scale.unit_range(train).apply(val), MinMaxScaler().fit(train).transform(val))
+
+
+def test_large_means_and_constant_columns():
+    x = np.full((100_000, 2), 1000, np.float32)
+    x[::2, 0] += 1
+    z, scale = data.standardize(x)
+    np.testing.assert_allclose(scale.offset, [1000.5, 1000], rtol=1e-7)  # a float32 sum would be off by 1e-4
+    assert (z[:, 1] == 0).all()
+    assert z.dtype == np.float32
+    z, scale = data.standardize(jnp.arange(6), axis=0)
+    assert isinstance(z, jax.Array)
+    assert scale.offset.dtype == np.float32
+
+
+@pytest.mark.parametrize("x", [np.array([]), np.array([1.0, np.nan]), np.array([np.inf, 1.0])])
+def test_statistics_of_nothing_or_nan_are_refused(x):
+    with pytest.raises(ValueError, match="empty or holds values that are not finite"):
+        arrays.Scale.standard(x)
+    with pytest.raises(ValueError, match="a spread needs more"):
+        arrays.Scale.standard(np.array([1.0]))
+
+
+# --- batches
+
+
+@compiling
+@given(n=st.sampled_from([1, 11, 23]), size=st.integers(1, 31), shuffled=st.booleans())
+def test_a_plan_visits_every_row_once(n, size, shuffled):
+    plan = batches.batch_plan(n, size, key=KEY if shuffled else None)
+    steps = plan.steps()
+    assert sorted(np.concatenate(steps)) == list(range(n))
+    reference = [len(batch) for batch in torch.utils.data.DataLoader(range(n), batch_size=size)]
+    assert [len(step) for step in steps] == reference
+    if not shuffled:
+        assert np.concatenate(steps).tolist() == list(range(n))
+    with pytest.raises(ValueError, match="at least 1"):
+        batches.batch_plan(n, 0)
+
+
+def book_row(index, ratio, positive, negative):
+    """The book's LunaDataset.__getitem__, in our words."""
+    turn = index // (ratio + 1)
+    if index % (ratio + 1):
+        return negative[(index - 1 - turn) % len(negative)]
+    return positive[turn % len(positive)]
+
+
+@given(labels=st.lists(st.integers(0, 1), min_size=2, max_size=20), ratio=st.integers(1, 4), n=st.integers(0, 40))
+def test_balanced_rows_are_the_books(labels, ratio, n):
+    positive, negative = (np.flatnonzero(np.array(labels) == value) for value in (1, 0))
+    if not len(positive) or not len(negative):
+        with pytest.raises(ValueError, match="both are needed"):
+            batches.balanced_rows(labels, ratio=ratio, n=n)
+        return
+    rows = batches.balanced_rows(labels, ratio=ratio, n=n)
+    assert rows.tolist() == [book_row(i, ratio, positive, negative) for i in range(n)]
+
+
+def test_balanced_rows_shuffle_within_the_classes():
+    labels = np.repeat([1, 0], [10, 90])
+    rows = batches.balanced_rows(labels, ratio=2, n=30, key=KEY)
+    assert labels[rows].reshape(10, 3).tolist() == [[1, 0, 0]] * 10
+    assert sorted(rows[::3]) == list(range(10))
+    assert len(set(rows)) == 30
+    assert (rows != batches.balanced_rows(labels, ratio=2, n=30)).any()
+    for wrong in ({"ratio": 0, "n": 3}, {"ratio": 1, "n": -1}):
+        with pytest.raises(ValueError, match="ratio="):
+            batches.balanced_rows(labels, **wrong)
+    with pytest.raises(ValueError, match="0 and 1 only"):
+        batches.balanced_rows([0, 2], ratio=1, n=3)
+
+
+# --- augmentation
+
+SHAPES = [(5, 7, 2), (4, 5, 6, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_warp_equals_torchs_grid_sample(shape):
+    rng = np.random.default_rng(0)
+    dims = len(shape) - 1
+    x = rng.normal(size=shape).astype(np.float32)
+    matrix = np.eye(dims + 1, dtype=np.float32)
+    matrix[:dims] += rng.normal(0, 0.3, (dims, dims + 1))
+
+    reference = torch.tensor(np.moveaxis(x, -1, 0)[None], requires_grad=True)
+    grid = torch.nn.functional.affine_grid(torch.tensor(matrix[None, :dims]), reference.shape, align_corners=False)
+    sampled = torch.nn.functional.grid_sample(reference, grid, padding_mode="border", align_corners=False)
+    sampled.square().sum().backward()
+
+    for form in (augment.warp, jax.jit(augment.warp)):
+        # Places are sums of products of order 5 in float32: 1e-6 in place, as much in value.
+        np.testing.assert_allclose(np.moveaxis(form(x, matrix), -1, 0), sampled[0].detach(), atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(augment.warp(x, matrix) ** 2))(x)
+    np.testing.assert_allclose(np.moveaxis(gradient, -1, 0), reference.grad[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_identity_and_flips_lose_nothing(shape):
+    x = jax.random.normal(KEY, shape)
+    np.testing.assert_array_equal(augment.augment(KEY, x), x)
+    # A place is off by float32 rounding of numbers up to 7, times the step between neighbours, up to 4.
+    np.testing.assert_allclose(augment.warp(x, jnp.eye(len(shape))), x, atol=1e-5)
+    keys = jax.random.split(KEY, 20)
+    flipped = jax.vmap(lambda key: augment.augment(key, x, flips=(0,)))(keys)
+    for one in flipped:
+        same, mirrored = (np.abs(one - y).max() for y in (x, x[..., ::-1, :]))
+        assert min(same, mirrored) < 1e-5  # rounding of the places, as above
+    assert np.ptp([np.abs(one - x).max() for one in flipped]) > 0  # both happened
+
+
+def test_each_change_stays_in_its_bounds():
+    keys = jax.random.split(KEY, 200)
+    shifts = jax.vmap(lambda k: augment.shift(k, 3, 0.1))(keys)[:, :3, 3]
+    scales = jnp.diagonal(jax.vmap(lambda k: augment.scale(k, 3, 0.2))(keys), axis1=1, axis2=2)[:, :3] - 1
+    for drawn, most in ((shifts, 0.1), (scales, 0.2)):
+        assert 0.9 * most < np.abs(drawn).max() <= most + 1e-6
+        assert abs(drawn.mean()) < 0.15 * most  # the mean of 600 even draws: 0.024 standard deviation
+    turns = jax.vmap(lambda k: augment.rotate(k, 3))(keys)
+    np.testing.assert_allclose(turns @ jnp.swapaxes(turns, 1, 2), jnp.broadcast_to(jnp.eye(4), (200, 4, 4)), atol=1e-6)
+    assert (turns[:, 2] == jnp.array([0, 0, 1, 0])).all()
+    noisy = augment.noise(KEY, jnp.zeros((50, 50, 1)), 25.0)
+    assert 24 < noisy.std() < 26  # 2500 draws: 0.35 standard deviation
+
+
+def test_augment_is_a_function_of_its_key():
+    x = jax.random.normal(KEY, (4, 6, 6, 1))
+    change = jax.jit(lambda key, x: augment.augment(key, x, flips=True, offset=0.1, stretch=0.2, turn=6.28, std=0.1))
+    np.testing.assert_array_equal(change(KEY, x), change(KEY, x))
+    assert np.abs(change(KEY, x) - change(jax.random.key(1), x)).max() > 0.1
+    batch = jax.vmap(change)(jax.random.split(KEY, 3), jnp.stack([x] * 3))
+    assert batch.shape == (3, 4, 6, 6, 1)
+
+
+def test_augment_refuses_other_shapes_and_integers():
+    with pytest.raises(ValueError, match="needs"):
+        augment.warp(jnp.zeros((4, 4)), jnp.eye(3))
+    with pytest.raises(TypeError, match="uint8"):
+        augment.warp(jnp.zeros((4, 4, 1), jnp.uint8), jnp.eye(3))
+
+
+# --- streams
+
+
+def test_stream_decodes_every_item_once_an_epoch(tmp_path):
+    paths = []
+    for i in range(10):
+        paths.append(tmp_path / f"{i}.npy")
+        np.save(paths[-1], np.full((2, 2), i))
+    batches_ = list(data.stream.stream(paths, np.load, batch_size=4, seed=0, epochs=2))
+    assert [len(batch) for batch in batches_] == [4, 4, 2] * 2
+    first, second = (np.concatenate(batches_[i : i + 3])[:, 0, 0] for i in (0, 3))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first.tolist() != second.tolist()
+    again = np.concatenate(list(data.stream.stream(paths, np.load, batch_size=4, seed=0)))[:, 0, 0]
+    assert again.tolist() == first.tolist()
+    assert len(list(data.stream.stream(paths, np.load, batch_size=4, drop_last=True))) == 2
+
+
+def test_stream_resumes_and_passes_errors_on():
+    stream = data.stream.stream(list(range(20)), lambda n: n, batch_size=3, seed=1)
+    whole, iterator = [b.tolist() for b in stream], iter(stream)
+    next(iterator)
+    state = iterator.get_state()
+    assert [b.tolist() for b in iterator] == whole[1:]
+    fresh = iter(stream)
+    fresh.set_state(state)
+    assert [b.tolist() for b in fresh] == whole[1:]
+
+    def broken(item):
+        raise data.BrokenFile(f"{item} is broken")
+
+    with pytest.raises(data.BrokenFile, match="a is broken"):
+        list(data.stream.stream(["a"], broken, batch_size=1))
+    with pytest.raises(ValueError, match="0 items"):
+        data.stream.stream([], broken, batch_size=1)
