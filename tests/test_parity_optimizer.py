@@ -119,9 +119,10 @@ def test_parameter_groups_become_groups_by_path():
     assert report.raise_if_different().rows[-1].step == 2
 
 
-def test_without_a_report_the_state_fits_torch_s_list_of_parameters():
+@pytest.mark.parametrize("kind", ["Adam", "Adafactor"])
+def test_without_a_report_the_state_fits_torch_s_list_of_parameters(kind):
     theirs, _ = models()
-    opt = torch.optim.Adam(theirs.parameters())
+    opt = OPTIMIZERS[kind](theirs.parameters())
     train_torch(theirs, opt, 2)
     tx, state = parity.torch_optimizer(opt)
     params = [jnp.asarray(p.detach().numpy()) for p in theirs.parameters()]

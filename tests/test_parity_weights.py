@@ -189,6 +189,15 @@ def test_a_probe_leaves_torch_order_alone(torch_net):
     assert "rows turned" not in str(loaded)
 
 
+def test_what_was_loaded_is_a_copy_that_torch_s_training_does_not_touch():
+    theirs, ours = torch.nn.Linear(16, 64), nn.Linear(16, 64, rngs=nnx.Rngs(0))
+    parity.load_torch(ours, theirs)
+    before = np.array(ours.bias[...])
+    with torch.no_grad():
+        theirs.bias += 1
+    np.testing.assert_array_equal(ours.bias[...], before)
+
+
 @pytest.mark.parametrize("wrapper", [torch.nn.DataParallel, lambda module: torch.nn.ModuleDict({"_orig_mod": module})])
 def test_prefixes_of_wrappers_are_taken_off(wrapper):
     theirs, ours = torch.nn.Linear(2, 3), nn.Linear(2, 3, rngs=nnx.Rngs(0))

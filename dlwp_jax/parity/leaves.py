@@ -165,6 +165,9 @@ def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor's values on the host; bfloat16, which numpy has not, as float32."""
+    """A copy of a tensor's values on the host; bfloat16, which numpy has not, as float32.
+
+    A copy, because JAX takes over numpy's memory where it can, and torch's optimizers write into theirs.
+    """
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

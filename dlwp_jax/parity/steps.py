@@ -107,7 +107,7 @@ def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[
 
 def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance):
     ours_batch = jax.tree.map(lambda x: jnp.asarray(channels_last(as_numpy(x))), batch)
-    theirs_batch = jax.tree.map(lambda x: torch.from_numpy(np.array(as_numpy(x))), batch)
+    theirs_batch = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
     before = _parameters(torch_model, entries)
 
     torch_opt.zero_grad()
@@ -115,7 +115,6 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, n
     loss.backward()
     torch_grads = turned_leaves(entries, {n: p.grad for n, p in torch_model.named_parameters(remove_duplicate=False)})
     statistics = _floating(turned_leaves(entries, dict(torch_model.named_buffers())))
-    torch_grads = {name: np.array(grad) for name, grad in torch_grads.items()}
     torch_opt.step()
     after = _parameters(torch_model, entries)
 
@@ -133,11 +132,11 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, n
 
 def _parameters(torch_model: torch.nn.Module, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
     parameters = dict(torch_model.named_parameters(remove_duplicate=False))
-    return {name: np.array(value) for name, value in turned_leaves(entries, parameters).items()}
+    return turned_leaves(entries, parameters)
 
 
 def _floating(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
+    return {name: value for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
