@@ -1,5 +1,6 @@
 """The book's own checkpoints: torch's numbers on random and on real input, and training that goes on."""
 
+import copy
 import dataclasses
 import io
 import tarfile
@@ -93,17 +94,33 @@ def hounsfield(shared_data):
     return np.clip(volume, -1000, 1000).astype(np.float32)
 
 
+def assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x, train_mode=False):
+    """In float64 outputs and gradients agree to 1e-9; in float32 the output is as near to that as torch's own.
+
+    float32 gradients are left out: where max pooling or a leaky ReLU is tied but for rounding, torch and we may choose
+    different sides, and one such pixel moves a gradient by 1e-4 to 1e-3 of the largest.
+    """
+    parity.compare(theirs, ours, x, loaded=loaded, train=train_mode, double=True).raise_if_different()
+    theirs, ours = copy.deepcopy(theirs), nnx.clone(ours)
+    theirs.train(train_mode)
+    ours.train() if train_mode else ours.eval()
+    with torch.no_grad():
+        single = jax.tree.leaves(jax.tree.map(lambda y: y.numpy(), theirs(torch.from_numpy(x))))
+        exact = jax.tree.leaves(jax.tree.map(lambda y: y.numpy(), theirs.double()(torch.from_numpy(x).double())))
+    for y, torch_y, truth in zip(jax.tree.leaves(ours(np.moveaxis(x, 1, -1))), single, exact, strict=True):
+        y = np.moveaxis(np.asarray(y), -1, 1)
+        # Both errors are maxima over draws of the same rounding, in another order: within a factor of four, and never
+        # asked to be below a few float32 ulp.
+        allowed = 4 * np.abs(torch_y - truth).max() + 1e-6 * np.abs(truth).max()
+        assert np.abs(y - truth).max() <= allowed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train_mode", [False, True])
 def test_luna_model_equals_torch_on_random_input(shared_data, train_mode):
     theirs, ours, loaded, _ = luna(shared_data)
     x = RNG.standard_normal((2, 1, 32, 48, 48)).astype(np.float32)
-    # Among 600,000 windows of max pooling some are tied but for rounding. Where torch and we choose another winner,
-    # one gradient goes another way: 3e-4 of the largest. Outputs do not notice, and float64 has no such ties.
-    single = parity.compare(theirs, ours, x, loaded=loaded, train=train_mode, tolerance=1e-2)
-    single.raise_if_different()
-    assert max(row.max_rel for row in single.rows if row.stage == "forward") < 1e-5
-    parity.compare(theirs, ours, x, loaded=loaded, train=train_mode, double=True).raise_if_different()
+    assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x, train_mode)
 
 
 @pytest.mark.slow
@@ -113,21 +130,21 @@ def test_luna_model_equals_torch_on_ct(shared_data):
     # 24 slices where the model wants 32: the rest is air, as where the book's crops leave the scan.
     crops = [volume[:, r : r + 48, c : c + 48] for r, c in ((200, 120), (260, 330))]
     x = np.pad(np.stack(crops), ((0, 0), (4, 4), (0, 0), (0, 0)), constant_values=-1000)[:, None]
-    parity.compare(theirs, ours, x, loaded=loaded).raise_if_different()
+    assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x)
 
 
-@pytest.mark.parametrize(("train_mode", "size"), [(False, 32), (True, 32)])
-def test_unet_equals_torch_on_random_input(shared_data, train_mode, size):
+@pytest.mark.parametrize("train_mode", [False, True])
+def test_unet_equals_torch_on_random_input(shared_data, train_mode):
     theirs, ours, loaded, _ = unet(shared_data)
-    x = RNG.standard_normal((2, 7, size, size)).astype(np.float32)
-    parity.compare(theirs, ours, x, loaded=loaded, train=train_mode).raise_if_different()
+    x = RNG.standard_normal((2, 7, 32, 32)).astype(np.float32)
+    assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x, train_mode)
 
 
 @pytest.mark.slow
 def test_unet_equals_torch_on_ct(shared_data):
     theirs, ours, loaded, _ = unet(shared_data)
     x = hounsfield(shared_data)[None, 8:15, 128:256, 96:224]
-    parity.compare(theirs, ours, x, loaded=loaded).raise_if_different()
+    assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x)
 
 
 def dice_loss_torch(model, batch):

@@ -66,6 +66,7 @@ class LunaModel(nnx.Module):
       rngs: draws the weights.
 
     >>> model = LunaModel(channels=1, rngs=nnx.Rngs(0))
+    >>> model.eval()
     >>> logits, probabilities = nnx.eval_shape(model, jnp.ones((2, 32, 48, 48, 1)))
     >>> logits.shape, probabilities.shape
     ((2, 2), (2, 2))

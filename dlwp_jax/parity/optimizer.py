@@ -101,6 +101,15 @@ def to_torch_optimizer(opt: torch.optim.Optimizer, opt_state: Any, loaded: LoadR
 
     Raises:
       ValueError: where torch has no state yet to be overwritten.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> opt = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> weight.grad = torch.ones(2)
+    >>> opt.step()
+    >>> tx, state = torch_optimizer(opt)
+    >>> to_torch_optimizer(opt, jax.tree.map(lambda x: 2 * x, state))
+    >>> opt.state[weight]["momentum_buffer"].tolist()
+    [2.0, 2.0]
     """
     places = _places(opt, loaded)
     steps = 0

@@ -58,6 +58,19 @@ def compare_steps(
 
     Raises:
       ValueError: where the models do not fit together, or a random layer (dropout) is on.
+
+    >>> from flax import nnx
+    >>> from dlwp_jax import nn, optim, parity, train
+    >>> theirs, ours = torch.nn.Linear(2, 1), nn.Linear(2, 1, rngs=nnx.Rngs(0))
+    >>> loaded = parity.load_torch(ours, theirs)
+    >>> learner, state = train.make_learner(
+    ...     ours, lambda m, b: (jnp.mean(m(b) ** 2), {}), optim.sgd(0.2), key=jax.random.key(0)
+    ... )
+    >>> opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    >>> batches = [np.ones((3, 2), np.float32)] * 2
+    >>> report = compare_steps(theirs, opt, learner, state, batches, lambda m, b: (m(b) ** 2).mean())
+    >>> report.first_difference.step, report.first_difference.stage  # 0.2 is not 0.1
+    (0, 'update')
     """
     torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
     torch_model.train()
