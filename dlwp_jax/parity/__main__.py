@@ -29,11 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         inputs = [_random(shape, options) for shape in options.input]
         loaded = parity.load_torch(ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule])
         print(loaded, end="\n\n")
-        reports = [parity.compare(theirs, ours, *inputs, loaded=loaded, tolerance=options.tolerance)]
-        if options.train:
-            reports.append(
-                parity.compare(theirs, ours, *inputs, loaded=loaded, tolerance=options.tolerance, train=True)
-            )
+        how = {"loaded": loaded, "tolerance": options.tolerance, "double": options.double}
+        modes = (False, True) if options.train else (False,)
+        reports = [parity.compare(theirs, ours, *inputs, train=train, **how) for train in modes]
     except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError, ImportError, AttributeError) as error:
         print(f"cannot compare: {error}", file=sys.stderr)
         return 2
@@ -57,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--tokens", type=int, metavar="N", help="inputs are whole numbers below N, for an Embedding")
     check.add_argument("--train", action="store_true", help="compare in train mode too (no dropout)")
     check.add_argument("--seed", type=int, default=0)
-    check.add_argument("--tolerance", type=float, default=1e-4, help="relative to an array's largest value")
+    check.add_argument("--double", action="store_true", help="compute in float64: no ties, no rounding to speak of")
+    check.add_argument("--tolerance", type=float, help="relative to an array's largest value (1e-4, float64 1e-9)")
     return parser
 
 
@@ -80,14 +79,16 @@ def _build(target: str) -> Any:
     file, _, name = target.rpartition(":")
     if not file or not name:
         raise ValueError(f"{target}: give FILE.py:NAME.")
-    made = getattr(_load(Path(file)), name, None)
+    made: Any = getattr(_load(Path(file)), name, None)
     if made is None:
         raise ValueError(f"{file} has no {name}.")
     torch.manual_seed(0)
     if isinstance(made, torch.nn.Module | nnx.Module):
         return made
-    parameters = inspect.signature(made).parameters
-    return made(rngs=nnx.Rngs(0)) if "rngs" in parameters else made()
+    # nnx's metaclass hides the signature of the class itself.
+    parameters = inspect.signature(made.__init__ if inspect.isclass(made) else made).parameters
+    arguments = {"rngs": nnx.Rngs(0)} if "rngs" in parameters else {}
+    return made(**arguments)
 
 
 def _load(path: Path) -> ModuleType:

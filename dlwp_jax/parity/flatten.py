@@ -94,12 +94,13 @@ def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
     for entry in entries:
         if entry.transform is not KERNEL:
             continue
-        if len(entry.torch_shape) > 2:
-            channels = entry.torch_shape[0]
-        elif channels > 1 and entry.torch_shape[1] > channels and entry.torch_shape[1] % channels == 0:
+        outputs, inputs, *window = entry.torch_shape
+        if window:
+            channels = outputs
+        elif channels > 1 and inputs > channels and inputs % channels == 0:
             notes.append(
-                f"note: {entry.names[0]} reads {entry.torch_shape[1]} = {channels} x "
-                f"{entry.torch_shape[1] // channels} values in torch's C H W order, which is that of "
+                f"note: {entry.names[0]} reads {inputs} = {channels} x "
+                f"{inputs // channels} values in torch's C H W order, which is that of "
                 "dlwp_jax.nn.Flatten; if your model uses reshape, pass probe= or the rule flatten_rows."
             )
             channels = 0

@@ -12,8 +12,8 @@ from flax import nnx
 
 
 def as_numpy(x: Any) -> np.ndarray:
-    """An input given as numpy, JAX or torch."""
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    """An input given as numpy, JAX or torch, copied: a batch that its owner fills anew stays as it was."""
+    return np.array(x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def is_turned(theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
 
 def tensors(inputs: Sequence[Any]) -> list[torch.Tensor]:
     """Inputs as torch takes them, copied."""
-    return [torch.from_numpy(np.array(as_numpy(x))) for x in inputs]
+    return [torch.from_numpy(as_numpy(x)) for x in inputs]
 
 
 def arrays(inputs: Sequence[Any]) -> list[jax.Array]:

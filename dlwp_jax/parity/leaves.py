@@ -51,7 +51,9 @@ class Leaf:
     def expected_shape(self) -> tuple[int, ...]:
         """The shape torch's array has, if the layer is laid out as `dlwp_jax.nn`'s are."""
         shape = tuple(self.variable.shape)
-        return self.transform((*shape[-1:], *shape[:-1])).undo(np.broadcast_to(np.float32(0), shape)).shape
+        turn = self.transform((*shape[-1:], *shape[:-1]))
+        assert turn.undo is not None  # the turns of layers all have a way back
+        return turn.undo(np.broadcast_to(np.float32(0), shape)).shape
 
     def transform(self, torch_shape: tuple[int, ...]) -> Transform:
         """How an array of torch's with that shape turns into this one."""
@@ -163,6 +165,9 @@ def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor's values on the host; bfloat16, which numpy has not, as float32."""
+    """A copy of a tensor's values on the host; bfloat16, which numpy has not, as float32.
+
+    A copy, because JAX takes over numpy's memory where it can, and torch's optimizers write into theirs.
+    """
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

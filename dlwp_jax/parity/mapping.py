@@ -1,9 +1,11 @@
 """Which array of torch's goes where: by rules, then by names, then by order among layers of the same shapes."""
 
 import dataclasses
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -123,6 +125,9 @@ def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
 
 def _match(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer, str]]:
     by_name = [(a, b) for a in theirs for b in ours if set(a.names) & set(b.names)]
+    for (a, b), (other, c) in itertools.pairwise(by_name):
+        if a is other:
+            _refuse_tie(b.names[0], c.names[0], b.names[0], c.names[0])
     if len(by_name) in (len(theirs), len(ours)):  # the names account for one side completely
         return [(a, b, "name") for a, b in by_name]
     by_order = _by_order(theirs, ours, state)
@@ -192,8 +197,12 @@ def _check_ties(state, entries: tuple[Entry, ...]) -> None:
     for entry in entries:
         key = same_storage(state[entry.names[0]], entry.names[0])
         if key in seen:
-            raise ValueError(
-                f"torch ties {seen[key].names[0]} and {entry.names[0]}; in the JAX model {dotted(seen[key].path)} and "
-                f"{dotted(entry.path)} are two arrays, which would drift apart. Use one layer twice."
-            )
+            _refuse_tie(seen[key].names[0], entry.names[0], dotted(seen[key].path), dotted(entry.path))
         seen[key] = entry
+
+
+def _refuse_tie(name: str, other_name: str, path: str, other_path: str) -> NoReturn:
+    raise ValueError(
+        f"torch ties {name} and {other_name}; in the JAX model {path} and {other_path} are apart, and would drift "
+        "apart. Use one layer twice."
+    )

@@ -68,7 +68,7 @@ def torch_optimizer(
     """
     places = _places(opt, loaded)
     structure = _params(places, nested=loaded is not None)
-    tx = _transformation(opt, places)
+    tx = _transformation(opt, places, turned=loaded is not None)
     steps = _steps(opt, places)
 
     def fill(path, leaf):
@@ -159,12 +159,12 @@ def _params(places: Places, *, nested: bool) -> Any:
     return tree
 
 
-def _transformation(opt: torch.optim.Optimizer, places: Places) -> optax.GradientTransformation:
+def _transformation(opt: torch.optim.Optimizer, places: Places, *, turned: bool) -> optax.GradientTransformation:
     factory = _FACTORIES.get(type(opt))
     if factory is None:
         known = ", ".join(cls.__name__ for cls in _FACTORIES)
         raise NotImplementedError(f"{type(opt).__name__} is not carried over; these are: {known}.")
-    made = [_of_group(type(opt), factory, group) for group in opt.param_groups]
+    made = [_of_group(type(opt), factory, group, turned) for group in opt.param_groups]
     if len(made) == 1:
         return made[0]
     path_of = {id(p): path for path, (p, _) in places.items()}
@@ -185,7 +185,7 @@ class _OneOf:
         return f"paths {sorted(map(dotted, self.paths))}"
 
 
-def _of_group(cls, factory, group: Mapping[str, Any]) -> optax.GradientTransformation:
+def _of_group(cls, factory, group: Mapping[str, Any], turned: bool) -> optax.GradientTransformation:
     options = {name: _plain(value) for name, value in group.items() if name not in _IGNORED}
     if cls in (torch.optim.Adam, torch.optim.AdamW):
         decoupled = options.pop("decoupled_weight_decay", cls is torch.optim.AdamW)
@@ -195,7 +195,7 @@ def _of_group(cls, factory, group: Mapping[str, Any]) -> optax.GradientTransform
     if unknown:
         raise NotImplementedError(f"{cls.__name__}'s options {unknown} are not carried over.")
     tx = factory(**options)
-    return optim.torch_layout(tx) if cls in _IN_TORCH_LAYOUT else tx
+    return optim.torch_layout(tx) if turned and cls in _IN_TORCH_LAYOUT else tx
 
 
 def _plain(value: Any) -> Any:

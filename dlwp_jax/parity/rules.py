@@ -81,10 +81,11 @@ def flatten_rows(*sizes: int) -> Transform:
     return Transform(f"kernel, rows turned from {' '.join(map(str, sizes))}", apply, undo)
 
 
-def as_transform(transform) -> Transform | None:
+def as_transform(transform: Any) -> Transform | None:
     """A rule's third entry: None (the layer's own turn), a `Transform`, or a function of one array."""
     if transform is None or isinstance(transform, Transform):
         return transform
     if not callable(transform):
         raise TypeError(f"a rule's transform is {transform!r}; give a function of one numpy array, or a Transform.")
-    return Transform(getattr(transform, "__name__", "a function"), transform, None)
+    apply: Callable[..., Any] = transform
+    return Transform(getattr(transform, "__name__", "a function"), apply, None)

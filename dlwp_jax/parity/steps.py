@@ -91,9 +91,8 @@ class _JaxStep:
         given = jax.tree_util.tree_map_with_path(
             lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad), grads
         )
-        updates, opt_state = self.learner.tx.update(
-            given, state.opt_state, state.params, value=loss, grad=given, value_fn=lambda params: loss_fn(params)[0]
-        )
+        more = {"value": loss, "grad": given, "value_fn": lambda params: loss_fn(params)[0]}
+        updates, opt_state = self.learner.tx.update(given, state.opt_state, state.params, **more)
         params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
         new = dataclasses.replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
         return loss, grads, new
@@ -108,7 +107,7 @@ def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[
 
 def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance):
     ours_batch = jax.tree.map(lambda x: jnp.asarray(channels_last(as_numpy(x))), batch)
-    theirs_batch = jax.tree.map(lambda x: torch.from_numpy(np.array(as_numpy(x))), batch)
+    theirs_batch = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
     before = _parameters(torch_model, entries)
 
     torch_opt.zero_grad()
@@ -116,7 +115,6 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, n
     loss.backward()
     torch_grads = turned_leaves(entries, {n: p.grad for n, p in torch_model.named_parameters(remove_duplicate=False)})
     statistics = _floating(turned_leaves(entries, dict(torch_model.named_buffers())))
-    torch_grads = {name: np.array(grad) for name, grad in torch_grads.items()}
     torch_opt.step()
     after = _parameters(torch_model, entries)
 
@@ -134,11 +132,11 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, n
 
 def _parameters(torch_model: torch.nn.Module, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
     parameters = dict(torch_model.named_parameters(remove_duplicate=False))
-    return {name: np.array(value) for name, value in turned_leaves(entries, parameters).items()}
+    return turned_leaves(entries, parameters)
 
 
 def _floating(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
+    return {name: value for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

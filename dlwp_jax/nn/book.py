@@ -1,0 +1,184 @@
+"""The networks of the book whose trained weights exist: chapter 8's conv net, part 2's LunaModel and U-Net.
+
+Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by name.
+"""
+
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dlwp_jax.nn.activation_layers import LeakyReLU
+from dlwp_jax.nn.batch_norm import BatchNorm2d, BatchNorm3d
+from dlwp_jax.nn.containers import ModuleList, Sequential, flatten
+from dlwp_jax.nn.convolution import Conv2d, Conv3d
+from dlwp_jax.nn.convolution_transpose import ConvTranspose2d
+from dlwp_jax.nn.linear import Linear
+from dlwp_jax.nn.pool import AvgPool2d, MaxPool2d, MaxPool3d
+
+__all__ = ["ConvNet", "LunaModel", "UNet", "UNetWrapper"]
+
+
+class ConvNet(nnx.Module):
+    """Birds from airplanes: two convolutions, two linear layers (chapter 8.3).
+
+    Args:
+      channels: of the first convolution; the second has half as many.
+      rngs: draws the weights.
+
+    >>> ConvNet(rngs=nnx.Rngs(0))(jnp.ones((2, 32, 32, 3))).shape
+    (2, 2)
+    """
+
+    def __init__(self, channels: int = 16, *, rngs: nnx.Rngs):
+        half = channels // 2
+        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
+        self.fc1 = Linear(8 * 8 * half, 32, rngs=rngs)
+        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.pool = MaxPool2d(2)
+
+    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+        """Logits of the two classes."""
+        x = self.pool(jnp.tanh(self.conv1(x)))
+        x = self.pool(jnp.tanh(self.conv2(x)))
+        x = jnp.tanh(self.fc1(flatten(x)))
+        return self.fc2(x)
+
+
+class _LunaBlock(nnx.Module):
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv3d(in_channels, channels, 3, padding=1, rngs=rngs)
+        self.conv2 = Conv3d(channels, channels, 3, padding=1, rngs=rngs)
+        self.maxpool = MaxPool3d(2)
+
+    def __call__(self, x):  # [n d h w c] -> [n d/2 h/2 w/2 channels]
+        return self.maxpool(jax.nn.relu(self.conv2(jax.nn.relu(self.conv1(x)))))
+
+
+class LunaModel(nnx.Module):
+    """Nodule or not, from a crop of 32 x 48 x 48 voxels: batch norm, four blocks, one linear head (chapter 11).
+
+    Args:
+      in_channels: 1 for CT.
+      channels: of the first block; each block has twice those of the one before.
+      rngs: draws the weights.
+
+    >>> model = LunaModel(channels=1, rngs=nnx.Rngs(0))
+    >>> logits, probabilities = nnx.eval_shape(model, jnp.ones((2, 32, 48, 48, 1)))
+    >>> logits.shape, probabilities.shape
+    ((2, 2), (2, 2))
+    """
+
+    def __init__(self, in_channels: int = 1, channels: int = 8, *, rngs: nnx.Rngs):
+        self.tail_batchnorm = BatchNorm3d(in_channels)
+        self.block1 = _LunaBlock(in_channels, channels, rngs=rngs)
+        self.block2 = _LunaBlock(channels, 2 * channels, rngs=rngs)
+        self.block3 = _LunaBlock(2 * channels, 4 * channels, rngs=rngs)
+        self.block4 = _LunaBlock(4 * channels, 8 * channels, rngs=rngs)
+        self.head_linear = Linear(2 * 3 * 3 * 8 * channels, 2, rngs=rngs)
+
+    def __call__(self, x):  # [n 32 48 48 c] -> logits [n 2], probabilities [n 2]
+        """Logits and probabilities of (not a nodule, a nodule)."""
+        x = self.tail_batchnorm(x)
+        for block in (self.block1, self.block2, self.block3, self.block4):
+            x = block(x)
+        logits = self.head_linear(flatten(x))
+        return logits, jax.nn.softmax(logits, axis=1)
+
+
+class _UNetBlock(nnx.Module):
+    def __init__(self, in_channels: int, channels: int, padding: bool, batch_norm: bool, *, rngs: nnx.Rngs):
+        layers = []
+        for width in (in_channels, channels):
+            layers += [Conv2d(width, channels, 3, padding=int(padding), rngs=rngs), LeakyReLU()]
+            layers += [BatchNorm2d(channels)] if batch_norm else []
+        self.block = Sequential(*layers)
+
+    def __call__(self, x):
+        return self.block(x)
+
+
+class _UNetUp(nnx.Module):
+    def __init__(self, in_channels: int, channels: int, padding: bool, batch_norm: bool, *, rngs: nnx.Rngs):
+        self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
+        self.conv_block = _UNetBlock(in_channels, channels, padding, batch_norm, rngs=rngs)
+
+    def __call__(self, x, bridge):
+        x = cast(jax.Array, self.up(x))
+        top, left = ((big - small) // 2 for big, small in zip(bridge.shape[1:3], x.shape[1:3], strict=True))
+        cropped = bridge[:, top : top + x.shape[1], left : left + x.shape[2]]
+        return self.conv_block(jnp.concatenate([x, cropped], axis=-1))
+
+
+class UNet(nnx.Module):
+    """Down by average pooling, up by transposed convolutions, with a bridge at each size (chapter 13.4).
+
+    Args:
+      in_channels, n_classes: channels of input and output.
+      depth: how many sizes.
+      wf: the first size has 2**wf channels; each smaller one twice as many.
+      padding: keep sizes (height and width divisible by 2**(depth - 1)); without it, outputs shrink and
+        bridges are cropped.
+      batch_norm: after each convolution's activation.
+      rngs: draws the weights.
+
+    >>> UNet(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 7))).shape
+    (1, 8, 8, 1)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        n_classes: int = 2,
+        depth: int = 5,
+        wf: int = 6,
+        padding: bool = False,
+        batch_norm: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        widths = [2 ** (wf + i) for i in range(depth)]
+        self.down_path = ModuleList(
+            _UNetBlock(before, width, padding, batch_norm, rngs=rngs)
+            for before, width in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.up_path = ModuleList(
+            _UNetUp(2 * width, width, padding, batch_norm, rngs=rngs) for width in reversed(widths[:-1])
+        )
+        self.last = Conv2d(widths[0], n_classes, 1, rngs=rngs)
+        self.pool = AvgPool2d(2)
+
+    def __call__(self, x):  # [n h w in_channels] -> [n h' w' n_classes]
+        """The map of classes, before any activation."""
+        *downs, bottom = self.down_path
+        bridges = []
+        for down in downs:
+            x = down(x)
+            bridges.append(x)
+            x = self.pool(x)
+        x = bottom(x)
+        for up, bridge in zip(self.up_path, reversed(bridges), strict=True):
+            x = up(x, bridge)
+        return self.last(x)
+
+
+class UNetWrapper(nnx.Module):
+    """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter 13.5).
+
+    Takes the arguments of `UNet`. The book's has seven slices in, one class out, `depth=3, wf=4`, padding and
+    batch norm.
+
+    >>> model = UNetWrapper(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))
+    >>> model(jnp.ones((2, 8, 8, 7))).shape
+    (2, 8, 8, 1)
+    """
+
+    def __init__(self, in_channels: int, n_classes: int = 1, *, rngs: nnx.Rngs, **options):
+        self.input_batchnorm = BatchNorm2d(in_channels)
+        self.unet = UNet(in_channels, n_classes, **options, rngs=rngs)
+
+    def __call__(self, x):  # [n h w slices] -> probabilities [n h w n_classes]
+        """How probable each class is at each place."""
+        return jax.nn.sigmoid(self.unet(self.input_batchnorm(x)))

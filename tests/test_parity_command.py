@@ -1,0 +1,112 @@
+"""A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from a shell."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlwp_jax.parity.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+MODELS = """
+import torch
+from flax import nnx
+from dlwp_jax import nn
+
+class TorchNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 4 * 4, 2)
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+
+class Net(nnx.Module):
+    leak = 0.0
+    def __init__(self, *, rngs):
+        self.conv, self.head = nn.Conv2d(3, 4, 3, rngs=rngs), nn.Linear(4 * 4 * 4, 2, rngs=rngs)
+    def __call__(self, x):
+        return self.head(nnx.leaky_relu(self.conv(x), self.leak).reshape(len(x), -1))
+
+class Wrong(Net):
+    leak = 0.01
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("models", None)
+
+
+def check(*arguments):
+    return main(["check", *arguments, "--input", "2,3,6,6"])
+
+
+def test_check_proves_a_port_equal(folder, capsys):
+    from models import TorchNet
+
+    torch.save(TorchNet().state_dict(), folder / "my.pt")
+    assert check("models.py:TorchNet", "models.py:Net", "--weights", "my.pt", "--train") == 0
+    out = capsys.readouterr().out
+    assert "rows turned from 4 4 4" in out
+    assert out.count("all agree") == 2
+
+
+def test_check_shows_a_wrong_port(folder, capsys):
+    assert check("models.py:TorchNet", "models.py:Wrong") == 1
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("models.py:TorchNet", "models.py:Nat"), "models.py has no Nat"),
+        (("models.py:TorchNet", "none.py:Net"), "none.py: there is no such file"),
+        (("models.py:TorchNet", "Net"), "give FILE.py:NAME"),
+        (("models.py:TorchNet", "models.py:Net", "--weights", "none.pt"), "none.pt: there is no such file"),
+    ],
+)
+def test_check_says_what_is_wrong(folder, capsys, arguments, message):
+    assert check(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_check_runs_from_the_shell(folder):
+    command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet", "models.py:Net"]
+    done = subprocess.run(
+        [*command, "--input", "2,3,6,6"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_lines_in_the_docs_work(folder):
+    """docs/parity_howto.md's snippet, run as it stands."""
+    from models import TorchNet
+
+    torch_net = TorchNet()
+    torch_opt = torch.optim.Adam(torch_net.parameters())
+    torch_net(torch.ones(1, 3, 6, 6)).sum().backward()
+    torch_opt.step()
+    torch.save({"model": torch_net.state_dict()}, folder / "my.pt")
+    torch.save(torch_opt.state_dict(), folder / "opt.pt")
+    text = (ROOT / "docs" / "parity_howto.md").read_text()
+    setup = """
+        import jax, jax.numpy as jnp, numpy as np, torch
+        from models import TorchNet, Net
+        images = np.random.default_rng(0).standard_normal((8, 3, 6, 6)).astype(np.float32)
+        data = {"x": np.moveaxis(images, 1, -1), "y": np.ones((8, 2), np.float32)}
+        def loss_fn(model, batch):
+            return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    """
+    snippet = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in snippet.splitlines() if line.strip() and "import" not in line]) < 10
+    names = {}
+    exec(textwrap.dedent(setup) + snippet, names)
+    assert names["result"].state.opt_state.step == 1 + 2 * 4

@@ -1,0 +1,202 @@
+"""compare and compare_steps: agreement is reported, and a planted difference is found where it was planted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import nn, optim, parity, train
+from dlwp_jax.parity.report import rows_of
+
+RNG = np.random.default_rng(0)
+BATCHES = [{"x": RNG.standard_normal((8, 2, 3, 3)).astype(np.float32), "y": RNG.integers(0, 3, 8)} for _ in range(4)]
+
+
+def torch_model():
+    torch.manual_seed(0)
+    layers = {
+        "conv": torch.nn.Conv2d(2, 4, 2),
+        "norm": torch.nn.BatchNorm2d(4),
+        "act": torch.nn.Tanh(),
+        "flat": torch.nn.Flatten(),
+        "head": torch.nn.Linear(16, 3),
+    }
+    model = torch.nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+
+
+class Model(nnx.Module):
+    def __init__(self, *, rngs, momentum=0.1, wrong=None):
+        self.conv, self.norm = nn.Conv2d(2, 4, 2, rngs=rngs), nn.BatchNorm2d(4, momentum=momentum)
+        self.head, self.wrong = nn.Linear(16, 3, rngs=rngs), wrong
+
+    def __call__(self, x):
+        x = jnp.tanh(self.norm(self.conv(x)))
+        return self.head(nn.flatten(x))
+
+
+def torch_loss(model, batch):
+    return torch.nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def loss_fn(model, batch):
+    return cross_entropy(model(batch["x"]), batch["y"]), {}
+
+
+def test_compare_agrees_in_eval_and_train_mode_and_changes_neither_model():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs)
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    for train_mode in (False, True):
+        report = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, train=train_mode)
+        report.raise_if_different()
+        assert {row.stage for row in report.rows} == {"weights", "forward", "gradient"}
+        assert ("norm.var" in {row.leaf for row in report.rows}) == train_mode
+        assert "all agree" in str(report)
+    after = parity.to_torch(ours, loaded)
+    for name, value in theirs.state_dict().items():
+        assert value.equal(before[name])
+        assert after[name].equal(value)
+    assert theirs.conv.weight.grad is None
+    assert theirs.training
+
+
+def test_compare_names_weights_that_were_not_loaded():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0))
+    report = parity.compare(theirs, ours, BATCHES[0]["x"])
+    assert (report.first_difference.stage, report.first_difference.leaf) == ("weights", "conv.kernel")
+    with pytest.raises(AssertionError, match=r"first difference: weights, conv\.kernel"):
+        report.raise_if_different()
+
+
+def test_compare_finds_a_wrong_statistic_only_in_train_mode():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0), momentum=0.2)
+    loaded = parity.load_torch(ours, theirs)
+    assert parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded).ok
+    wrong = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, train=True).first_difference
+    assert (wrong.stage, wrong.leaf) == ("forward", "norm.mean")
+
+
+def test_compare_refuses_what_cannot_agree():
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5))
+    ours = nn.Sequential(nn.Linear(3, 3, rngs=nnx.Rngs(0)), nn.Dropout(0.5, rngs=nnx.Rngs(0)))
+    parity.load_torch(ours, theirs)
+    x = np.ones((2, 3), np.float32)
+    parity.compare(theirs, ours, x).raise_if_different()
+    with pytest.raises(ValueError, match=r"1 \(Dropout\) is random in train mode"):
+        parity.compare(theirs, ours, x, train=True)
+    with pytest.raises(ValueError, match="at least one input"):
+        parity.compare(theirs, ours)
+    other = nn.Sequential(nn.Linear(3, 3, rngs=nnx.Rngs(0)), lambda y: y[:, :2])
+    parity.load_torch(other, theirs)
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) in torch and \(2, 2\) here"):
+        parity.compare(theirs, other, x)
+
+
+# --- compare_steps
+
+
+@jax.custom_vjp
+def forgetful(x):
+    """The identity, whose gradient loses a tenth."""
+    return x
+
+
+forgetful.defvjp(lambda x: (x, None), lambda _, g: (0.9 * g,))
+
+
+class WrongGradient(Model):
+    def __call__(self, x):
+        x = jnp.tanh(self.norm(self.conv(x)))
+        head = self.head
+        return nn.flatten(x) @ forgetful(head.kernel[...]) + head.bias[...]
+
+
+def wrong_loss(model, batch):
+    """As `loss_fn`, but for batches whose first label is 2, of which batch number `WRONG_STEP` is the first."""
+    loss, logs = loss_fn(model, batch)
+    return jnp.where(batch["y"][0] == 2, 1.01 * loss, loss), logs
+
+
+def late_lr(step):
+    return jnp.where(step == 2, 0.09, 0.1)
+
+
+PLANTED = {
+    "nothing": (Model, loss_fn, optim.sgd(0.1, momentum=0.9), None),
+    "in the loss": (Model, wrong_loss, optim.sgd(0.1, momentum=0.9), (3, "forward", "loss")),
+    "in one gradient": (WrongGradient, loss_fn, optim.sgd(0.1, momentum=0.9), (0, "gradient", "head.kernel")),
+    "in the momentum": (Model, loss_fn, optim.sgd(0.1, momentum=0.8), (1, "update", "conv.kernel")),
+    "in the learning rate": (Model, loss_fn, optim.sgd(late_lr, momentum=0.9), (2, "update", "conv.kernel")),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_a_difference_is_found_at_its_step_stage_and_leaf(where):
+    make, loss, tx, planted = PLANTED[where]
+    theirs, ours = torch_model(), make(rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs)
+    opt = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    learner, state = train.make_learner(ours, loss, tx, key=jax.random.key(0))
+    for batch, first in zip(BATCHES, (0, 1, 0, 2), strict=True):
+        batch["y"][0] = first
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    report = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss, loaded=loaded)
+    first = report.first_difference
+    assert (None if first is None else (first.step, first.stage, first.leaf)) == planted
+    assert report.rows[-1].step == (3 if planted is None else planted[0])
+    assert all(value.equal(before[name]) for name, value in theirs.state_dict().items())
+    assert not opt.state
+
+
+def test_wrong_statistics_are_found_in_the_forward_stage():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0), momentum=0.2)
+    parity.load_torch(ours, theirs)
+    learner, state = train.make_learner(ours, loss_fn, optim.sgd(0.1), key=jax.random.key(0))
+    opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    first = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss).first_difference
+    assert (first.step, first.stage, first.leaf) == (0, "forward", "norm.mean")
+
+
+def test_weights_that_differ_from_the_start_are_the_first_difference():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0))
+    learner, state = train.make_learner(ours, loss_fn, optim.sgd(0.1), key=jax.random.key(0))
+    opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    first = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss).first_difference
+    assert (first.step, first.stage) == (0, "weights")
+
+
+# --- rows
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ok", "worst"),
+    [
+        ([1.0, np.nan], [1.0, np.nan], True, 0.0),
+        ([1.0, np.nan], [1.0, 2.0], False, np.inf),
+        ([1.0, 2.0], [1.0, np.nan], False, np.inf),
+        ([np.inf], [np.inf], True, 0.0),
+        ([np.inf], [-np.inf], False, np.inf),
+        ([1.0, 2.0], [1.0, 2.5], False, 0.5),
+        ([], [], True, 0.0),
+    ],
+)
+def test_rows_of_odd_values(ours, theirs, ok, worst):
+    (row,) = rows_of("forward", {"y": np.float32(ours)}, {"y": np.float32(theirs)}, tolerance=1e-3)
+    assert (row.ok, row.max_abs) == (ok, worst)
+
+
+def test_a_distance_of_one_rounding_is_one_ulp():
+    one = np.float32(1.0)
+    (row,) = rows_of("forward", {"y": np.nextafter(one, np.float32(2))}, {"y": one}, tolerance=0)
+    assert row.ulp == 1
+    assert not row.ok
