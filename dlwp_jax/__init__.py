@@ -8,13 +8,14 @@ import importlib
 
 __version__ = "0.1.0"
 __all__ = ["autograd", "data", "losses", "nn", "optim", "runs", "storage", "train"]
+_ON_REQUEST = ("parity",)  # imports torch, so `from dlwp_jax import *` leaves it out
 
 
 def __getattr__(name: str):
-    if name in __all__:
+    if name in __all__ or name in _ON_REQUEST:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, *_ON_REQUEST])

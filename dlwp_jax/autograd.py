@@ -67,15 +67,11 @@ def numerical_gradient(f: Callable, x, eps: float | None = None):
 def _floating(leaf) -> np.ndarray:
     array = np.array(leaf)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"an argument has dtype {array.dtype}; slopes are taken of real floating point numbers."
-        )
+        raise TypeError(f"an argument has dtype {array.dtype}; slopes are taken of real floating point numbers.")
     return array
 
 
-def check_gradients(
-    f: Callable, *args, eps: float | None = None, rtol: float | None = None, atol=None
-) -> None:
+def check_gradients(f: Callable, *args, eps: float | None = None, rtol: float | None = None, atol=None) -> None:
     """Compare `jax.grad` with central differences and name the worst entry (`torch.autograd.gradcheck`).
 
     A result that is not a scalar is reduced to one by fixed random weights, so that every entry of it counts.
@@ -119,8 +115,7 @@ def check_gradients(
     if worst is not None:
         _, where, ours, theirs = worst
         raise AssertionError(
-            f"the gradient is wrong at args{where}: jax.grad gives {ours:.6g}, "
-            f"central differences give {theirs:.6g}."
+            f"the gradient is wrong at args{where}: jax.grad gives {ours:.6g}, central differences give {theirs:.6g}."
         )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
+
 ROOT = Path(__file__).parents[1]
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))

@@ -25,13 +25,9 @@ def test_the_books_first_gradient():
     def loss(p):
         return jnp.mean((p[0] * THERMOMETER["t_u"] + p[1] - THERMOMETER["t_c"]) ** 2)
 
-    np.testing.assert_allclose(
-        jax.grad(loss)(jnp.array([1.0, 0.0])), [4517.2969, 82.6], rtol=1e-6
-    )  # as printed
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([1.0, 0.0])), [4517.2969, 82.6], rtol=1e-6)  # as printed
     # Central differences in float32: the loss is rounded by 1e-7 and divided by a step of 5e-3.
-    np.testing.assert_allclose(
-        autograd.numerical_gradient(loss, jnp.array([1.0, 0.0])), params.grad, rtol=2e-3
-    )
+    np.testing.assert_allclose(autograd.numerical_gradient(loss, jnp.array([1.0, 0.0])), params.grad, rtol=2e-3)
 
 
 def test_numerical_gradient_in_float64():
@@ -113,9 +109,7 @@ def test_grad_where_trains_the_head_alone():
     whole_value, whole = autograd.grad_where(loss, nnx.Param)(model, x)
     assert set(grads) == {"head"}
     assert set(whole) == {"body", "norm", "head"}
-    np.testing.assert_allclose(
-        value, whole_value, rtol=1e-6
-    )  # compiled alike, but nothing promises the same bits
+    np.testing.assert_allclose(value, whole_value, rtol=1e-6)  # compiled alike, but nothing promises the same bits
     np.testing.assert_allclose(grads["head"]["kernel"][...], whole["head"]["kernel"][...], rtol=1e-6)
 
     def flops(trainable):

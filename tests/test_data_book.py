@@ -8,8 +8,6 @@ from scipy import signal
 from dlwp_jax import data
 from dlwp_jax.data import audio, image, series, sources, table, text
 
-pytest_plugins = ["tests.data_root"]
-
 
 def test_dog_and_cats(real_book):
     assert data.load("book-dog", root=real_book).shape == (720, 1280, 3)

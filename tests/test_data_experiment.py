@@ -2,8 +2,6 @@ import pytest
 
 from experiments import ch04_data
 
-pytest_plugins = ["tests.data_root"]
-
 
 @pytest.mark.slow
 def test_every_kind_on_embedded_data(tmp_path, capsys):

@@ -186,9 +186,7 @@ def test_binary_cross_entropy_at_certainty(target):
     tensor = torch.tensor(x, requires_grad=True)
     expected = F.binary_cross_entropy(tensor, torch.tensor(y), reduction="none")
     expected.sum().backward()
-    value, grad = jax.value_and_grad(lambda x: losses.binary_cross_entropy(x, y, reduction="sum"))(
-        jnp.asarray(x)
-    )
+    value, grad = jax.value_and_grad(lambda x: losses.binary_cross_entropy(x, y, reduction="sum"))(jnp.asarray(x))
     # A single float32 formula.
     np.testing.assert_allclose(value, expected.sum().detach(), rtol=1e-6)
     np.testing.assert_allclose(grad, tensor.grad, rtol=1e-6)

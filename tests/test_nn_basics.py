@@ -15,9 +15,7 @@ from tests.nn_parity import assert_close, check, last, random, takes_rngs, uncha
 
 @pytest.mark.parametrize(("bias", "shape"), [(True, (4, 6)), (False, (2, 3, 6)), (True, (6,))])
 def test_linear(bias, shape):
-    check(
-        torch.nn.Linear(6, 5, bias), nn.Linear(6, 5, bias, rngs=nnx.Rngs(0)), random(*shape), turn=unchanged
-    )
+    check(torch.nn.Linear(6, 5, bias), nn.Linear(6, 5, bias, rngs=nnx.Rngs(0)), random(*shape), turn=unchanged)
 
 
 def test_embedding_and_its_padding_row():

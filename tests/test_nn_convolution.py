@@ -91,9 +91,7 @@ EAGER = [
 ]  # eager runs the same operations one by one, and compiles each
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Using padding='same' with even kernel:UserWarning"
-)  # torch about its speed
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # torch about its speed
 @pytest.mark.parametrize(("kind", "name"), [case[:2] for case in CASES])
 def test_output_and_gradients(kind, name):
     theirs, ours, x = build(kind, *(CONVS if kind == "Conv" else TRANSPOSED)[name])
@@ -121,9 +119,7 @@ def test_gradients_inside_scan(kind, name):
     def loop(params, xs, cotangent):
         return jax.lax.scan(lambda c, x: (c, run(params, x, cotangent)), None, xs)[1]
 
-    _, ours_dx, ours_dparams = loop(
-        params, jnp.asarray(np.stack([last(x), 2 * last(x)])), jnp.asarray(last(cotangent))
-    )
+    _, ours_dx, ours_dparams = loop(params, jnp.asarray(np.stack([last(x), 2 * last(x)])), jnp.asarray(last(cotangent)))
     assert_close(ours_dx[0], last(dx))
     for i in (0, 1):  # the kernel's gradient is linear in x, so the second step gives twice the first
         assert_close(ours_dparams["kernel"][...][i], (1 + i) * dparams["kernel"])
@@ -149,9 +145,7 @@ def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_ja
     assert set(layouts) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
     assert "optimization_barrier" in loop_text(layer, "cpu")
     assert "optimization_barrier" not in loop_text(layer, "cuda")
-    assert set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cuda"))) != set(
-        layouts
-    )
+    assert set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cuda"))) != set(layouts)
 
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
@@ -185,9 +179,7 @@ def test_output_size_of_transposed_convolution():
     for size in ((15, 14), (17, 12)):
         want = theirs(torch.tensor(x), output_size=size).detach().numpy()
         assert_close(ours(jnp.asarray(last(x)), output_size=size), last(want))
-    with pytest.raises(
-        ValueError, match=r"output_size=\(18, 12\) must lie between \(15, 12\) and \(17, 14\)"
-    ):
+    with pytest.raises(ValueError, match=r"output_size=\(18, 12\) must lie between \(15, 12\) and \(17, 14\)"):
         ours(jnp.asarray(last(x)), output_size=(18, 12))
 
 

@@ -60,9 +60,7 @@ def test_calculate_gain(name):
 
 
 def test_calculate_gain_with_a_slope_and_wrong_use():
-    assert init.calculate_gain("leaky_relu", 0.2) == pytest.approx(
-        torch.nn.init.calculate_gain("leaky_relu", 0.2)
-    )
+    assert init.calculate_gain("leaky_relu", 0.2) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.2))
     with pytest.raises(ValueError, match="nonlinearity='swish' is unknown"):
         init.calculate_gain("swish")
     with pytest.raises(ValueError, match="mode='fan' is unknown"):

@@ -20,9 +20,7 @@ SKIPPED_MODULES = {
     **dict.fromkeys(["TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"], ATTENTION),
     **dict.fromkeys(["Transformer", "MultiheadAttention"], ATTENTION),
     **dict.fromkeys([f"LazyConv{kind}{n}d" for kind in ("", "Transpose") for n in (1, 2, 3)], LAZY),
-    **dict.fromkeys(
-        ["FractionalMaxPool2d", "FractionalMaxPool3d"], "draws its windows from torch's generator"
-    ),
+    **dict.fromkeys(["FractionalMaxPool2d", "FractionalMaxPool3d"], "draws its windows from torch's generator"),
     **dict.fromkeys(["Bilinear", "LocalResponseNorm"], NOT_OURS),
 }
 # Options of single cases that have no counterpart here.
@@ -96,9 +94,7 @@ def pair(info, case, training):
     torch.manual_seed(0)
     theirs = info.module_cls(*args, **options).train(training)
     cls = getattr(nn, name_of(info))
-    options = {
-        name: value for name, value in options.items() if name not in {*SKIPPED_OPTIONS, "device", "dtype"}
-    }
+    options = {name: value for name, value in options.items() if name not in {*SKIPPED_OPTIONS, "device", "dtype"}}
     ours = cls(*args, **options, **({"rngs": nnx.Rngs(0)} if takes_rngs(cls) else {}))
     load(ours, theirs)
     _ = ours.train() if training else ours.eval()
@@ -129,9 +125,7 @@ def compare(info, case, training):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning"
-)  # torch about the speed of 'same' padding with even windows
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch about the speed of 'same' padding with even windows
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("info", [info for info in module_db if takes_part(info)], ids=name_of)
 def test_cases_of(info, training):
@@ -139,9 +133,7 @@ def test_cases_of(info, training):
     compared = 0
     for i, case in enumerate(info.module_inputs_func(info, **options)):
         if refused(name_of(info), case) is None:
-            print(
-                f"case {i}: {case.constructor_input.args} {case.constructor_input.kwargs}"
-            )  # shown on failure
+            print(f"case {i}: {case.constructor_input.args} {case.constructor_input.kwargs}")  # shown on failure
             compare(info, case, training)
             compared += 1
     assert compared > 0

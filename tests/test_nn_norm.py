@@ -61,9 +61,7 @@ def test_running_statistics_over_steps_then_eval_mode(name):
     ours.eval()
     before = nnx.to_pure_dict(nnx.state(ours))
     assert_close(ours(jnp.asarray(last(x))), last(theirs(torch.tensor(x)).detach()), 1e-5)
-    jax.tree.map(
-        np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(ours))
-    )  # eval changes nothing
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(ours)))  # eval changes nothing
     check(theirs, ours, x, tolerance=1e-5, modes=("jit",))
     ours.train()
     assert ours.use_running_average is False

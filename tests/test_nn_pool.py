@@ -87,9 +87,7 @@ def test_output_and_gradient(name):
 @pytest.mark.parametrize("name", [name for name in POOLS if "max" in name])
 def test_ties_give_their_gradient_to_the_first_place(name):
     theirs, ours, spatial = build(name)
-    x = (
-        np.random.default_rng(0).integers(0, 3, (2, 2, *spatial)).astype(np.float32)
-    )  # as 8-bit images have them
+    x = np.random.default_rng(0).integers(0, 3, (2, 2, *spatial)).astype(np.float32)  # as 8-bit images have them
     check(theirs, ours, x, tolerance=1e-6, modes=("jit",))
 
 
@@ -128,9 +126,7 @@ def test_second_derivative():
     f = jax.jit(jax.grad(lambda x: (nn.max_pool(x, 3, 2, 1) ** 3).sum()))
     by_difference = (f(x + 1e-3) - f(x - 1e-3)) / 2e-3
     by_rule = jax.jit(jax.grad(lambda x: f(x).sum()))(x)
-    np.testing.assert_allclose(
-        by_rule, by_difference, atol=5e-2
-    )  # 1e-7 / 1e-3 of rounding in values up to 20, twice
+    np.testing.assert_allclose(by_rule, by_difference, atol=5e-2)  # 1e-7 / 1e-3 of rounding in values up to 20, twice
 
 
 ERRORS = [

@@ -27,9 +27,7 @@ def test_padding(name, padding):
     value = (7.5,) if name.startswith("Constant") else ()
     theirs, ours = getattr(torch.nn, name)(padding, *value), getattr(nn, name)(padding, *value)
     x = random(2, 3, *(4, 5, 6)[-ours._spatial_axes :])
-    check(
-        theirs, ours, x, modes=("jit",)
-    )  # values are copied, and gradients added where a value was copied twice
+    check(theirs, ours, x, modes=("jit",))  # values are copied, and gradients added where a value was copied twice
     np.testing.assert_array_equal(ours(jnp.asarray(last(x)[0])), ours(jnp.asarray(last(x)))[0])
 
 
@@ -103,9 +101,7 @@ def test_affine_grid(n, align_corners):
     weight = random(*want.shape, seed=1)
     want.backward(torch.tensor(weight))
     size = (*SIZES[n][:1], *SIZES[n][2:], 3)
-    got, pull = jax.vjp(
-        lambda theta: nn.affine_grid(theta, size, align_corners), jnp.asarray(theta.detach().numpy())
-    )
+    got, pull = jax.vjp(lambda theta: nn.affine_grid(theta, size, align_corners), jnp.asarray(theta.detach().numpy()))
     assert_close(got, want.detach())
     assert_close(pull(jnp.asarray(weight))[0], theta.grad)
 
@@ -124,9 +120,7 @@ def test_grid_sample(n, mode, padding_mode, align_corners):
     weight = random(*want.shape, seed=3)
     want.backward(torch.tensor(weight))
     run = jax.jit(
-        lambda x, grid, w: (lambda y, pull: (y, *pull(w)))(
-            *jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid)
-        )
+        lambda x, grid, w: (lambda y, pull: (y, *pull(w)))(*jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid))
     )
     y, dx, dgrid = run(last(x), grid, last(weight))
     # Coordinates up to 12 places outside carry 1e-6 of rounding, times differences of values up to 5.
@@ -145,10 +139,7 @@ def test_identity_grid_and_the_edges(padding_mode):
             got = sample(jnp.asarray(last(x)), grid, mode, padding_mode, align_corners)
             assert_close(got, last(x))
     one = jnp.full((1, 1, 1, 1), 3.0)  # an axis of one place reflects onto itself
-    assert (
-        nn.grid_sample(one, jnp.zeros((1, 1, 1, 2)), padding_mode=padding_mode, align_corners=True).item()
-        == 3
-    )
+    assert nn.grid_sample(one, jnp.zeros((1, 1, 1, 2)), padding_mode=padding_mode, align_corners=True).item() == 3
 
 
 ERRORS = [

@@ -365,3 +365,63 @@ def test_predict_in_batches_equals_predict_at_once():
     assert whole.shape == (10, 1)
     np.testing.assert_allclose(whole, learner.model(state)(VAL["x"]), rtol=1e-6)
     np.testing.assert_allclose(train.predict(learner, state, VAL["x"], batch_size=4), whole, rtol=1e-6)
+
+
+# Models and optimizers that are built in less common ways
+
+
+class Stacked(nnx.Module):
+    """Three layers stacked into one, each with a random stream of its own: streams of keys of shape [3]."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def layers(rngs):
+            return nnx.List([nnx.Linear(3, 3, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)])
+
+        self.layers = layers(rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def through(x, layer):
+            linear, dropout = layer
+            return dropout(jnp.tanh(linear(x)))
+
+        return through(x, self.layers).sum(axis=1, keepdims=True)
+
+
+def test_stacked_layers_with_streams_of_their_own():
+    learner, state = learner_of(Stacked)
+    result = train.run(learner, state, TRAIN, VAL, epochs=3, batch_size=16)
+    assert np.isfinite(result.history["val/loss"]).all()
+    assert result.history["val/loss"][-1] == train.evaluate(learner, result.state, VAL)["loss"]
+
+
+def test_a_transformation_with_extra_arguments_of_its_own():
+    """It is given those of ours that it names, and no other."""
+
+    def update(updates, state, params=None, *, value):
+        return jax.tree.map(lambda g: -0.1 * g * jnp.sign(value), updates), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    learner, state = learner_of(Plain, tx)
+    plain, plain_state = learner_of(Plain, optax.sgd(0.1))
+    ours = train.run(learner, state, TRAIN, epochs=2, batch_size=16).history["train/loss"]
+    np.testing.assert_allclose(
+        ours, train.run(plain, plain_state, TRAIN, epochs=2, batch_size=16).history["train/loss"], rtol=1e-6
+    )
+
+
+def test_a_penalty_that_the_loss_closes_over_can_be_mapped_and_differentiated():
+    def final(penalty):
+        def loss_fn(model, batch):
+            return squared_error(model, batch)[0] + penalty * jnp.sum(model.output.kernel[...] ** 2), {}
+
+        learner, state = train.make_learner(Plain(nnx.Rngs(0)), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+        return train.run(learner, state, TRAIN, epochs=2, batch_size=37).history["train/loss"][-1]
+
+    penalties = jnp.array([0.0, 0.1])
+    together = jax.vmap(final)(penalties)
+    np.testing.assert_allclose(together, [final(0.0), final(0.1)], rtol=1e-5)  # batched products sum otherwise
+    slope = (final(0.11) - final(0.09)) / 0.02
+    np.testing.assert_allclose(jax.grad(final)(0.1), slope, rtol=1e-2)  # a central difference in float32

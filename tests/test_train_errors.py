@@ -48,6 +48,7 @@ class Listed(nnx.Module):
             TypeError,
             r"tx must be an optax.GradientTransformation such as optax.adam\(1e-3\); got float 0.1",
         ),
+        ({"tx": optax.MultiSteps(TX, 2)}, TypeError, "Call its .gradient_transformation"),
         ({"tx": optax.sgd}, TypeError, "tx must be an optax.GradientTransformation"),
         ({"key": 0}, TypeError, r"key must be one PRNG key such as jax.random.key\(0\); got int 0"),
         ({"key": jax.random.split(KEY)}, TypeError, "key must be one PRNG key"),
@@ -125,7 +126,9 @@ def returning(outcome):
         (returning(lambda y: (y.mean(), [1.0])), TypeError, "metrics a dict"),
         (returning(lambda y: (y[:, 0] ** 2, {})), ValueError, r"the loss must be one real number; .* shape \(3,\)"),
         (returning(lambda y: (1, {})), ValueError, "one real number"),
-        (returning(lambda y: (y.mean(), {"all": y})), ValueError, "metric 'all' must be a scalar"),
+        (returning(lambda y: (y.mean(), {"all": y})), ValueError, "metrics must be scalars under names; .* 'all'"),
+        (returning(lambda y: (y.mean(), {"deep": {"a": y.mean()}})), ValueError, "metrics must be scalars under names"),
+        (returning(lambda y: (y.mean(), {1: y.mean()})), ValueError, "metrics must be scalars under names"),
         (returning(lambda y: (y.mean(), {"loss": y.mean()})), ValueError, "may not be called 'loss'"),
     ],
 )

@@ -192,3 +192,66 @@ def test_repeated_calls_keep_memory_flat(learned):
     for _ in range(3):
         fit(learned, epochs=3, batch_size=8, callbacks=[lambda p: jnp.sum(p.state.params["hidden"]["bias"])])
     assert len(jax.live_arrays()) <= before
+
+
+# Large data, foreign data, odd endings
+
+
+def test_a_shuffle_that_takes_as_long_as_a_chunk_does_not_hold_training_up(learned, monkeypatch):
+    from dlwp_jax.train import host
+
+    chunks, advance = [], host._advance
+    monkeypatch.setattr(host, "_advance", lambda *args: chunks.append(1) or advance(*args))
+    data = regression(300_000)
+    result = fit(learned, data, epochs=1, batch_size=64)
+    assert int(result.state.step) == 4688
+    assert len(chunks) < 50
+
+
+def test_torch_tensors_and_loaders_are_taken(learned):
+    import torch
+
+    tensors = {name: torch.tensor(np.asarray(array)) for name, array in TRAIN.items()}
+    kept = fit(learned, tensors, VAL, epochs=2, batch_size=24)
+    assert_same_bits(kept.state, fit(learned, TRAIN, VAL, epochs=2, batch_size=24).state)
+    loader = torch.utils.data.DataLoader([{k: v[i] for k, v in tensors.items()} for i in range(24)], batch_size=24)
+    np.testing.assert_allclose(
+        fit(learned, loader, VAL, epochs=2).history["val/loss"], kept.history["val/loss"], rtol=1e-5
+    )
+
+
+def test_ctrl_c_inside_a_stream_returns_the_newest_state(learned):
+    class Pressed(Loader):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__(), 1):
+                if number == 3:
+                    raise KeyboardInterrupt
+                yield batch
+
+    stopped = fit(learned, Pressed(TRAIN, 6), VAL, epochs=5)
+    assert int(stopped.state.step) == 2
+    assert bool(stopped.stopped)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stopped.state.params))
+
+
+def test_a_second_ctrl_c_in_a_stream_raises(learned):
+    class PressedTwice(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(learned, PressedTwice(TRAIN, 6), VAL, epochs=5)
+
+
+def test_how_to_stream_is_said_where_it_was_meant(learned):
+    for batches in ([{"x": TRAIN["x"], "y": TRAIN["y"]}], lambda: iter(())):
+        with pytest.raises(ValueError, match="To stream batches, pass an object that can be iterated"):
+            fit(learned, batches, VAL, epochs=1)
+
+
+def test_fit_under_a_transformation_points_to_run(learned):
+    learner, state = learned
+    with pytest.raises(TypeError, match="use run"):
+        jax.jit(lambda state: train.fit(learner, state, TRAIN, epochs=1, batch_size=8, progress=False))(state)

@@ -419,9 +419,7 @@ class PReLU(nnx.Module):
     def __call__(self, x):  # [... C] -> the same
         """`activations.prelu` of `x` with the learned slope."""
         if self.num_parameters not in (1, x.shape[-1]):
-            raise RuntimeError(
-                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last."
-            )
+            raise RuntimeError(f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last.")
         return activations.prelu(x, self.weight[...])
 
 

@@ -68,9 +68,7 @@ def _each_axis(pool_axis, x, output_size, owner):
 def _sizes(output_size, n) -> tuple[int | None, ...]:
     sizes = (output_size,) * n if isinstance(output_size, int) or output_size is None else tuple(output_size)
     if len(sizes) != n or any(size is not None and size < 1 for size in sizes):
-        raise ValueError(
-            f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis)."
-        )
+        raise ValueError(f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis).")
     return sizes
 
 

@@ -100,8 +100,7 @@ class _BatchNorm(RunningMoments):
         """Normalise every channel by the batch's moments, or by the running ones in eval mode."""
         if x.ndim not in self._ranks or x.shape[-1] != self.num_features:
             takes = " or ".join(
-                layout(rank - 2, self.num_features) if rank > 2 else f"[N {self.num_features}]"
-                for rank in self._ranks
+                layout(rank - 2, self.num_features) if rank > 2 else f"[N {self.num_features}]" for rank in self._ranks
             )
             first = x.ndim > 2 and x.shape[1] == self.num_features
             hint = " (torch's channels first? Turn it over with jnp.moveaxis(x, 1, -1))" if first else ""
@@ -113,9 +112,7 @@ class _BatchNorm(RunningMoments):
             return self._normalize(x, *running)
         count = math.prod(x.shape[:-1])
         if count == 1 and not self.use_running_average:
-            raise ValueError(
-                f"Expected more than 1 value per channel when training, got input size {x.shape}."
-            )
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}.")
         mean, var = moments(x, tuple(range(x.ndim - 1)))
         self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
         return self._normalize(x, mean, var)

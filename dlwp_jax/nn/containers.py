@@ -45,9 +45,7 @@ class Sequential(nnx.Module):
         if not callable(layer):
             raise TypeError(f"Sequential: layer {name!r} must be callable; it is {layer!r}.")
         if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
-            raise KeyError(
-                f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute."
-            )
+            raise KeyError(f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute.")
         setattr(self, name, layer)
         self._names = (*self._names, name)
 
@@ -110,13 +108,9 @@ def flatten(x, start_dim: int = 1, end_dim: int = -1):
     if start > end:
         raise RuntimeError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}.")
     if start == 0 and 0 < end < x.ndim - 1:
-        raise ValueError(
-            f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1."
-        )
+        raise ValueError(f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1.")
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
-    merged = first.reshape(
-        *first.shape[:start], math.prod(first.shape[start : end + 1]), *first.shape[end + 1 :]
-    )
+    merged = first.reshape(*first.shape[:start], math.prod(first.shape[start : end + 1]), *first.shape[end + 1 :])
     return jnp.moveaxis(merged, 1, -1) if merged.ndim > 2 else merged
 
 
@@ -129,18 +123,14 @@ def unflatten(x, dim: int, sizes: tuple[int, ...]):
     dim = _dim(dim, x.ndim)
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
     if -1 not in sizes and math.prod(sizes) != first.shape[dim]:
-        raise RuntimeError(
-            f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}."
-        )
+        raise RuntimeError(f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}.")
     spread = first.reshape(*first.shape[:dim], *sizes, *first.shape[dim + 1 :])
     return jnp.moveaxis(spread, 1, -1) if spread.ndim > 2 else spread
 
 
 def _dim(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
-        raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})."
-        )
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim}).")
     return dim % ndim
 
 

@@ -96,9 +96,7 @@ def padding_pairs(padding, window, stride, dilation) -> tuple[tuple[int, int], .
 def check_floating(x, owner: str):
     """Refuse whole numbers, as torch does."""
     if is_integer(x):
-        raise RuntimeError(
-            f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float)."
-        )
+        raise RuntimeError(f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float).")
 
 
 def _check_reach(spatial, window, dilation, pairs, owner):
@@ -165,9 +163,7 @@ class Conv(nnx.Module):
         self.stride = positive_tuple(stride, n, "stride")
         self.dilation = positive_tuple(dilation, n, "dilation")
         self.padding = padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
-        padding_pairs(
-            self.padding, self.kernel_size, self.stride, self.dilation
-        )  # refuse a wrong one here and now
+        padding_pairs(self.padding, self.kernel_size, self.stride, self.dilation)  # refuse a wrong one here and now
         self.groups = groups
         self.padding_mode = padding_mode
         self.dtype = dtype
@@ -231,6 +227,4 @@ def spatial_axes(fixed: int | None, kernel_size, owner: str) -> int:
 def check_groups(in_channels: int, out_channels: int, groups: int):
     """Refuse groups that do not divide both channel counts."""
     if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}."
-        )
+        raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.")

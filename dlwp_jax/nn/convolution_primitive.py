@@ -60,9 +60,7 @@ def _backward(geometry, residuals, g):
     x, kernel = residuals
 
     def in_loop_safe_layout(x, kernel, g):
-        return input_gradient(g, kernel, x.shape[1:-1], geometry), kernel_gradient(
-            x, g, kernel.shape, geometry
-        )
+        return input_gradient(g, kernel, x.shape[1:-1], geometry), kernel_gradient(x, g, kernel.shape, geometry)
 
     def as_jax_derives_it(x, kernel, g):
         return jax.vjp(lambda x, kernel: _canonical(x, kernel, **geometry._asdict()), x, kernel)[1](g)
@@ -125,18 +123,14 @@ def input_gradient(g, kernel, spatial, geometry: Geometry):
     n = len(stride)
     window, (c, o) = kernel.shape[:n], kernel.shape[n:]
     flipped = jnp.flip(kernel, range(n)).reshape(*window, c, groups, o // groups)
-    flipped = lax.optimization_barrier(
-        jnp.swapaxes(flipped, n, n + 2).reshape(*window, o // groups, groups * c)
-    )
+    flipped = lax.optimization_barrier(jnp.swapaxes(flipped, n, n + 2).reshape(*window, o // groups, groups * c))
     pairs = [
         (d * (k - 1) - low, size + low - 1 - s * (outputs - 1))
         for size, outputs, k, s, d, (low, _) in zip(
             spatial, g.shape[1:-1], window, stride, dilation, padding, strict=True
         )
     ]
-    return _canonical(
-        g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride
-    )
+    return _canonical(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
 
 
 def kernel_gradient(x, g, kernel_shape, geometry: Geometry):

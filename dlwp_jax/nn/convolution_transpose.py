@@ -61,9 +61,7 @@ def conv_transpose(
         )
     )
     if min(spatial) < 1:
-        raise RuntimeError(
-            f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}."
-        )
+        raise RuntimeError(f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}.")
     # The convolution that maps the output's places back to the input's: the added end is cut off its padding.
     pairs = tuple((p, p - e) for p, e in zip(padding, extra, strict=True))
     geometry = Geometry(stride, pairs, dilation, groups)
@@ -139,11 +137,7 @@ class ConvTranspose(nnx.Module):
         n = len(self.kernel_size)
         check_input(x, n, type(self).__name__, self.in_channels)
         check_floating(x, type(self).__name__)
-        extra = (
-            self.output_padding
-            if output_size is None
-            else self._padding_for(output_size, x.shape[-n - 1 : -1])
-        )
+        extra = self.output_padding if output_size is None else self._padding_for(output_size, x.shape[-n - 1 : -1])
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
         return conv_transpose(x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation)

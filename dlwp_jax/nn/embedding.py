@@ -46,9 +46,7 @@ class Embedding(nnx.Module):
     ):
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(
-                    f"padding_idx={padding_idx} must be a row of the {num_embeddings} embeddings."
-                )
+                raise ValueError(f"padding_idx={padding_idx} must be a row of the {num_embeddings} embeddings.")
             padding_idx %= num_embeddings
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
@@ -67,9 +65,7 @@ class Embedding(nnx.Module):
                 f"Embedding has rows 0 to {self.num_embeddings - 1}; "
                 f"the indices go from {int(indices.min())} to {int(indices.max())}."
             )
-        rows = (
-            self.embedding[...].at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
+        rows = self.embedding[...].at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if self.padding_idx is None:
             return rows
         return jnp.where((indices == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)

@@ -59,9 +59,7 @@ class LayerNorm(_OverLastAxes):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.scale = nnx.Param(jnp.ones(self.normalized_shape, param_dtype)) if elementwise_affine else None
-        self.bias = (
-            nnx.Param(jnp.zeros(self.normalized_shape, param_dtype)) if elementwise_affine and bias else None
-        )
+        self.bias = nnx.Param(jnp.zeros(self.normalized_shape, param_dtype)) if elementwise_affine and bias else None
 
     def __call__(self, x):  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
@@ -194,9 +192,7 @@ class _InstanceNorm(RunningMoments):
         if count == 1:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}.")
         mean, var = moments(x, tuple(range(1, x.ndim - 1)))
-        weight = (
-            self.momentum or 0.0
-        )  # torch: momentum=None leaves the running values of InstanceNorm as they are
+        weight = self.momentum or 0.0  # torch: momentum=None leaves the running values of InstanceNorm as they are
         self._track(mean.reshape(x.shape[0], -1).mean(0), var.reshape(x.shape[0], -1).mean(0), count, weight)
         return self._normalize(x, mean, var)
 

@@ -51,9 +51,7 @@ def pad(x, pairs, mode: str = "constant", value: float = 0.0):
     grow = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in pairs), (0, 0)]
     filled = {"constant_values": jnp.asarray(value, x.dtype)} if mode == "constant" else {}
     padded = jnp.pad(x, grow, mode=_NUMPY_MODES[mode], **filled)
-    cut = [
-        slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in zip(pairs, padded.shape[1:-1], strict=True)
-    ]
+    cut = [slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in zip(pairs, padded.shape[1:-1], strict=True)]
     return padded[(slice(None), *cut)]
 
 
@@ -70,9 +68,7 @@ class _Pad(nnx.Module):
     def __call__(self, x):  # [N *spatial C] -> [N *spatial + padding C]
         """Pad the spatial axes of `x`."""
         check_input(x, self._spatial_axes, type(self).__name__)
-        pairs = [self.padding[i : i + 2] for i in range(0, 2 * self._spatial_axes, 2)][
-            ::-1
-        ]  # torch: last axis first
+        pairs = [self.padding[i : i + 2] for i in range(0, 2 * self._spatial_axes, 2)][::-1]  # torch: last axis first
         return over_batch(lambda x: pad(x, pairs, self._mode, self.value), x, self._spatial_axes)
 
 

@@ -137,9 +137,7 @@ class _AxisPlan:
             rounded_up = -(-free // stride) + 1
             starts_inside = (rounded_up - 1) * stride < size + padding
             self.outputs = rounded_up if starts_inside else rounded_up - 1
-        self.after = (
-            (self.outputs - 1) * stride + self.reach - size - padding
-        )  # negative: an end no window sees
+        self.after = (self.outputs - 1) * stride + self.reach - size - padding  # negative: an end no window sees
 
     def counts(self, include_pad: bool):
         """How many places of each window count in a mean: numpy `[outputs]`."""
@@ -157,9 +155,7 @@ def _spatial_axes(x, window) -> int:
 def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisPlan]:
     n = _spatial_axes(x, window)
     if n not in (1, 2, 3):
-        raise RuntimeError(
-            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
-        )
+        raise RuntimeError(f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}.")
     check_input(x, n, owner)
     window = positive_tuple(window, n, "window")
     stride = window if stride is None else positive_tuple(stride, n, "stride")
@@ -167,9 +163,7 @@ def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisP
     if any(p < 0 or 2 * p > k for p, k in zip(padding, window, strict=True)):
         raise RuntimeError(f"padding={padding} must be between 0 and half of the window {window}.")
     spatial = x.shape[-n - 1 : -1]
-    plan = [
-        _AxisPlan(*axis, ceil_mode) for axis in zip(spatial, window, stride, padding, dilation, strict=True)
-    ]
+    plan = [_AxisPlan(*axis, ceil_mode) for axis in zip(spatial, window, stride, padding, dilation, strict=True)]
     if any(axis.outputs < 1 for axis in plan):
         raise RuntimeError(f"{owner}: the window {window} does not fit into {spatial} padded by {padding}.")
     return plan
@@ -203,9 +197,7 @@ class _Pool(nnx.Module):
 
     def _sizes(self, kernel_size, stride):
         self.kernel_size = positive_tuple(kernel_size, self._spatial_axes, "kernel_size")
-        self.stride = (
-            self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
-        )
+        self.stride = self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
 
     def _check(self, x):
         check_input(x, self._spatial_axes, type(self).__name__)
@@ -256,9 +248,7 @@ class _AvgPool(_Pool):
 
 
 class _LPPool(_Pool):
-    def __init__(
-        self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False
-    ):
+    def __init__(self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
         self._sizes(kernel_size, stride)
         self.norm_type = float(norm_type)
         self.ceil_mode = ceil_mode

@@ -109,9 +109,7 @@ def _one_per_axis(value, n, name) -> tuple:
 
 def _resize_axis(x, axis, new, factor, mode, align_corners):
     old = x.shape[axis]
-    real = (
-        np.float64 if x.dtype == jnp.float64 else np.float32
-    )  # torch's own precision decides which place is read
+    real = np.float64 if x.dtype == jnp.float64 else np.float32  # torch's own precision decides which place is read
     place = np.arange(new).astype(real)
     step = real(1 / factor if factor else old / new)
     if mode.startswith("nearest"):
@@ -127,9 +125,7 @@ def _resize_axis(x, axis, new, factor, mode, align_corners):
     weights = np.zeros((new, old), real)
     for index, weight in taps:
         np.add.at(weights, (np.arange(new), np.clip(index, 0, old - 1)), weight)
-    return jnp.moveaxis(
-        jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis
-    )
+    return jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis)
 
 
 def _linear_taps(source):
@@ -213,9 +209,7 @@ def pixel_shuffle(x, upscale_factor: int):
     """
     r = upscale_factor
     if x.ndim < 3 or x.shape[-1] % (r * r):
-        raise RuntimeError(
-            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}."
-        )
+        raise RuntimeError(f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}.")
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h, w, channels // (r * r), r, r)
     blocks = jnp.moveaxis(blocks, (-2, -1), (-4, -2))  # [... H r W r C]
@@ -230,9 +224,7 @@ def pixel_unshuffle(x, downscale_factor: int):
     """
     r = downscale_factor
     if x.ndim < 3 or x.shape[-3] % r or x.shape[-2] % r:
-        raise RuntimeError(
-            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}."
-        )
+        raise RuntimeError(f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}.")
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h // r, r, w // r, r, channels)
     blocks = jnp.moveaxis(blocks, (-4, -2), (-2, -1))  # [... H W C r r]

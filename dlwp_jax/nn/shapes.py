@@ -22,9 +22,7 @@ def to_tuple(value, n: int, name: str) -> tuple[int, ...]:
     except TypeError:
         values = tuple(operator.index(v) for v in value)
     if len(values) != n:
-        raise ValueError(
-            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints."
-        )
+        raise ValueError(f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints.")
     return values
 
 
@@ -48,19 +46,11 @@ def layout(n: int, channels: object = "C") -> str:
 def check_input(x, n: int, owner: str, channels: int | None = None, error: type[Exception] = RuntimeError):
     """Refuse an array that is not `[N *spatial C]` or `[*spatial C]` with the wanted number of channels."""
     if x.ndim not in (n + 1, n + 2):
-        raise error(
-            f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}."
-        )
+        raise error(f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}.")
     if channels is not None and x.shape[-1] != channels:
         first = x.shape[-n - 1] == channels
-        hint = (
-            " (it looks like torch's channels first: turn it over with jnp.moveaxis(x, 1, -1))"
-            if first
-            else ""
-        )
-        raise error(
-            f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}."
-        )
+        hint = " (it looks like torch's channels first: turn it over with jnp.moveaxis(x, 1, -1))" if first else ""
+        raise error(f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}.")
 
 
 def over_batch(function, x, n: int):

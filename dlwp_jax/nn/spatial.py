@@ -74,9 +74,7 @@ def grid_sample(x, grid, mode: str = "bilinear", padding_mode: str = "zeros", al
     n = x.ndim - 2
     _check_sample(x, grid, n, mode, padding_mode)
     coordinates = [  # one array [N *spatial'] for each spatial axis, in places of x
-        _outside(
-            _to_places(grid[..., n - 1 - axis], extent, align_corners), extent, padding_mode, align_corners
-        )
+        _outside(_to_places(grid[..., n - 1 - axis], extent, align_corners), extent, padding_mode, align_corners)
         for axis, extent in enumerate(x.shape[1:-1])
     ]
     if mode == "nearest":
@@ -84,10 +82,7 @@ def grid_sample(x, grid, mode: str = "bilinear", padding_mode: str = "zeros", al
     lower = [jnp.floor(c) for c in coordinates]
     total = jnp.zeros((), x.dtype)
     for corner in itertools.product((0, 1), repeat=n):
-        shares = [
-            (c - low) if side else (low + 1 - c)
-            for side, c, low in zip(corner, coordinates, lower, strict=True)
-        ]
+        shares = [(c - low) if side else (low + 1 - c) for side, c, low in zip(corner, coordinates, lower, strict=True)]
         values = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
         total = total + values * jnp.prod(jnp.stack(shares), 0)[..., None]
     return total

@@ -31,7 +31,10 @@ def loss_fn(value: Any) -> None:
 def optimizer(value: Any) -> None:
     """Refuse what is not an optax transformation."""
     if not isinstance(value, optax.GradientTransformation):
-        raise TypeError(f"tx must be an optax.GradientTransformation such as optax.adam(1e-3); got {describe(value)}.")
+        hint = " Call its .gradient_transformation()." * isinstance(value, optax.MultiSteps)
+        raise TypeError(
+            f"tx must be an optax.GradientTransformation such as optax.adam(1e-3); got {describe(value)}.{hint}"
+        )
 
 
 def key(value: Any) -> jax.Array:
@@ -105,6 +108,7 @@ def rows(data: PyTree, argument: str) -> int:
 
 def dataset(data: PyTree, argument: str) -> PyTree:
     """A data set as device arrays: common leading axis, no NaN. Tracers pass unlooked at."""
+    data = jax.tree.map(as_array, data)
     rows(data, argument)
     data = jax.tree.map(jnp.asarray, data)
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
@@ -140,18 +144,23 @@ def log_names(learner: Any, state: Any, batch: PyTree) -> list[str]:
             "Reduce it, for example by jnp.mean."
         )
     for metric, value in metrics.items():
-        if np.shape(value) != ():
-            raise ValueError(f"metric {metric!r} must be a scalar; loss_fn returned shape {np.shape(value)}.")
+        if not isinstance(metric, str) or getattr(value, "shape", None) != ():
+            raise ValueError(f"metrics must be scalars under names; loss_fn returned {metric!r}: {describe(value)}.")
     if "loss" in metrics:
         raise ValueError("a metric may not be called 'loss': that name is the loss itself; rename it.")
     _, (_, extra) = jax.eval_shape(lambda s, b: learner.loss(s, s.params, b, s.key, train=True), state, batch)
-    if jax.tree.map(jnp.shape, extra) != jax.tree.map(jnp.shape, state.extra):
+    if jax.tree.map(kind, extra) != jax.tree.map(kind, state.extra):
         raise ValueError(
-            "the forward pass adds, drops or reshapes state of the model (training must keep the structure of "
+            "the forward pass adds, drops, reshapes or retypes state of the model (training must keep the structure of "
             f"{sorted(state.extra) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in "
             "__init__."
         )
     return ["loss", *metrics]
+
+
+def kind(leaf: Any) -> tuple:
+    """What a compiled loop must keep of a leaf."""
+    return leaf.shape, leaf.dtype
 
 
 def monitor(wanted: str, names: list[str]) -> None:
@@ -159,6 +168,12 @@ def monitor(wanted: str, names: list[str]) -> None:
     if wanted not in names:
         hint = " Give val, or monitor a train/ value." * wanted.startswith("val/")
         raise ValueError(f"monitor={wanted!r} is not recorded; there are {', '.join(names)}.{hint}")
+
+
+def as_array(leaf: Any) -> Any:
+    """A leaf that offers itself as an array (a torch tensor, a data frame) as NumPy's; any other as it is."""
+    is_foreign = hasattr(leaf, "__array__") and not isinstance(leaf, jax.Array | np.ndarray | np.generic)
+    return np.asarray(leaf) if is_foreign else leaf
 
 
 def is_array(leaf: Any) -> bool:

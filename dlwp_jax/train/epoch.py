@@ -1,6 +1,7 @@
 """One step, one epoch, one evaluation: pure functions of (state, data)."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -45,7 +46,8 @@ def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: 
 
     shapes = all_logs(learner, state, batch_shape(data, batch_size))
     logs = {k: jnp.full(steps, jnp.nan, log.dtype) for k, log in shapes.items()}
-    state, alive, logs = train_steps(learner, state, jnp.array(True), logs, record, data, batch_size, 0, steps)
+    order = epoch_order(state, data, batch_size)
+    state, alive, logs = train_steps(learner, state, jnp.array(True), logs, record, data, order, batch_size, 0, steps)
     return replace(state, epoch=state.epoch + alive), logs
 
 
@@ -106,11 +108,18 @@ def train_step(
     (loss, (metrics, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
     more = {"value": loss, "grad": grads, "value_fn": lambda params: loss_fn(params)[0]}
-    updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **more)
+    updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **understood(learner.tx.update, more))
     params = optax.apply_updates(state.params, updates)
     taken = alive & all_finite((loss, params))
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
     return choose_state(taken, new, state), taken, as_logs(loss, metrics)
+
+
+def understood(function: Callable, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that a function takes."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in keywords.items() if takes_all or name in parameters}
 
 
 def train_steps(
@@ -120,33 +129,32 @@ def train_steps(
     logs: PyTree,
     record: Callable[[PyTree, Any, Logs, jax.Array], PyTree],
     data: PyTree,
+    order: jax.Array,
     batch_size: int,
     start: Any,
     stop: Any,
 ) -> tuple[TrainState, jax.Array, PyTree]:
-    """Steps `start` to `stop` of the state's current epoch.
+    """Steps `start` to `stop` of the state's current epoch, over its examples in `order` (`epoch_order`).
 
     With Python integers this is a scan (which reverse-mode differentiates), with traced ones a while loop (one
     program for chunks of every length). `record(logs, i, values, alive)` folds the logs of step `i` into `logs`,
     `alive` telling whether training was still going when the step began.
     """
-    n, steps = n_rows(data), steps_per_epoch(data, batch_size)
-    full = n // batch_size
-    shuffle_key, steps_key = epoch_keys(state)
-    # The full batch needs no shuffling, and unshuffled it is summed in the order in which it was given.
-    order = jnp.arange(n) if steps == 1 else jax.random.permutation(shuffle_key, n)
+    steps, full = steps_per_epoch(data, batch_size), n_rows(data) // batch_size
+    _, steps_key = epoch_keys(state)
 
-    def step(i, carry, index):
+    def step(i, carry, batch):
         state, alive, logs = carry
-        batch = data if steps == 1 else rows(data, index)
         state, taken, values = train_step(learner, state, batch, jax.random.fold_in(steps_key, i), alive)
         return state, taken, record(logs, i, values, alive)
 
     def full_step(i, carry):
-        return step(i, carry, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
+        if steps == 1:
+            return step(i, carry, data)
+        return step(i, carry, rows(data, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)))
 
     def last_step(carry):
-        return step(steps - 1, carry, order[full * batch_size :])
+        return step(steps - 1, carry, rows(data, order[full * batch_size :]))
 
     carry = (state, alive, logs)
     if isinstance(stop, int):
@@ -169,6 +177,16 @@ def batch_shape(data: PyTree, batch_size: int) -> PyTree:
 def epoch_key(state: TrainState) -> jax.Array:
     """The key of the epoch that is going on."""
     return jax.random.fold_in(state.key, state.epoch)
+
+
+def epoch_order(state: TrainState, data: PyTree, batch_size: int) -> jax.Array:
+    """The order in which the current epoch takes the examples, `[n]`.
+
+    The full batch needs none, and unshuffled it is summed in the order in which it was given: `[0]` then.
+    """
+    if steps_per_epoch(data, batch_size) == 1:
+        return jnp.zeros(0, jnp.int32)
+    return jax.random.permutation(epoch_keys(state)[0], n_rows(data))
 
 
 def epoch_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:

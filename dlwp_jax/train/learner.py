@@ -93,7 +93,8 @@ def make_learner(
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`: a scalar to minimise, and a dict of scalars to record.
       tx: any optax transformation.
       key: a PRNG key for shuffling and for the model's own random streams (dropout).
-      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer state, no change.
+      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer state, and no change
+        but what the model itself makes in its forward pass (running statistics of batch norm move, as in torch).
         For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone, as the book does when it
         fine-tunes its nodule classifier (chapter 14).
 
@@ -125,7 +126,7 @@ def make_learner(
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
-    learner = Learner(train_def, eval_def, loss_fn, optax.with_extra_args_support(tx), trainable)
+    learner = Learner(train_def, eval_def, loss_fn, tx, trainable)
     checks.hashable(learner)
     zero = jnp.zeros((), jnp.int32)
     return learner, TrainState(params, extra, rngs, tx.init(params), key, zero, zero)
@@ -159,8 +160,11 @@ def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
 def _seeded(rngs: PyTree, key: jax.Array) -> PyTree:
     """The random streams started anew: stream `i` gets `fold_in(key, i)`, counters get 0."""
     leaves, structure = jax.tree.flatten(rngs)
-    fresh = [
-        jax.random.fold_in(key, i) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros_like(leaf)
-        for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, fresh)
+
+    def fresh(i, leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros_like(leaf)
+        own = jax.random.fold_in(key, i)
+        return jax.random.split(own, leaf.shape) if leaf.shape else own  # a stacked layer has a stack of keys
+
+    return jax.tree.unflatten(structure, [fresh(i, leaf) for i, leaf in enumerate(leaves)])

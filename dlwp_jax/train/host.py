@@ -1,6 +1,7 @@
 """The same training driven from the host: progress, callbacks, Ctrl-C, streaming data."""
 
 import functools
+import itertools
 import math
 import signal
 import threading
@@ -14,11 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import (
     batch_shape,
     epoch_keys,
+    epoch_order,
     eval_step,
     mean_logs,
     n_rows,
@@ -26,8 +29,7 @@ from dlwp_jax.train.epoch import (
     train_step,
 )
 from dlwp_jax.train.learner import Learner, TrainState
-from dlwp_jax.train.progress import display
-from dlwp_jax.train.run import (
+from dlwp_jax.train.loop import (
     EarlyStopping,
     Loop,
     Plan,
@@ -43,6 +45,7 @@ from dlwp_jax.train.run import (
     run_steps,
     start,
 )
+from dlwp_jax.train.progress import display
 
 PyTree = Any
 CHUNK_SECONDS = 0.2  # between two looks at the keyboard; a chunk costs about a millisecond of host time
@@ -107,19 +110,27 @@ def fit(
 ) -> Run:
     """Train from the host in compiled chunks: parameters and history are those of `run`.
 
+    They agree to float32 rounding, and most often to the last bit: the compiler may order the sums of the two
+    programs in different ways. A program is compiled for each learner and number of epochs, and kept; to change a
+    learning rate between calls without compiling anew use `optax.inject_hyperparams`.
+
     Args:
       learner, state, val, epochs, batch_size, stop, val_batch_size: as for `run`. `state` stays usable.
       train: pytree of arrays `[n ...]`; or an iterable of batches (anything that is not itself a pytree of arrays:
-        a loader, a generator function's object) that is iterated anew for every epoch. Then `batch_size` is left
+        such as a loader) that is iterated anew for every epoch. Then `batch_size` is left
         out, and `val` may be such an iterable too.
       callbacks: each is called with a `Progress` after every epoch, or as `every(n, callback)` after every n;
         one that returns True ends the training. Without callbacks chunks may span many epochs.
       progress: a bar with epochs, losses and time left on a terminal, a dozen plain lines elsewhere; on standard
         error. False: nothing.
 
+    An exception from a callback or a stream is passed on, and with it what was trained in this call is gone: keep
+    `Progress.state` if that matters.
+
     Returns:
       A `Run`, its history trimmed to the epochs that were trained. Ctrl-C ends the chunk that is running and
-      returns what there is; a second Ctrl-C raises KeyboardInterrupt.
+      returns what there is (the state may then be in the midst of an epoch, the history ends before it); a second
+      Ctrl-C raises KeyboardInterrupt.
 
     Warns:
       RuntimeWarning: naming epoch and step, where loss or parameters became non-finite; the `Run` holds the last
@@ -129,48 +140,58 @@ def fit(
       ValueError, TypeError: as `run`; and where a stream is empty or cannot be iterated a second time.
     """
     callbacks = [callback if isinstance(callback, every) else every(1, callback) for callback in callbacks]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+        raise TypeError("fit drives training from the host and cannot be jitted, mapped or differentiated; use run.")
     if is_stream(train):
         if batch_size is not None:
-            raise ValueError(
-                f"batch_size={batch_size} does not apply to a stream, which brings its own batches; leave it out."
-            )
-        loop, plan, chunks = _streamed(learner, state, train, val, epochs, stop, val_batch_size)
+            raise ValueError(f"batch_size={batch_size} does not apply to a stream, which brings its own batches.")
+        held, plan, chunks = _streamed(learner, state, train, val, epochs, stop, val_batch_size)
     elif batch_size is None:
-        raise ValueError("batch_size is missing: arrays in memory are cut into batches of that many examples.")
+        raise ValueError(
+            f"batch_size is missing: {checks.describe(train)} is taken as arrays in memory, to be cut into batches. "
+            "To stream batches, pass an object that can be iterated (not a list, tuple or dict, nor a function)."
+        )
     elif val is not None and is_stream(val):
         raise TypeError("val streams while train is in memory; give both in memory, or stream train too.")
     else:
         train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size)
         stride = functools.reduce(math.gcd, (c.epochs for c in callbacks), 0) or plan.epochs
-        loop = _start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
-        chunks = _in_memory(learner, loop, train, val, plan, stride)
-    return _drive(loop, plan, chunks, callbacks, progress)
+        held = _start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
+        chunks = _in_memory(learner, held, train, val, plan, stride)
+    return _drive(held, plan, chunks, callbacks, progress)
+
+
+@dataclass
+class Held:
+    """The newest loop. A chunk gives back the buffers of the one before, so there must be one place to look."""
+
+    loop: Loop
 
 
 def is_stream(data: Any) -> bool:
     """Whether data is an iterable of batches rather than a pytree of arrays."""
-    if checks.is_array(data) or not isinstance(data, Iterable):
+    if hasattr(data, "__array__") or not isinstance(data, Iterable):
         return False
     return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
 
 
-def _drive(loop: Loop, plan: Plan, chunks: Iterator[tuple[Loop, float]], callbacks: list[every], shown: bool) -> Run:
+def _drive(held: Held, plan: Plan, chunks: Iterator[float], callbacks: list[every], shown: bool) -> Run:
     """Take chunk after chunk, showing and calling back between them."""
     asked_to_stop, called = False, 0
     with display(plan.epochs, shown=shown) as bar, _interruptible() as interrupted:
         try:
-            for loop, fraction in chunks:
-                done = int(loop.done)
-                shown_epoch = done + (fraction if bool(loop.alive) else 0)
-                bar.update(shown_epoch, _latest(loop, done, plan))
+            for fraction in chunks:
+                done = int(held.loop.done)
+                bar.update(done + fraction, _latest(held.loop, done))
                 if done > called:
                     called = done
-                    asked_to_stop = _call_back(loop, done, plan, callbacks)
+                    asked_to_stop = _call_back(held.loop, done, plan, callbacks)
                 if asked_to_stop or interrupted():
                     break
-        except KeyboardInterrupt:  # raised by a callback or by the stream, where no handler of ours stands
-            pass
-    return _finished(loop)
+        except KeyboardInterrupt:  # from a callback or a stream; a second Ctrl-C is meant
+            if interrupted():
+                raise
+    return _finished(held.loop)
 
 
 def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> bool:
@@ -183,7 +204,7 @@ def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> boo
     return any(answer is True for answer in answers)
 
 
-def _latest(loop: Loop, done: int, plan: Plan) -> dict[str, float]:
+def _latest(loop: Loop, done: int) -> dict[str, float]:
     """The latest losses, for the display."""
     last = max(done - 1, 0)
     losses = {name: float(values[last]) for name, values in loop.history.items() if name.endswith("/loss")}
@@ -213,18 +234,24 @@ def _trimmed(loop: Loop, done: int) -> dict[str, np.ndarray]:
 
 
 def _in_memory(
-    learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, plan: Plan, stride: int
-) -> Iterator[tuple[Loop, float]]:
-    """Chunks of about CHUNK_SECONDS that do not reach over a multiple of `stride` epochs."""
+    learner: Learner, held: Held, train: PyTree, val: PyTree | None, plan: Plan, stride: int
+) -> Iterator[float]:
+    """Chunks of about CHUNK_SECONDS that do not reach over a multiple of `stride` epochs.
+
+    Yields:
+      The fraction of the current epoch that is done.
+    """
     steps = steps_per_epoch(train, plan.batch_size)
+    if steps > 1:
+        held.loop = replace(held.loop, order=jnp.zeros(n_rows(train), jnp.int32))
     size, target = 1, 0
-    while bool(is_going(loop, plan)):
+    while bool(is_going(held.loop, plan)):
         boundary = (target // (stride * steps) + 1) * stride * steps
         target = min(target + size, boundary, plan.epochs * steps)
         begin = time.perf_counter()
-        loop = jax.block_until_ready(_advance(learner, loop, train, val, plan, target))
+        held.loop = jax.block_until_ready(_advance(learner, held.loop, train, val, plan, target))
         seconds = time.perf_counter() - begin
-        yield loop, target % steps / steps
+        yield target % steps / steps if bool(held.loop.alive) else 0.0
         size = max(1, int(size * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
 
 
@@ -234,8 +261,12 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
     steps = steps_per_epoch(train, plan.batch_size)
 
     def body(loop):
+        # The order is made once an epoch and kept: shuffling a million examples takes longer than a chunk.
+        order = jax.lax.cond(
+            loop.step == 0, lambda loop: epoch_order(loop.state, train, plan.batch_size), lambda loop: loop.order, loop
+        )
         end = jnp.minimum(steps, target - loop.done * steps)
-        loop = run_steps(learner, loop, train, plan.batch_size, loop.step, end)
+        loop = run_steps(learner, replace(loop, order=order), train, order, plan.batch_size, loop.step, end)
         return jax.lax.cond(
             loop.step == steps, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop
         )
@@ -243,9 +274,9 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
     return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
 
 
-def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Loop:
+def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Held:
     """The first loop, in buffers of its own: chunks give theirs back, and the caller keeps `state`."""
-    return jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan))
+    return Held(jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan)))
 
 
 # Streams: a step a batch, the same keys and the same bookkeeping.
@@ -259,35 +290,33 @@ def _streamed(
     epochs: int,
     stop: EarlyStopping | None,
     val_batch_size: int | None,
-) -> tuple[Loop, Plan, Iterator[tuple[Loop, float]]]:
+) -> tuple[Held, Plan, Iterator[float]]:
     if val is not None and not is_stream(val):
         val = checks.dataset(val, "val")
     batches = _batches(train, 1)
     first = next(batches)
     plan = make_plan(learner, state, _shape(first), val, epochs, n_rows(first), stop, val_batch_size)
-    loop = _start(learner, state, _shape(first), val is not None, plan)
-    return loop, plan, _stream_chunks(learner, loop, train, _put_back(first, batches), val, plan)
+    held = _start(learner, state, _shape(first), val is not None, plan)
+    return held, plan, _stream_chunks(learner, held, train, itertools.chain([first], batches), val, plan)
 
 
 def _stream_chunks(
-    learner: Learner, loop: Loop, train: Iterable[PyTree], batches: Iterable[PyTree], val: Any, plan: Plan
-) -> Iterator[tuple[Loop, float]]:
+    learner: Learner, held: Held, train: Iterable[PyTree], batches: Iterable[PyTree], val: Any, plan: Plan
+) -> Iterator[float]:
     for epoch in range(1, plan.epochs + 1):
         shown = time.monotonic()
         for batch in batches if epoch == 1 else _batches(train, epoch):
-            loop = _stream_step(learner, loop, batch)
+            held.loop = _stream_step(learner, held.loop, batch)
             if time.monotonic() - shown > CHUNK_SECONDS:
-                yield loop, 0.0
-                if not bool(loop.alive):
-                    return
+                yield 0.0
                 shown = time.monotonic()
-        if not bool(loop.alive):
-            yield loop, 0.0
-            return
-        loop = _next_epoch(loop)
-        loop = _close(loop, _val_logs(learner, loop.state, val, plan), plan)
-        yield loop, 0.0
-        if not bool(is_going(loop, plan)):
+                if not bool(held.loop.alive):
+                    return
+        if bool(held.loop.alive):
+            held.loop = _next_epoch(held.loop)
+            held.loop = _close(held.loop, _val_logs(learner, held.loop.state, val, plan), plan)
+        yield 0.0
+        if not bool(is_going(held.loop, plan)):
             return
 
 
@@ -300,11 +329,6 @@ def _batches(stream: Iterable[PyTree], epoch: int) -> Iterator[PyTree]:
     if empty:
         again = " It was used up by an earlier epoch: pass an object that can be iterated anew." if epoch > 1 else ""
         raise ValueError(f"the stream gave no batch in epoch {epoch}.{again}")
-
-
-def _put_back(first: PyTree, rest: Iterator[PyTree]) -> Iterator[PyTree]:
-    yield first
-    yield from rest
 
 
 def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict[str, jax.Array]:

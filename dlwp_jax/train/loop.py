@@ -15,6 +15,7 @@ from dlwp_jax.train.epoch import (
     batch_shape,
     choose,
     choose_state,
+    epoch_order,
     mean_logs,
     n_rows,
     steps_per_epoch,
@@ -28,7 +29,7 @@ BLOCK_STEPS = 64  # steps that are computed in vain, at most, after a failure
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when a monitored value has not improved for `patience` epochs in a row.
+    """Stop when a monitored value has not improved for `patience` epochs in a row. NaN is no improvement.
 
     Attributes:
       patience: epochs without improvement after which training stops, at least 1.
@@ -46,6 +47,7 @@ class EarlyStopping:
         checks.count(self.patience, "patience")
         if not self.min_delta >= 0:
             raise ValueError(f"min_delta must be 0 or more; got {self.min_delta!r}.")
+        object.__setattr__(self, "min_delta", float(self.min_delta))
         if self.mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max'; got {self.mode!r}.")
 
@@ -101,6 +103,7 @@ class Loop:
     step: jax.Array  # int32, steps begun in the current epoch
     alive: jax.Array  # bool, nothing was non-finite
     stopped: jax.Array  # bool, early stopping said so
+    order: jax.Array  # the current epoch's order, kept by `fit` from chunk to chunk; else [0]
 
 
 def run(
@@ -157,7 +160,8 @@ def _run(learner: Learner, state: TrainState, train: PyTree, val: PyTree | None,
     steps = steps_per_epoch(train, plan.batch_size)
 
     def epoch(loop):
-        return end_epoch(learner, run_steps(learner, loop, train, plan.batch_size, 0, steps), val, plan)
+        order = epoch_order(loop.state, train, plan.batch_size)
+        return end_epoch(learner, run_steps(learner, loop, train, order, plan.batch_size, 0, steps), val, plan)
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
     if plan.stop is not None:
@@ -228,14 +232,17 @@ def start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, pla
     infinity = jnp.array(jnp.inf, history[plan.monitor].dtype)
     zero, true = jnp.zeros((), jnp.int32), jnp.array(True)
     totals = {k: jnp.zeros((), log.dtype) for k, log in logs.items()}
-    return Loop(state, state, infinity, infinity, zero, history, totals, zero, zero, true, ~true)
+    no_order = jnp.zeros(0, jnp.int32)
+    return Loop(state, state, infinity, infinity, zero, history, totals, zero, zero, true, ~true, no_order)
 
 
-def run_steps(learner: Learner, loop: Loop, train: PyTree, batch_size: int, begin: Any, end: Any) -> Loop:
+def run_steps(
+    learner: Learner, loop: Loop, train: PyTree, order: jax.Array, batch_size: int, begin: Any, end: Any
+) -> Loop:
     """Steps `begin` to `end` of the current epoch, and the history's entry for what is done of it."""
     carry = (loop.totals, loop.step)
     state, alive, (totals, step) = train_steps(
-        learner, loop.state, loop.alive, carry, add_logs, train, batch_size, begin, end
+        learner, loop.state, loop.alive, carry, add_logs, train, order, batch_size, begin, end
     )
     return record(replace(loop, state=state, alive=alive, totals=totals, step=step))
 
@@ -284,6 +291,7 @@ def close_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
         step=jnp.where(loop.alive, 0, loop.step),
         alive=loop.alive,
         stopped=loop.stopped if plan.stop is None else loop.alive & (waited >= plan.stop.patience),
+        order=loop.order,
     )
 
 
