@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 
 from dlwp_jax.parity.compare import TOLERANCE, flat, matched, turned_leaves
@@ -105,7 +106,8 @@ class _JaxStep:
             lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad), grads
         )
         more = {"value": loss, "grad": given, "value_fn": lambda params: loss_fn(params)[0]}
-        updates, opt_state = self.learner.tx.update(given, state.opt_state, state.params, **more)
+        tx = optax.with_extra_args_support(self.learner.tx)
+        updates, opt_state = tx.update(given, state.opt_state, state.params, **more)
         params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
         new = dataclasses.replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
         return loss, grads, new
