@@ -305,3 +305,13 @@ def test_wrong_use(call, error, message):
 def test_a_wrong_class_under_jit_is_nan(loss, wrong):
     """Compiled code cannot raise, and must not count a wrong class as another one."""
     assert np.isnan(jax.jit(loss)(jnp.asarray(LOGITS), jnp.full(5, wrong)))
+
+
+def test_constants_that_a_jitted_function_closes_over():
+    """They are looked at while tracing, and are no reason to fail."""
+    logits, target, wrong = jnp.zeros((2, 3)), jnp.array([0, 2]), jnp.array([0, 3])
+    assert jax.jit(lambda x: losses.cross_entropy(x, target))(logits) == losses.cross_entropy(logits, target)
+    assert jnp.isnan(jax.jit(lambda x: losses.cross_entropy(x, wrong))(logits))
+    mean, variance = jnp.zeros(2), jnp.ones(2)
+    jax.jit(lambda x: losses.gaussian_nll_loss(x, mean, variance))(jnp.ones(2))
+    jax.jit(lambda x: losses.binary_cross_entropy(jnp.full(2, 0.5), x))(jnp.ones(2))

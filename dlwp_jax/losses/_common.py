@@ -1,7 +1,10 @@
 """What all losses share: the reduction, the checks, and maxima whose gradient at the kink is torch's."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -56,10 +59,14 @@ def checked_classes(target, n_classes: int) -> jax.Array:
     target = jnp.asarray(target)
     if not jnp.issubdtype(target.dtype, jnp.integer):
         raise RuntimeError(f"target has dtype {target.dtype}; class indices are integers.")
-    wrong = (target < 0) | (target >= n_classes)
-    if is_known(wrong) and bool(jnp.any(wrong)):
-        raise IndexError(f"target {int(target[wrong][0])} is out of bounds for {n_classes} classes.")
-    return jnp.where(wrong, n_classes, target)
+
+    def is_wrong(target):
+        return (target < 0) | (target >= n_classes)
+
+    if is_seen(is_wrong, target):
+        values = np.asarray(target)
+        raise IndexError(f"target {values[is_wrong(values)][0]} is out of bounds for {n_classes} classes.")
+    return jnp.where(is_wrong(target), n_classes, target)
 
 
 def at_class(x, index):
@@ -77,9 +84,15 @@ def class_weights(weight, n_classes: int, dtype) -> jax.Array:
     return weight
 
 
-def is_known(array) -> bool:
-    """Whether the values can be looked at now: under `jit`, `grad` and `vmap` they cannot."""
-    return not isinstance(array, Tracer)
+def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
+    """Whether `test` holds anywhere in an array, as far as its values can be looked at now.
+
+    What is traced by `jit`, `grad` or `vmap` cannot be; constants that a traced function closes over can.
+    """
+    if isinstance(array, Tracer):
+        return False
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.any(test(array)))
 
 
 def absolute(x):

@@ -10,7 +10,7 @@ from dlwp_jax.losses._common import (
     clamp_min,
     class_weights,
     floating,
-    is_known,
+    is_seen,
     reduce,
     same_shape,
     weighted,
@@ -153,7 +153,7 @@ def binary_cross_entropy(input, target, *, weight=None, reduction: str = "mean")
     0.6931
     """
     x, y = same_shape(input=input, target=target)
-    if is_known(x) and not bool(jnp.all((x >= 0) & (x <= 1))):
+    if is_seen(lambda x: ~((x >= 0) & (x <= 1)), x):
         raise RuntimeError("input has values outside 0 .. 1; binary_cross_entropy needs probabilities.")
     return reduce(weighted(_bernoulli_nll(x, y.astype(x.dtype)), weight), reduction)
 

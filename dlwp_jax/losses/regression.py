@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import xlogy
 
-from dlwp_jax.losses._common import absolute, clamp_min, floating, is_known, reduce, same_shape
+from dlwp_jax.losses._common import absolute, clamp_min, floating, is_seen, reduce, same_shape
 
 
 def mse_loss(input, target, *, weight=None, reduction: str = "mean"):
@@ -186,7 +186,7 @@ def gaussian_nll_loss(input, target, var, *, full: bool = False, eps: float = 1e
 def _variance(var, x):
     """`var` in a shape that broadcasts against the means `x`, by torch's rules."""
     var = floating("var", var)
-    if is_known(var) and bool(jnp.any(var < 0)):
+    if is_seen(lambda var: var < 0, var):
         raise ValueError("var has a negative entry; variances are >= 0.")
     if var.ndim == 0 or var.shape == x.shape:
         return var

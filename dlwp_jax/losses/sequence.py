@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from dlwp_jax.losses._common import checked_classes, floating, is_known, reduce
+from dlwp_jax.losses._common import checked_classes, floating, is_seen, reduce
 
 
 def ctc_loss(
@@ -82,5 +82,5 @@ def ctc_loss(
 
 
 def _check_lengths(name: str, lengths, most: int) -> None:
-    if is_known(lengths) and lengths.size and not 0 <= int(jnp.min(lengths)) <= int(jnp.max(lengths)) <= most:
+    if is_seen(lambda lengths: (lengths < 0) | (lengths > most), lengths):
         raise RuntimeError(f"{name} has values outside 0 .. {most}.")

@@ -59,12 +59,13 @@ class Embedding(nnx.Module):
         indices = jnp.asarray(indices)
         if not is_integer(indices):
             raise RuntimeError(f"Embedding takes integer indices; these are {indices.dtype}.")
-        known = not isinstance(indices, Tracer)
-        if known and indices.size and (int(indices.min()) < 0 or int(indices.max()) >= self.num_embeddings):
-            raise IndexError(
-                f"Embedding has rows 0 to {self.num_embeddings - 1}; "
-                f"the indices go from {int(indices.min())} to {int(indices.max())}."
-            )
+        if indices.size and not isinstance(indices, Tracer):
+            with jax.ensure_compile_time_eval():  # constants that a jitted function closes over are known too
+                low, high = int(indices.min()), int(indices.max())
+            if low < 0 or high >= self.num_embeddings:
+                raise IndexError(
+                    f"Embedding has rows 0 to {self.num_embeddings - 1}; the indices go from {low} to {high}."
+                )
         rows = self.embedding[...].at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if self.padding_idx is None:
             return rows
