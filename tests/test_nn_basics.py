@@ -158,7 +158,7 @@ def test_flatten_and_unflatten():
 
 
 def layers():
-    """One of every public layer."""
+    """One of every public layer; the book's networks, built of them, have tests of their own."""
     special = {
         **{f"{kind}{n}d": (4, 4, 3) for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)},
         **dict.fromkeys(("Conv", "ConvTranspose"), (4, 4, (3, 3))),
@@ -177,7 +177,7 @@ def layers():
     }
     for name in dir(nn):
         cls = getattr(nn, name)
-        if isinstance(cls, type) and issubclass(cls, nnx.Module):
+        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__ != "dlwp_jax.nn.book":
             sized = ("Pool", "Pad", "Pixel")
             yield name, cls, special.get(name, (2,) if any(word in name for word in sized) else ())
 
