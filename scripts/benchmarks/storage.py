@@ -138,6 +138,7 @@ def geometric_mean(ratios: list[float]) -> float:
 
 
 def measure() -> list[dict[str, str]]:
+    torch.set_num_threads(1)  # with two, torch's small copies take milliseconds whenever another process runs
     read_times = {name: reads(name) for name in READS}
     table = [row(f"read: {name}", times) for name, times in read_times.items()]
     average = dict.fromkeys(table[0], "") | {"what": "read: average but the transpose (geometric)"}
