@@ -294,3 +294,50 @@ def test_stream_resumes_and_passes_errors_on():
         list(data.stream.stream(["a"], broken, batch_size=1))
     with pytest.raises(ValueError, match="0 items"):
         data.stream.stream([], broken, batch_size=1)
+
+
+# --- strided tensors, wrong rows, scales of odd columns
+
+
+def test_a_strided_tensor_is_one_array():
+    daily = data.series.days(np.arange(96.0, dtype=np.float32).reshape(48, 2))
+    assert arrays.length({"x": daily, "y": np.zeros(2)}) == 2
+    np.testing.assert_array_equal(data.take(daily, [1]), daily.to_array()[1:])
+    train, val = data.split(daily, val=1, key=KEY)
+    assert train.shape == val.shape == (1, 2, 24)
+
+
+@pytest.mark.parametrize("row", [7, -9])
+def test_rows_that_are_not_there_are_refused(row):
+    with pytest.raises(IndexError, match="the data has 4 examples"):
+        data.take({"x": jnp.arange(4)}, [row])
+
+
+@pytest.mark.parametrize("val", ["3", None, True])
+def test_split_wants_a_number(val):
+    with pytest.raises(TypeError, match="must be a number"):
+        data.split(np.arange(4), val=val, key=KEY)
+
+
+def test_split_takes_numpy_numbers():
+    assert len(data.split(np.arange(4), val=np.float32(0.5), key=KEY)[1]) == 2
+    assert len(data.split(np.arange(4), val=np.int64(1), key=KEY)[1]) == 1
+
+
+def test_a_constant_float64_column_becomes_zero():
+    z, scale = data.standardize(np.full((1000, 1), 0.1))
+    assert not z.any()
+    assert scale.unit.tolist() == [1.0]
+
+
+def test_small_integers_do_not_overflow_and_truth_values_are_refused():
+    x = np.array([-100, 100], np.int8)
+    assert data.Scale.unit_range(x).apply(x).tolist() == [0.0, 1.0]
+    with pytest.raises(TypeError, match="x is bool"):
+        data.Scale.unit_range(np.array([True, False]))
+
+
+@pytest.mark.parametrize("fit", [data.Scale.standard, data.Scale.unit_range])
+def test_the_rows_of_a_square_matrix_are_scaled_as_the_columns_of_its_transpose(fit):
+    x = np.arange(9.0).reshape(3, 3) ** 2
+    np.testing.assert_allclose(fit(x, axis=1).apply(x), fit(x.T).apply(x.T).T)

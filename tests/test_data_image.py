@@ -132,3 +132,8 @@ def test_unknown_pixel_types_are_refused(dtype):
         image.to_float(np.zeros(3, dtype))
     with pytest.raises(TypeError, match="only uint8"):
         image.resize(np.zeros((2, 2, 1), dtype), (1, 1))
+
+
+def test_a_picture_without_channels_is_not_resized_column_by_column():
+    with pytest.raises(ValueError, match="a grey picture with c = 1"):
+        image.resize(np.zeros((4, 6), np.uint8), (2, 3))

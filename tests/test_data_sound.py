@@ -160,3 +160,9 @@ def test_broken_videos_are_refused(clip, tmp_path):
         video.read(tmp_path / "absent.mp4")
     with pytest.raises(ValueError, match="step=0"):
         video.read(path, step=0)
+
+
+@pytest.mark.parametrize("rate", [0, -8000])
+def test_a_rate_that_is_not_positive_is_refused(rate):
+    with pytest.raises(ValueError, match="must be positive"):
+        audio.spectrogram(np.zeros(512, np.float32), rate)

@@ -392,3 +392,10 @@ def test_broken_idx_is_refused(tmp_path):
     (tmp_path / "l").write_bytes(idx_bytes(np.zeros(3)))
     with pytest.raises(BrokenFile, match="images and their labels"):
         idx.read_pair(tmp_path / "i", tmp_path / "l")
+
+
+def test_a_data_root_that_is_a_file_is_one_sentence(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLWP_DATA", str(tmp_path / "file"))
+    with pytest.raises(SystemExit, match="file"):
+        main(["fetch", "mnist"])

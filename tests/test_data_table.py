@@ -150,3 +150,14 @@ def test_ordinal_levels():
     np.testing.assert_array_equal(series.ordinal_one_hot([[4], [1]], low=1, high=4)[:, 0], np.eye(4)[[3, 0]])
     with pytest.raises(ValueError, match="from 0 to 4, not within low=1"):
         series.ordinal_one_hot([0, 4], low=1, high=4)
+
+
+@pytest.mark.parametrize("field", ["1e300", "1\0"])
+def test_numbers_too_large_and_nul_bytes_are_refused_by_place(written, field):
+    with pytest.raises(BrokenFile, match="in column 'a', row 2"):
+        table.read(written(f"a,b\n1,2\n{field},3\n"))
+
+
+def test_a_converter_that_gives_nan_is_refused_by_place(written):
+    with pytest.raises(BrokenFile, match="column 'a', row 1"):
+        table.read(written("a\n1\n"), converters={"a": lambda field: float("nan")})

@@ -73,3 +73,15 @@ def test_other_encodings_are_refused(tmp_path):
     with pytest.raises(BrokenFile, match=r"x\.txt cannot be read as text in utf-8"):
         text.read(path)
     assert text.read(path, encoding="latin-1") == "Naïve"
+
+
+def test_numbers_that_are_no_codes_are_refused():
+    codes = {"bennet": 0, "mr": 1}
+    with pytest.raises(ValueError, match="numbers has 7, which is no code"):
+        text.decode([1, 7], codes)
+    with pytest.raises(TypeError, match="integers"):
+        text.decode([0.5], codes)
+    with pytest.raises(TypeError, match="numbers are float32"):
+        text.embed(np.ones((2, 3)), np.float32([0, 1]))
+    with pytest.raises(TypeError, match="vectors are int"):
+        text.embed(np.ones((2, 3), int), [5])

@@ -395,3 +395,34 @@ def test_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jnp.cumsum(arange(3, 2).t().at[0].add(1.0))
+
+
+# ---------------------------------------------------------------- storages cut by a tree map, mixed types
+
+
+@pytest.mark.parametrize(
+    "use", [lambda t: t.tolist(), lambda t: t.to_array(), lambda t: t.set(0.0), lambda t: t.add(1.0)]
+)
+def test_a_storage_shorter_than_the_layout_is_not_used(use):
+    cut = jax.tree.map(lambda a: a[:1], storage.tensor([1.0, 2.0, 3.0]))
+    with pytest.raises(RuntimeError, match="the layout needs a storage of 3 elements, and this one has 1"):
+        use(cut)
+    assert "storage=" in repr(cut)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "start", "values"),
+    [
+        ("bfloat16", 1.0, np.float32([-0.9995])),
+        ("float16", -60000.0, np.float32([70000.0])),
+        ("bfloat16", 1.0, -0.9995),
+        ("float16", 1.0, np.float16([0.0005])),
+        ("float32", 1.0, 1),
+    ],
+)
+def test_add_sums_in_the_type_that_torch_sums_in(dtype, start, values):
+    added = storage.tensor(jnp.asarray([start], dtype)).add(values)
+    theirs = torch.tensor([start], dtype=getattr(torch, dtype))
+    theirs.add_(torch.from_numpy(values) if isinstance(values, np.ndarray) else values)
+    assert added.dtype == dtype
+    assert added.tolist() == theirs.tolist()

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from dlwp_jax.data import sources
-from dlwp_jax.data.fetch import FetchError, data_root
+from dlwp_jax.data.fetch import data_root
 
 
 def show() -> None:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = {"list": show, "fetch": bring, "path": where}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dlwp_jax.data", args=arguments)
-    except (FetchError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a FetchError, or a data root that cannot be written
         sys.exit(str(error))
 
 

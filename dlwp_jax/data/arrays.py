@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import jax
 import numpy as np
+
+from dlwp_jax.storage import StridedTensor
 
 BLOCK = 2**14  # rows of data that are in float64 at a time
 
@@ -24,20 +27,36 @@ def length(data: Any) -> int:
     >>> length({"x": np.zeros((11, 3)), "y": np.zeros(11)})
     11
     """
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data, is_leaf=_is_strided)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"data needs arrays with one common leading axis; their leading axes are {lengths}.")
     return lengths.pop()[0]
 
 
 def take(data: Any, rows: Any) -> Any:
-    """The given rows of every array of a data set.
+    """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a dense one.
+
+    Raises:
+      IndexError: where a row is not in -n .. n - 1.
 
     >>> take({"x": np.arange(4) * 10}, [3, 0])["x"].tolist()
     [30, 0]
     """
     rows = np.asarray(rows)
-    return jax.tree.map(lambda leaf: leaf[rows], data)
+    return jax.tree.map(lambda leaf: _rows(leaf, rows), data, is_leaf=_is_strided)
+
+
+def _is_strided(leaf: Any) -> bool:
+    return isinstance(leaf, StridedTensor)
+
+
+def _rows(leaf: Any, rows: np.ndarray) -> Any:
+    """Rows of one array; JAX alone would clamp those that are not there."""
+    leaf = leaf.to_array() if isinstance(leaf, StridedTensor) else leaf
+    n = len(leaf)
+    if rows.dtype.kind in "iu" and rows.size and not -n <= rows.min() <= rows.max() < n:
+        raise IndexError(f"rows go from {rows.min()} to {rows.max()}; the data has {n} examples.")
+    return leaf[rows]
 
 
 def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, labels: Any = None) -> tuple[Any, Any]:
@@ -56,6 +75,7 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
 
     Raises:
+      TypeError: where `val` is no number.
       ValueError: where either side would be empty, or the leading axes differ.
 
     >>> import jax.numpy as jnp
@@ -68,6 +88,8 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
     set()
     """
     n = length(data)
+    if isinstance(val, bool) or not isinstance(val, numbers.Real):
+        raise TypeError(f"val={val!r} must be a number: how many examples, or which fraction of them.")
     if groups is not None and labels is not None:
         raise ValueError("split takes groups or labels, not both: a group cannot be cut to keep the classes even.")
     if groups is not None:
@@ -81,7 +103,7 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
 
 
 def _split_rows(n: int, val: int | float, key: jax.Array, what: str) -> tuple[np.ndarray, np.ndarray]:
-    n_val = round(val * n) if isinstance(val, float) else int(val)
+    n_val = int(val) if isinstance(val, numbers.Integral) else round(val * n)
     if not 0 < n_val < n:
         raise ValueError(f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}.")
     order = np.asarray(jax.random.permutation(key, n))
@@ -96,7 +118,7 @@ def _split_groups(groups: np.ndarray, val: int | float, key: jax.Array) -> tuple
 
 
 def _split_classes(labels: np.ndarray, val: int | float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(val, float):
+    if isinstance(val, numbers.Integral):
         raise ValueError(f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2.")
     classes = np.unique(labels)
     keys = jax.random.split(key, len(classes))
@@ -179,7 +201,7 @@ class Scale:
 
         Args:
           x: array; sums are made in float64.
-          axis: the axes of the examples. What is left must broadcast against x from the right: channels last.
+          axis: the axes of the examples. Where they are not the first ones they are kept with length 1.
           correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
 
         >>> Scale.standard(np.array([1.0, 3.0]), correction=0).unit.item()
@@ -192,7 +214,7 @@ class Scale:
             raise ValueError(f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more.")
         mean, squares = _moments(x, axes)
         std = np.sqrt(squares / (n - correction))
-        return cls._of(x, mean, std)
+        return cls._of(x, mean, std, axes)
 
     @classmethod
     def unit_range(cls, x: Any, *, axis: int | tuple[int, ...] = 0) -> Scale:
@@ -202,14 +224,15 @@ class Scale:
         [0.0, 0.75]
         """
         x = _finite(x)
-        low = x.min(axis=axis)
-        return cls._of(x, low, x.max(axis=axis) - low)
+        low, high = (np.asarray(limit, np.float64) for limit in (x.min(axis=axis), x.max(axis=axis)))
+        return cls._of(x, low, high - low, (axis,) if isinstance(axis, int) else axis)
 
     @classmethod
-    def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray) -> Scale:
+    def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]) -> Scale:
         dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(np.float32)
         unit = np.where(unit > 0, unit, 1.0)
-        return cls(np.asarray(offset, dtype), np.asarray(unit, dtype))
+        shape = _left(x, axes)
+        return cls(np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape))
 
     def apply(self, x: Any) -> Any:
         """x in the new unit; NumPy or JAX array, as it came."""
@@ -230,14 +253,24 @@ def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     shape = [x.shape[axis] for axis in kept]
     rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))  # a view where the examples come first
     blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
-    mean = sum(np.ones(len(rows[b])) @ rows[b].astype(np.float64) for b in blocks) / len(rows)
+    first = rows[0].astype(np.float64)  # taken off, so that the mean of equal numbers is that number exactly
+    mean = first + sum(np.ones(len(rows[b])) @ (rows[b] - first) for b in blocks) / len(rows)
     deviations = (rows[b] - mean for b in blocks)
     squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
     return np.reshape(mean, shape), np.reshape(squares, shape)
 
 
+def _left(x: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of statistics over `axes` that broadcasts against x: leading axes vanish, others stay as 1."""
+    axes = tuple(axis % x.ndim for axis in axes)
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    return shape[len(axes) :] if set(axes) == set(range(len(axes))) else shape
+
+
 def _finite(x: Any) -> np.ndarray:
     x = np.asarray(x)
+    if x.dtype == bool:
+        raise TypeError("x is bool and has no unit to scale; make it numbers first.")
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"x of shape {x.shape} is empty or holds values that are not finite; mask them first.")
     return x

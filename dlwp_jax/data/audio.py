@@ -130,6 +130,8 @@ def spectrogram(
     """
     from scipy.signal import get_window
 
+    if not rate > 0:
+        raise ValueError(f"rate={rate} must be positive.")
     noverlap = nperseg // 8 if noverlap is None else noverlap
     samples = np.shape(waveform)[-1] if np.ndim(waveform) else 0
     if not 0 < nperseg <= samples or not 0 <= noverlap < nperseg:

@@ -33,7 +33,8 @@ POSITION_TOLERANCE = 0.01  # of the slice distance; headers are rounded to micro
 def read_series(folder: str | Path) -> Volume:
     """Read all `.dcm` files of a folder as one CT scan (the book's `imageio.volread`, made strict).
 
-    Slices are ordered by their position in the patient, feet to head; file names mean nothing. Stored numbers
+    Slices are ordered by their position along the slice axis, rising (feet to head where rows and columns run as
+    in a usual axial scan); file names mean nothing. Stored numbers
     become Hounsfield units by each slice's own slope and intercept.
 
     Args:

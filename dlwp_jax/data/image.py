@@ -114,6 +114,8 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
+    if image.ndim != 3:
+        raise ValueError(f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1.")
     height, width = size
     planes = [
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)

@@ -66,17 +66,17 @@ def _step(step: Any) -> np.timedelta64:
 
 
 def days(x: Any, *, hours: int = 24) -> "StridedTensor":
-    """A table of hours as days x channels x hours, without moving a number (chapter 4.4.2).
+    """A table of hours as days x channels x hours: views of one storage (chapter 4.4.2).
 
-    The storage stays; only size and stride change, from (17, 1) to (408, 17, 1) by `view` and to (408, 1, 17) by
-    `transpose`: N x C x L, as a convolution over time wants it.
+    The table is copied into a storage once; after that only size and stride change, from (17, 1) to
+    (408, 17, 1) by `view` and to (408, 1, 17) by `transpose`: N x C x L, as a convolution over time wants it.
 
     Args:
       x: `[hours_in_all channels]`, whole days (see `check_regular` first).
       hours: steps of a day.
 
     Returns:
-      A `StridedTensor` `[days channels hours]` over the storage of x; `.to_array()` makes it a plain array.
+      A `StridedTensor` `[days channels hours]` over that storage; `.to_array()` makes it a plain array.
 
     >>> daily = days(np.zeros((48, 17), np.float32))
     >>> daily.shape, daily.stride()

@@ -66,11 +66,19 @@ def read(
     for name, convert in (converters or {}).items():
         with reading(path, f"a table with numbers in column {name!r}", ValueError):
             columns[name] = np.array([float(convert(str(field))) for field in columns[name]])
+        if (wrong := ~np.isfinite(columns[name])).any():
+            row = int(np.argmax(wrong))
+            raise BrokenFile(f"{path} has no finite number in column {name!r}, row {row + 1}, after its converter.")
     for name, values in columns.items():
         if values.dtype != np.float64:
             row = next(i for i, field in enumerate(values) if not _is_number(field))
             raise BrokenFile(
                 f"{path} has {str(values[row])!r} in column {name!r}, row {row + 1}, where a number is wanted."
+            )
+        if (large := np.abs(values) > np.finfo(np.float32).max).any():
+            row = int(np.argmax(large))
+            raise BrokenFile(
+                f"{path} has {values[row]:g} in column {name!r}, row {row + 1}, which is too large for float32."
             )
     return Table(tuple(columns), np.stack(list(columns.values()), axis=1).astype(np.float32))
 
@@ -116,6 +124,8 @@ def _column(fields: tuple[str, ...], name: str, path) -> np.ndarray:
     for i, field in enumerate(fields):
         if not field.strip():
             raise BrokenFile(f"{path} has nothing in column {name!r}, row {i + 1}.")
+        if "\0" in field:
+            raise BrokenFile(f"{path} has a NUL byte in column {name!r}, row {i + 1}.")
     text = np.array(fields)
     try:
         numbers = text.astype(np.float64)

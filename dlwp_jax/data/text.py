@@ -113,7 +113,12 @@ def decode(numbers: Any, codes: Mapping[str, int]) -> list[str]:
     ['mr', 'bennet']
     """
     words = {code: word for word, code in codes.items()}
-    return [words[int(number)] for number in np.ravel(numbers)]
+    numbers = np.ravel(numbers)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
+    if strangers := [int(number) for number in numbers if int(number) not in words]:
+        raise ValueError(f"numbers has {strangers[0]}, which is no code of the {len(words)} words of the vocabulary.")
+    return [words[int(number)] for number in numbers]
 
 
 def embed(vectors: Any, numbers: Any) -> Any:
@@ -132,7 +137,11 @@ def embed(vectors: Any, numbers: Any) -> Any:
     """
     import jax.numpy as jnp
 
-    numbers = jnp.asarray(numbers)
+    vectors, numbers = jnp.asarray(vectors), jnp.asarray(numbers)
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
+    if not jnp.issubdtype(vectors.dtype, jnp.inexact):
+        raise TypeError(f"vectors are {vectors.dtype}; floats are needed, which have a NaN for numbers out of range.")
     # A negative number would count from the end: send it past it instead.
     numbers = jnp.where(numbers < 0, len(vectors), numbers)
-    return jnp.take(jnp.asarray(vectors), numbers, axis=0, mode="fill")
+    return jnp.take(vectors, numbers, axis=0, mode="fill")

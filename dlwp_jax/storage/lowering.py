@@ -64,25 +64,32 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
 
 
 def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
-    """The storage after `values` (broadcast and cast to the view) are added at every index of it.
+    """The storage after `values` (broadcast to the view) are added at every index of it.
 
+    As in torch, the sum is made in the type that both promote to, and then cast to the storage's.
     Where indices meet in one element their values sum up: the transpose of reading.
 
     >>> add(jnp.zeros(2), Layout.contiguous((2, 1)).expand(2, 3), jnp.ones((2, 3)))
     Array([3., 3.], dtype=float32)
     """
-    values = jnp.broadcast_to(values, layout.size).astype(storage.dtype)
+    values = jnp.broadcast_to(values, layout.size).astype(_sum_dtype(storage, values))
     if overlap(layout) is None:
-        return write(storage, layout, read(storage, layout) + values)
+        return write(storage, layout, read(storage, layout).astype(values.dtype) + values)
     if expanded := tuple(dim for dim, step in enumerate(layout.stride) if step == 0):
         # Repeats of one element are one sum; what is left may still overlap in windows.
         once = layout
         for dim in expanded:
             once = once.slice(dim, 0, 1)
-        return add(storage, once, values.sum(expanded, keepdims=True, dtype=storage.dtype))
-    where = storage.at[positions(layout)]
+        return add(storage, once, values.sum(expanded, keepdims=True, dtype=values.dtype))
+    where = storage.astype(values.dtype).at[positions(layout)]
     summed = where.max if storage.dtype == bool else where.add  # the sum of truth values is "or", as in torch
-    return summed(values, mode="promise_in_bounds")
+    return summed(values, mode="promise_in_bounds").astype(storage.dtype)
+
+
+def _sum_dtype(storage: jax.Array, values: jax.Array) -> jnp.dtype:
+    """The type in which torch adds: the promoted one, where Python numbers do not count."""
+    weak = getattr(values, "weak_type", False)
+    return storage.dtype if weak else jnp.promote_types(storage.dtype, values.dtype)
 
 
 def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:

@@ -25,7 +25,7 @@ def _unary(function: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
 
 
 class DenseOperators:
-    """The operators of `jax.Array` for a class with `.to_array()`; every result is a dense array.
+    """Arithmetic and comparison for a class with `.to_array()`, without bitwise operators; every result is dense.
 
     >>> from dlwp_jax import storage
     >>> storage.tensor([[4.0, 1.0], [5.0, 3.0]]).t()[0] * 2

@@ -365,7 +365,8 @@ class StridedTensor(DenseOperators):
     def __repr__(self) -> str:
         facts = f"size={self.shape}, stride={self.layout.stride}, offset={self.layout.offset}"
         known = isinstance(self.storage, jax.Array) and not isinstance(self.storage, Tracer)
-        if not known or self.storage.ndim != 1 or not self.storage.is_fully_addressable:
+        readable = known and self.storage.ndim == 1 and self.layout.end <= self.storage.shape[0]
+        if not readable or not self.storage.is_fully_addressable:
             return f"StridedTensor({facts}, storage={self.storage!r})"
         values = np.array2string(self.numpy(), separator=", ", prefix="StridedTensor(", threshold=100)
         return f"StridedTensor({values},\n              {facts}, dtype={self.dtype})"
@@ -397,7 +398,9 @@ class StridedTensor(DenseOperators):
         """This view over a new storage in which it holds `values` (`torch.Tensor.copy_` without mutation).
 
         Args:
-          values: anything that broadcasts to this size; numbers are cast to this dtype as torch casts them.
+          values: anything that broadcasts to this size, cast to this dtype by XLA: as in torch, except that a
+            float beyond an integer type's range becomes its nearest limit and NaN becomes 0, where torch's result
+            depends on the machine.
 
         Raises:
           RuntimeError: two indices of this view reach the same element (expand, unfold), the values do not
@@ -414,6 +417,7 @@ class StridedTensor(DenseOperators):
     def add(self, values: Any) -> "StridedTensor":
         """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
 
+        Sums are made in the type that both promote to, and then cast to this dtype.
         Where indices meet in one element (expand, unfold) the values sum up, which is the transpose of
         reading.
 
@@ -448,10 +452,14 @@ class StridedTensor(DenseOperators):
         return Layout(self.layout.size, self.layout.stride)
 
     def _require_one_storage(self) -> None:
+        """What `jax.tree.map` made of the storage is checked before use, not when the tensor is put together."""
         if getattr(self.storage, "ndim", 1) != 1:
             raise RuntimeError(
                 f"storage must be 1-D, got shape {self.storage.shape}; a batch of storages is used inside jax.vmap"
             )
+        length = np.shape(self.storage)[0] if np.ndim(self.storage) else 0
+        if self.layout.end > length:
+            raise RuntimeError(f"the layout needs a storage of {self.layout.end} elements, and this one has {length}")
 
 
 class At:
