@@ -200,3 +200,10 @@ def test_a_distance_of_one_rounding_is_one_ulp():
     (row,) = rows_of("forward", {"y": np.nextafter(one, np.float32(2))}, {"y": one}, tolerance=0)
     assert row.ulp == 1
     assert not row.ok
+
+
+def test_a_small_output_beside_a_large_one_has_no_floor():
+    theirs = {"big": np.float32([1e6]), "small": np.float32([1.0])}
+    ours = {"big": np.float32([1e6]), "small": np.float32([1.04])}
+    assert [row.ok for row in rows_of("forward", ours, theirs, tolerance=1e-4)] == [True, False]
+    assert [row.note for row in rows_of("gradient", ours, theirs, tolerance=1e-4)] == ["", "below floor"]
