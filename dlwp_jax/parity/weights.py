@@ -107,7 +107,8 @@ def write(model: nnx.Module, entries: Sequence[Entry], state: Mapping[str, torch
 
 def _cast(name: str, value: np.ndarray, variable: nnx.Variable) -> Any:
     """A value in the variable's dtype; refused where that loses its kind or its range."""
-    cast = jnp.asarray(value, variable.dtype)
+    with np.errstate(over="ignore"):
+        cast = jnp.asarray(value, variable.dtype)
     if not jnp.issubdtype(variable.dtype, jnp.floating):
         return cast
     if not jnp.issubdtype(value.dtype, jnp.floating):
