@@ -56,7 +56,7 @@ def test_check_proves_a_port_equal(folder, capsys):
     assert check("models.py:TorchNet", "models.py:Net", "--weights", "my.pt", "--train") == 0
     out = capsys.readouterr().out
     assert "rows turned from 4 4 4" in out
-    assert out.count("all agree") == 2
+    assert out.count("all agree") == 4
 
 
 def test_check_shows_a_wrong_port(folder, capsys):
@@ -76,6 +76,23 @@ def test_check_shows_a_wrong_port(folder, capsys):
 def test_check_says_what_is_wrong(folder, capsys, arguments, message):
     assert check(*arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["def f(:", "undefined"])
+def test_errors_in_the_users_file_end_with_status_2(folder, capsys, text):
+    (folder / "broken.py").write_text(text)
+    assert check("broken.py:Net", "models.py:Net") == 2
+    assert "cannot compare: " in capsys.readouterr().err
+
+
+def test_a_bad_regex_ends_with_status_2(folder):
+    assert check("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv") == 2
+
+
+def test_a_bad_shape_is_answered_with_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "a.py:A", "b.py:B", "--input", "2,x"])
+    assert "2,x: give whole numbers, as in 1,3,32,32" in capsys.readouterr().err
 
 
 def test_check_runs_from_the_shell(folder):
@@ -98,7 +115,7 @@ def test_the_lines_in_the_docs_work(folder):
     torch.save(torch_opt.state_dict(), folder / "opt.pt")
     text = (ROOT / "docs" / "parity_howto.md").read_text()
     setup = """
-        import jax, jax.numpy as jnp, numpy as np, torch
+        import jax.numpy as jnp, numpy as np
         from models import TorchNet, Net
         images = np.random.default_rng(0).standard_normal((8, 3, 6, 6)).astype(np.float32)
         data = {"x": np.moveaxis(images, 1, -1), "y": np.ones((8, 2), np.float32)}

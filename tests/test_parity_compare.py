@@ -200,3 +200,42 @@ def test_a_distance_of_one_rounding_is_one_ulp():
     (row,) = rows_of("forward", {"y": np.nextafter(one, np.float32(2))}, {"y": one}, tolerance=0)
     assert row.ulp == 1
     assert not row.ok
+
+
+def test_a_small_output_beside_a_large_one_has_no_floor():
+    theirs = {"big": np.float32([1e6]), "small": np.float32([1.0])}
+    ours = {"big": np.float32([1e6]), "small": np.float32([1.04])}
+    assert [row.ok for row in rows_of("forward", ours, theirs, tolerance=1e-4)] == [True, False]
+    assert [row.note for row in rows_of("gradient", ours, theirs, tolerance=1e-4)] == ["", "below floor"]
+
+
+class Detached(torch.nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x).detach())
+
+
+def two_layers(kind=torch.nn.Sequential):
+    theirs = kind(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    ours = nn.Sequential(nn.Linear(3, 4, rngs=nnx.Rngs(0)), nn.Linear(4, 2, rngs=nnx.Rngs(1)))
+    return theirs, ours, parity.load_torch(ours, theirs)
+
+
+def test_a_missing_stop_gradient_is_found():
+    theirs, ours, loaded = two_layers(Detached)
+    report = parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
+    assert {row.leaf for row in report.rows if not row.ok} == {"0.kernel", "0.bias", "input 0"}
+
+
+def test_frozen_parameters_are_noted_and_not_compared():
+    theirs, ours, loaded = two_layers()
+    theirs[0].requires_grad_(False)
+    report = parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
+    assert report.ok
+    assert "frozen in torch, not compared: 0.kernel, 0.bias" in str(report)
+
+
+def test_dropout_left_out_in_eval_mode_is_noted():
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+    ours = nn.Sequential(nn.Linear(3, 2, rngs=nnx.Rngs(0)))
+    loaded = parity.load_torch(ours, theirs)
+    assert "dropout not compared" in str(parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded))

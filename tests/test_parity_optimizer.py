@@ -162,3 +162,34 @@ def test_what_is_not_carried_over_is_refused_by_name():
     _, state = parity.torch_optimizer(untouched)
     with pytest.raises(ValueError, match="let it make one step first"):
         parity.to_torch_optimizer(untouched, state)
+
+
+def freeze_first_bias(model):
+    model[0].bias.requires_grad_(False)
+    return model.parameters()
+
+
+PARTIAL = {
+    "SGD momentum 0.9 and 0": lambda m: torch.optim.SGD(
+        [{"params": m[0].parameters(), "momentum": 0.9}, {"params": m[3].parameters()}], lr=0.05
+    ),
+    "Adam, one frozen": lambda m: torch.optim.Adam(freeze_first_bias(m), lr=0.01, weight_decay=0.1),
+    "Adam on the head": lambda m: torch.optim.Adam(m[3].parameters(), lr=0.01),
+    "two groups on the head": lambda m: torch.optim.Adam(
+        [{"params": [m[3].weight]}, {"params": [m[3].bias], "lr": 0.1}], lr=0.01
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PARTIAL)
+def test_what_torch_does_not_train_stays_as_it_is(kind):
+    theirs, ours = models()
+    opt = PARTIAL[kind](theirs)
+    train_torch(theirs, opt, 3)
+    loaded, learner, state = handed_over(theirs, ours, opt)
+    for _ in range(3):
+        state, _ = train.train_epoch(learner, state, DATA, batch_size=6)
+    train_torch(theirs, opt, 3)
+    result = parity.to_torch(learner.model(state), loaded)
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(result[name], value, atol=1e-5, err_msg=name)

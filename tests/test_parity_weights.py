@@ -365,3 +365,12 @@ def test_other_sources_are_refused(tmp_path):
         parity.load_torch(ours, {"epoch": 3})
     with pytest.raises(ValueError, match="has several: "):
         parity.load_torch(ours, {"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}})
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(torch.full((2, 3), 1e300, dtype=torch.float64), "too large"), (torch.ones(2, 3, dtype=torch.int8), "holds int8")],
+)
+def test_a_cast_that_loses_values_is_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        parity.load_torch(nn.Linear(3, 2, rngs=nnx.Rngs(0)), {"weight": weight, "bias": torch.zeros(2)})

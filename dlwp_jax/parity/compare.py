@@ -17,6 +17,7 @@ from dlwp_jax.parity.forward import (
     channels_last,
     is_turned,
     outputs_of,
+    random_layers,
     tensors,
     to_torch_layout,
     twin,
@@ -28,7 +29,8 @@ from dlwp_jax.parity.rules import Rule
 from dlwp_jax.parity.weights import LoadReport
 
 # Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers deep and through
-# batch norms reach some 1e-6 to 1e-5 of the largest value. A wrong option shows at 1e-3 and above.
+# batch norms reach some 1e-6 to 1e-5 of the largest value. Most wrong options show at 1e-3 and above, but a small
+# one (an eps of 1e-6 for 1e-5) may not: `double=True` finds that.
 TOLERANCE = 1e-4
 # The same sums in float64 (1e-16 a rounding), with room for functions whose own float64 versions differ (erf, exp).
 DOUBLE_TOLERANCE = 1e-9
@@ -46,8 +48,9 @@ def compare(
 ) -> ParityReport:
     """Compare weights, outputs, gradients and (in train mode) batch statistics of two models.
 
-    The gradients are those of a weighted sum of all outputs, with random weights, with respect to every
-    parameter and every floating input. Neither model is changed. The JAX side runs under jit.
+    The gradients are those of a weighted sum of all outputs, with random weights, with respect to every floating
+    input and every parameter that is not frozen in torch; where nothing flows back in torch they must be zero.
+    Neither model is changed. The JAX side runs under jit.
 
     Args:
       torch_module: the referee.
@@ -102,7 +105,7 @@ def compare(
     ours_grads = {dotted(path): value for path, value in flat(ours["grads"]).items()} | ours["input_grads"]
     theirs_grads = theirs["grads"] | theirs["input_grads"]
     rows += rows_of("gradient", ours_grads, theirs_grads, tolerance=tolerance)
-    return ParityReport(tuple(rows))
+    return ParityReport(tuple(rows), frozen_notes(reference, entries) + _dropout_notes(reference, train))
 
 
 def _doubled(model: nnx.Module) -> nnx.Module:
@@ -154,6 +157,27 @@ def turned_leaves(entries: Sequence[Entry], values: Mapping[str, torch.Tensor | 
     return found
 
 
+def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients of what is not frozen, by name; torch's None (nothing flowed back) is zero."""
+    return {n: _gradient(p) for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def frozen_notes(module: torch.nn.Module, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Parameters whose gradients torch does not compute."""
+    frozen = {n for n, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    names = [dotted(entry.path) for entry in entries if frozen & set(entry.names)]
+    return (f"gradients frozen in torch, not compared: {', '.join(names)}",) if names else ()
+
+
+def _dropout_notes(module: torch.nn.Module, train: bool) -> tuple[str, ...]:
+    names = [] if train else [name for name, _ in random_layers(module)]
+    return (f"warning: dropout not compared (random, and off in eval mode): {', '.join(names)}",) if names else ()
+
+
 def _weight_rows(reference: torch.nn.Module, model: nnx.Module, entries: Sequence[Entry]) -> list[Row]:
     """The weights must be equal to the bit; one row, or one for each that is not."""
     here = {dotted(path): value for path, value in leaf_values(model).items()}
@@ -176,8 +200,8 @@ def _torch_side(reference: torch.nn.Module, inputs: Sequence[Any], entries: Sequ
     loss = sum((y * torch.from_numpy(c).to(y.dtype)).sum() for y, c in zip(outputs, cotangents, strict=True))
     if isinstance(loss, torch.Tensor) and loss.requires_grad:
         loss.backward()
-    grads = {n: p.grad for n, p in reference.named_parameters(remove_duplicate=False)}
-    input_grads = {f"input {i}": channels_last(to_numpy(x.grad)) for i, x in enumerate(xs) if x.grad is not None}
+    grads = gradients(reference)
+    input_grads = {f"input {i}": channels_last(to_numpy(_gradient(x))) for i, x in enumerate(xs) if x.requires_grad}
     return {
         "outputs": [to_numpy(y) for y in outputs],
         "cotangents": cotangents,

@@ -86,11 +86,16 @@ def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:
     return module
 
 
+def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The layers that draw random numbers in train mode, by name."""
+    kinds = torch.nn.modules.dropout._DropoutNd | torch.nn.RReLU
+    return [(n, layer) for n, layer in module.named_modules() if isinstance(layer, kinds) and getattr(layer, "p", 1)]
+
+
 def refuse_random(module: torch.nn.Module) -> None:
     """In train mode dropout draws other numbers in torch than here, so nothing could agree."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, torch.nn.modules.dropout._DropoutNd | torch.nn.RReLU) and getattr(layer, "p", 1) > 0:
-            raise ValueError(
-                f"{name} ({type(layer).__name__}) is random in train mode and cannot agree; "
-                "set its p to 0 in both models, or compare in eval mode."
-            )
+    for name, layer in random_layers(module):
+        raise ValueError(
+            f"{name} ({type(layer).__name__}) is random in train mode and cannot agree; "
+            "set its p to 0 in both models, or compare in eval mode."
+        )

@@ -41,7 +41,8 @@ def torch_optimizer(
 ) -> tuple[optax.GradientTransformation, Any]:
     """The optax transformation with a torch optimizer's rule and options, and its state: moments, buffers, steps.
 
-    The learning rate is the present one, held constant. Parameter groups become `optim.groups` by path.
+    The learning rate is the present one, held constant. Parameter groups become `optim.groups` by path;
+    parameters that are frozen or in no group stay as they are (`optax.set_to_zero`).
 
     Args:
       opt: an optimizer of torch.optim.
@@ -67,8 +68,8 @@ def torch_optimizer(
     [1.0, 2.0]
     """
     places = _places(opt, loaded)
-    structure = _params(places, nested=loaded is not None)
-    tx = _transformation(opt, places, turned=loaded is not None)
+    structure = _params(places | _parameters(loaded), nested=loaded is not None)
+    tx = _transformation(opt, places, loaded)
     steps = _steps(opt, places)
 
     def fill(path, leaf):
@@ -155,6 +156,15 @@ def _places(opt: torch.optim.Optimizer, loaded: LoadReport | None) -> Places:
     return {entries[id(p)].path: (p, entries[id(p)].transform) for p in parameters}
 
 
+def _parameters(loaded: LoadReport | None) -> Places:
+    """Every parameter of the model, trained or not."""
+    if loaded is None:
+        return {}
+    by_name = loaded.map.by_name()
+    parameters = {n: t for n, t in loaded.state.items() if n in by_name and isinstance(t, torch.nn.Parameter)}
+    return {by_name[n].path: (p, by_name[n].transform) for n, p in parameters.items()}
+
+
 def _params(places: Places, *, nested: bool) -> Any:
     arrays = {path: jnp.asarray(turn.apply(to_numpy(p))) for path, (p, turn) in places.items()}
     if not nested:
@@ -168,17 +178,21 @@ def _params(places: Places, *, nested: bool) -> Any:
     return tree
 
 
-def _transformation(opt: torch.optim.Optimizer, places: Places, *, turned: bool) -> optax.GradientTransformation:
+def _transformation(
+    opt: torch.optim.Optimizer, places: Places, loaded: LoadReport | None
+) -> optax.GradientTransformation:
     factory = _FACTORIES.get(type(opt))
     if factory is None:
         known = ", ".join(cls.__name__ for cls in _FACTORIES)
         raise NotImplementedError(f"{type(opt).__name__} is not carried over; these are: {known}.")
-    made = [_of_group(type(opt), factory, group, turned) for group in opt.param_groups]
-    if len(made) == 1:
+    made = [_of_group(type(opt), factory, group, loaded is not None) for group in opt.param_groups]
+    path_of = {id(p): path for path, (p, _) in places.items() if p.requires_grad}
+    paths = [frozenset(path_of[id(p)] for p in group["params"] if id(p) in path_of) for group in opt.param_groups]
+    whole = len(path_of) == len(places | _parameters(loaded))
+    if len(made) == 1 and whole:
         return made[0]
-    path_of = {id(p): path for path, (p, _) in places.items()}
-    paths = [frozenset(path_of[id(p)] for p in group["params"]) for group in opt.param_groups]
-    return optim.groups({_OneOf(mine): tx for mine, tx in zip(paths, made, strict=True) if mine})
+    used = {_OneOf(mine): tx for mine, tx in zip(paths, made, strict=True) if mine}
+    return optim.groups(used, default=None if whole else optax.set_to_zero())
 
 
 class _OneOf:
@@ -215,7 +229,11 @@ def _plain(value: Any) -> Any:
 
 def _steps(opt: torch.optim.Optimizer, places: Places) -> int:
     """How many steps torch has made; SGD and Muon do not count, any number above 0 says that buffers are filled."""
-    kept: Sequence[Mapping] = [opt.state.get(p, {}) for p, _ in places.values()]
+    idle = {id(p) for group in opt.param_groups if group.get("momentum") == 0 for p in group["params"]}
+    skipped = idle if isinstance(opt, torch.optim.SGD) else set()
+    kept: Sequence[Mapping] = [
+        opt.state.get(p, {}) for p, _ in places.values() if p.requires_grad and id(p) not in skipped
+    ]
     counts = {int(k["step"]) if "step" in k else int(any(v is not None for v in k.values())) for k in kept}
     if len(counts) > 1:
         raise ValueError(

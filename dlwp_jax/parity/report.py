@@ -21,6 +21,7 @@ class Row:
       max_rel: the same in units of torch's largest value in that array.
       ulp: the same in units of float32's (or float64's) spacing at that value.
       allowed: what max_abs may be.
+      note: what else to know of it: "below floor" where only the stage's floor lets the difference pass.
     """
 
     step: int | None
@@ -30,6 +31,7 @@ class Row:
     max_rel: float
     ulp: float
     allowed: float
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -39,9 +41,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """The rows of a comparison; prints as a table."""
+    """The rows of a comparison, and what was not compared; prints as a table."""
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -73,11 +76,12 @@ class ParityReport:
         header = ("step", "stage", "leaf", "max abs", "max rel", "ulp", "")
         first = 1 if steps <= {None} else 0
         verdict = "all agree" if self.ok else f"{sum(not row.ok for row in self.rows)} differ"
-        return f"{text_table(header[first:], [row[first:] for row in body])}\n{len(self.rows)} arrays, {verdict}"
+        table = text_table(header[first:], [row[first:] for row in body])
+        return "\n".join([table, f"{len(self.rows)} arrays, {verdict}", *self.notes])
 
 
 def _word(row: Row) -> str:
-    return "ok" if row.ok else "DIFFERENT"
+    return row.note or "ok" if row.ok else "DIFFERENT"
 
 
 def rows_of(
@@ -92,9 +96,9 @@ def rows_of(
 ) -> list[Row]:
     """Compare arrays of the same names.
 
-    A difference may be `tolerance` times torch's largest value in the array, but no array counts as smaller than
-    a hundredth of the largest of its stage: the gradient of a bias ahead of a batch norm is zero but for rounding,
-    and rounding is of the size of the numbers that cancelled.
+    A difference may be `tolerance` times torch's largest value in the array. No gradient or update counts as smaller
+    than a hundredth of the largest of its stage: the gradient of a bias ahead of a batch norm is zero but for rounding,
+    and rounding is of the size of the numbers that cancelled. A row that passes only so is noted "below floor".
 
     Args:
       stage, step: what the rows are called.
@@ -104,9 +108,13 @@ def rows_of(
       rounding: so many ulp of the largest value are allowed besides.
     """
     sizes = sizes or {name: largest(value) for name, value in theirs.items()}
-    floor = max(sizes.values(), default=0.0) / 100
-    allowed = {name: tolerance * max(sizes[name], floor) for name in theirs}
-    return [_row(step, stage, name, ours[name], theirs[name], allowed[name], rounding) for name in theirs]
+    floor = 0.0 if stage == "forward" else max(sizes.values(), default=0.0) / 100
+    rows = []
+    for name in theirs:
+        row = _row(step, stage, name, ours[name], theirs[name], tolerance * sizes[name], rounding)
+        raised = dataclasses.replace(row, allowed=row.allowed + tolerance * max(floor - sizes[name], 0.0))
+        rows.append(dataclasses.replace(raised, note="below floor") if raised.ok and not row.ok else raised)
+    return rows
 
 
 def _row(step, stage: str, name: str, ours: Any, theirs: Any, allowed: float, rounding: int) -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import torch
 
-from dlwp_jax.parity.compare import TOLERANCE, flat, matched, turned_leaves
+from dlwp_jax.parity.compare import TOLERANCE, flat, frozen_notes, gradients, matched, turned_leaves
 from dlwp_jax.parity.forward import as_numpy, channels_last, refuse_random
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
@@ -37,7 +37,8 @@ def compare_steps(
 ) -> ParityReport:
     """Take the same training steps in torch and here, and say where they first differ.
 
-    Each step has three stages. *Forward*: the loss, and batch statistics. *Gradient*: of every parameter.
+    Each step has three stages. *Forward*: the loss, and batch statistics. *Gradient*: of every parameter
+    that is not frozen in torch.
     *Update*: the parameters after the optimizer, both optimizers being given torch's gradients. Every step starts
     from torch's parameters, so a difference is found at the step, leaf and stage where it arises; what rounding
     alone would grow into over the steps is not counted. The optimizers' own states are never brought into line.
@@ -88,7 +89,7 @@ def compare_steps(
         kept += differing or _worst(rows)
         if differing:
             break
-    return ParityReport(tuple(kept))
+    return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, n
     torch_opt.zero_grad()
     loss = torch_loss(torch_model, theirs_batch)
     loss.backward()
-    torch_grads = turned_leaves(entries, {n: p.grad for n, p in torch_model.named_parameters(remove_duplicate=False)})
+    torch_grads = turned_leaves(entries, gradients(torch_model))
     statistics = _floating(turned_leaves(entries, dict(torch_model.named_buffers())))
     torch_opt.step()
     after = _parameters(torch_model, entries)

@@ -97,10 +97,25 @@ def load_torch(
 def write(model: nnx.Module, entries: Sequence[Entry], state: Mapping[str, torch.Tensor]) -> None:
     """Put torch's values into the model's variables, in the model's dtypes."""
     variables = {leaf.path: leaf.variable for layer in jax_layers(model) for leaf in layer.leaves.values()}
-    for entry in entries:
-        variable = variables[entry.path]
-        value = entry.transform.apply(to_numpy(state[entry.names[0]]))
-        variable[...] = jnp.asarray(value, variable.dtype)
+    values = {
+        entry.path: _cast(entry.names[0], entry.transform.apply(to_numpy(state[entry.names[0]])), variables[entry.path])
+        for entry in entries
+    }
+    for path, value in values.items():
+        variables[path][...] = value
+
+
+def _cast(name: str, value: np.ndarray, variable: nnx.Variable) -> Any:
+    """A value in the variable's dtype; refused where that loses its kind or its range."""
+    with np.errstate(over="ignore"):
+        cast = jnp.asarray(value, variable.dtype)
+    if not jnp.issubdtype(variable.dtype, jnp.floating):
+        return cast
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"{name} holds {value.dtype} in torch, where the model here has {variable.dtype}.")
+    if np.any(np.isfinite(np.asarray(value, np.float64)) & ~np.isfinite(np.asarray(cast, np.float64))):
+        raise ValueError(f"{name} has values too large for {variable.dtype}.")
+    return cast
 
 
 def to_torch(model: nnx.Module, like: Any = None, *, rules: Sequence[Rule] = ()) -> dict[str, torch.Tensor]:
