@@ -17,10 +17,11 @@ SHARED_DATA = Path(os.environ.get("DLWP_SHARED_DATA", ROOT.parent / "shared" / "
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_torch_thread_per_worker():
+def _torch_on_one_thread_and_warning_every_time():
     import torch
 
     torch.set_num_threads(1)
+    torch.set_warn_always(True)  # what torch warns of once a process would fail whichever test comes first
 
 
 @pytest.fixture(scope="session")

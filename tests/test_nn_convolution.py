@@ -21,6 +21,9 @@ from tests.nn_parity import (
     random,
 )
 
+# torch about the speed of its own 'same' padding
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
 # (spatial size, in, out, options); the sizes are unequal so that no two axes can be mistaken for each other
 CONVS = {
     "plain": ((7, 6), 3, 4, {"kernel_size": 3}),
@@ -91,7 +94,6 @@ EAGER = [
 ]  # eager runs the same operations one by one, and compiles each
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # torch about its speed
 @pytest.mark.parametrize(("kind", "name"), [case[:2] for case in CASES])
 def test_output_and_gradients(kind, name):
     theirs, ours, x = build(kind, *(CONVS if kind == "Conv" else TRANSPOSED)[name])

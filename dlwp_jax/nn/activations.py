@@ -5,6 +5,8 @@ Where a function has a kink, its derivative there is torch's choice (relu'(0) = 
 safe value, so that gradients stay finite.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -139,7 +141,10 @@ def gelu(x, approximate: str = "none"):
     """
     if approximate not in ("none", "tanh"):
         raise RuntimeError(f"gelu: approximate={approximate!r} is unknown; take 'none' or 'tanh'.")
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
+    if approximate == "none":
+        return jax.nn.gelu(x, approximate=False)
+    inside = jnp.clip(x, -10, 10)  # the tanh is 1 long before; a cube that overflows would make the gradient nan
+    return x * (0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (inside + 0.044715 * inside**3))))
 
 
 def hardsigmoid(x):
