@@ -175,6 +175,36 @@ def test_second_derivatives_and_vmap(kind):
     assert_close(both[1], jax.jit(jax.grad(g))(2 * kernel, x), 1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_forward_mode_hessians_and_gradient_penalties(kind, groups):
+    _, ours, x = build(kind, (4, 5), 2, 4, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": groups})
+    theirs = torch.nn.functional.conv2d if kind == "Conv" else torch.nn.functional.conv_transpose2d
+    kernel, function = ours.kernel[...], nn.conv if kind == "Conv" else nn.conv_transpose
+    weight = torch.tensor(np.moveaxis(np.asarray(kernel), (-1, -2), (0, 1)))
+
+    def f(x, w):
+        return (function(x, w, None, 2, 1, groups=groups) ** 3).sum()
+
+    def torch_f(x, w):
+        return (theirs(x, w, None, 2, 1, groups=groups) ** 3).sum()
+
+    def turned(hessian):  # [kernel, kernel] in torch's layout to ours
+        return np.moveaxis(np.asarray(hessian), (0, 1, 4, 5), (3, 2, 7, 6))
+
+    images = jnp.asarray(last(x))
+    referee, given = torch.autograd.functional, torch.tensor(x, requires_grad=True)
+    slope = referee.jvp(torch_f, (given, weight), (2 * given, 3 * weight))[1]
+    assert_close(jax.jvp(f, (images, kernel), (2 * images, 3 * kernel))[1], slope.detach().numpy(), 1e-5)
+    hessian = referee.hessian(lambda w: torch_f(given, w), weight)
+    assert_close(jax.jit(jax.hessian(f, 1))(images, kernel), turned(hessian.numpy()), 1e-5)
+    weight.requires_grad_()
+    (slope,) = torch.autograd.grad(torch_f(given, weight), given, create_graph=True)
+    (penalty,) = torch.autograd.grad((slope**2).sum(), weight)
+    ours_penalty = jax.jit(jax.grad(lambda x, w: (jax.grad(f)(x, w) ** 2).sum(), 1))(images, kernel)
+    assert_close(ours_penalty, np.moveaxis(penalty.numpy(), (0, 1), (-1, -2)), 1e-5)
+
+
 def test_output_size_of_transposed_convolution():
     theirs, ours, x = build("ConvTranspose", (5, 4), 3, 4, {"kernel_size": 3, "stride": 3})
     load(ours, theirs)

@@ -145,3 +145,21 @@ ERRORS = [
 def test_wrong_use(use, error, match):
     with pytest.raises(error, match=match):
         use(jnp.ones((2, 6, 6, 3)))
+
+
+@pytest.mark.parametrize("options", [(2, None, 0, 1), (3, 2, 1, 2)], ids=["apart", "overlapping"])
+def test_max_pool_in_forward_mode_and_twice(options):
+    x, v = random(2, 3, 7, 8), random(2, 3, 7, 8, seed=1)
+
+    def theirs(x):
+        return (torch.nn.functional.max_pool2d(x, *options) ** 3).sum()
+
+    def ours(x):
+        return (nn.max_pool(x, *options) ** 3).sum()
+
+    images, along = jnp.asarray(last(x)), jnp.asarray(last(v))
+    want = torch.autograd.functional.hvp(theirs, torch.tensor(x), torch.tensor(v))[1]
+    slope = torch.autograd.functional.jvp(theirs, torch.tensor(x), torch.tensor(v))[1]
+    assert_close(jax.jvp(ours, (images,), (along,))[1], slope.numpy())
+    assert_close(jax.jvp(jax.grad(ours), (images,), (along,))[1], last(want.numpy()))  # forward over reverse
+    assert_close(jax.jit(jax.grad(lambda x: (jax.grad(ours)(x) * along).sum()))(images), last(want.numpy()))

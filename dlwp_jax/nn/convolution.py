@@ -28,8 +28,8 @@ def conv(
 
     `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k, c, o]`
 
-    Reverse-mode derivatives of any order work, inside `lax.scan` too (see `convolution_primitive`); forward
-    mode does not.
+    Derivatives of any order and mode work; a first gradient is fast inside `lax.scan` too (see
+    `convolution_primitive`).
 
     Args:
       x: `[N *spatial in]`, or `[*spatial in]` for one example.

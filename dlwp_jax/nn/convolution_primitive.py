@@ -6,6 +6,9 @@ turns them around; inside `scan`, `fori_loop` and `while_loop` it does not, and 
 as long (DESIGN §7). So this module writes the whole backward pass as convolutions in that one layout, and
 puts an `optimization_barrier` behind the transposes to keep XLA from folding them back in.
 
+Forward mode works as well: the derivative is given as a `custom_jvp`, whose tangents are the *transposes* of the
+gradients below. Reverse mode transposes tangents, and so finds these gradients again, to the letter.
+
 Other platforms keep JAX's own gradient, which cuDNN and the TPU compiler recognise as a backward convolution:
 the choice is made by `lax.platform_dependent` while lowering, so it costs nothing at run time.
 """
@@ -16,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 
 class Geometry(NamedTuple):
@@ -27,7 +31,7 @@ class Geometry(NamedTuple):
     groups: int
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def convolve(x, kernel, geometry: Geometry):
     """Cross-correlation `[N *spatial in] x [*window in/groups out] -> [N *spatial' out]`.
 
@@ -36,6 +40,71 @@ def convolve(x, kernel, geometry: Geometry):
     [2.0, 2.0, 2.0]
     """
     return _canonical(x, kernel, **geometry._asdict())
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def convolve_transpose(x, kernel, geometry: Geometry, spatial: tuple[int, ...]):
+    """The transpose of `convolve`: `[N *spatial' out] x [*window in/groups out] -> [N *spatial in]`.
+
+    `spatial` is the size to arrive at; `convolve` with the same geometry leads from there back to the size of
+    `x`.
+
+    >>> geometry = Geometry(stride=(2,), padding=((0, 0),), dilation=(1,), groups=1)
+    >>> convolve_transpose(jnp.ones((1, 2, 1)), jnp.ones((2, 1, 1)), geometry, (4,))[0, :, 0].tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    return _to_input(x, kernel, geometry, spatial)
+
+
+@partial(convolve.defjvp, symbolic_zeros=True)
+def _convolve_jvp(geometry, primals, tangents):
+    x, kernel = primals
+    y = convolve(x, kernel, geometry)
+    gradients = (
+        lambda g: _to_input(g, kernel, geometry, x.shape[1:-1]),
+        lambda g: _to_kernel(x, g, kernel.shape, geometry),
+    )
+    return y, _tangent(gradients, y, tangents)
+
+
+@partial(convolve_transpose.defjvp, symbolic_zeros=True)
+def _convolve_transpose_jvp(geometry, spatial, primals, tangents):
+    x, kernel = primals
+    y = convolve_transpose(x, kernel, geometry, spatial)
+    gradients = (
+        lambda g: _canonical(g, kernel, **geometry._asdict()),
+        lambda g: _to_kernel(g, x, kernel.shape, geometry),
+    )
+    return y, _tangent(gradients, y, tangents)
+
+
+def _tangent(gradients, y, tangents):
+    """The tangent of `y`: the transposes of the gradients, so that reverse mode, which transposes it, finds them."""
+    parts = [
+        jax.linear_transpose(gradient, y)(tangent)[0]
+        for gradient, tangent in zip(gradients, tangents, strict=True)
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
+
+
+def _to_input(g, kernel, geometry, spatial):
+    def as_jax_derives_it(g, kernel):
+        channels = kernel.shape[-2] * geometry.groups
+        x = jax.ShapeDtypeStruct((g.shape[0], *spatial, channels), g.dtype)
+        return jax.linear_transpose(lambda x: _canonical(x, kernel, **geometry._asdict()), x)(g)[0]
+
+    cpu = partial(input_gradient, spatial=spatial, geometry=geometry)
+    return lax.platform_dependent(g, kernel, cpu=cpu, default=as_jax_derives_it)
+
+
+def _to_kernel(x, g, shape, geometry):
+    def as_jax_derives_it(x, g):
+        kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+        return jax.linear_transpose(lambda kernel: _canonical(x, kernel, **geometry._asdict()), kernel)(g)[0]
+
+    cpu = partial(kernel_gradient, kernel_shape=shape, geometry=geometry)
+    return lax.platform_dependent(x, g, cpu=cpu, default=as_jax_derives_it)
 
 
 def _canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
@@ -50,68 +119,6 @@ def _canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
         feature_group_count=groups,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
-
-
-def _forward(x, kernel, geometry):
-    return convolve(x, kernel, geometry), (x, kernel)
-
-
-def _backward(geometry, residuals, g):
-    x, kernel = residuals
-
-    def in_loop_safe_layout(x, kernel, g):
-        return input_gradient(g, kernel, x.shape[1:-1], geometry), kernel_gradient(x, g, kernel.shape, geometry)
-
-    def as_jax_derives_it(x, kernel, g):
-        return jax.vjp(lambda x, kernel: _canonical(x, kernel, **geometry._asdict()), x, kernel)[1](g)
-
-    return lax.platform_dependent(x, kernel, g, cpu=in_loop_safe_layout, default=as_jax_derives_it)
-
-
-convolve.defvjp(_forward, _backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve_transpose(x, kernel, geometry: Geometry, spatial: tuple[int, ...]):
-    """The transpose of `convolve`: `[N *spatial' out] x [*window in/groups out] -> [N *spatial in]`.
-
-    `spatial` is the size to arrive at; `convolve` with the same geometry leads from there back to the size of
-    `x`.
-
-    >>> geometry = Geometry(stride=(2,), padding=((0, 0),), dilation=(1,), groups=1)
-    >>> convolve_transpose(jnp.ones((1, 2, 1)), jnp.ones((2, 1, 1)), geometry, (4,))[0, :, 0].tolist()
-    [1.0, 1.0, 1.0, 1.0]
-    """
-
-    def in_loop_safe_layout(x, kernel):
-        return input_gradient(x, kernel, spatial, geometry)
-
-    def as_jax_derives_it(x, kernel):
-        channels = kernel.shape[-2] * geometry.groups
-        output = jax.ShapeDtypeStruct((x.shape[0], *spatial, channels), x.dtype)
-        return jax.linear_transpose(lambda y: _canonical(y, kernel, **geometry._asdict()), output)(x)[0]
-
-    return lax.platform_dependent(x, kernel, cpu=in_loop_safe_layout, default=as_jax_derives_it)
-
-
-def _transpose_forward(x, kernel, geometry, spatial):
-    return convolve_transpose(x, kernel, geometry, spatial), (x, kernel)
-
-
-def _transpose_backward(geometry, spatial, residuals, g):
-    x, kernel = residuals
-
-    def in_loop_safe_layout(x, kernel, g):
-        return _canonical(g, kernel, **geometry._asdict()), kernel_gradient(g, x, kernel.shape, geometry)
-
-    def as_jax_derives_it(x, kernel, g):
-        through_kernel = jax.vjp(lambda kernel: _canonical(g, kernel, **geometry._asdict()), kernel)[1]
-        return _canonical(g, kernel, **geometry._asdict()), through_kernel(x)[0]
-
-    return lax.platform_dependent(x, kernel, g, cpu=in_loop_safe_layout, default=as_jax_derives_it)
-
-
-convolve_transpose.defvjp(_transpose_forward, _transpose_backward)
 
 
 def input_gradient(g, kernel, spatial, geometry: Geometry):
@@ -150,6 +157,6 @@ def kernel_gradient(x, g, kernel_shape, geometry: Geometry):
             spatial, g.shape[1:-1], kernel_shape, stride, dilation, padding, strict=False
         )
     ]
-    images, errors = lax.optimization_barrier((images, errors))
+    images, errors = lax.optimization_barrier(images), lax.optimization_barrier(errors)
     gradient = _canonical(images, errors, stride=dilation, padding=pairs, dilation=stride, groups=groups)
     return jnp.moveaxis(gradient, 0, n)  # [c *window out] -> [*window c out]

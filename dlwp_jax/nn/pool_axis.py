@@ -17,7 +17,7 @@ def _places(x, axis, window, stride, dilation):
     return [lax.slice_in_dim(x, j * dilation, j * dilation + span, stride, axis) for j in range(window)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def max_over_windows(x, axis: int, window: int, stride: int, dilation: int):
     """The largest value of each window along `axis`; no padding, the end that no window reaches is ignored.
 
@@ -30,20 +30,24 @@ def max_over_windows(x, axis: int, window: int, stride: int, dilation: int):
     return first
 
 
-def _forward(x, axis, window, stride, dilation):
+@max_over_windows.defjvp
+def _max_jvp(axis, window, stride, dilation, primals, tangents):
+    """The tangent is the transpose of the backward pass below, so that reverse mode, which transposes it, finds that."""
+    (x,), (dx,) = primals, tangents
     best, *others = _places(x, axis, window, stride, dilation)
     index_dtype = jnp.int8 if window <= 128 else jnp.int32
     index = jnp.zeros(best.shape, index_dtype)
     for j, other in enumerate(others, start=1):
         wins = (other > best) | (other != other)  # torch's rule: the first of equals, the last NaN
         best, index = jnp.where(wins, other, best), jnp.where(wins, jnp.asarray(j, index_dtype), index)
-    return best, (index, x.shape[axis])
+    backward = partial(_spread, index, axis=axis, window=window, stride=stride, dilation=dilation, size=x.shape[axis])
+    return best, jax.linear_transpose(backward, best)(dx)[0]
 
 
-def _backward(axis, window, stride, dilation, residuals, g):
-    index, size = residuals
+def _spread(index, g, *, axis, window, stride, dilation, size):
+    """The gradient by the input: each window's `g` at the place that won."""
     if dilation == 1 and stride >= window:
-        return (_spread_disjoint(index, g, axis, stride, size),)
+        return _spread_disjoint(index, g, axis, stride, size)
     total = 0
     span = (g.shape[axis] - 1) * stride + 1
     for j in range(window):
@@ -52,7 +56,7 @@ def _backward(axis, window, stride, dilation, residuals, g):
         edges = [(0, 0, 0)] * g.ndim
         edges[axis] = (before, size - before - span, stride - 1)
         total = total + lax.pad(mine, jnp.zeros((), g.dtype), edges)
-    return (total,)
+    return total
 
 
 def _spread_disjoint(index, g, axis, stride, size):
@@ -65,9 +69,6 @@ def _spread_disjoint(index, g, axis, stride, size):
     edges = [(0, 0, 0)] * spread.ndim
     edges[axis] = (0, size - spread.shape[axis], 0)
     return lax.pad(spread, jnp.zeros((), g.dtype), edges)
-
-
-max_over_windows.defvjp(_forward, _backward)
 
 
 def sum_over_windows(x, axis: int, window: int, stride: int, dilation: int):
