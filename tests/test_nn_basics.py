@@ -175,9 +175,10 @@ def layers():
         "Sequential": (),
         "ModuleList": (),
     }
+    networks = ("dlwp_jax.nn.book", "dlwp_jax.nn.conv_nets")
     for name in dir(nn):
         cls = getattr(nn, name)
-        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__ != "dlwp_jax.nn.book":
+        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__ not in networks:
             sized = ("Pool", "Pad", "Pixel")
             yield name, cls, special.get(name, (2,) if any(word in name for word in sized) else ())
 

@@ -12,6 +12,7 @@ from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
 from dlwp_jax.nn.batch_norm import *  # noqa: F403
 from dlwp_jax.nn.book import *  # noqa: F403
 from dlwp_jax.nn.containers import *  # noqa: F403
+from dlwp_jax.nn.conv_nets import *  # noqa: F403
 from dlwp_jax.nn.convolution import *  # noqa: F403
 from dlwp_jax.nn.convolution_transpose import *  # noqa: F403
 from dlwp_jax.nn.dropout import *  # noqa: F403

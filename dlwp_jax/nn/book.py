@@ -1,6 +1,7 @@
-"""The networks of the book whose trained weights exist: chapter 8's conv net, part 2's LunaModel and U-Net.
+"""The networks of the book's second part: the LunaModel that classifies, the U-Net that segments.
 
-Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by name.
+Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by name. The
+networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too, is also found here.
 """
 
 from typing import cast
@@ -12,39 +13,13 @@ from flax import nnx
 from dlwp_jax.nn.activation_layers import LeakyReLU
 from dlwp_jax.nn.batch_norm import BatchNorm2d, BatchNorm3d
 from dlwp_jax.nn.containers import ModuleList, Sequential, flatten
+from dlwp_jax.nn.conv_nets import ConvNet
 from dlwp_jax.nn.convolution import Conv2d, Conv3d
 from dlwp_jax.nn.convolution_transpose import ConvTranspose2d
 from dlwp_jax.nn.linear import Linear
-from dlwp_jax.nn.pool import AvgPool2d, MaxPool2d, MaxPool3d
+from dlwp_jax.nn.pool import AvgPool2d, MaxPool3d
 
 __all__ = ["ConvNet", "LunaModel", "UNet", "UNetWrapper"]
-
-
-class ConvNet(nnx.Module):
-    """Birds from airplanes: two convolutions, two linear layers (chapter 8.3).
-
-    Args:
-      channels: of the first convolution; the second has half as many.
-      rngs: draws the weights.
-
-    >>> ConvNet(rngs=nnx.Rngs(0))(jnp.ones((2, 32, 32, 3))).shape
-    (2, 2)
-    """
-
-    def __init__(self, channels: int = 16, *, rngs: nnx.Rngs):
-        half = channels // 2
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
-        self.fc1 = Linear(8 * 8 * half, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
-        self.pool = MaxPool2d(2)
-
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
-        """Logits of the two classes."""
-        x = self.pool(jnp.tanh(self.conv1(x)))
-        x = self.pool(jnp.tanh(self.conv2(x)))
-        x = jnp.tanh(self.fc1(flatten(x)))
-        return self.fc2(x)
 
 
 class _LunaBlock(nnx.Module):

@@ -1,4 +1,4 @@
-"""The book's trained networks in torch, in our words; layers are called as in the checkpoints."""
+"""The book's networks in torch, in our words; layers are called as in its listings and checkpoints."""
 
 import torch
 from torch import nn
@@ -7,15 +7,86 @@ from torch import nn
 class ConvNet(nn.Module):
     """Chapter 8: birds_vs_airplanes.pt."""
 
-    def __init__(self):
+    def __init__(self, channels=16):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
-        self.fc1, self.fc2 = nn.Linear(512, 32), nn.Linear(32, 2)
+        half = channels // 2
+        self.conv1, self.conv2 = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, half, 3, padding=1)
+        self.fc1, self.fc2 = nn.Linear(64 * half, 32), nn.Linear(32, 2)
 
     def forward(self, x):
         for conv in (self.conv1, self.conv2):
             x = nn.functional.max_pool2d(torch.tanh(conv(x)), 2)
         return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
+
+
+class NetDropout(ConvNet):
+    def __init__(self, channels=32, p=0.4):
+        super().__init__(channels)
+        self.conv1_dropout, self.conv2_dropout = nn.Dropout2d(p), nn.Dropout2d(p)
+
+    def forward(self, x):
+        for conv, dropout in ((self.conv1, self.conv1_dropout), (self.conv2, self.conv2_dropout)):
+            x = dropout(nn.functional.max_pool2d(torch.tanh(conv(x)), 2))
+        return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
+
+
+class NetBatchNorm(ConvNet):
+    def __init__(self, channels=32):
+        super().__init__(channels)
+        self.conv1_batchnorm, self.conv2_batchnorm = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels // 2)
+
+    def forward(self, x):
+        for conv, norm in ((self.conv1, self.conv1_batchnorm), (self.conv2, self.conv2_batchnorm)):
+            x = nn.functional.max_pool2d(torch.tanh(norm(conv(x))), 2)
+        return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
+
+
+class NetDepth(nn.Module):
+    def __init__(self, channels=32):
+        super().__init__()
+        half = channels // 2
+        self.conv1, self.conv2 = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, half, 3, padding=1)
+        self.conv3 = nn.Conv2d(half, half, 3, padding=1)
+        self.fc1, self.fc2 = nn.Linear(16 * half, 32), nn.Linear(32, 2)
+
+    def skip(self, x):
+        return 0
+
+    def forward(self, x):
+        for conv in (self.conv1, self.conv2):
+            x = nn.functional.max_pool2d(torch.relu(conv(x)), 2)
+        x = nn.functional.max_pool2d(torch.relu(self.conv3(x)) + self.skip(x), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+class NetRes(NetDepth):
+    def skip(self, x):
+        return x
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.batch_norm = nn.BatchNorm2d(channels)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        nn.init.constant_(self.batch_norm.weight, 0.5)
+
+    def forward(self, x):
+        return torch.relu(self.batch_norm(self.conv(x))) + x
+
+
+class NetResDeep(nn.Module):
+    def __init__(self, channels=32, n_blocks=10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
+        self.resblocks = nn.Sequential(*(ResBlock(channels) for _ in range(n_blocks)))
+        self.fc1, self.fc2 = nn.Linear(64 * channels, 32), nn.Linear(32, 2)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = nn.functional.max_pool2d(self.resblocks(x), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
 
 
 class LunaBlock(nn.Module):
