@@ -97,7 +97,7 @@ def _sum_of(size: Callable, model: nnx.Module, of: Any, biases: bool, norms: boo
     ]
     if not chosen:
         raise ValueError(f"no parameter is left to penalise: of={of!r}, biases={biases}, norms={norms}.")
-    return sum(jnp.sum(size(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))) for leaf in chosen)
+    return jnp.sum(jnp.stack([jnp.sum(size(_wide(leaf))) for leaf in chosen]))
 
 
 def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:
