@@ -66,7 +66,7 @@ def rotate(key: jax.Array, dims: int, *, most: float = TURN) -> jax.Array:
     return jnp.eye(dims + 1).at[:2, :2].set(jnp.array([[c, -s], [s, c]]))
 
 
-def noise(key: jax.Array, x: jax.Array, amount: float) -> jax.Array:
+def noise(key: jax.Array, x: jax.Array, amount: float | jax.Array) -> jax.Array:
     """x with normal noise of standard deviation `amount` on every value.
 
     >>> noise(jax.random.key(0), jnp.zeros((4, 4, 1)), 0.5).shape

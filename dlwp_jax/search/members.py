@@ -1,0 +1,106 @@
+"""Which trainings a sweep consists of, and what is said where one of them cannot be traced."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlwp_jax.train import Learner, TrainState, checks
+
+PyTree = Any
+# What JAX, NNX and `make_learner` raise where a traced value is used as a Python number.
+NOT_TRACEABLE = (jax.errors.ConcretizationTypeError, TypeError, ValueError)
+
+
+def expand(over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the mappings of a list.
+
+    >>> {name: column.tolist() for name, column in expand({"lr": [0.1, 0.2], "key": [0, 1]}).items()}
+    {'lr': [0.1, 0.1, 0.2, 0.2], 'key': [0, 1, 0, 1]}
+    """
+    if isinstance(over, Mapping):
+        columns = {name: _numbers(name, values) for name, values in over.items()}
+        grid = list(itertools.product(*(range(len(column)) for column in columns.values())))
+        index = np.array(grid, int).reshape(len(grid), len(columns))
+        return {name: column[index[:, i]] for i, (name, column) in enumerate(columns.items())}
+    members = list(over)
+    if not members or not all(isinstance(member, Mapping) for member in members):
+        raise TypeError(
+            "over must be {name: values}, of which every combination is trained, or a list of {name: value}, one for "
+            f"each member; got {checks.describe(over)}."
+        )
+    if len({frozenset(member) for member in members}) > 1:
+        raise ValueError(f"the members in over must name the same values; got {[sorted(m) for m in members]}.")
+    return {name: _numbers(name, [member[name] for member in members]) for name in members[0]}
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    column = np.asarray(values)
+    if column.ndim != 1 or column.size == 0 or column.dtype.kind not in "biuf":
+        raise TypeError(
+            f"over[{name!r}] must be a list of numbers, since all members are one program; got "
+            f"{checks.describe(values)}. Anything else (a class, a function, a word) is for a Python loop of sweeps."
+        )
+    if name == "fold":
+        raise ValueError("the name 'fold' is taken by folds=; call yours another.")
+    if name == "key" and column.dtype.kind not in "iu":
+        raise TypeError(f"over['key'] must be whole numbers, the seeds of PRNG keys; got {checks.describe(values)}.")
+    return column
+
+
+def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The members' values as JAX arrays `[members]`; the seeds under `key` as PRNG keys."""
+    return {
+        name: jax.vmap(jax.random.key)(column) if name == "key" else jnp.asarray(column)
+        for name, column in values.items()
+    }
+
+
+def made(make: Callable, values: Mapping[str, Any]) -> tuple[Learner, TrainState]:
+    """`make(**values)`, checked."""
+    pair = make(**values)
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Learner)):
+        raise TypeError(f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}.")
+    return pair
+
+
+def trace(member: Callable, values: dict[str, jax.Array], *rest: PyTree) -> tuple[Any, PyTree]:
+    """The jaxpr of one member and the shapes of its result.
+
+    Raises:
+      TypeError: naming the values that cannot be traced, and what to do instead.
+    """
+    first = {name: column[0] for name, column in values.items()}
+    try:
+        return jax.make_jaxpr(member, return_shape=True)(first, *rest)
+    except NOT_TRACEABLE as error:
+        if culprits := [name for name in first if not _traceable(member, first, name, rest)]:
+            told = " and ".join(map(repr, culprits))
+            reason = str(error).splitlines()[0][:200]
+            raise TypeError(
+                f"{told} cannot be swept: make or the loss takes it as a Python number, in a shape, a branch or a "
+                f"static option, and in a sweep it is a traced array ({reason}). Sizes are for search_capacity; "
+                "dropout rates need dlwp_jax.nn.Dropout, not Flax's; random seeds are swept as over={'key': [0, 1]}; "
+                "anything else by a Python loop of sweeps."
+            ) from error
+        raise
+
+
+def _traceable(member: Callable, first: dict[str, jax.Array], name: str, rest: tuple) -> bool:
+    """Whether a member can be traced in one of its values, the others being Python numbers.
+
+    Where it cannot even be traced without it, the fault is not this value's.
+    """
+    fixed = {k: v if k == "key" else v.item() for k, v in first.items()}
+
+    def holds(values):
+        try:
+            jax.eval_shape(lambda values: member(fixed | values, *rest), values)
+        except NOT_TRACEABLE:
+            return False
+        return True
+
+    return holds({name: first[name]}) or not holds({})

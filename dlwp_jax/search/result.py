@@ -1,0 +1,163 @@
+"""What a sweep gives back: every member's history, a table, the best model."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from dlwp_jax.diagnose import Diagnosis, diagnose
+from dlwp_jax.search import members, text
+from dlwp_jax.train import Learner, Run, TrainState
+
+REPEATS = ("key", "fold")  # what is averaged over: a setting is good if it is good with any seed, on any part
+MOST_ROWS = 40  # of a printed table
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The members that differ in their seed or fold only.
+
+    Attributes:
+      values: their common values.
+      members: their numbers in the sweep.
+      mean, spread: mean and standard deviation (n - 1) of their best monitored values; the spread of one is NaN.
+      history: the mean of their histories, up to the epoch in which the first of them ended.
+    """
+
+    values: dict[str, Any]
+    members: tuple[int, ...]
+    mean: float
+    spread: float
+    history: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The trainings of a sweep.
+
+    Attributes:
+      values: the settings, `name -> [members]`; `fold` among them where there were folds.
+      run: a `train.Run` whose arrays all have a leading axis of members; histories are NaN after a member's end.
+      monitor, mode: the name in the history by which members are compared, and whether it should be "min" or "max".
+      how: "vmap" or "map".
+      seconds, compile_seconds: how long it took, and how much of that went into compiling.
+      make: as given, to build a member again.
+    """
+
+    values: dict[str, np.ndarray]
+    run: Run
+    monitor: str
+    mode: Literal["min", "max"]
+    how: str
+    seconds: float
+    compile_seconds: float
+    make: Callable = dataclasses.field(repr=False)
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """`name -> [members epochs]`, NaN after a member's end."""
+        return {name: np.asarray(values) for name, values in self.run.history.items()}
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
+        values = self.history[self.monitor]
+        empty = np.isnan(values).all(axis=1)
+        reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty[:, None], 0, values), axis=1)
+        return np.where(empty, np.nan, reduced)
+
+    @property
+    def best(self) -> int:
+        """The member with the best monitored value."""
+        worst = np.inf if self.mode == "min" else -np.inf
+        scores = np.where(np.isnan(self.scores), worst, self.scores)
+        return int((np.argmin if self.mode == "min" else np.argmax)(scores))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def member(self, i: int | None = None) -> tuple[Learner, TrainState]:
+        """The learner of a member (None: the best one) and its state after its best epoch, to evaluate or train on."""
+        i = self._number(i)
+        values = {name: column[i : i + 1] for name, column in self.values.items() if name != "fold"}
+        learner, _ = self.make(**{name: column[0] for name, column in members.as_arguments(values).items()})
+        return learner, jax.tree.map(lambda a: a[i], self.run.best)
+
+    def member_history(self, i: int | None = None) -> dict[str, np.ndarray]:
+        """The history of one member (None: the best one), trimmed to its epochs."""
+        columns = {name: values[self._number(i)] for name, values in self.history.items()}
+        recorded = np.logical_or.reduce([~np.isnan(column) for column in columns.values()])
+        length = int(np.flatnonzero(recorded)[-1]) + 1 if recorded.any() else 0
+        return {name: column[:length] for name, column in columns.items()}
+
+    def diagnose(self, i: int | None = None, *, baseline: Any = None) -> Diagnosis:
+        """`diagnose` of one member (None: the best one)."""
+        i = self._number(i)
+        return diagnose(jax.tree.map(lambda a: a[i], self.run), baseline=baseline)
+
+    def settings(self, repeats: Sequence[str] = REPEATS) -> list[Setting]:
+        """The members by setting, those that differ in the `repeats` only taken together."""
+        names = [name for name in self.values if name not in repeats]
+        groups: dict[tuple, list[int]] = {}
+        for i in range(len(self)):
+            groups.setdefault(tuple(self.values[name][i].item() for name in names), []).append(i)
+        return [self._setting(dict(zip(names, values, strict=True)), group) for values, group in groups.items()]
+
+    def best_setting(self, repeats: Sequence[str] = REPEATS) -> Setting:
+        """The setting whose mean is best; one with a member that never finished an epoch is last."""
+        sign, settings = (1 if self.mode == "min" else -1), self.settings(repeats)
+        return min(settings, key=lambda setting: np.inf if np.isnan(setting.mean) else sign * setting.mean)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a member: its values, the monitored value at its best epoch, that epoch, epochs trained, verdict."""
+        epochs, best = np.asarray(self.run.state.epoch), np.asarray(self.run.best.epoch)
+        return [
+            {name: column[i].item() for name, column in self.values.items()}
+            | {self.monitor: float(self.scores[i]), "best epoch": int(best[i]), "epochs": int(epochs[i])}
+            | {"verdict": self.diagnose(i).verdict}
+            for i in range(len(self))
+        ]
+
+    def __str__(self) -> str:
+        """The settings, best first where there are many; one row a member where nothing is repeated."""
+        if not set(REPEATS) & set(self.values):
+            rows, scores = self.table(), list(self.scores)
+        else:
+            settings = self.settings()
+            rows, scores = [self._row(setting) for setting in settings], [setting.mean for setting in settings]
+        if len(rows) > MOST_ROWS:
+            sign = 1 if self.mode == "min" else -1
+            order = np.argsort([np.inf if np.isnan(score) else sign * score for score in scores])[:MOST_ROWS]
+            rows = [rows[i] for i in order] + [dict.fromkeys(rows[0], "...")]
+        running = self.seconds - self.compile_seconds
+        timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, and {self.compile_seconds:.1f} s to compile"
+        return f"{text.table(rows)}\n{timing}"
+
+    def _row(self, setting: Setting) -> dict[str, Any]:
+        best = np.asarray(self.run.best.epoch)[list(setting.members)]
+        verdicts = Counter(self.diagnose(i).verdict for i in setting.members).most_common()
+        return setting.values | {
+            self.monitor: text.spread(setting.mean, setting.spread),
+            "n": len(setting.members),
+            "best epoch": int(np.median(best)),
+            "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in verdicts),
+        }
+
+    def _setting(self, values: dict[str, Any], group: list[int]) -> Setting:
+        scores = self.scores[group]
+        spread = float(np.std(scores, ddof=1)) if len(group) > 1 else float("nan")
+        mean = {name: column[group].mean(axis=0) for name, column in self.history.items()}
+        finished = np.logical_and.reduce([~np.isnan(column) for column in mean.values()])
+        length = len(finished) if finished.all() else int(np.argmin(finished))
+        history = {name: column[:length] for name, column in mean.items()}
+        return Setting(values, tuple(group), float(scores.mean()), spread, history)
+
+    def _number(self, i: int | None) -> int:
+        if i is None:
+            return self.best
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"member {i} of {len(self)}; they go from 0 to {len(self) - 1}.")
+        return i % len(self)

@@ -1,0 +1,187 @@
+"""Many trainings as one compiled program."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlwp_jax.search import members
+from dlwp_jax.search.result import Sweep
+from dlwp_jax.train import EarlyStopping, Run, checks, run
+
+PyTree = Any
+MEMORY = 2**30  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
+
+
+def sweep(
+    make: Callable,
+    train: PyTree,
+    val: PyTree | None = None,
+    *,
+    over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]],
+    epochs: int,
+    batch_size: int,
+    stop: EarlyStopping | None = None,
+    val_batch_size: int | None = None,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    how: Literal["vmap", "map"] | None = None,
+    chunk: int | None = None,
+) -> Sweep:
+    """Train a model under many settings: learning rates, penalties, noise, dropout rates, seeds, folds.
+
+    One program is compiled for all members (two where folds differ in length by an example). Each is the same
+    training as `train.run` on its own, to float32 rounding, early stopping included.
+
+    Args:
+      make: `make(**values) -> (learner, state)`, a function that ends in `train.make_learner`. Its values come as
+        traced scalars: they may go into an optimizer (`optax.adam(lr)`), into the loss, into `nn.Dropout` and
+        `regularization.InputNoise`; not into a shape.
+      train, val: pytrees of arrays `[n ...]`, as for `run`.
+      over: `{name: values}`, of which every combination is trained; or a list of `{name: value}`, the members
+        themselves (random search). Under the name `key` whole numbers stand for `jax.random.key` of them.
+      epochs, batch_size, stop, val_batch_size: as for `run`; each member stops by itself.
+      folds: pairs of training and validation rows of `train`, from `data.k_fold`: every setting is trained on
+        every fold, and `val` is left out.
+      how: "vmap" trains the members of a chunk side by side, "map" one after another with one program. None takes
+        vmap, but on a CPU map for convolutions, which XLA runs slowly when each member has its own kernel.
+      chunk: how many members are trained side by side at most; None keeps their arrays under about a gigabyte.
+
+    Returns:
+      A `Sweep`: a table, histories, the best member.
+
+    Raises:
+      TypeError: naming the value that cannot be traced, and what to do instead.
+      ValueError: as `run`.
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> from dlwp_jax.train import make_learner
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> def make(lr):
+    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    >>> data = {"x": jnp.ones((8, 1)), "y": jnp.zeros((8, 1))}
+    >>> result = sweep(make, data, data, over={"lr": [1e-3, 1e-1]}, epochs=5, batch_size=4)
+    >>> result.history["val/loss"].shape, result.values["lr"][result.best].item()
+    ((2, 5), 0.1)
+    """
+    begun = time.perf_counter()
+    if how not in (None, "vmap", "map"):
+        raise ValueError(f"how must be 'vmap', 'map' or None; got {how!r}.")
+    train = checks.dataset(train, "train")
+    val = None if val is None else checks.dataset(val, "val")
+    values = members.expand(over)
+    values, rows = _with_folds(values, folds, val, checks.rows(train, "train"))
+
+    def member(values, rows, train, val):
+        learner, state = members.made(make, values)
+        if rows is not None:
+            train, val = (jax.tree.map(lambda a, side=side: a[side], train) for side in rows)
+        return run(
+            learner, state, train, val, epochs=epochs, batch_size=batch_size, stop=stop, val_batch_size=val_batch_size
+        )
+
+    arguments = {name: column for name, column in values.items() if name != "fold"}
+    order, parts, compiling = [], [], 0.0
+    for group in _same_shapes(rows, len(next(iter(values.values())))):
+        inputs = members.as_arguments({name: column[group] for name, column in arguments.items()})
+        its_rows = None if rows is None else tuple(np.stack([rows[i][side] for i in group]) for side in (0, 1))
+        first_rows = None if its_rows is None else tuple(side[0] for side in its_rows)
+        jaxpr, shapes = members.trace(member, inputs, first_rows, train, val)
+        way = how or _faster(jaxpr.jaxpr)
+        size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
+        results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
+        order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
+    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[np.argsort(order)], *parts)
+    seconds = time.perf_counter() - begun
+    monitor = stop.monitor if stop is not None else "train/loss" if val is None and rows is None else "val/loss"
+    mode = "min" if stop is None else stop.mode
+    return Sweep(values, jax.block_until_ready(together), monitor, mode, way, seconds, compiling, make)
+
+
+def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | None]:
+    """Every setting on every fold: the members' values, and the rows of each."""
+    members_ = len(next(iter(values.values()))) if values else 1
+    if folds is None:
+        if not values:
+            raise ValueError("over is empty and there are no folds, so there is nothing to sweep; use train.run.")
+        return values, None
+    if val is not None:
+        raise ValueError("folds take their validation examples from train; leave val out.")
+    folds = [tuple(np.asarray(side) for side in fold) for fold in folds]
+    for fold in folds:
+        if len(fold) != 2 or any(side.ndim != 1 or side.dtype.kind not in "iu" or side.size == 0 for side in fold):
+            raise ValueError("folds must be pairs of row numbers (training, validation), as data.k_fold gives them.")
+        if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:
+            raise ValueError(f"folds hold a row outside the {n} examples of train (0 to {n - 1}).")
+    values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
+    return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
+
+
+def _same_shapes(rows: list | None, count: int) -> list[list[int]]:
+    """The members whose data have the same shapes, and so the same program."""
+    groups = defaultdict(list)
+    for i in range(count):
+        groups[None if rows is None else tuple(len(side) for side in rows[i])].append(i)
+    return list(groups.values())
+
+
+def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run], float]:
+    """The members' runs, chunk by chunk through one program, and the seconds spent on compiling it."""
+    axes = (0, None if rows is None else 0, None, None)
+    program = jax.jit(jax.vmap(member, in_axes=axes) if how == "vmap" else member)
+
+    def chunk(begin):
+        # The last chunk is filled up with its own last member, so that one program does for all.
+        index = np.minimum(np.arange(begin, begin + size), count - 1)
+        index = index if how == "vmap" else index[0]
+        return jax.tree.map(lambda a: a[index], (inputs, rows))
+
+    begun = time.perf_counter()
+    compiled = program.lower(*chunk(0), train, val).compile()
+    compiling = time.perf_counter() - begun
+    results = []
+    for begin in range(0, count, size):
+        result = compiled(*chunk(begin), train, val)
+        kept = slice(0, count - begin) if how == "vmap" else None
+        results.append(jax.tree.map(lambda a, kept=kept: a[kept], result))
+    return results, compiling
+
+
+def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
+    """vmap, except for convolutions on a CPU: with a kernel for each member they run as slow grouped ones."""
+    convolves = any(equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr))
+    return "map" if convolves and jax.default_backend() == "cpu" else "vmap"
+
+
+def _chunk(jaxpr: Any, shapes: PyTree, count: int, wanted: int | None) -> int:
+    """How many members fit into MEMORY, in chunks of about equal size.
+
+    A member is taken to need its result three times over (a loop's carry, and a copy on the way in and out) and
+    its largest intermediate value four times: forward, backward, and what is fused with them.
+    """
+    if wanted is None:
+        largest = max((_bytes(v.aval) for equation in _equations(jaxpr) for v in equation.outvars), default=0)
+        each = 3 * sum(map(_bytes, jax.tree.leaves(shapes))) + 4 * largest
+        wanted = max(1, MEMORY // max(each, 1))
+    chunks = -(-count // checks.count(wanted, "chunk"))
+    return -(-count // chunks)
+
+
+def _equations(jaxpr: Any):
+    """Every equation of a jaxpr, those of its loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = value if hasattr(value, "eqns") else getattr(value, "jaxpr", None)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def _bytes(aval: Any) -> int:
+    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 4)

@@ -1,0 +1,226 @@
+"""Many trainings at once: each equals its training alone, and what cannot be traced is named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dlwp_jax import data, nn, regularization, search, train
+from tests.models import Plain, regression, squared_error
+
+TRAIN, VAL = regression(37), regression(10, seed=1)
+
+
+class Noisy(nnx.Module):
+    def __init__(self, dropout, noise, rngs):
+        self.noise = regularization.InputNoise(noise, rngs=rngs)
+        self.hidden, self.output = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
+        self.dropout = nn.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x):
+        return self.output(self.dropout(jnp.tanh(self.hidden(self.noise(x)))))
+
+
+def plain(lr=0.1, key=None):
+    key = jax.random.key(0) if key is None else key
+    return train.make_learner(Plain(nnx.Rngs(key)), squared_error, optax.sgd(lr), key=key)
+
+
+def make(lr=0.1, penalty=0.0, dropout=0.0, noise=0.0, key=None):
+    """Every kind of value that may be swept."""
+    key = jax.random.key(0) if key is None else key
+
+    def loss_fn(model, batch):
+        loss, metrics = squared_error(model, batch)
+        return loss + penalty * regularization.l2(model, biases=False), metrics
+
+    return train.make_learner(Noisy(dropout, noise, nnx.Rngs(key)), loss_fn, optax.sgd(lr), key=key)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """One member for each kind of value, with early stopping that ends them at different epochs."""
+    over = [
+        {"lr": 0.1, "penalty": 0.0, "dropout": 0.0, "noise": 0.0, "key": 0},
+        {"lr": 0.01, "penalty": 0.0, "dropout": 0.0, "noise": 0.0, "key": 0},
+        {"lr": 0.1, "penalty": 0.3, "dropout": 0.0, "noise": 0.0, "key": 0},
+        {"lr": 0.1, "penalty": 0.0, "dropout": 0.5, "noise": 0.0, "key": 1},
+        {"lr": 0.1, "penalty": 0.0, "dropout": 0.0, "noise": 1.0, "key": 2},
+    ]
+    options = {"epochs": 12, "batch_size": 8, "stop": train.EarlyStopping(2, min_delta=0.02)}
+    return over, options, search.sweep(make, TRAIN, VAL, over=over, **options)
+
+
+def test_every_member_equals_the_training_run_alone(swept):
+    over, options, result = swept
+    assert result.how == "vmap"
+    assert len(set(np.asarray(result.run.state.epoch).tolist())) > 1  # they stopped at different epochs
+    for i, values in enumerate(over):
+        alone = train.run(*make(**values | {"key": jax.random.key(values["key"])}), TRAIN, VAL, **options)
+        assert int(alone.best.epoch) == int(result.run.best.epoch[i])
+        for name, column in alone.history.items():
+            # Batched matrix products sum in another order; up to sixty SGD steps of float32 rounding.
+            np.testing.assert_allclose(result.history[name][i], column, rtol=1e-4, err_msg=f"{values} {name}")
+        learner, state = result.member(i)
+        evaluated = train.evaluate(learner, state, VAL)["loss"]
+        np.testing.assert_allclose(evaluated, np.nanmin(alone.history["val/loss"]), rtol=1e-4)
+
+
+def test_map_and_chunks_give_what_vmap_gives():
+    over, options = {"lr": [0.1, 0.05, 0.01], "key": [0]}, {"epochs": 3, "batch_size": 37}
+    together = search.sweep(plain, TRAIN, VAL, over=over, **options)
+    for different in ({"how": "map"}, {"chunk": 2}):
+        again = search.sweep(plain, TRAIN, VAL, over=over, **options, **different)
+        np.testing.assert_allclose(again.history["val/loss"], together.history["val/loss"], rtol=1e-4)
+        assert again.best == together.best
+
+
+def test_the_best_member_and_the_tables(swept):
+    over, _, result = swept
+    losses = result.history["val/loss"]
+    assert result.best == np.nanargmin(np.nanmin(losses, axis=1))
+    table = result.table()
+    assert [row["lr"] for row in table] == [member["lr"] for member in over]
+    assert table[result.best]["val/loss"] == np.nanmin(losses)
+    history = result.member_history(1)
+    assert len(history["val/loss"]) == table[1]["epochs"]
+    assert not np.isnan(history["val/loss"]).any()
+    shown = str(result)
+    assert "val/loss" in shown
+    assert len(shown.splitlines()) == 1 + 5 + 1  # head, members (no two differ in the seed alone), timing
+    with pytest.raises(IndexError, match="member 5 of 5"):
+        result.member(5)
+
+
+def test_folds_and_seeds_are_averaged_and_every_example_is_validated_once():
+    folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of 13, 12, 12: two shapes
+    result = search.sweep(plain, TRAIN, over={"lr": [0.1, 0.01], "key": [0, 1]}, folds=folds, epochs=3, batch_size=40)
+    assert result.values["fold"].tolist() == [0, 1, 2] * 4
+    for i in (0, 11):
+        rows, held = folds[result.values["fold"][i]]
+        values = {"lr": result.values["lr"][i].item(), "key": jax.random.key(result.values["key"][i])}
+        alone = train.run(*plain(**values), data.take(TRAIN, rows), data.take(TRAIN, held), epochs=3, batch_size=40)
+        np.testing.assert_allclose(result.history["val/loss"][i], alone.history["val/loss"], rtol=1e-4)
+    fast, slow = result.settings()
+    assert (fast.values, fast.members) == ({"lr": 0.1}, (0, 1, 2, 3, 4, 5))
+    np.testing.assert_allclose([fast.mean, fast.spread], [result.scores[:6].mean(), result.scores[:6].std(ddof=1)])
+    np.testing.assert_allclose(slow.history["val/loss"], result.history["val/loss"][6:].mean(axis=0))
+    assert result.best_setting().values == min((fast, slow), key=lambda setting: setting.mean).values
+    assert len(str(result).splitlines()) == 1 + 2 + 1
+    cross = search.sweep(plain, TRAIN, over={}, folds=folds[1:], epochs=3, batch_size=40)
+    np.testing.assert_allclose(cross.scores, result.scores[1:3], rtol=1e-6)  # lr and key are the defaults
+
+
+def test_convolutions_are_mapped_on_the_cpu_and_dense_nets_are_not():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.output = nn.Conv2d(1, 2, 3, rngs=rngs), nn.Linear(8, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.output(self.conv(x).reshape(len(x), -1))
+
+    def convolutional(lr):
+        return train.make_learner(Net(nnx.Rngs(0)), squared_error, optax.sgd(lr), key=jax.random.key(0))
+
+    pictures = {"x": jnp.ones((6, 4, 4, 1)), "y": jnp.ones((6, 1))}
+    result = search.sweep(convolutional, pictures, over={"lr": [0.01, 0.02, 0.0]}, epochs=2, batch_size=3)
+    assert result.how == ("map" if jax.default_backend() == "cpu" else "vmap")
+    assert result.monitor == "train/loss"
+    np.testing.assert_allclose(result.history["train/loss"][2, 0], result.history["train/loss"][2, 1], rtol=1e-6)
+
+
+def test_a_member_that_diverges_is_told_and_leaves_the_others_alone():
+    result = search.sweep(plain, TRAIN, VAL, over={"lr": [0.1, 1e6]}, epochs=9, batch_size=40)
+    assert np.asarray(result.run.failure)[:, 0].astype(bool).tolist() == [False, True]
+    assert [row["verdict"] == "diverged" for row in result.table()] == [False, True]
+    assert result.best == 0
+    assert np.isfinite(result.history["val/loss"][0]).all()
+
+
+def test_larger_is_better_where_the_monitor_says_so():
+    def loss_fn(model, batch):
+        loss, _ = squared_error(model, batch)
+        return loss, {"score": -loss}
+
+    def scored(lr):
+        return train.make_learner(Plain(nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+
+    stop = train.EarlyStopping(50, monitor="val/score", mode="max")
+    result = search.sweep(scored, TRAIN, VAL, over={"lr": [1e-4, 0.1]}, epochs=5, batch_size=37, stop=stop)
+    assert result.best == 1
+    assert result.scores[1] == result.history["val/score"][1].max()
+
+
+# What cannot be swept
+
+
+def by_width(width, lr):
+    return train.make_learner(nnx.Linear(3, width, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY)
+
+
+def by_flax_dropout(rate, lr):
+    model = nnx.Sequential(nnx.Dropout(rate, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(0)))
+    return train.make_learner(model, squared_error, optax.sgd(lr), key=KEY)
+
+
+def by_branch(deep, lr):
+    return make(lr * 2 if deep else lr)
+
+
+def by_seed(seed, lr):
+    return make(lr, key=nnx.Rngs(seed).params())
+
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "values"),
+    [
+        (by_width, "width", [4, 8]),
+        (by_flax_dropout, "rate", [0.1, 0.2]),
+        (by_branch, "deep", [True, False]),
+        (by_seed, "seed", [0, 1]),
+    ],
+)
+def test_what_cannot_be_traced_is_named(make, name, values):
+    with pytest.raises(TypeError, match=f"^'{name}' cannot be swept.*search_capacity.*Python loop"):
+        search.sweep(make, TRAIN, VAL, over={name: values, "lr": [0.1]}, epochs=1, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"over": {"lr": ["fast", "slow"]}}, TypeError, r"over\['lr'\] must be a list of numbers"),
+        ({"over": {"lr": 0.1}}, TypeError, r"over\['lr'\] must be a list of numbers"),
+        ({"over": {"lr": []}}, TypeError, r"over\['lr'\] must be a list of numbers"),
+        ({"over": {"key": [0.5]}}, TypeError, r"over\['key'\] must be whole numbers"),
+        ({"over": {"fold": [0]}}, ValueError, "the name 'fold' is taken"),
+        ({"over": {}}, ValueError, "nothing to sweep"),
+        ({"over": [{"lr": 0.1}, {"penalty": 0.1}]}, ValueError, "must name the same values"),
+        ({"over": [0.1, 0.2]}, TypeError, "over must be"),
+        ({"over": {"speed": [0.1]}}, TypeError, "speed"),
+        ({"how": "pmap"}, ValueError, "how must be"),
+        ({"chunk": 0}, ValueError, "chunk must be a whole number"),
+        ({"folds": [([0, 1], [2])]}, ValueError, "leave val out"),
+        ({"folds": [([0, 1], [99])], "val": None}, ValueError, "outside the 37 examples"),
+        ({"folds": [([0, 1], [])], "val": None}, ValueError, "pairs of row numbers"),
+        ({"stop": train.EarlyStopping(1, monitor="val/accuracy")}, ValueError, "is not recorded"),
+    ],
+)
+def test_wrong_use_is_told_in_a_sentence(options, error, message):
+    val = options.pop("val", VAL)
+    with pytest.raises(error, match=message):
+        search.sweep(plain, TRAIN, val, **{"over": {"lr": [0.1]}, "epochs": 1, "batch_size": 8} | options)
+
+
+def test_an_error_of_the_users_own_is_passed_on():
+    def broken(lr):
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        search.sweep(broken, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
+    with pytest.raises(TypeError, match="make must return"):
+        search.sweep(lambda lr: lr, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
