@@ -1,5 +1,7 @@
 """A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from a shell."""
 
+import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlwp_jax.parity.__main__ import main
+from dlwp_jax.parity.__main__ import end_with_status_2, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +35,10 @@ class Net(nnx.Module):
 
 class Wrong(Net):
     leak = 0.01
+
+class Sized(Net):
+    def __init__(self, size, *, rngs):
+        super().__init__(rngs=rngs)
 """
 
 
@@ -70,23 +76,39 @@ def test_check_shows_a_wrong_port(folder, capsys):
         (("models.py:TorchNet", "models.py:Nat"), "models.py has no Nat"),
         (("models.py:TorchNet", "none.py:Net"), "none.py: there is no such file"),
         (("models.py:TorchNet", "Net"), "give FILE.py:NAME"),
+        (("models.py:Net", "models.py:TorchNet"), r"models.py:Net made a Net; a torch.nn\S*Module is wanted"),
         (("models.py:TorchNet", "models.py:Net", "--weights", "none.pt"), "none.pt: there is no such file"),
+        (("models.py:TorchNet", "models.py:Net", "--weights", "other.pt"), "other.pt does not fit the torch model"),
+        (("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv"), r"the rule '\(' is no regular expression"),
+        (("models.py:TorchNet", "models.py:Net", "--layout", "as_is", "--layout", "auto"), "one for each of 1 inputs"),
+        (("models.py:TorchNet", "models.py:Sized"), "missing a required argument: 'size'; name a function"),
     ],
 )
-def test_check_says_what_is_wrong(folder, capsys, arguments, message):
-    assert check(*arguments) == 2
-    assert message in capsys.readouterr().err
+def test_a_refusal_is_one_sentence_and_status_2(folder, capsys, monkeypatch, arguments, message):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "other.pt")
+    assert status(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("text", ["def f(:", "undefined"])
-def test_errors_in_the_users_file_end_with_status_2(folder, capsys, text):
+@pytest.mark.parametrize("text", ["def f(:", "undefined", "def Net(rngs): raise KeyError('mine')"])
+def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(folder, capsys, monkeypatch, text):
     (folder / "broken.py").write_text(text)
-    assert check("broken.py:Net", "models.py:Net") == 2
-    assert "cannot compare: " in capsys.readouterr().err
+    assert status(monkeypatch, "models.py:TorchNet", "broken.py:Net") == 2
+    err = capsys.readouterr().err
+    assert 'broken.py", line 1' in err
+    assert "Traceback" in err
 
 
-def test_a_bad_regex_ends_with_status_2(folder):
-    assert check("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv") == 2
+def status(monkeypatch, *arguments) -> int:
+    """The status with which the shell sees the command end."""
+    ends: list[int] = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - any error at all; what is made of it is looked at
+        check(*arguments)
+    end_with_status_2(raised.type, raised.value, raised.tb)
+    return ends[0]
 
 
 def test_a_bad_shape_is_answered_with_an_example(capsys):
@@ -97,10 +119,11 @@ def test_a_bad_shape_is_answered_with_an_example(capsys):
 
 def test_check_runs_from_the_shell(folder):
     command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet", "models.py:Net"]
-    done = subprocess.run(
-        [*command, "--input", "2,3,6,6"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}
-    )
+    settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
+    done = subprocess.run([*command, "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command[:-1], "none.py:Net", "--input", "2,3,6,6"], **settings)
+    assert (done.returncode, done.stderr) == (2, "cannot compare: none.py: there is no such file.\n")
 
 
 def test_the_lines_in_the_docs_work(folder):
