@@ -26,8 +26,21 @@ class Permuted(torch.nn.Module):
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
+class Function(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def linear(x):
+    return torch.nn.functional.linear(x, torch.ones(3, 4))
+
+
 class Behind(torch.nn.Module):
-    """A function that no hook sees, ahead of the first layer."""
+    """A function ahead of the first layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -48,8 +61,11 @@ SEES = {
     "dropout, then Linear": (torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(4, 6)), (2, 4, 4), False),
     "ReLU, then Conv1d": (torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv1d(4, 6, 3)), (2, 4, 4), True),
     "turned inside": (Permuted(), (2, 5, 4), False),
-    "a function, then Linear only": (Behind(torch.nn.Linear(4, 6)), (2, 4, 4), False),
+    "a function, then Linear": (Behind(torch.nn.Linear(4, 6)), (2, 4, 4), False),
     "a function, then Conv": (Behind(torch.nn.Conv1d(4, 6, 3)), (2, 4, 4), True),
+    "functions alone": (Function(lambda x: torch.nn.functional.layer_norm(x.relu(), (4,))), (2, 4, 4), False),
+    "pooling by function": (Function(lambda x: torch.nn.functional.max_pool2d(x, 2)), (2, 4, 4, 4), True),
+    "mixes its axes, then Linear only": (Function(lambda x: linear(x.flip(1).cumsum(2)[:, 1:])), (2, 4, 4), False),
     "nothing tells": (torch.nn.ReLU(), (2, 4, 4), True),
     "rows": (torch.nn.Linear(4, 6), (2, 4), False),
 }

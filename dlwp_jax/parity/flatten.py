@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.forward import Layout, input_turns, jax_outputs, torch_outputs
+from dlwp_jax.parity.forward import Layout, Watch, input_turns, jax_outputs, torch_outputs
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.rules import KERNEL, SAME, flatten_rows
 
@@ -32,8 +32,6 @@ def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
         x = args[0] if args else None
         if not isinstance(x, torch.Tensor):
             return
-        if x.ndim > 2:
-            images.append(tuple(x.shape[1:]))
         image = _image_of(images, x.shape[1]) if x.ndim == 2 else None
         if image is None:
             return
@@ -43,15 +41,15 @@ def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
             names = _arrays_by_feature(layer, x.shape[1])
             waiting.setdefault(x.shape[1], {}).update({f"{name}.{n}".lstrip("."): image for n in names})
 
-    def after(layer, args, y):
-        del layer, args
+    def seen(name, x, arguments, y):
+        del name, x, arguments
         if isinstance(y, torch.Tensor) and y.ndim > 2:
             images.append(tuple(y.shape[1:]))
 
     hooks = [m.register_forward_pre_hook(functools.partial(before, name)) for name, m in module.named_modules()]
-    hooks += [m.register_forward_hook(after) for m in module.modules()]
     try:
-        torch_outputs(module, inputs)
+        with Watch(seen):
+            torch_outputs(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()

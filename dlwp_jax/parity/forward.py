@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from torch.overrides import TorchFunctionMode
 
 from dlwp_jax.parity.leaves import to_numpy
 
@@ -35,7 +37,7 @@ def input_turns(
     """For each input, whether its axis 1 holds the channels, which are last in the JAX model.
 
     Args:
-      module: torch's model, which is run to see the first layer that reads each input.
+      module: torch's model, which is run to see the first layer or function that reads each input.
       inputs: in torch's layout.
       layout: "channels_first" (`[N C ...]`: turned), "as_is" (`[N T C]`: both models take the same), or "auto":
         as is where a Linear or LayerNorm reads the last axis first, or where every layer that tells reads the last
@@ -52,56 +54,67 @@ def input_turns(
         )
     given = tensors(inputs, dtype_of(module))
     run = run or functools.partial(_run, module)
-    axes = _feature_axes(module, given, run) if "auto" in words else [None] * len(given)
+    axes = _feature_axes(given, run) if "auto" in words else [None] * len(given)
     return tuple(
         x.is_floating_point() and x.ndim > 2 and (axis == 1 if word == "auto" else word == "channels_first")
         for x, axis, word in zip(given, axes, words, strict=True)
     )
 
 
-def _feature_axes(module: torch.nn.Module, inputs: Sequence[torch.Tensor], run) -> list[int]:
-    """Which axis of each input the first layer that tells reads as channels or features."""
+class Watch(TorchFunctionMode):
+    """While it is entered, `seen(name, first, arguments, result)` is called after every function of torch's.
+
+    `name` is the function's, as in torch.nn.functional; `first` its first tensor (None where it has none).
+    """
+
+    def __init__(self, seen: Callable[[str, torch.Tensor | None, dict | tuple, Any], None]):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call the function, then say so."""
+        del types
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        first = args[0] if args else kwargs.get("input")
+        rest = args[1:] or tuple(kwargs.values())
+        self.seen(getattr(func, "__name__", ""), first if isinstance(first, torch.Tensor) else None, rest, result)
+        return result
+
+
+# Functions of torch.nn.functional whose input has its channels in axis 1, and those that read the last axis.
+_CHANNELS = re.compile(
+    r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
+)
+_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm")
+
+
+def _feature_axes(inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor]], Any]) -> list[int]:
+    """Which axis of each input the first function that tells reads as channels or features."""
     known = {x.data_ptr(): i for i, x in enumerate(inputs) if x.numel()}
     found: dict[int, int] = {}
     kept: list[torch.Tensor] = []  # so that no address is given out twice
+    read: set[str] = set()
 
-    def before(layer, args):
-        x = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        axis = None if x is None else _feature_axis(layer, x.ndim)
-        if x is not None and axis is not None and x.data_ptr() in known:
-            here, there = known[x.data_ptr()], (x.shape[axis], x.stride(axis))
-            like = [
-                a for a, own in enumerate(zip(inputs[here].shape, inputs[here].stride(), strict=True)) if own == there
-            ]
-            found.setdefault(here, like[0] if like else 1)
-
-    def after(layer, args, y):
-        del layer
-        x = args[0] if args else None
-        if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) and x.data_ptr() in known and x.shape == y.shape:
-            known[y.data_ptr()] = known[x.data_ptr()]
+    def seen(name, x, arguments, y):
+        if x is None or x.ndim < 2:
+            return
+        over_images = name != "linear" and bool(arguments) and not isinstance(arguments[0], int | torch.Tensor)
+        last = bool(_LAST_AXIS.fullmatch(name)) and not (over_images and len(arguments[0]) > 1)
+        if last or _CHANNELS.fullmatch(name) or _LAST_AXIS.fullmatch(name):
+            read.add("last" if last else "channels")
+            axis, here = x.ndim - 1 if last else 1, known.get(x.data_ptr())
+            if here is not None:
+                there = (x.shape[axis], x.stride(axis))
+                own = list(zip(inputs[here].shape, inputs[here].stride(), strict=True))
+                found.setdefault(here, own.index(there) if there in own else 1)
+        elif isinstance(y, torch.Tensor) and x.data_ptr() in known and x.shape == y.shape:
+            known.setdefault(y.data_ptr(), known[x.data_ptr()])  # one of those that treat all axes alike
             kept.append(y)
 
-    hooks = [m.register_forward_pre_hook(before) for m in module.modules()]
-    hooks += [m.register_forward_hook(after) for m in module.modules()]
-    try:
+    with Watch(seen):
         run(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    only_last = {_feature_axis(layer, 3) for layer in module.modules()} - {None} == {2}
-    return [found.get(i, x.ndim - 1 if only_last else 1) for i, x in enumerate(inputs)]
-
-
-def _feature_axis(layer: torch.nn.Module, ndim: int) -> int | None:
-    """Where a layer of torch's has the channels or features of its input; None where all axes are alike."""
-    kinds = torch.nn.modules
-    window = kinds.pooling._MaxPoolNd | kinds.pooling._AvgPoolNd | kinds.pooling._AdaptiveAvgPoolNd
-    if isinstance(layer, kinds.conv._ConvNd | kinds.batchnorm._NormBase | torch.nn.GroupNorm | window):
-        return 1
-    if isinstance(layer, torch.nn.LayerNorm | torch.nn.RMSNorm):
-        return ndim - 1 if len(layer.normalized_shape) == 1 else 1
-    return ndim - 1 if isinstance(layer, torch.nn.Linear) else None
+    return [found.get(i, x.ndim - 1 if read == {"last"} else 1) for i, x in enumerate(inputs)]
 
 
 def dtype_of(module: torch.nn.Module) -> torch.dtype | None:
