@@ -94,7 +94,7 @@ def compare(
             return compare(
                 copy.deepcopy(torch_module).double(),
                 _doubled(model),
-                *(_doubled_array(as_numpy(x)) for x in inputs),
+                *(doubled(as_numpy(x)) for x in inputs),
                 loaded=loaded,
                 rules=rules,
                 train=train,
@@ -124,10 +124,11 @@ def compare(
 
 def _doubled(model: nnx.Module) -> nnx.Module:
     graph, state = nnx.split(nnx.clone(model))
-    return nnx.merge(graph, jax.tree.map(_doubled_array, state))
+    return nnx.merge(graph, jax.tree.map(doubled, state))
 
 
-def _doubled_array(x: Any) -> Any:
+def doubled(x: Any) -> Any:
+    """An array in float64, if it is of floats."""
     return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

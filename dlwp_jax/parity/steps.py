@@ -11,7 +11,17 @@ import numpy as np
 import optax
 import torch
 
-from dlwp_jax.parity.compare import HALF_TOLERANCES, TOLERANCE, flat, frozen_notes, gradients, matched, turned_leaves
+from dlwp_jax.parity.compare import (
+    DOUBLE_TOLERANCE,
+    HALF_TOLERANCES,
+    TOLERANCE,
+    doubled,
+    flat,
+    frozen_notes,
+    gradients,
+    matched,
+    turned_leaves,
+)
 from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
@@ -33,7 +43,8 @@ def compare_steps(
     *,
     loaded: LoadReport | None = None,
     rules: Sequence[Rule] = (),
-    tolerance: float = TOLERANCE,
+    double: bool = False,
+    tolerance: float | None = None,
     layout: Layout = "auto",
 ) -> ParityReport:
     """Take the same training steps in torch and here, and say where they first differ.
@@ -52,8 +63,9 @@ def compare_steps(
       batches: pytrees of arrays in torch's layout. The learner gets images channels last; see `layout`.
       torch_loss: `torch_loss(model, batch)` is what `learner.loss_fn` computes, as a scalar tensor.
       loaded: the report of `load_torch`; without it the layers are matched anew, with `rules`.
-      tolerance: allowed difference relative to the largest value of an array; of an update, to the largest
-        change, and two ulp of the parameter besides.
+      double: train both in float64, where no rounding puts a pooling or a ReLU on another side than in torch.
+      tolerance: allowed difference relative to the largest value of an array (1e-4, or 1e-9 in float64); of an
+        update, to the largest change, and two ulp of the parameter besides.
       layout: as in `compare`, for the arrays of a batch in the order of `jax.tree.leaves`.
 
     Returns:
@@ -78,6 +90,17 @@ def compare_steps(
     (0, 'update')
     """
     torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
+    if double:
+        _double_in_place(torch_model, torch_opt)
+        with jax.enable_x64(True):
+            wide = (jax.tree.map(lambda x: doubled(as_numpy(x)), batch) for batch in batches)
+            state = jax.tree.map(doubled, state)
+            options = {"loaded": loaded, "rules": rules, "layout": layout}
+            tolerance = DOUBLE_TOLERANCE if tolerance is None else tolerance
+            return compare_steps(
+                torch_model, torch_opt, learner, state, wide, torch_loss, tolerance=tolerance, **options
+            )
+    tolerance = TOLERANCE if tolerance is None else tolerance
     torch_model.train()
     refuse_random(torch_model)
     if dtype_of(torch_model) in HALF_TOLERANCES:
@@ -100,6 +123,13 @@ def compare_steps(
         if differing:
             break
     return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
+
+
+def _double_in_place(torch_model: torch.nn.Module, torch_opt: torch.optim.Optimizer) -> None:
+    torch_model.double()  # the parameters stay the same objects, which the optimizer trains
+    for kept in torch_opt.state.values():
+        wide = {n: v.double() for n, v in kept.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        kept.update({name: value for name, value in wide.items() if name != "step"})
 
 
 @dataclasses.dataclass(frozen=True)
