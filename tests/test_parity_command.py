@@ -1,14 +1,20 @@
 """A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from a shell."""
 
+import dataclasses
+import os
+import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import torch
+from flax import nnx
 
-from dlwp_jax.parity.__main__ import main
+from dlwp_jax import parity, train
+from dlwp_jax.parity.__main__ import end_with_status_2, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +39,10 @@ class Net(nnx.Module):
 
 class Wrong(Net):
     leak = 0.01
+
+class Sized(Net):
+    def __init__(self, size, *, rngs):
+        super().__init__(rngs=rngs)
 """
 
 
@@ -70,23 +80,39 @@ def test_check_shows_a_wrong_port(folder, capsys):
         (("models.py:TorchNet", "models.py:Nat"), "models.py has no Nat"),
         (("models.py:TorchNet", "none.py:Net"), "none.py: there is no such file"),
         (("models.py:TorchNet", "Net"), "give FILE.py:NAME"),
+        (("models.py:Net", "models.py:TorchNet"), r"models.py:Net made a Net; a torch.nn\S*Module is wanted"),
         (("models.py:TorchNet", "models.py:Net", "--weights", "none.pt"), "none.pt: there is no such file"),
+        (("models.py:TorchNet", "models.py:Net", "--weights", "other.pt"), "other.pt does not fit the torch model"),
+        (("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv"), r"the rule '\(' is no regular expression"),
+        (("models.py:TorchNet", "models.py:Net", "--layout", "as_is", "--layout", "auto"), "one for each of 1 inputs"),
+        (("models.py:TorchNet", "models.py:Sized"), "missing a required argument: 'size'; name a function"),
     ],
 )
-def test_check_says_what_is_wrong(folder, capsys, arguments, message):
-    assert check(*arguments) == 2
-    assert message in capsys.readouterr().err
+def test_a_refusal_is_one_sentence_and_status_2(folder, capsys, monkeypatch, arguments, message):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "other.pt")
+    assert status(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("text", ["def f(:", "undefined"])
-def test_errors_in_the_users_file_end_with_status_2(folder, capsys, text):
+@pytest.mark.parametrize("text", ["def f(:", "undefined", "def Net(rngs): raise KeyError('mine')"])
+def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(folder, capsys, monkeypatch, text):
     (folder / "broken.py").write_text(text)
-    assert check("broken.py:Net", "models.py:Net") == 2
-    assert "cannot compare: " in capsys.readouterr().err
+    assert status(monkeypatch, "models.py:TorchNet", "broken.py:Net") == 2
+    err = capsys.readouterr().err
+    assert 'broken.py", line 1' in err
+    assert "Traceback" in err
 
 
-def test_a_bad_regex_ends_with_status_2(folder):
-    assert check("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv") == 2
+def status(monkeypatch, *arguments) -> int:
+    """The status with which the shell sees the command end."""
+    ends: list[int] = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - any error at all; what is made of it is looked at
+        check(*arguments)
+    end_with_status_2(raised.type, raised.value, raised.tb)
+    return ends[0]
 
 
 def test_a_bad_shape_is_answered_with_an_example(capsys):
@@ -97,33 +123,54 @@ def test_a_bad_shape_is_answered_with_an_example(capsys):
 
 def test_check_runs_from_the_shell(folder):
     command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet", "models.py:Net"]
-    done = subprocess.run(
-        [*command, "--input", "2,3,6,6"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}
-    )
+    settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
+    done = subprocess.run([*command, "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_lines_in_the_docs_work(folder):
-    """docs/parity_howto.md's snippet, run as it stands."""
-    from models import TorchNet
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_status_2_in_the_shell(folder):
+    command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet"]
+    settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
+    done = subprocess.run([*command, "none.py:Net", "--input", "2,3,6,6"], **settings)
+    assert (done.returncode, done.stderr) == (2, "cannot compare: none.py: there is no such file.\n")
 
-    torch_net = TorchNet()
-    torch_opt = torch.optim.Adam(torch_net.parameters())
-    torch_net(torch.ones(1, 3, 6, 6)).sum().backward()
-    torch_opt.step()
-    torch.save({"model": torch_net.state_dict()}, folder / "my.pt")
-    torch.save(torch_opt.state_dict(), folder / "opt.pt")
-    text = (ROOT / "docs" / "parity_howto.md").read_text()
-    setup = """
-        import jax.numpy as jnp, numpy as np
-        from models import TorchNet, Net
-        images = np.random.default_rng(0).standard_normal((8, 3, 6, 6)).astype(np.float32)
-        data = {"x": np.moveaxis(images, 1, -1), "y": np.ones((8, 2), np.float32)}
-        def loss_fn(model, batch):
-            return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
-    """
-    snippet = text.split("```python\n")[1].split("```")[0]
-    assert len([line for line in snippet.splitlines() if line.strip() and "import" not in line]) < 10
-    names = {}
-    exec(textwrap.dedent(setup) + snippet, names)
-    assert names["result"].state.opt_state.step == 1 + 2 * 4
+
+def test_the_readmes_lines_work_on_the_howtos_models_and_take_torchs_next_steps(tmp_path, monkeypatch):
+    howto, readme = (ROOT / "docs" / "parity_howto.md").read_text(), (ROOT / "README.md").read_text()
+    my_torch, my_flax = re.findall(r"```python\n(.*?)```", howto, re.DOTALL)
+    (lines,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in lines.splitlines() if line.strip() and "import" not in line]) < 10
+    (tmp_path / "my_torch.py").write_text(my_torch)
+    (tmp_path / "my_flax.py").write_text(my_flax)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((8, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, 8)
+
+    from my_torch import TorchNet
+
+    net = TorchNet()
+    opt = torch.optim.Adam(net.parameters(), lr=3e-4)
+
+    def torch_steps(number):
+        for _ in range(number):
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(net(torch.tensor(images)), torch.tensor(labels)).backward()
+            opt.step()
+
+    torch_steps(3)
+    torch.save({"model": net.state_dict(), "optimizer": opt.state_dict()}, "my.pt")
+    names = {"images": images, "nnx": nnx, "jax": jax}  # nnx and jax are imported further up in the README
+    exec(lines, names)
+    state = dataclasses.replace(names["state"], opt_state=names["opt_state"])
+    data = {"image": np.moveaxis(images, 1, -1), "label": labels}
+    after = train.run(names["learner"], state, data, epochs=2, batch_size=8).state
+    torch_steps(2)
+    assert after.opt_state.step == 5
+    here = parity.to_torch(names["learner"].model(after), names["loaded"])
+    for name, value in net.state_dict().items():
+        # Five Adam steps of 3e-4; that of a weight whose gradient is all but 0 is the quotient of two roundings.
+        torch.testing.assert_close(here[name], value, rtol=1e-5, atol=3e-5, check_dtype=False, msg=name)
+    for module in ("my_torch", "my_flax"):
+        sys.modules.pop(module)

@@ -37,7 +37,19 @@ def normalize(x, mean, var, eps, scale=None, bias=None):
     return (y if bias is None else y + bias).astype(x.dtype)
 
 
-class RunningMoments(nnx.Module):
+class Affine(nnx.Module):
+    """The scale and the bias that a normalisation may end with."""
+
+    def _make_affine(self, shape, scale: bool, bias: bool, param_dtype):
+        self.scale = nnx.Param(jnp.ones(shape, param_dtype)) if scale else None
+        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if scale and bias else None
+
+    def _affine(self):
+        """The values of both, None where there is none."""
+        return tuple(None if parameter is None else parameter[...] for parameter in (self.scale, self.bias))
+
+
+class RunningMoments(Affine):
     """Scale, bias and running moments per channel: what BatchNorm and InstanceNorm share.
 
     Parameters: `scale [C]`, `bias [C]` (None without `affine`). Statistics (`nnx.BatchStat`): `mean [C]`,
@@ -52,16 +64,14 @@ class RunningMoments(nnx.Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.use_running_average = False  # nnx's model.train() and model.eval() set it
-        self.scale = nnx.Param(jnp.ones(num_features, param_dtype)) if affine else None
-        self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if affine and bias else None
+        self._make_affine(num_features, affine, bias, param_dtype)
         tracked = track_running_stats
         self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32)) if tracked else None
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32)) if tracked else None
 
     def _normalize(self, x, mean, var):
-        scale = None if self.scale is None else self.scale[...]
-        return normalize(x, mean, var, self.eps, scale, None if self.bias is None else self.bias[...])
+        return normalize(x, mean, var, self.eps, *self._affine())
 
     def _running(self):
         """The running (mean, var) where eval mode is to use them, else None: the batch's own are wanted."""

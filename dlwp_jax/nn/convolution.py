@@ -108,7 +108,44 @@ def _check_reach(spatial, window, dilation, pairs, owner):
             )
 
 
-class Conv(nnx.Module):
+class ConvolutionLayer(nnx.Module):
+    """What convolutions and transposed convolutions share: options, kernel and bias."""
+
+    _spatial_axes: int | None = None
+
+    def _set_options(
+        self, in_channels: int, out_channels: int, kernel_size, stride, dilation, groups: int, dtype
+    ) -> int:
+        """Check and keep the options; returns the number of spatial axes."""
+        n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = positive_tuple(kernel_size, n, "kernel_size")
+        self.stride = positive_tuple(stride, n, "stride")
+        self.dilation = positive_tuple(dilation, n, "dilation")
+        self.groups = groups
+        self.dtype = dtype
+        return n
+
+    def _make_parameters(self, channels: tuple[int, int], bias: bool, rngs, param_dtype, kernel_init, bias_init):
+        """Draw `kernel [*kernel_size *channels]` and `bias [out_channels]`; without initialisers, as torch does."""
+        shape = (*self.kernel_size, *channels)
+        kernel_init = kernel_init or init.torch_kernel
+        bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(bias_init(rngs.params(), (self.out_channels,), param_dtype)) if bias else None
+
+    def _operands(self, x):
+        """The checked input, the kernel and the bias, in the dtype of the computation."""
+        check_input(x, len(self.kernel_size), type(self).__name__, self.in_channels)
+        check_floating(x, type(self).__name__)
+        bias = None if self.bias is None else self.bias[...]
+        return promote(x, self.kernel[...], bias, dtype=self.dtype)
+
+
+class Conv(ConvolutionLayer):
     """Convolution over as many spatial axes as `kernel_size` has entries; torch.nn.Conv1d, Conv2d and Conv3d.
 
     The function is `conv`. `Conv1d`, `Conv2d` and `Conv3d` also take `kernel_size` as one int.
@@ -133,8 +170,6 @@ class Conv(nnx.Module):
     (2, 8, 8, 16)
     """
 
-    _spatial_axes: int | None = None
-
     def __init__(
         self,
         in_channels: int,
@@ -153,32 +188,18 @@ class Conv(nnx.Module):
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
-        n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
-        check_groups(in_channels, out_channels, groups)
+        n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = positive_tuple(kernel_size, n, "kernel_size")
-        self.stride = positive_tuple(stride, n, "stride")
-        self.dilation = positive_tuple(dilation, n, "dilation")
         self.padding = padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
         padding_pairs(self.padding, self.kernel_size, self.stride, self.dilation)  # refuse a wrong one here and now
-        self.groups = groups
         self.padding_mode = padding_mode
-        self.dtype = dtype
-        shape = (*self.kernel_size, in_channels // groups, out_channels)
-        kernel_init = kernel_init or init.torch_kernel
-        bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_channels,), param_dtype)) if bias else None
+        channels = (in_channels // groups, out_channels)
+        self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
     def __call__(self, x):  # [N *spatial in_channels] -> [N *spatial' out_channels]
         """Convolve `x`."""
-        check_input(x, len(self.kernel_size), type(self).__name__, self.in_channels)
-        check_floating(x, type(self).__name__)
-        bias = None if self.bias is None else self.bias[...]
-        x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
+        x, kernel, bias = self._operands(x)
         return conv(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
 
 
@@ -222,9 +243,3 @@ def spatial_axes(fixed: int | None, kernel_size, owner: str) -> int:
             f" Write {owner}2d(...) or kernel_size=(3, 3)."
         )
     return len(kernel_size)
-
-
-def check_groups(in_channels: int, out_channels: int, groups: int):
-    """Refuse groups that do not divide both channel counts."""
-    if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.")

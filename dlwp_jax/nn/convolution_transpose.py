@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dlwp_jax.nn import init
-from dlwp_jax.nn.convolution import check_floating, check_groups, spatial_axes
+from dlwp_jax.nn.convolution import ConvolutionLayer, check_floating
 from dlwp_jax.nn.convolution_primitive import Geometry, convolve_transpose
-from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, promote, to_tuple
+from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
 
 __all__ = ["ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "conv_transpose"]
 
@@ -69,7 +69,7 @@ def conv_transpose(
     return y if bias is None else y + bias
 
 
-class ConvTranspose(nnx.Module):
+class ConvTranspose(ConvolutionLayer):
     """Transposed convolution over as many axes as `kernel_size` has entries; torch.nn.ConvTranspose1d to 3d.
 
     The function is `conv_transpose`. The subclasses with a number also take `kernel_size` as one int. Only
@@ -95,8 +95,6 @@ class ConvTranspose(nnx.Module):
     (2, 16, 16, 16)
     """
 
-    _spatial_axes: int | None = None
-
     def __init__(
         self,
         in_channels: int,
@@ -115,31 +113,17 @@ class ConvTranspose(nnx.Module):
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
-        n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
-        check_groups(in_channels, out_channels, groups)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = positive_tuple(kernel_size, n, "kernel_size")
-        self.stride = positive_tuple(stride, n, "stride")
+        n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
         self.padding = to_tuple(padding, n, "padding")
         self.output_padding = to_tuple(output_padding, n, "output_padding")
-        self.dilation = positive_tuple(dilation, n, "dilation")
-        self.groups = groups
-        self.dtype = dtype
-        shape = (*self.kernel_size, out_channels // groups, in_channels)
-        kernel_init = kernel_init or init.torch_kernel
-        bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_channels,), param_dtype)) if bias else None
+        channels = (out_channels // groups, in_channels)
+        self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
     def __call__(self, x, output_size: tuple[int, ...] | None = None):
         """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides `output_padding`."""
-        n = len(self.kernel_size)
-        check_input(x, n, type(self).__name__, self.in_channels)
-        check_floating(x, type(self).__name__)
-        extra = self.output_padding if output_size is None else self._padding_for(output_size, x.shape[-n - 1 : -1])
-        bias = None if self.bias is None else self.bias[...]
-        x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
+        x, kernel, bias = self._operands(x)
+        spatial = x.shape[-len(self.kernel_size) - 1 : -1]
+        extra = self.output_padding if output_size is None else self._padding_for(output_size, spatial)
         return conv_transpose(x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
     def _padding_for(self, output_size, spatial):

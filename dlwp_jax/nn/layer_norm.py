@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from dlwp_jax.nn.batch_norm import RunningMoments, moments, normalize
+from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
 from dlwp_jax.nn.shapes import check_input, over_batch
 
 __all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LayerNorm", "RMSNorm"]
 
 
-class _OverLastAxes(nnx.Module):
+class _OverLastAxes(Affine):
     """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape `normalized_shape`."""
 
     def _set_shape(self, normalized_shape):
@@ -58,14 +58,11 @@ class LayerNorm(_OverLastAxes):
         self._set_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.scale = nnx.Param(jnp.ones(self.normalized_shape, param_dtype)) if elementwise_affine else None
-        self.bias = nnx.Param(jnp.zeros(self.normalized_shape, param_dtype)) if elementwise_affine and bias else None
+        self._make_affine(self.normalized_shape, elementwise_affine, bias, param_dtype)
 
     def __call__(self, x):  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
-        scale = None if self.scale is None else self.scale[...]
-        bias = None if self.bias is None else self.bias[...]
-        return normalize(x, *moments(x, self._axes(x)), self.eps, scale, bias)
+        return normalize(x, *moments(x, self._axes(x)), self.eps, *self._affine())
 
 
 class RMSNorm(_OverLastAxes):
@@ -95,17 +92,17 @@ class RMSNorm(_OverLastAxes):
         self._set_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.scale = nnx.Param(jnp.ones(self.normalized_shape, param_dtype)) if elementwise_affine else None
+        self._make_affine(self.normalized_shape, elementwise_affine, False, param_dtype)
 
     def __call__(self, x):  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
         eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         power = jnp.square(wide).mean(self._axes(x), keepdims=True)
-        return normalize(x, 0.0, power, eps, None if self.scale is None else self.scale[...])
+        return normalize(x, 0.0, power, eps, *self._affine())
 
 
-class GroupNorm(nnx.Module):
+class GroupNorm(Affine):
     """Normalise each example over all places and a group of channels; torch.nn.GroupNorm.
 
     Args:
@@ -143,8 +140,7 @@ class GroupNorm(nnx.Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        self.scale = nnx.Param(jnp.ones(num_channels, param_dtype)) if affine else None
-        self.bias = nnx.Param(jnp.zeros(num_channels, param_dtype)) if affine and bias else None
+        self._make_affine(num_channels, affine, bias, param_dtype)
 
     def __call__(self, x):  # [N ... C] -> the same
         """Normalise the groups of channels of `x`."""
@@ -154,10 +150,8 @@ class GroupNorm(nnx.Module):
             )
         grouped = x.reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
-        shape = grouped.shape[-2:]
-        scale = None if self.scale is None else self.scale[...].reshape(shape)
-        bias = None if self.bias is None else self.bias[...].reshape(shape)
-        return normalize(grouped, *moments(grouped, axes), self.eps, scale, bias).reshape(x.shape)
+        affine = (None if value is None else value.reshape(grouped.shape[-2:]) for value in self._affine())
+        return normalize(grouped, *moments(grouped, axes), self.eps, *affine).reshape(x.shape)
 
 
 class _InstanceNorm(RunningMoments):

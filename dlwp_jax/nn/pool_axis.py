@@ -32,7 +32,7 @@ def max_over_windows(x, axis: int, window: int, stride: int, dilation: int):
 
 @max_over_windows.defjvp
 def _max_jvp(axis, window, stride, dilation, primals, tangents):
-    """The tangent is the transpose of the backward pass below, so that reverse mode, which transposes it, finds that."""
+    """The tangent is the transpose of the backward pass `_spread`, which reverse mode finds by transposing again."""
     (x,), (dx,) = primals, tangents
     best, *others = _places(x, axis, window, stride, dilation)
     index_dtype = jnp.int8 if window <= 128 else jnp.int32

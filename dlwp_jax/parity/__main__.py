@@ -6,9 +6,11 @@ python -m dlwp_jax.parity check my_torch.py:Net my_flax.py:Net --input 1,3,32,32
 import argparse
 import importlib.util
 import inspect
+import os
 import sys
+import traceback
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,29 +22,39 @@ from dlwp_jax.parity.files import state_dict_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `check`; 0 where the models agree, 1 where they do not, 2 where they cannot be compared."""
+    """Run `check`; 0 where the models agree, 1 where they do not. An error is raised, and is status 2 in a shell."""
     options = _parser().parse_args(arguments)
-    try:
-        theirs, ours = _build(options.torch), _build(options.flax)
-        if options.weights:
-            theirs.load_state_dict(state_dict_of(options.weights))
-        inputs = [_random(shape, options) for shape in options.input]
-        loaded = parity.load_torch(ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule])
-        print(loaded, end="\n\n")
-        reports = {
-            f"{mode} mode, {'float64' if double else 'float32'}": parity.compare(
-                theirs, ours, *inputs, loaded=loaded, train=mode == "train", double=double, tolerance=tolerance
-            )
-            for mode in (("eval", "train") if options.train else ("eval",))
-            for double, tolerance in ([] if options.double else [(False, options.tolerance)])
-            + [(True, options.tolerance if options.double else None)]
-        }
-    except Exception as error:  # noqa: BLE001 - the user's files may raise anything; status 1 means "different"
-        print(f"cannot compare: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    for mode, report in reports.items():
-        print(f"{mode}:\n{report}\n")
-    return 0 if all(report.ok for report in reports.values()) else 1
+    theirs, ours = _build(options.torch), _build(options.flax)
+    _expect(options.torch, theirs, torch.nn.Module)
+    _expect(options.flax, ours, nnx.Module)
+    if options.weights:
+        _fill(theirs, options.weights)
+    inputs = [_random(shape, options) for shape in options.input]
+    layout = options.layout or "auto"
+    loaded = parity.load_torch(ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule], layout=layout)
+    print(loaded, end="\n\n")
+    precisions = [(True, options.tolerance)] if options.double else [(False, options.tolerance), (True, None)]
+    equal = True
+    for mode in ("eval", "train") if options.train else ("eval",):
+        for double, tolerance in precisions:
+            settings = {"train": mode == "train", "double": double, "tolerance": tolerance, "layout": layout}
+            report = parity.compare(theirs, ours, *inputs, loaded=loaded, **settings)
+            print(f"{mode} mode, {'float64' if double else 'as they are'}:\n{report}\n")
+            equal &= report.ok
+    return 0 if equal else 1
+
+
+def end_with_status_2(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What becomes of an error: a sentence where parity refuses, the traceback where a model's code fails; status 2."""
+    frames = traceback.extract_tb(trace)
+    if frames and Path(frames[-1].filename).parent == Path(__file__).parent:
+        print(f"cannot compare: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(kind, error, trace)
+        print("cannot compare: the error above came from a model's own code, or from what it called.", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130 if issubclass(kind, KeyboardInterrupt) else 2)  # Python's own status is 1, which says "different"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--weights", type=Path, help="a .pt, .pth, .state or .safetensors file of torch's weights")
     check.add_argument("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "PATH"), help="see load_torch")
     check.add_argument("--tokens", type=int, metavar="N", help="inputs are whole numbers below N, for an Embedding")
+    check.add_argument(
+        "--layout",
+        action="append",
+        choices=["auto", "channels_first", "as_is"],
+        help="where the inputs have their channels, see parity.compare; one for each --input (default: auto)",
+    )
     check.add_argument("--train", action="store_true", help="compare in train mode too (no dropout)")
     check.add_argument("--seed", type=int, default=0)
     check.add_argument("--double", action="store_true", help="compare in float64 only, not in float32 too")
@@ -84,6 +102,19 @@ def _random(shape: tuple[int, ...], options: argparse.Namespace) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
 
+def _expect(target: str, made: Any, kind: type) -> None:
+    if not isinstance(made, kind):
+        raise TypeError(f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is wanted.")
+
+
+def _fill(model: torch.nn.Module, weights: Path) -> None:
+    state = state_dict_of(weights)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit the torch model. torch says: {error}") from error
+
+
 def _build(target: str) -> Any:
     """The model that `FILE.py:NAME` makes."""
     file, _, name = target.rpartition(":")
@@ -96,8 +127,13 @@ def _build(target: str) -> Any:
     if isinstance(made, torch.nn.Module | nnx.Module):
         return made
     # nnx's metaclass hides the signature of the class itself.
-    parameters = inspect.signature(made.__init__ if inspect.isclass(made) else made).parameters
-    arguments = {"rngs": nnx.Rngs(0)} if "rngs" in parameters else {}
+    makes, own = (made.__init__, (None,)) if inspect.isclass(made) else (made, ())
+    signature = inspect.signature(makes)
+    arguments = {"rngs": nnx.Rngs(0)} if "rngs" in signature.parameters else {}
+    try:
+        signature.bind(*own, **arguments)
+    except TypeError as error:
+        raise TypeError(f"{target}: {error}; name a function without arguments that makes the model.") from error
     return made(**arguments)
 
 
@@ -115,4 +151,5 @@ def _load(path: Path) -> ModuleType:
 
 
 if __name__ == "__main__":
+    sys.excepthook = end_with_status_2
     sys.exit(main())

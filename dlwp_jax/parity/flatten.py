@@ -1,6 +1,7 @@
-"""The Linear behind a flatten: torch numbers its columns C H W, a model that reshapes numbers them H W C."""
+"""What stands behind a flatten: torch numbers the features C H W, a model that reshapes numbers them H W C."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -10,53 +11,72 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.forward import jax_outputs, torch_outputs
+from dlwp_jax.parity.forward import Layout, Watch, input_turns, jax_outputs, torch_outputs
 from dlwp_jax.parity.mapping import Entry
-from dlwp_jax.parity.rules import KERNEL, flatten_rows
+from dlwp_jax.parity.rules import KERNEL, SAME, flatten_rows
+
+Chain = dict[str, tuple[int, ...]]  # names in the state_dict -> [C *spatial] of the image that was flattened
 
 
-def flattened_shapes(module: torch.nn.Module, inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:
-    """For each Linear of a torch model that reads a flattened image: its weight's name -> the image's [C *spatial]."""
-    last: list[tuple[int, ...]] = []
-    found: dict[str, tuple[int, ...]] = {}
+def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
+    """The layers of a torch model that read a flattened image, each with the Linear that ends its order of features.
 
-    def watch(name):
-        def before(layer, args):
-            x = args[0] if args else None
-            if not isinstance(x, torch.Tensor):
-                return
-            if isinstance(layer, torch.nn.Linear) and x.ndim == 2:
-                image = next((s for s in reversed(last) if math.prod(s) == x.shape[1]), None)
-                if image is not None and image[0] > 1 and math.prod(image[1:]) > 1:
-                    found[f"{name}.weight".lstrip(".")] = image
-            elif x.ndim > 2:
-                last.append(tuple(x.shape[1:]))
+    A chain is a Linear and the layers ahead of it that have one number for each feature (batch norms, ...): they turn
+    together or not at all.
+    """
+    images: list[tuple[int, ...]] = [tuple(np.shape(x)[1:]) for x in inputs if np.ndim(x) > 2]
+    chains: list[Chain] = []
+    waiting: dict[int, Chain] = {}  # number of features -> layers that no Linear has followed yet
 
-        return before
+    def before(name, layer, args):
+        x = args[0] if args else None
+        if not isinstance(x, torch.Tensor):
+            return
+        image = _image_of(images, x.shape[1]) if x.ndim == 2 else None
+        if image is None:
+            return
+        if isinstance(layer, torch.nn.Linear):
+            chains.append({**waiting.pop(x.shape[1], {}), f"{name}.weight".lstrip("."): image})
+        else:
+            names = _arrays_by_feature(layer, x.shape[1])
+            waiting.setdefault(x.shape[1], {}).update({f"{name}.{n}".lstrip("."): image for n in names})
 
-    def after(layer, args, y):
-        del layer, args
+    def seen(name, x, arguments, y):
+        del name, x, arguments
         if isinstance(y, torch.Tensor) and y.ndim > 2:
-            last.append(tuple(y.shape[1:]))
+            images.append(tuple(y.shape[1:]))
 
-    hooks = [m.register_forward_pre_hook(watch(name)) for name, m in module.named_modules()]
-    hooks += [m.register_forward_hook(after) for m in module.modules()]
-    last += [tuple(np.shape(x)[1:]) for x in inputs if np.ndim(x) > 2]
+    hooks = [m.register_forward_pre_hook(functools.partial(before, name)) for name, m in module.named_modules()]
     try:
-        torch_outputs(module, inputs)
+        with Watch(seen):
+            torch_outputs(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return [chain for chain in (*chains, *waiting.values()) if chain]
 
 
-def turned(entries: Sequence[Entry], shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
-    """The entries of these Linear weights, with their rows turned."""
-    return [
-        dataclasses.replace(entry, transform=flatten_rows(*shapes[entry.names[0]]))
-        for entry in entries
-        if entry.names[0] in shapes and entry.transform is KERNEL
-    ]
+def _image_of(images: Sequence[tuple[int, ...]], features: int) -> tuple[int, ...] | None:
+    """The last image with so many values, if its order of flattening matters."""
+    image = next((s for s in reversed(images) if math.prod(s) == features), None)
+    return image if image is not None and image[0] > 1 and math.prod(image[1:]) > 1 else None
+
+
+def _arrays_by_feature(layer: torch.nn.Module, features: int) -> list[str]:
+    """The arrays of a layer that has one number for each feature, and nothing that mixes them."""
+    if isinstance(layer, torch.nn.GroupNorm):  # a group of H W C's neighbours is another set of features
+        return []
+    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
+    arrays = {name: value for name, value in own.items() if value is not None and value.ndim > 0}
+    return list(arrays) if all(tuple(value.shape) == (features,) for value in arrays.values()) else []
+
+
+def turned(entries: Sequence[Entry], chain: Chain) -> list[Entry]:
+    """The entries of a chain, turned; none where a rule has said how one of them is to be turned."""
+    own = [entry for entry in entries if entry.names[0] in chain]
+    if any(entry.transform not in (KERNEL, SAME) for entry in own):
+        return []
+    return [dataclasses.replace(entry, transform=flatten_rows(*chain[entry.names[0]])) for entry in own]
 
 
 def replace(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -70,22 +90,26 @@ def choose_flatten(
     model: nnx.Module,
     entries: tuple[Entry, ...],
     probe: Any,
+    layout: Layout,
     write: Callable[[Sequence[Entry]], None],
 ) -> tuple[Entry, ...]:
-    """Turn the rows of those Linear layers for which the outputs come nearest to torch's; the model is left so."""
+    """Turn those chains for which the outputs come nearest to torch's; the model is left so."""
     inputs = probe if isinstance(probe, tuple | list) else (probe,)
-    candidates = turned(entries, flattened_shapes(module, inputs))
-    theirs = torch_outputs(module, inputs)
+    candidates = [group for chain in flattened(module, inputs) if (group := turned(entries, chain))]
+    theirs, turns = torch_outputs(module, inputs), input_turns(module, inputs, layout)
 
-    def error(chosen: Sequence[Entry]) -> float:
-        write(replace(entries, chosen))
-        outputs = zip(jax_outputs(model, inputs, theirs), theirs, strict=True)
+    def together(chosen: Sequence[Sequence[Entry]]) -> tuple[Entry, ...]:
+        return replace(entries, [entry for group in chosen for entry in group])
+
+    def error(chosen: Sequence[Sequence[Entry]]) -> float:
+        write(together(chosen))
+        outputs = zip(jax_outputs(model, inputs, theirs, turns), theirs, strict=True)
         return max((float(np.max(np.abs(a - b), initial=0.0)) for a, b in outputs), default=0.0)
 
     subsets = [c for n in range(len(candidates) + 1) for c in itertools.combinations(candidates, n)]
     best = min(subsets, key=error) if len(subsets) > 1 else ()  # the first of equals: as few turns as will do
-    write(replace(entries, best))
-    return replace(entries, best)
+    write(together(best))
+    return together(best)
 
 
 def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:

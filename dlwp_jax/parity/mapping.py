@@ -100,7 +100,11 @@ def _by_rules(state, ours: list[Layer], rules: Sequence[Rule]):
     pairs: dict[str, tuple[Leaf, Transform | None, str]] = {}
     dropped: list[str] = []
     for pattern, target, *transform in rules:
-        hits = [(name, match) for name in state if (match := re.fullmatch(pattern, name)) and name not in pairs]
+        try:
+            regex = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"the rule {pattern!r} is no regular expression: {error}.") from error
+        hits = [(name, match) for name in state if (match := regex.fullmatch(name)) and name not in pairs]
         if not hits:
             raise ValueError(f"the rule {pattern!r} fits no entry of torch's; there are: {', '.join(state)}.")
         for name, match in hits:

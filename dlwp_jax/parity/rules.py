@@ -55,10 +55,12 @@ CHANNELS_LAST = Transform("channels last", lambda x: np.moveaxis(x, 0, -1), lamb
 
 
 def flatten_rows(*sizes: int) -> Transform:
-    """The kernel of a Linear behind a flatten, for a model that flattens its images with `x.reshape(n, -1)`.
+    """The arrays of a layer behind a flatten, for a model that flattens its images with `x.reshape(n, -1)`.
 
-    torch numbers the columns channel by channel, `[out, C * H * W]`; such a model wants rows place by place,
-    `[H * W * C, out]`. `dlwp_jax.nn.Flatten` flattens as torch does and needs no turn.
+    torch numbers the features channel by channel, C H W; such a model numbers them place by place, H W C. The kernel
+    of a Linear turns from `[out, C * H * W]` to `[H * W * C, out]`, an array with one number for each feature (of a
+    BatchNorm1d ahead of the Linear) from `[C * H * W]` to `[H * W * C]`. `dlwp_jax.nn.Flatten` flattens as torch
+    does and needs no turn.
 
     Args:
       *sizes: channels, height, width (or channels, depth, height, width) of the image that is flattened.
@@ -66,19 +68,23 @@ def flatten_rows(*sizes: int) -> Transform:
     Returns:
       A transform for `load_torch(rules=...)`.
 
-    >>> flatten_rows(2, 1, 2).apply(np.array([[0, 1, 10, 11]])).ravel().tolist()
-    [0, 10, 1, 11]
+    >>> turn = flatten_rows(2, 1, 2)
+    >>> turn.apply(np.array([[0, 1, 10, 11]])).ravel().tolist(), turn.apply(np.array([0, 1, 10, 11])).tolist()
+    ([0, 10, 1, 11], [0, 10, 1, 11])
     """
+    features = np.arange(np.prod(sizes)).reshape(sizes)
+    order = np.moveaxis(features, 0, -1).ravel()  # torch's number of our n-th feature
+    back = np.argsort(order)
 
     def apply(x: Array) -> Array:
-        if x.ndim != 2 or x.shape[1] != np.prod(sizes):
-            raise ValueError(f"flatten_rows{sizes} takes [out, {np.prod(sizes)}]; the weight has shape {x.shape}.")
-        return np.moveaxis(x.reshape(-1, *sizes), 1, -1).reshape(len(x), -1).T
+        if x.ndim not in (1, 2) or x.shape[-1] != order.size:
+            raise ValueError(f"flatten_rows{sizes} takes [out, {order.size}] or [{order.size}], not {list(x.shape)}.")
+        return x[..., order].T
 
     def undo(x: Array) -> Array:
-        return np.moveaxis(x.T.reshape(-1, *sizes[1:], sizes[0]), -1, 1).reshape(x.shape[1], -1)
+        return x.T[..., back]
 
-    return Transform(f"kernel, rows turned from {' '.join(map(str, sizes))}", apply, undo)
+    return Transform(f"rows turned from {' '.join(map(str, sizes))}", apply, undo)
 
 
 def as_transform(transform: Any) -> Transform | None:

@@ -11,8 +11,18 @@ import numpy as np
 import optax
 import torch
 
-from dlwp_jax.parity.compare import TOLERANCE, flat, frozen_notes, gradients, matched, turned_leaves
-from dlwp_jax.parity.forward import as_numpy, channels_last, refuse_random
+from dlwp_jax.parity.compare import (
+    DOUBLE_TOLERANCE,
+    HALF_TOLERANCES,
+    TOLERANCE,
+    doubled,
+    flat,
+    frozen_notes,
+    gradients,
+    matched,
+    turned_leaves,
+)
+from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.report import ParityReport, Row, largest, rows_of
@@ -33,7 +43,9 @@ def compare_steps(
     *,
     loaded: LoadReport | None = None,
     rules: Sequence[Rule] = (),
-    tolerance: float = TOLERANCE,
+    double: bool = False,
+    tolerance: float | None = None,
+    layout: Layout = "auto",
 ) -> ParityReport:
     """Take the same training steps in torch and here, and say where they first differ.
 
@@ -48,11 +60,13 @@ def compare_steps(
         it is: compare schedules by themselves.
       learner, state: from `dlwp_jax.train.make_learner`, the weights loaded (`load_torch`), and the optimizer's
         state if torch's is not fresh (`torch_optimizer`).
-      batches: pytrees of arrays in torch's layout. The learner gets floating ones channels last.
+      batches: pytrees of arrays in torch's layout. The learner gets images channels last; see `layout`.
       torch_loss: `torch_loss(model, batch)` is what `learner.loss_fn` computes, as a scalar tensor.
       loaded: the report of `load_torch`; without it the layers are matched anew, with `rules`.
-      tolerance: allowed difference relative to the largest value of an array; of an update, to the largest
-        change, and two ulp of the parameter besides.
+      double: train both in float64, where no rounding puts a pooling or a ReLU on another side than in torch.
+      tolerance: allowed difference relative to the largest value of an array (1e-4, or 1e-9 in float64); of an
+        update, to the largest change, and two ulp of the parameter besides.
+      layout: as in `compare`, for the arrays of a batch in the order of `jax.tree.leaves`.
 
     Returns:
       A `ParityReport`. Of a step without a difference it keeps the worst row of each stage; the first step with
@@ -60,6 +74,7 @@ def compare_steps(
 
     Raises:
       ValueError: where the models do not fit together, or a random layer (dropout) is on.
+      NotImplementedError: for a torch model in 16-bit floats, whose rounding hides a wrong step.
 
     >>> from flax import nnx
     >>> from dlwp_jax import nn, optim, parity, train
@@ -75,21 +90,46 @@ def compare_steps(
     (0, 'update')
     """
     torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
+    if double:
+        _double_in_place(torch_model, torch_opt)
+        with jax.enable_x64(True):
+            wide = (jax.tree.map(lambda x: doubled(as_numpy(x)), batch) for batch in batches)
+            state = jax.tree.map(doubled, state)
+            options = {"loaded": loaded, "rules": rules, "layout": layout}
+            tolerance = DOUBLE_TOLERANCE if tolerance is None else tolerance
+            return compare_steps(
+                torch_model, torch_opt, learner, state, wide, torch_loss, tolerance=tolerance, **options
+            )
+    tolerance = TOLERANCE if tolerance is None else tolerance
     torch_model.train()
     refuse_random(torch_model)
+    if dtype_of(torch_model) in HALF_TOLERANCES:
+        raise NotImplementedError(f"steps in {dtype_of(torch_model)} are not compared; train both models in float32.")
     entries = loaded.map.entries if loaded else matched(torch_model, learner.model(state), (), rules)
     if rows := _weights(torch_model, state, entries):
         return ParityReport(tuple(rows))
     jax_step = jax.jit(_JaxStep(learner))
     kept: list[Row] = []
+    turns: tuple[bool, ...] | None = None
     for number, batch in enumerate(batches):
+        if turns is None:
+            turns = _turns(torch_model, torch_loss, batch, layout)
         with jax.default_matmul_precision("highest"):
-            state, rows = _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance)
+            state, rows = _step(
+                torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, turns, number, tolerance
+            )
         differing = [row for row in rows if not row.ok]
         kept += differing or _worst(rows)
         if differing:
             break
     return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
+
+
+def _double_in_place(torch_model: torch.nn.Module, torch_opt: torch.optim.Optimizer) -> None:
+    torch_model.double()  # the parameters stay the same objects, which the optimizer trains
+    for kept in torch_opt.state.values():
+        wide = {n: v.double() for n, v in kept.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        kept.update({name: value for name, value in wide.items() if name != "step"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +154,13 @@ class _JaxStep:
         return loss, grads, new
 
 
+def _turns(torch_model: torch.nn.Module, torch_loss: TorchLoss, batch: Any, layout: Layout) -> tuple[bool, ...]:
+    """Which arrays of a batch have their channels in axis 1, seen from a copy of the model at work."""
+    leaves, structure = jax.tree.flatten(batch)
+    scout = copy.deepcopy(torch_model)
+    return input_turns(scout, leaves, layout, lambda tensors: torch_loss(scout, structure.unflatten(tensors)))
+
+
 def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[Entry]) -> list[Row]:
     """Parameters that are not torch's to begin with."""
     there = turned_leaves(entries, dict(torch_model.named_parameters(remove_duplicate=False)))
@@ -121,8 +168,9 @@ def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[
     return [row for row in rows if not row.ok]
 
 
-def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, number, tolerance):
-    ours_batch = jax.tree.map(lambda x: jnp.asarray(channels_last(as_numpy(x))), batch)
+def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, turns, number, tolerance):
+    leaves, structure = jax.tree.flatten(batch)
+    ours_batch = structure.unflatten(arrays(leaves, turns))
     theirs_batch = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
     before = _parameters(torch_model, entries)
 

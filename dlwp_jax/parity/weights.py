@@ -11,6 +11,7 @@ from flax import nnx
 
 from dlwp_jax.parity.files import state_dict_of
 from dlwp_jax.parity.flatten import choose_flatten, flatten_notes
+from dlwp_jax.parity.forward import Layout
 from dlwp_jax.parity.leaves import dotted, jax_layers, refuse_unsupported, to_numpy
 from dlwp_jax.parity.mapping import Entry, Mapped, make_map
 from dlwp_jax.parity.rules import SAME, Rule
@@ -48,7 +49,13 @@ class LoadReport:
 
 
 def load_torch(
-    model: nnx.Module, source: Any, *, rules: Sequence[Rule] = (), strict: bool = True, probe: Any = None
+    model: nnx.Module,
+    source: Any,
+    *,
+    rules: Sequence[Rule] = (),
+    strict: bool = True,
+    probe: Any = None,
+    layout: Layout = "auto",
 ) -> LoadReport:
     """Fill an NNX module with the weights of a torch model, in place.
 
@@ -62,8 +69,9 @@ def load_torch(
       rules: `(regex, path)` or `(regex, path, transform)`: entries of the state_dict whose whole name fits go to
         that leaf or layer (`\\1` stands for the regex's first group); a path of None drops them.
       strict: refuse anything left over, on either side.
-      probe: an input in torch's layout. With it (and a torch module) the columns of a Linear behind a flatten
-        are turned where the outputs show that the JAX model flattens place by place.
+      probe: an input in torch's layout. With it (and a torch module) the columns of a Linear behind a flatten, and
+        batch norms between the two, are turned where the outputs show that the JAX model flattens place by place.
+      layout: of the probe, as in `compare`.
 
     Returns:
       A `LoadReport`.
@@ -90,7 +98,7 @@ def load_torch(
         return LoadReport(mapped, state, flatten_notes(mapped.entries))
     if not isinstance(source, torch.nn.Module):
         raise TypeError(f"probe needs the torch module to run, not a {type(source).__name__}.")
-    entries = choose_flatten(source, model, mapped.entries, probe, lambda entries: write(model, entries, state))
+    entries = choose_flatten(source, model, mapped.entries, probe, layout, lambda entries: write(model, entries, state))
     return LoadReport(dataclasses.replace(mapped, entries=entries), state)
 
 
