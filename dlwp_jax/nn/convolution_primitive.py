@@ -21,6 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from dlwp_jax.nn.convolution_cpu import canonical as _canonical
+from dlwp_jax.nn.convolution_cpu import widened
+
 
 class Geometry(NamedTuple):
     """The static part of a convolution; one entry per spatial axis."""
@@ -39,7 +42,7 @@ def convolve(x, kernel, geometry: Geometry):
     >>> convolve(jnp.ones((1, 4, 1)), jnp.ones((2, 1, 1)), geometry)[0, :, 0].tolist()
     [2.0, 2.0, 2.0]
     """
-    return _canonical(x, kernel, **geometry._asdict())
+    return _forward(x, kernel, geometry)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -72,7 +75,7 @@ def _convolve_transpose_jvp(geometry, spatial, primals, tangents):
     x, kernel = primals
     y = convolve_transpose(x, kernel, geometry, spatial)
     gradients = (
-        lambda g: _canonical(g, kernel, **geometry._asdict()),
+        lambda g: _forward(g, kernel, geometry),
         lambda g: _to_kernel(g, x, kernel.shape, geometry),
     )
     return y, _tangent(gradients, y, tangents)
@@ -86,6 +89,11 @@ def _tangent(gradients, y, tangents):
         if not isinstance(tangent, SymbolicZero)
     ]
     return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
+
+
+def _forward(x, kernel, geometry):
+    cpu, default = (partial(form, **geometry._asdict()) for form in (widened, _canonical))
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _to_input(g, kernel, geometry, spatial):
@@ -107,20 +115,6 @@ def _to_kernel(x, g, shape, geometry):
     return lax.platform_dependent(x, g, cpu=cpu, default=as_jax_derives_it)
 
 
-def _canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
-    axes = "DHW"[-len(stride) :]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        padding,
-        lhs_dilation=spread,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-    )
-
-
 def input_gradient(g, kernel, spatial, geometry: Geometry):
     """The gradient with respect to the input: `g`, spread by the stride, convolved with the flipped kernel.
 
@@ -137,7 +131,7 @@ def input_gradient(g, kernel, spatial, geometry: Geometry):
             spatial, g.shape[1:-1], window, stride, dilation, padding, strict=True
         )
     ]
-    return _canonical(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
+    return widened(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
 
 
 def kernel_gradient(x, g, kernel_shape, geometry: Geometry):
