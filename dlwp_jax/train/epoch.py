@@ -12,6 +12,7 @@ import optax
 
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import Learner, TrainState
+from dlwp_jax.train.units import dead_share
 
 PyTree = Any
 Logs = dict[str, jax.Array]
@@ -123,6 +124,8 @@ def recorded(
     logs = {}
     if "norms" in learner.record:
         logs |= {"grad_norm": norm(grads), "param_norm": norm(state.params), "update_norm": norm(updates)}
+    if "dead_units" in learner.record:
+        logs["dead_units"] = dead_share(grads)
     if "eval_loss" in learner.record:
         loss, _ = learner.loss(state, state.params, batch, key, train=False)
         logs["eval_loss"] = as_logs(loss, {})["loss"]
