@@ -1,5 +1,7 @@
 """What `make_learner(record=...)` adds to the logs: norms by hand, eval-mode loss, under every way of training."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,9 @@ from dlwp_jax import train
 from tests.models import Plain, Scalar, Stochastic, assert_same_bits, regression, squared_error
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
-ALL = ("norms", "eval_loss")
+ALL = ("norms", "dead_units", "eval_loss")
 NORMS = ("grad_norm", "param_norm", "update_norm")
+NEW = {f"train/{name}" for name in (*NORMS, "dead_units", "eval_loss")}
 
 
 def learner_of(model, tx=None, record=ALL, loss_fn=squared_error, seed=0):
@@ -53,7 +56,7 @@ def test_run_fit_train_epoch_and_streams_record_the_same():
             np.testing.assert_allclose(by_epoch, values, rtol=1e-5)
 
     bare = train.run(*learner_of(Stochastic, record=()), TRAIN, VAL, epochs=2, batch_size=37).history
-    assert set(ran) == set(bare) | {f"train/{name}" for name in (*NORMS, "eval_loss")}  # nothing for val
+    assert set(ran) == set(bare) | NEW  # nothing for val
     for name, values in bare.items():
         np.testing.assert_allclose(ran[name], values, rtol=1e-5)
 
@@ -69,6 +72,35 @@ def test_the_eval_loss_is_the_one_evaluate_gives_before_the_step():
     expected = train.evaluate(learner, state, TRAIN)["loss"]
     np.testing.assert_allclose(logs["eval_loss"][0], expected, rtol=1e-6)
     assert abs(float(logs["loss"][0] - expected)) > 1e-3  # dropout and batch statistics do make a difference
+
+
+class Rectified(nnx.Module):
+    """Two hidden units of four are driven below zero, whatever the input."""
+
+    def __init__(self, activation, bias):
+        self.hidden, self.output = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 1, rngs=nnx.Rngs(1))
+        self.hidden.bias[...] = jnp.array([bias, bias, 0.0, 0.0])
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.output(self.activation(self.hidden(x)))
+
+
+@pytest.mark.parametrize(("activation", "bias"), [(nnx.relu, -100.0), (jnp.tanh, 100.0), (nnx.sigmoid, -200.0)])
+def test_dead_units_are_counted_whatever_kills_them(activation, bias):
+    make = functools.partial(
+        train.make_learner, loss_fn=squared_error, tx=optax.sgd(0.0), key=jax.random.key(0), record=("dead_units",)
+    )
+    learner, state = make(Rectified(activation, bias))
+    _, logs = train.train_epoch(learner, state, TRAIN, batch_size=37)
+    assert float(logs["dead_units"][0]) == pytest.approx(2 / 5)  # of four hidden units and one output
+    assert float(train.unit_health(learner, state, TRAIN)["dead"]) == pytest.approx(2 / 5)
+
+
+def test_a_saturated_unit_is_one_that_examples_hardly_move():
+    learner, state = train.make_learner(Rectified(jnp.tanh, 6.0), squared_error, optax.sgd(0.0), key=jax.random.key(0))
+    health = train.unit_health(learner, state, TRAIN)  # tanh'(6) = 2e-5
+    assert {name: float(share) for name, share in health.items()} == {"dead": 0.0, "saturated": pytest.approx(2 / 5)}
 
 
 def test_members_of_a_vmap_record_as_they_do_alone():
@@ -105,7 +137,7 @@ def test_norms_can_be_watched_and_half_precision_does_not_swallow_them():
 
 @pytest.mark.parametrize("record", ["norms", ("norm",), {"loss"}])
 def test_what_is_not_known_is_refused(record):
-    with pytest.raises(ValueError, match="record must be a collection of 'norms', 'eval_loss'"):
+    with pytest.raises(ValueError, match="record must be a collection of 'norms', 'dead_units', 'eval_loss'"):
         learner_of(Plain, record=record)
 
 

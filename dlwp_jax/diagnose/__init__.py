@@ -12,6 +12,7 @@ import numpy as np
 
 from dlwp_jax.diagnose.advice import ADVICE
 from dlwp_jax.diagnose.history import read
+from dlwp_jax.diagnose.signs import signs
 from dlwp_jax.diagnose.verdict import decide, measure
 
 __all__ = ["VERDICTS", "Diagnosis", "diagnose"]
@@ -73,13 +74,12 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     curves = read(history)
     trivial, reachable = _baseline(baseline)
     if curves.failed_epoch:
-        return _diagnosis("diverged", {"failed_epoch": curves.failed_epoch})
-    evidence = measure(curves, trivial, reachable)
-    return _diagnosis(decide(curves, evidence, trivial, reachable), evidence)
-
-
-def _diagnosis(verdict: str, evidence: dict[str, Any]) -> Diagnosis:
-    return Diagnosis(verdict, evidence, ADVICE[verdict])
+        verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
+    else:
+        evidence = measure(curves, trivial)
+        verdict = decide(curves, evidence, trivial, reachable)
+    more, first = signs(curves.others, verdict)
+    return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
 
 
 def _baseline(value: Any) -> tuple[float | None, float | None]:

@@ -32,7 +32,7 @@ REACHABLE = 0.10  # the same, above what is known to be reachable
 FLOOR = 0.05  # the scale is at least this share of the whole fall: 0.002 against 0.001 is no harm after 2.3
 
 
-def measure(curves: Curves, baseline: float | None, reachable: float | None) -> dict[str, Any]:
+def measure(curves: Curves, baseline: float | None) -> dict[str, Any]:
     """The evidence in numbers.
 
     `scale` is the size that counts as 100 %: the validation loss at its best, for a loss that is never negative, but

@@ -14,7 +14,11 @@ from dlwp_jax.train import checks
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
-RECORDS = {"norms": ("grad_norm", "param_norm", "update_norm"), "eval_loss": ("eval_loss",)}
+RECORDS = {
+    "norms": ("grad_norm", "param_norm", "update_norm"),
+    "dead_units": ("dead_units",),
+    "eval_loss": ("eval_loss",),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -108,9 +112,11 @@ def make_learner(
         fine-tunes its nodule classifier (chapter 14).
       record: more to log, as means over the epoch's steps. "norms": `train/grad_norm`, `train/param_norm` and
         `train/update_norm`, the Euclidean norms over all trained leaves of the loss's gradient, of the parameters
-        before the step, and of what the optimizer adds to them. "eval_loss": `train/eval_loss`, the loss of the same
-        batches and parameters in eval mode, which is what `val/loss` can be compared with where there is dropout or
-        batch norm; it costs one more forward pass.
+        before the step, and of what the optimizer adds to them. "dead_units": `train/dead_units`, the share of units
+        that no gradient reaches on a batch (rectifiers never active, sigmoids at their limit; a penalty inside the
+        loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and parameters in eval mode,
+        which is what `val/loss` can be compared with where there is dropout or batch norm; it costs one more forward
+        pass.
 
     Returns:
       `(learner, state)`.
