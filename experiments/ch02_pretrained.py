@@ -65,29 +65,32 @@ def count_parameters():
     """From shapes alone: no weight is drawn."""
     print(f"{'parameters':10s} {'here':>11s}  {'published':>11s}")
     for name, (make, published) in NETWORKS.items():
-        shapes = nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0)))
-        print(
-            f"{name:10s} {size(shapes):11,d}  {published:11,d}  {'equal' if size(shapes) == published else 'DIFFERS'}"
-        )
+        here = size(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
+        print(f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}")
 
 
 def size(module):
     return sum(weights.size for weights in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
-def load_weights(model, path):
+def read_weights(path):
     try:
         from dlwp_jax import parity
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ValueError("--weights needs torch to read the file: pip install 'dlwp-jax[parity]'.") from None
-    state = parity.read(path)
+    return parity.read(path)
+
+
+def load_weights(model, state, path):
+    from dlwp_jax import parity
+
     try:
         entries = parity.load_torch(model, state).map.entries
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ValueError(f"{path} does not fit the network that --model and --classes ask for: {error}") from None
-    print(f"\n{path}: {len(entries)} arrays, each found its place by {' or '.join({e.found_by for e in entries})}")
+    print(f"{path}: {len(entries)} arrays, each found its place by {' or '.join({e.found_by for e in entries})}\n")
 
 
 def show_preprocessing(path, picture, x):
@@ -153,12 +156,13 @@ def draw(pictures, x, tops, shares, labels, title):
 
 def main(config: Config):
     labels, pictures, x = read_inputs(config)
-    count_parameters()
+    state = read_weights(config.weights) if config.weights else None
+    run = runs.start("ch02_pretrained", config, out=config.out)
     model = NETWORKS[config.model][0](config.classes, rngs=nnx.Rngs(config.seed))
     if config.weights:
-        load_weights(model, config.weights)
+        load_weights(model, state, config.weights)
     model.eval()
-    run = runs.start("ch02_pretrained", config, out=config.out)
+    count_parameters()
     show_preprocessing(*next(iter(pictures.items())), x[0])
     show_stages(model, x[:1])
     logits = classify(model, x)
