@@ -44,10 +44,10 @@ def test_counts_names_and_shapes_are_torchvisions(name):
         for layer in jax_layers(model)
         for leaf_name, leaf in layer.leaves.items()
     }
-    assert checksum(ours) == published
-    with torch.device("meta"):
-        theirs = reference.MAKE[name]()
-    assert {k: tuple(t.shape) for k, t in theirs.state_dict().items()} == ours
+    with torch.device("meta"):  # without its numbers too
+        theirs = {k: tuple(t.shape) for k, t in reference.MAKE[name]().state_dict().items()}
+    assert checksum(theirs) == published
+    assert ours == theirs
 
 
 def test_resnet18_from_a_pth_equals_torch_forward_and_backward(tmp_path):
