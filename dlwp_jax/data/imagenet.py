@@ -9,7 +9,7 @@ from dlwp_jax.data.arrays import Scale
 from dlwp_jax.data.files import BrokenFile
 
 # Channel means and standard deviations of ImageNet's training pictures, of 1: torchvision's, rounded to three digits.
-SCALE = Scale(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))
+SCALE = Scale(np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32))
 
 
 def preprocess(picture: np.ndarray) -> np.ndarray:
