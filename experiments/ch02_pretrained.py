@@ -4,8 +4,7 @@ Run:    python -m experiments ch02_pretrained --weights resnet101.pth --labels i
         python -m experiments ch02_pretrained
         (without files: scikit-learn's two pictures through random weights, which know nothing)
 Writes: runs/ch02_pretrained/{config.json,top5.png}
-Expect: four parameter counts equal to the published ones; 20 s of processor time for resnet101 with nothing compiled yet,
-        most of it drawing the weights, compiling the network under 2 s of it
+Expect: four parameter counts equal to the published ones; 20 s of processor time for resnet101, nothing compiled before
 
 The weights are a state_dict in torchvision's format, such as torchvision's own .pth files; reading them needs torch.
 """
