@@ -4,8 +4,9 @@ A data set in memory is any pytree of arrays with a common leading axis: one exa
 channels last, in the file's own unit and type; what runs inside a compiled program (`augment`, `audio.spectrogram`,
 `text.embed`) is JAX.
 
-One module per kind: `image`, `volume` and `dicom`, `table`, `series`, `text`, `audio`, `video`; `sources` names whole
-data sets; `arrays`, `batches` and `augment` work on what is in memory, `stream` on what is not; `pictures` draws.
+One module per kind: `image` (`imagenet` for its networks), `volume` and `dicom`, `table`, `series`, `text`, `audio`,
+`video`; `sources` names whole data sets; `arrays`, `batches` and `augment` work on what is in memory, `stream` on what
+is not; `pictures` draws.
 """
 
 from dlwp_jax.data import (
@@ -17,6 +18,7 @@ from dlwp_jax.data import (
     dicom,
     idx,
     image,
+    imagenet,
     pictures,
     series,
     sources,
@@ -49,6 +51,7 @@ __all__ = [
     "dicom",
     "idx",
     "image",
+    "imagenet",
     "k_fold",
     "load",
     "pictures",

@@ -104,23 +104,63 @@ def read_folder(
     return np.stack(images), [path.name for path in paths]
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a uint8 image `[h w c]` to `(height, width)`: bilinear, averaging where it shrinks, as Pillow does.
+def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
+    """Resize a uint8 image `[h w c]`: bilinear, averaging where it shrinks, as Pillow and torchvision's `Resize` do.
+
+    Args:
+      image: channels are resized one by one; alpha does not weigh the colours.
+      size: `(height, width)`, or an int: the shorter side gets it and the longer one keeps in proportion, rounded
+        down.
 
     >>> resize(np.full((4, 6, 3), 7, np.uint8), (2, 3)).shape
     (2, 3, 3)
+    >>> resize(np.full((427, 640, 3), 7, np.uint8), 256).shape  # 256 / 427 * 640 = 383.7
+    (256, 383, 3)
     """
     from PIL import Image
 
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
-    if image.ndim != 3:
-        raise ValueError(f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1.")
-    height, width = size
+    _check_image(image)
+    height, width = _in_proportion(image.shape[:2], size) if isinstance(size, int) else size
     planes = [
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.ndim != 3 or not image.size:
+        raise ValueError(f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1.")
+
+
+def _in_proportion(sizes: tuple[int, ...], shorter: int) -> tuple[int, ...]:
+    return tuple(int(shorter * size / min(sizes)) for size in sizes)
+
+
+def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
+    """The middle of an image `[h w c]`, in a frame of zeros where it is too small; torchvision's `CenterCrop`.
+
+    Where the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above become 2, 3.5
+    become 4. A frame that cannot be even is wider at the bottom and at the right.
+
+    Args:
+      image: any type of numbers.
+      size: `(height, width)`, or an int for a square.
+
+    >>> center_crop(np.arange(7).reshape(1, 7, 1), (1, 4)).ravel().tolist()  # 1.5 to the left become 2
+    [2, 3, 4, 5]
+    >>> center_crop(np.ones((1, 2, 1), int), (1, 5)).ravel().tolist()
+    [0, 1, 1, 0, 0]
+    """
+    _check_image(image)
+    wanted = (size, size) if isinstance(size, int) else size
+    if min(wanted) < 1:
+        raise ValueError(f"size={size!r}; a crop has at least one row and one column.")
+    missing = [max(want - have, 0) for want, have in zip(wanted, image.shape, strict=False)]
+    framed = np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)])
+    top, left = (round((have - want) / 2) for want, have in zip(wanted, framed.shape, strict=False))
+    return framed[top : top + wanted[0], left : left + wanted[1]]
 
 
 def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarray, Scale]:

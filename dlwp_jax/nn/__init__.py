@@ -9,6 +9,7 @@ from dlwp_jax.nn import init as init
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
 from dlwp_jax.nn.activations import *  # noqa: F403
 from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
+from dlwp_jax.nn.alexnet import *  # noqa: F403
 from dlwp_jax.nn.batch_norm import *  # noqa: F403
 from dlwp_jax.nn.book import *  # noqa: F403
 from dlwp_jax.nn.containers import *  # noqa: F403
@@ -22,4 +23,5 @@ from dlwp_jax.nn.linear import *  # noqa: F403
 from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
 from dlwp_jax.nn.resize import *  # noqa: F403
+from dlwp_jax.nn.resnet import *  # noqa: F403
 from dlwp_jax.nn.spatial import *  # noqa: F403

@@ -66,6 +66,10 @@ class Sequential(nnx.Module):
     def __iter__(self) -> Iterator:
         return (getattr(self, name) for name in self._names)
 
+    def named_children(self) -> Iterator[tuple[str, Any]]:
+        """Name and layer, in order."""
+        return zip(self._names, self, strict=True)
+
     def __getitem__(self, index: int | str | slice):
         """A layer by position or name; a slice gives a Sequential of the same layers and names."""
         if isinstance(index, slice):

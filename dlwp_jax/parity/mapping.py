@@ -54,10 +54,16 @@ class Mapped:
         if self.unexpected or self.missing:
             raise ValueError(
                 "the models do not fit together. "
-                f"Left over in torch: {', '.join(self.unexpected) or 'nothing'}. "
-                f"Not filled in the JAX model: {', '.join(map(dotted, self.missing)) or 'nothing'}. "
+                f"Left over in torch: {_listed(self.unexpected)}. "
+                f"Not filled in the JAX model: {_listed([dotted(path) for path in self.missing])}. "
                 "Name the pairs by rules=[(regex, path)], or drop an entry of torch's by (regex, None)."
             )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    """The names; of a deep network's hundreds the first ones and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule] = ()) -> Mapped:
