@@ -105,6 +105,14 @@ def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(folde
     assert "Traceback" in err
 
 
+def test_errors_inside_a_models_call_show_where_they_arose(folder, capsys, monkeypatch):
+    wide = ("--input", "2,5,6,6")  # checked first, and too many channels for the convolution
+    assert status(monkeypatch, "models.py:TorchNet", "models.py:Net", *wide) == 2
+    err = capsys.readouterr().err
+    assert "in forward" in err
+    assert "to have 3 channels, but got 5 channels instead" in err
+
+
 def status(monkeypatch, *arguments) -> int:
     """The status with which the shell sees the command end."""
     ends: list[int] = []
