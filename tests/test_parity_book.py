@@ -169,8 +169,8 @@ def test_unet_trains_on_with_the_optimizer_state_of_the_checkpoint(shared_data):
     state = dataclasses.replace(state, opt_state=opt_state)
     batches = [
         {
-            "x": RNG.uniform(-1000, 1000, (2, 7, 32, 32)).astype(np.float32),
-            "y": (RNG.uniform(size=(2, 1, 32, 32)) > 0.8).astype(np.float32),
+            "x": RNG.uniform(-1000, 1000, (2, 7, 16, 16)).astype(np.float32),
+            "y": (RNG.uniform(size=(2, 1, 16, 16)) > 0.8).astype(np.float32),
         }
         for _ in range(2)
     ]

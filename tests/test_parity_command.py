@@ -105,6 +105,17 @@ def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(folde
     assert "Traceback" in err
 
 
+def test_errors_inside_a_models_call_show_where_they_arose(folder, capsys, monkeypatch):
+    (folder / "broken.py").write_text("""
+import models
+class Net(models.TorchNet):
+    def forward(self, x):
+        return self.head(x)
+""")
+    assert status(monkeypatch, "broken.py:Net", "models.py:Net") == 2
+    assert 'broken.py", line 5, in forward' in capsys.readouterr().err
+
+
 def status(monkeypatch, *arguments) -> int:
     """The status with which the shell sees the command end."""
     ends: list[int] = []

@@ -239,3 +239,22 @@ def test_dropout_left_out_in_eval_mode_is_noted():
     ours = nn.Sequential(nn.Linear(3, 2, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(ours, theirs)
     assert "dropout not compared" in str(parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded))
+
+
+def test_both_sides_run_at_the_highest_precision():
+    """On a GPU the default may be TF32, 10 bits; what is compiled says which is meant."""
+    seen = []
+
+    class Product(nnx.Module):
+        def __init__(self):
+            self.kernel = nnx.Param(jnp.eye(3))
+
+        def __call__(self, x):
+            seen.append(jax.make_jaxpr(jnp.dot)(x, self.kernel[...]).eqns[0].params["precision"])
+            return x @ self.kernel[...]
+
+    theirs, ours = torch.nn.Linear(3, 3, bias=False), Product()
+    loaded = parity.load_torch(ours, theirs, rules=[("weight", "kernel")], probe=np.eye(3, dtype=np.float32))
+    parity.compare(theirs, ours, np.eye(3, dtype=np.float32), loaded=loaded).raise_if_different()
+    assert seen
+    assert set(seen) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}

@@ -339,11 +339,49 @@ def test_recurrent_and_attention_layers_are_refused_by_name(layer, name):
     theirs, ours = torch.nn.ModuleDict({"encoder": layer}), nn.Linear(2, 2, rngs=nnx.Rngs(0))
     with pytest.raises(NotImplementedError, match=rf"encoder is a torch\.nn\.{name}"):
         parity.load_torch(ours, theirs)
-    with pytest.raises(NotImplementedError, match=r"encoder\..* belongs to a (recurrent|attention) layer"):
+    with pytest.raises(NotImplementedError, match=r"encoder\..* belongs to an? (recurrent|attention) layer"):
         parity.load_torch(ours, theirs.state_dict())
 
 
 # --- files
+
+
+ODD = {
+    "lazy": (lambda: torch.nn.LazyLinear(2), ValueError, "weight has no values yet"),
+    "meta": (lambda: torch.nn.Linear(3, 2, device="meta"), ValueError, "weight has no values"),
+    "sparse": (lambda: {"weight": torch.eye(3).to_sparse()}, ValueError, "weight is sparse"),
+    "backwards": (
+        lambda: {"weight_hh_l1_reverse": torch.eye(3)},
+        NotImplementedError,
+        "belongs to a recurrent layer",
+    ),
+    "keys": (
+        lambda: {"a.k_proj_weight": torch.eye(3)},
+        NotImplementedError,
+        "belongs to an attention layer",
+    ),
+    "weight norm": (
+        lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2)),
+        NotImplementedError,
+        "is a parametrization",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_weights_are_refused_in_a_sentence(kind):
+    source, error, message = ODD[kind]
+    with pytest.raises(error, match=message):
+        parity.load_torch(nn.Linear(3, 2, rngs=nnx.Rngs(0)), source())
+
+
+def test_a_wrapped_model_is_probed_and_compared_like_the_model_itself(torch_net):
+    wrapped, ours = torch.nn.DataParallel(torch_net), Net(rngs=nnx.Rngs(0), torch_order=False)
+    loaded = parity.load_torch(ours, wrapped, probe=IMAGE)
+    report = parity.compare(wrapped, ours, IMAGE, loaded=loaded).raise_if_different()
+    gradients = [row.leaf for row in report.rows if row.stage == "gradient"]
+    assert "head.1.kernel" in gradients  # under torch's own names the wrapper's gradients would be missed
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".state", ".safetensors"])

@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def end_with_status_2(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What becomes of an error: a sentence where parity refuses, the traceback where a model's code fails; status 2."""
-    frames = traceback.extract_tb(trace)
-    if frames and Path(frames[-1].filename).parent == Path(__file__).parent:
+    files = [frame.filename for frame in traceback.extract_tb(trace)]
+    below = files[files.index(__file__) :] if __file__ in files else files  # of main, and what it called
+    if below and all(Path(file).parent == Path(__file__).parent for file in below):
         print(f"cannot compare: {error}", file=sys.stderr)
     else:
         traceback.print_exception(kind, error, trace)

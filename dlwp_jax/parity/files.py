@@ -86,7 +86,22 @@ def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
     for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
+    for name, value in state.items():
+        _refuse_odd(name, value)
     return state
+
+
+def _refuse_odd(name: str, value: torch.Tensor) -> None:
+    """Values that are not simply there."""
+    kinds = {
+        "has no values yet (a lazy layer): run the torch model once": torch.nn.parameter.is_lazy(value),
+        "has no values (device='meta'): load the torch model's weights first": value.is_meta,
+        "is quantized: give it dequantized": value.is_quantized,
+        "is sparse: give it as .to_dense()": value.layout != torch.strided,
+    }
+    for why, found in kinds.items():
+        if found:
+            raise ValueError(f"{name} {why}.")
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.forward import Layout, Watch, input_turns, jax_outputs, torch_outputs
+from dlwp_jax.parity.forward import Layout, Watch, input_turns, jax_outputs, torch_outputs, unwrapped
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.rules import KERNEL, SAME, flatten_rows
 
@@ -94,7 +94,7 @@ def choose_flatten(
     write: Callable[[Sequence[Entry]], None],
 ) -> tuple[Entry, ...]:
     """Turn those chains for which the outputs come nearest to torch's; the model is left so."""
-    inputs = probe if isinstance(probe, tuple | list) else (probe,)
+    inputs, module = probe if isinstance(probe, tuple | list) else (probe,), unwrapped(module)
     candidates = [group for chain in flattened(module, inputs) if (group := turned(entries, chain))]
     theirs, turns = torch_outputs(module, inputs), input_turns(module, inputs, layout)
 

@@ -208,9 +208,16 @@ def outputs_of(result: Any) -> list:
     return jax.tree.leaves(result, is_leaf=lambda leaf: isinstance(leaf, torch.Tensor))
 
 
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The model inside of DataParallel or torch.compile; its names have no prefix."""
+    while isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        module = module.module
+    return getattr(module, "_orig_mod", module)
+
+
 def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:
     """A copy to run: gradients and batch statistics of the original stay as they are."""
-    module = copy.deepcopy(module).train(train)
+    module = copy.deepcopy(unwrapped(module)).train(train)
     module.zero_grad(set_to_none=True)
     if train:
         refuse_random(module)

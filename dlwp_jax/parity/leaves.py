@@ -1,6 +1,7 @@
 """The arrays of both models, layer by layer, in the order in which the layers were made."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -31,7 +32,10 @@ _REFUSED = (
     torch.nn.TransformerEncoderLayer,
     torch.nn.TransformerDecoderLayer,
 )
-_REFUSED_LEAVES = {"weight_ih_l0": "recurrent", "weight_ih": "recurrent", "in_proj_weight": "attention"}
+_REFUSED_LEAVES = {
+    "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
+    "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +161,15 @@ def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
                     "recurrent and attention layers are not carried over."
                 )
     for name in state:
-        kind = _REFUSED_LEAVES.get(name.rpartition(".")[2])
-        if kind:
+        for kind, leaf in _REFUSED_LEAVES.items():
+            if leaf.fullmatch(name.rpartition(".")[2]):
+                raise NotImplementedError(
+                    f"{name} belongs to {kind} layer; recurrent and attention layers are not carried over."
+                )
+        if "parametrizations." in name:
             raise NotImplementedError(
-                f"{name} belongs to a {kind} layer; recurrent and attention layers are not carried over."
+                f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into the weight first: "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
             )
 
 

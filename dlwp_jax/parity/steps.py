@@ -22,7 +22,7 @@ from dlwp_jax.parity.compare import (
     matched,
     turned_leaves,
 )
-from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random
+from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random, unwrapped
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.report import ParityReport, Row, largest, rows_of
@@ -101,6 +101,7 @@ def compare_steps(
                 torch_model, torch_opt, learner, state, wide, torch_loss, tolerance=tolerance, **options
             )
     tolerance = TOLERANCE if tolerance is None else tolerance
+    torch_model = unwrapped(torch_model)
     torch_model.train()
     refuse_random(torch_model)
     if dtype_of(torch_model) in HALF_TOLERANCES:
