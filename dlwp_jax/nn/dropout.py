@@ -13,7 +13,7 @@ class Dropout(nnx.Module):
     """Zero each value with probability `p`, scale the rest by 1 / (1 - p), in train mode; torch.nn.Dropout.
 
     Args:
-      p: the probability of zero.
+      p: the probability of zero; a number, or a traced scalar to be swept.
       rngs: its `dropout` stream (or its default one) is forked: the layer holds an own stream of keys.
 
     Raises:
@@ -27,10 +27,10 @@ class Dropout(nnx.Module):
     {1.0}
     """
 
-    def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
-        if not 0 <= p <= 1:
+    def __init__(self, p: float | jax.Array = 0.5, *, rngs: nnx.Rngs):
+        if not isinstance(p, jax.Array) and not 0 <= p <= 1:
             raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
-        self.p = p
+        self.p = nnx.data(p) if isinstance(p, jax.Array) else p
         self.deterministic = False  # nnx's model.train() and model.eval() set it
         self.rngs = rngs.dropout.fork()
 
@@ -40,12 +40,11 @@ class Dropout(nnx.Module):
     def __call__(self, x):  # any shape -> the same
         """Drop values of `x` in train mode; `x` itself in eval mode."""
         shape = self._mask_shape(x)
-        if self.deterministic or self.p == 0:
+        if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):
             return x
-        if self.p == 1:  # 1 / (1 - p) is not finite, and its gradient would be NaN
-            return jnp.zeros_like(x)
         keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
-        return jnp.where(keep, x / (1 - self.p), jnp.zeros((), x.dtype))
+        kept = jnp.where(self.p == 1, 1.0, 1 - self.p)  # 1 / (1 - p) would be infinite, its gradient NaN
+        return jnp.where(keep, x / kept, 0.0).astype(jnp.result_type(x, 0.0))
 
 
 class _ChannelDropout(Dropout):
