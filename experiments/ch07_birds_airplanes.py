@@ -50,11 +50,18 @@ def likelihood(probabilities, label):
     return losses.nll_loss(jnp.log(probabilities), label, reduction="sum")
 
 
+# The losses compared, and by how many % the book's change as the first of four predictions does.
+LOSSES = {
+    "NLL": (likelihood, ("-33.9", "0", "33.9", "149.8")),
+    "squared error": (squared, ("-50", "0", "66.7", "216.7")),
+}
+FIRST = ((0.9, 0.1), (0.6, 0.4), (0.4, 0.6), (0.1, 0.9))  # more right, as it was, slightly wrong, very wrong
+
+
 def changes(loss):
-    """By how many % the loss of four predictions changes with the first: more right, as it is, wrong, very wrong."""
+    """The loss of four predictions with each of FIRST as the first of them, against that with (0.6, 0.4)."""
     predicted, label = jnp.array([[0.6, 0.4], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8]]), jnp.array([0, 0, 1, 1])
-    firsts = jnp.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]])
-    return [float(100 * (loss(predicted.at[0].set(p), label) / loss(predicted, label) - 1)) for p in firsts]
+    return [float(100 * (loss(predicted.at[0].set(jnp.array(p)), label) / loss(predicted, label) - 1)) for p in FIRST]
 
 
 def loss_of_scores(loss):
@@ -74,15 +81,16 @@ def show_losses():
     rows = {
         "softmax of (1, 2, 3)": (("0.0900", "0.2447", "0.6652"), nn.softmax(jnp.array([1.0, 2.0, 3.0]))),
         "log softmax of (0, 104)": (("-104", "0"), nn.log_softmax(scores)),
-        "NLL, change in %": (("-33.9", "0", "33.9", "149.8"), changes(likelihood)),
-        "squared error, change in %": (("-50", "0", "66.7", "216.7"), changes(squared)),
     }
     for what, (book, ours) in rows.items():
         for figure, value in zip(book, ours, strict=True):
             table.row(what, figure, float(value))
+    for name, (loss, book) in LOSSES.items():
+        for first, figure, value in zip(FIRST, book, changes(loss), strict=True):
+            table.row(f"{name}, first {first}, change in %", figure, value)
     table.close()
     print(f"log of the softmax of (0, 104), in two steps: {jnp.log(nn.softmax(scores))}")
-    for name, loss in {"NLL": likelihood, "squared error": squared}.items():
+    for name, (loss, _) in LOSSES.items():
         slope = float(jax.grad(loss_of_scores(loss))(-10.0))
         print(f"slope of the {name} where the right class's score is 10 too low: {slope:.6f}")
 
@@ -90,11 +98,11 @@ def show_losses():
 def draw_losses():
     score = jnp.linspace(-10.0, 10.0, 401)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name, loss in {"NLL of softmax": likelihood, "squared error of softmax": squared}.items():
-        axes[0].plot(score, jax.vmap(loss_of_scores(loss))(score), label=name)
-        axes[1].plot(score, jax.vmap(jax.grad(loss_of_scores(loss)))(score), label=name)
+    for name, (loss, _) in LOSSES.items():
+        axes[0].plot(score, jax.vmap(loss_of_scores(loss))(score), label=f"{name} of the softmax")
+        axes[1].plot(score, jax.vmap(jax.grad(loss_of_scores(loss)))(score), label=f"{name} of the softmax")
     axes[0].set(ylabel="loss", ylim=(0, 5), title="Both fall as the right class scores")
-    axes[1].set(ylabel="slope of the loss", title="Where it is most wrong, one does not learn")
+    axes[1].set(ylabel="slope of the loss", title="Where it is most wrong, squared error has no slope")
     for ax in axes:
         ax.set(xlabel="score of the right class − score of the other")
         ax.legend()
