@@ -3,7 +3,7 @@
 Run:    python -m experiments ch07_birds_airplanes                   scikit-learn's digits 3 and 8
         python -m experiments ch07_birds_airplanes --classes ten     all ten digits
         python -m experiments ch07_birds_airplanes --data cifar10    the book's pictures, under DLWP_DATA
-Writes: runs/ch07_birds_airplanes/{config.json,history.jsonl,losses.png,overfitting.png,wrong.png}
+Writes: runs/ch07_birds_airplanes/{config.json,history_*.jsonl,losses.png,overfitting.png,wrong.png}
 Expect: TODO
 """
 
@@ -119,9 +119,7 @@ def train_all(config, data):
         net = fully_connected(name, len(data.names), rngs=nnx.Rngs(config.seed))
         options = {"epochs": epochs, "batch_size": batch_size, "seed": config.seed}
         fit = trained[what] = pictures.learn(net, data, optax.sgd(1e-2), **options)
-        told = f"accuracy: training {fit.train:.4f}, validation {fit.val:.4f}, overfitted by {fit.train - fit.val:.4f}"
-        book = NETS[name] if batch_size == 64 and config.data == "cifar10" and config.classes == "two" else None
-        print(told + (f" (book: {book[0]}, {book[1]}, {book[0] - book[1]:.4f})" if book else ""))
+        print(fit.told(NETS[name] if config.is_books and batch_size == 64 else None))
     return trained
 
 
@@ -148,5 +146,6 @@ def main(config: Config):
     trained = train_all(config, data)
     best = trained[f"3072-512-{len(data.names)}"]
     pictures.show_wrong(data, best.probabilities, run_dir)
-    run_dir.history(best.history)
+    for what, fit in trained.items():
+        run_dir.history(fit.history, f"history_{what.replace(', one at a time', '_single')}.jsonl")
     run_dir.figure(draw_overfitting(trained), "overfitting.png")

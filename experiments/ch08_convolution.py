@@ -43,8 +43,9 @@ def show_kernels(picture):
     for name, kernel in KERNELS.items():
         shown[f"{name}, padding 1"] = nn.conv(grey, kernel[:, :, None, None], padding=1)
     shown["edge, max pool 2"] = nn.max_pool(jnp.abs(shown["edge, padding 1"]), 2)
-    bare: Any = nn.conv(grey, KERNELS["blur"][:, :, None, None])
-    sizes = [image.shape[1:3] for image in (grey, bare, shown["blur, padding 1"], shown["edge, max pool 2"])]
+    bare = nn.conv(grey, KERNELS["blur"][:, :, None, None])
+    steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["edge, max pool 2"]]
+    sizes = [image.shape[1:3] for image in steps]
     print("a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(*sizes))
     titles = [f"{name}\n{image.shape[1]} x {image.shape[2]}" for name, image in shown.items()]
     return data.pictures.grid([image[0, :, :, 0] for image in shown.values()], titles, columns=4, size=(12, 3))
@@ -99,13 +100,11 @@ def load(net, path):
 
 def show_training(config, fit):
     """The losses that the book prints, beside the book's, which began at other random weights."""
-    books = config.data == "cifar10" and config.classes == "two"
     for epoch, loss in enumerate(fit.history["train/loss"], 1):
         if epoch == 1 or epoch % 10 == 0:
-            print(
-                f"epoch {epoch:3d}: training loss {loss:.4f}" + f" (book {BOOK.get(epoch)})" * (books and epoch in BOOK)
-            )
-    print(f"accuracy: training {fit.train:.4f}, validation {fit.val:.4f}" + f" (book {BOOK_ACCURACY})" * books)
+            beside = f" (book {BOOK[epoch]})" if config.is_books and epoch in BOOK else ""
+            print(f"epoch {epoch:3d}: training loss {loss:.4f}{beside}")
+    print(fit.told(BOOK_ACCURACY if config.is_books else None))
 
 
 def draw_training(fit, books):
@@ -125,8 +124,9 @@ def draw_training(fit, books):
 def main(config: Config):
     run_dir = runs.start("ch08_convolution", config, out=config.out)
     shown = pictures.load(config)
-    books = config.data == "cifar10"
-    photo = shown.scale.undo(shown.train["image"][0]) if books else data.load("book-dog", embedded=True)[::2, ::2] / 255
+    photo = shown.scale.undo(shown.train["image"][0])
+    if config.data == "digits":  # which are too coarse to show what a kernel does
+        photo = data.load("book-dog", embedded=True)[::2, ::2] / 255
     run_dir.figure(show_kernels(photo.mean(axis=2, dtype=np.float32)), "kernels.png")
     show_networks(shown.val["image"])
 
@@ -134,7 +134,7 @@ def main(config: Config):
     fit = pictures.learn(net, shown, optax.sgd(1e-2), epochs=config.epochs, seed=config.seed)
     show_training(config, fit)
     run_dir.history(fit.history)
-    run_dir.figure(draw_training(fit, books), "training.png")
+    run_dir.figure(draw_training(fit, config.is_books), "training.png")
     pictures.show_wrong(shown, fit.probabilities, run_dir)
 
     path = run_dir.path / "net.npz"

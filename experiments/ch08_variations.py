@@ -66,6 +66,16 @@ class Config(pictures.Config):
             raise ValueError(f"--nets has {', '.join(sorted(unknown)) or 'none'}; there are {', '.join(VARIATIONS)}.")
 
 
+def loss_with(penalty):
+    """The classification loss plus a penalty of the network's weights, if there is one."""
+
+    def loss_fn(net, batch):
+        loss, metrics = pictures.loss_fn(net, batch)
+        return (loss + penalty(net) if penalty else loss), metrics
+
+    return loss_fn
+
+
 def learn(variation, config, shown):
     """The trained network, and the seconds that it took, compilation included."""
     channels = config.channels or (32 if config.data == "cifar10" else 8)
@@ -73,13 +83,10 @@ def learn(variation, config, shown):
     if len(shown.names) != 2:
         net.fc2 = nn.Linear(32, len(shown.names), rngs=nnx.Rngs(config.seed))
 
-    def loss_fn(model, batch):
-        loss, metrics = pictures.loss_fn(model, batch)
-        return (loss if variation.penalty is None else loss + variation.penalty(model)), metrics
-
     begin = time.perf_counter()
     epochs = config.epochs or (100 if config.data == "cifar10" else 20)
-    fit = pictures.learn(net, shown, optax.sgd(variation.lr), epochs=epochs, seed=config.seed, loss_fn=loss_fn)
+    options = {"epochs": epochs, "seed": config.seed, "loss_fn": loss_with(variation.penalty)}
+    fit = pictures.learn(net, shown, optax.sgd(variation.lr), **options)
     return fit, time.perf_counter() - begin
 
 
@@ -113,11 +120,10 @@ def draw(results, books):
 def main(config: Config):
     run_dir = runs.start("ch08_variations", config, out=config.out)
     shown = pictures.load(config)
-    books = config.data == "cifar10" and config.classes == "two"
     results = {}
     for name in config.nets:
         print(f"\n{name}", flush=True)
         fit, _ = results[name] = learn(VARIATIONS[name], config, shown)
         run_dir.history(fit.history, f"history_{name}.jsonl")
-    show(results, books)
-    run_dir.figure(draw(results, books), "accuracy.png")
+    show(results, config.is_books)
+    run_dir.figure(draw(results, config.is_books), "accuracy.png")

@@ -31,6 +31,11 @@ class Config:
     seed: int = 0  # of weights and shuffling
     out: Path = Path("runs")  # where the run directory is made
 
+    @property
+    def is_books(self) -> bool:
+        """Whether the book's figures are of these pictures."""
+        return self.data == "cifar10" and self.classes == "two"
+
 
 class Pictures(NamedTuple):
     train: dict[str, Any]  # {"image": [n 32 32 3] float32, "label": [n] int32}
@@ -91,8 +96,16 @@ class Trained(NamedTuple):
     net: Any
     history: dict[str, jax.Array]
     probabilities: np.ndarray  # [n_val classes], of the pictures to check
-    train: float  # accuracies
+    train: float  # accuracy in eval mode after the last epoch
     val: float
+
+    def told(self, book: tuple[float, float] | None = None) -> str:
+        """The accuracies, their medians over the last ten epochs (one epoch can end in a dip), and the book's."""
+        train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
+        rows = {"at the end": (self.train, self.val), "median of the last ten epochs": (train, val)}
+        rows |= {"the book": book} if book else {}
+        told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
+        return "accuracy " + "\n         ".join(told)
 
 
 def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, seed=0, loss_fn=loss_fn) -> Trained:
