@@ -42,9 +42,9 @@ def show_kernels(picture):
     shown: dict[str, Any] = {"the picture": grey}
     for name, kernel in KERNELS.items():
         shown[f"{name}, padding 1"] = nn.conv(grey, kernel[:, :, None, None], padding=1)
-    shown["edge, max pool 2"] = nn.max_pool(jnp.abs(shown["edge, padding 1"]), 2)
+    shown["|edge|, max pool 2"] = nn.max_pool(jnp.abs(shown["edge, padding 1"]), 2)
     bare = nn.conv(grey, KERNELS["blur"][:, :, None, None])
-    steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["edge, max pool 2"]]
+    steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["|edge|, max pool 2"]]
     sizes = [image.shape[1:3] for image in steps]
     print("a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(*sizes))
     titles = [f"{name}\n{image.shape[1]} x {image.shape[2]}" for name, image in shown.items()]

@@ -128,7 +128,7 @@ def draw(results, books):
     lowest = min(min(fit.train, fit.val) for fit, _ in results.values())
     ax.set(ylabel="accuracy", ylim=(np.floor(10 * lowest - 0.5) / 10, 1.0), title="The conv net varied")
     ax.set_xticks(place, list(results), rotation=30)
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
