@@ -13,6 +13,7 @@ from dlwp_jax.train.epoch import evaluate, train_epoch
 from dlwp_jax.train.host import Progress, every, fit
 from dlwp_jax.train.learner import Learner, TrainState, make_learner, predict
 from dlwp_jax.train.loop import EarlyStopping, Run, run
+from dlwp_jax.train.units import unit_health
 
 __all__ = [
     "EarlyStopping",
@@ -27,4 +28,5 @@ __all__ = [
     "predict",
     "run",
     "train_epoch",
+    "unit_health",
 ]

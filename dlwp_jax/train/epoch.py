@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlwp_jax.optim.clip import grad_norm
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import Learner, TrainState
+from dlwp_jax.train.units import dead_share
 
 PyTree = Any
 Logs = dict[str, jax.Array]
@@ -112,7 +114,31 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     taken = alive & all_finite((loss, params))
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
-    return choose_state(taken, new, state), taken, as_logs(loss, metrics)
+    logs = as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates)
+    return choose_state(taken, new, state), taken, logs
+
+
+def recorded(
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, metrics: Logs, grads: PyTree, updates: PyTree
+) -> Logs:
+    """What `make_learner(record=...)` asked for of a step from `state`, float32 or wider."""
+    logs = {}
+    if "norms" in learner.record:
+        logs |= {"grad_norm": norm(grads), "param_norm": norm(state.params), "update_norm": norm(updates)}
+    if "dead_units" in learner.record:
+        logs["dead_units"] = dead_share(grads)
+    if "eval_loss" in learner.record:
+        loss, _ = learner.loss(state, state.params, batch, key, train=False)
+        logs["eval_loss"] = as_logs(loss, {})["loss"]
+    if taken := sorted(set(logs) & set(metrics)):
+        raise ValueError(f"a metric may not be called {taken[0]!r} where record={learner.record}; rename it.")
+    return logs
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm over all leaves, summed in float32 or wider; without a gradient, as at 0 there is none."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    return grad_norm(jax.lax.stop_gradient(wide))
 
 
 def understood(function: Callable, keywords: dict[str, Any]) -> dict[str, Any]:

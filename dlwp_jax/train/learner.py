@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,6 +14,11 @@ from dlwp_jax.train import checks
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
+RECORDS = {
+    "norms": ("grad_norm", "param_norm", "update_norm"),
+    "dead_units": ("dead_units",),
+    "eval_loss": ("eval_loss",),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -50,6 +55,7 @@ class Learner:
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`.
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
+      record: what each step logs besides loss and metrics, names of RECORDS.
     """
 
     train_def: nnx.GraphDef
@@ -57,6 +63,12 @@ class Learner:
     loss_fn: LossFn
     tx: optax.GradientTransformation
     trainable: Any
+    record: tuple[str, ...] = ()
+
+    @property
+    def step_logs(self) -> tuple[str, ...]:
+        """The names of the logs that only a training step has."""
+        return tuple(name for kind in self.record for name in RECORDS[kind])
 
     def model(self, state: TrainState, *, train: bool = False) -> Any:
         """The NNX module with the parameters of `state`, in eval mode unless `train`."""
@@ -85,6 +97,7 @@ def make_learner(
     *,
     key: jax.Array,
     trainable: Any = nnx.Param,
+    record: Collection[str] = (),
 ) -> tuple[Learner, TrainState]:
     """Take a model apart into what training changes and what it does not.
 
@@ -97,6 +110,13 @@ def make_learner(
         but what the model itself makes in its forward pass (running statistics of batch norm move, as in torch).
         For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone, as the book does when it
         fine-tunes its nodule classifier (chapter 14).
+      record: more to log, as means over the epoch's steps. "norms": `train/grad_norm`, `train/param_norm` and
+        `train/update_norm`, the Euclidean norms over all trained leaves of the loss's gradient, of the parameters
+        before the step, and of what the optimizer adds to them. "dead_units": `train/dead_units`, the share of units
+        that no gradient reaches on a batch (rectifiers never active, sigmoids at their limit; a penalty inside the
+        loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and parameters in eval mode,
+        which is what `val/loss` can be compared with where there is dropout or batch norm; it costs one more forward
+        pass.
 
     Returns:
       `(learner, state)`.
@@ -104,7 +124,7 @@ def make_learner(
     Raises:
       TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is no PRNG key, or
         `trainable` chooses leaves that are not floating point.
-      ValueError: where `trainable` chooses nothing.
+      ValueError: where `trainable` chooses nothing, or `record` asks for what is not known.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -126,10 +146,17 @@ def make_learner(
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
-    learner = Learner(train_def, eval_def, loss_fn, tx, trainable)
+    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record))
     checks.hashable(learner)
     zero = jnp.zeros((), jnp.int32)
     return learner, TrainState(params, extra, rngs, tx.init(params), key, zero, zero)
+
+
+def _known(record: Collection[str]) -> tuple[str, ...]:
+    """What is to be recorded, in the order of RECORDS; a single word is refused before it is read as letters."""
+    if isinstance(record, str) or not set(record) <= RECORDS.keys():
+        raise ValueError(f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {record!r}.")
+    return tuple(kind for kind in RECORDS if kind in record)
 
 
 def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None) -> PyTree:

@@ -1,7 +1,7 @@
 """A whole training as one pure function, early stopping included."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -217,18 +217,24 @@ def make_plan(
     """Check what does not depend on where the training data come from."""
     epochs = checks.count(epochs, "epochs")
     names = checks.log_names(learner, state, batch)
-    recorded = [f"train/{name}" for name in names] + [f"val/{name}" for name in names if val is not None]
+    recorded = list(history_names(learner, [*names, *learner.step_logs], val is not None))
     monitor = stop.monitor if stop is not None else "train/loss" if val is None else "val/loss"
     checks.monitor(monitor, recorded)
     wanted = max(batch_size, 256) if val_batch_size is None else checks.count(val_batch_size, "val_batch_size")
     return Plan(epochs, batch_size, wanted, monitor, stop)
 
 
+def history_names(learner: Learner, logs: Collection[str], has_val: bool) -> dict[str, str]:
+    """The names of the history's columns, each with the log that it holds."""
+    in_eval_mode = [log for log in logs if has_val and log not in learner.step_logs]
+    return {f"train/{log}": log for log in logs} | {f"val/{log}": log for log in in_eval_mode}
+
+
 def start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Loop:
     """The loop before its first step."""
     logs = all_logs(learner, state, batch)
-    kinds = ("train", "val") if has_val else ("train",)
-    history = {f"{kind}/{k}": jnp.full(plan.epochs, jnp.nan, log.dtype) for kind in kinds for k, log in logs.items()}
+    names = history_names(learner, logs, has_val)
+    history = {name: jnp.full(plan.epochs, jnp.nan, logs[log].dtype) for name, log in names.items()}
     infinity = jnp.array(jnp.inf, history[plan.monitor].dtype)
     zero, true = jnp.zeros((), jnp.int32), jnp.array(True)
     totals = {k: jnp.zeros((), log.dtype) for k, log in logs.items()}

@@ -1,0 +1,94 @@
+"""Reading a training history (chapters 5 and 8): verdict, evidence, advice.
+
+result = train.fit(learner, state, train_set, val_set, epochs=200, batch_size=32)
+print(diagnose(result))
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlwp_jax.diagnose.advice import ADVICE
+from dlwp_jax.diagnose.history import read
+from dlwp_jax.diagnose.signs import signs
+from dlwp_jax.diagnose.verdict import decide, measure
+
+__all__ = ["VERDICTS", "Diagnosis", "diagnose"]
+VERDICTS = tuple(ADVICE)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a history says.
+
+    Attributes:
+      verdict: one of `VERDICTS`.
+      evidence: the figures it rests on, by name, in the units of the loss and in epochs.
+      advice: what to try, first things first.
+    """
+
+    verdict: str
+    evidence: dict[str, Any]
+    advice: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict, self._told(), self.advice[0]])
+
+    def _told(self) -> str:
+        """The evidence in a line."""
+        e = self.evidence
+        told = [f"{kind} {e[f'{kind}_last']:.4g}" for kind in ("train", "val") if f"{kind}_last" in e]
+        if "best_epoch" in e:
+            told.append(f"best epoch {e['best_epoch']} of {e['epochs']}")
+        if "failed_epoch" in e:
+            told.append(f"not finite in epoch {e['failed_epoch']}")
+        return ", ".join(told)
+
+
+def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = None) -> Diagnosis:
+    """Name what a training history shows, with the evidence and with what to try next.
+
+    Args:
+      history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as arrays or lists. A NaN
+        tail is an early stop's. Without losses an accuracy or error is judged. `train/eval_loss`, where it is
+        recorded, is taken in place of `train/loss`.
+      baseline: the loss of a predictor that does not look at its input (the training targets' variance for a squared
+        error, their entropy for a cross entropy); for an accuracy, that of always saying the most frequent class. It
+        is what tells data without information from a model too simple. `{"trivial": ..., "reachable": ...}` also says
+        which loss is known to be possible (the noise of the targets, or what a larger model reached), which is what
+        tells underfitting from a good fit to noisy data.
+
+    Returns:
+      A `Diagnosis`.
+
+    Raises:
+      TypeError, ValueError: in one sentence, where history is no history, or holds nothing that can be judged.
+
+    >>> epochs = np.arange(1, 101)
+    >>> falling = 0.2 + 2 * np.exp(-epochs / 10)
+    >>> diagnose({"train/loss": falling, "val/loss": falling + 0.002 * epochs}).verdict
+    'overfitting'
+    """
+    curves = read(history)
+    trivial, reachable = _baseline(baseline)
+    if curves.failed_epoch:
+        verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
+    else:
+        evidence = measure(curves, trivial)
+        verdict = decide(curves, evidence, trivial, reachable)
+    more, first = signs(curves.others, verdict)
+    return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
+
+
+def _baseline(value: Any) -> tuple[float | None, float | None]:
+    """The loss of the trivial predictor, and the reachable one."""
+    parts = value if isinstance(value, Mapping) else {"trivial": value}
+    if unknown := sorted(set(parts) - {"trivial", "reachable"}):
+        raise ValueError(f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}.")
+    for name, part in parts.items():
+        if part is not None and not (np.ndim(part) == 0 and np.isfinite(np.asarray(part, np.float64))):
+            raise ValueError(f"baseline[{name!r}] must be one finite number; got {part!r}.")
+    trivial, reachable = (None if parts.get(name) is None else float(parts[name]) for name in ("trivial", "reachable"))
+    return trivial, reachable

@@ -1,0 +1,47 @@
+"""What to try, first things first: the sense of chapter 5.5.3 and 8.5, in our own sentences."""
+
+ADVICE = {
+    "diverged": (
+        "Make the learning rate smaller, by tens: the steps overshoot the valley.",
+        "Bring inputs and targets to zero mean and unit spread, so that one rate suits every parameter.",
+        "Clip the gradient's norm where single batches are to blame.",
+    ),
+    "too few epochs to tell": ("Train for more epochs, then ask again.",),
+    "not learning": (
+        "Try learning rates ten times larger and ten times smaller.",
+        "Check that the model can memorise eight examples; one that cannot has a fault in model, loss or data.",
+        "Normalise the inputs, and check initialisation and activations.",
+        "Give the model more capacity: it may be too simple for what is asked.",
+        "Ask whether the inputs carry what is to be predicted.",
+    ),
+    "uninformative data": (
+        "Check that inputs and targets still belong together, row by row.",
+        "Ask whether the inputs carry what is to be predicted; find others that do.",
+        "Get more data: a weak relation needs many examples to be seen.",
+    ),
+    "overfitting": (
+        "Get more data, or make more of them by augmentation.",
+        "Keep the parameters of the best epoch: stop early.",
+        "Penalise large weights (weight decay), or drop units out.",
+        "Add noise to the inputs.",
+        "Make the model simpler: fewer units or layers.",
+    ),
+    "overfitting under control": (
+        "Leave it if the validation loss is good enough: the gap is stable and training on does no harm.",
+        "Get more data or augment, which closes the gap from above.",
+        "Regularise a little more and see whether validation loss falls.",
+    ),
+    "not converged": (
+        "Train for more epochs: validation loss is still falling.",
+        "Try a larger learning rate, or a better scaled input, to get there sooner.",
+    ),
+    "underfitting": (
+        "Give the model more capacity: more units, more layers, more suitable ones.",
+        "Weaken the regularisation, if there is any.",
+        "Ask whether the inputs carry what is to be predicted: noise cannot be learned.",
+    ),
+    "good fit": (
+        "Leave it; or grow the model until it overfits, to know that this size is the right one.",
+        "Judge the final figure on a test set that chose nothing.",
+    ),
+}

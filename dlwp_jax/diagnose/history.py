@@ -1,0 +1,146 @@
+"""A history, whatever its container, as two curves in which lower is better."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Metrics that rise as the fit gets better; every other name is taken for a loss.
+RISING = ("accuracy", "acc", "auc", "f1", "precision", "recall", "iou", "dice", "r2", "psnr", "score")
+# Eval-mode loss on the training set: no dropout, running statistics. Preferred to train/loss where it is recorded.
+EVAL_LOSS = "train/eval_loss"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values `[k]` that should fall, measured after the epochs `[k]`, counted from 1; all finite."""
+
+    epochs: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What there is to judge.
+
+    Attributes:
+      train, val: the two curves, of one and the same quantity; None where it is not recorded.
+      names: the names under which they stand in the history.
+      failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was none.
+      others: every other column of the history, cut to the same length.
+    """
+
+    train: Curve | None
+    val: Curve | None
+    names: tuple[str, ...]
+    failed_epoch: int
+    others: dict[str, np.ndarray]
+
+    @property
+    def guide(self) -> Curve:
+        """The curve that tells how good the model is: val where there is one, else train."""
+        curve = self.val if self.val is not None else self.train
+        assert curve is not None
+        return curve
+
+
+def read(history: Any) -> Curves:
+    """Find the curves in a history (or in a `Run`), drop the NaN tail of an early stop, see a failure.
+
+    Raises:
+      TypeError, ValueError: in one sentence, where there is nothing that can be judged.
+    """
+    failure = int(np.asarray(getattr(history, "failure", (0, 0)))[0])
+    columns = _columns(getattr(history, "history", history))
+    train, val = _choose(columns)
+    names = tuple(name for name in (train, val) if name)
+    length = _length([columns[name] for name in names])
+    columns = {name: values[:length] for name, values in columns.items()}
+    if length == 0:
+        if failure:
+            return Curves(None, None, names, failure, columns)
+        raise ValueError(f"history holds no finite value of {' or '.join(names)}, so there is nothing to judge.")
+    lost = _lost(columns, train, val) or bool(failure)
+    curves = [None if name is None else _curve(columns[name], name) for name in (train, val)]
+    failed_epoch = failure or (length if lost else 0)
+    if all(curve is None or curve.values.size == 0 for curve in curves):
+        return Curves(None, None, names, failed_epoch, columns)
+    train_curve, val_curve = (None if curve is None or curve.values.size == 0 else curve for curve in curves)
+    others = {name: values for name, values in columns.items() if name not in names}
+    return Curves(train_curve, val_curve, names, failed_epoch, others)
+
+
+def _columns(history: Any) -> dict[str, np.ndarray]:
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            "history must be a Run or its history, a dict such as {'train/loss': [...], 'val/loss': [...]} with one "
+            f"value per epoch; got a {type(history).__name__}."
+        )
+    columns = {}
+    for name, values in history.items():
+        try:
+            column = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"history[{name!r}] must hold one number per epoch; got {_short(values)}.") from None
+        if column.ndim != 1:
+            raise ValueError(
+                f"history[{name!r}] must hold one number per epoch, shape [epochs]; got shape {column.shape}."
+                + " Diagnose the members of a vmapped training one by one." * (column.ndim == 2)
+            )
+        columns[str(name)] = column
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns of history must be equally long, one value per epoch; {told}.")
+    return columns
+
+
+def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
+    """The names of the training and of the validation curve: losses where there are any, else a metric."""
+    train = EVAL_LOSS if EVAL_LOSS in columns else "train/loss"
+    if train in columns or "val/loss" in columns:
+        return train if train in columns else None, "val/loss" if "val/loss" in columns else None
+    metrics = {name.split("/", 1)[1] for name in columns if name.startswith(("train/", "val/"))}
+    both = [m for m in metrics if f"train/{m}" in columns and f"val/{m}" in columns]
+    for metric in sorted(both) + sorted(metrics):
+        if _rises(metric) or "loss" in metric or "error" in metric:
+            train, val = (name if name in columns else None for name in (f"train/{metric}", f"val/{metric}"))
+            return train, val
+    raise ValueError(
+        "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such names); it holds "
+        f"{', '.join(map(repr, columns)) or 'nothing'}."
+    )
+
+
+def _rises(metric: str) -> bool:
+    return any(word in metric.lower().replace("-", "_").split("_") for word in RISING)
+
+
+def _length(columns: list[np.ndarray]) -> int:
+    """Epochs up to the last in which anything was recorded."""
+    recorded = np.logical_or.reduce([~np.isnan(column) for column in columns])
+    return int(np.flatnonzero(recorded)[-1]) + 1 if recorded.any() else 0
+
+
+def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) -> bool:
+    """Whether training ran into infinity, or broke off with the last epoch begun but never validated."""
+    if any(np.isinf(columns[name]).any() for name in (train, val) if name):
+        return True
+    if train is None or val is None:
+        return False
+    unvalidated = np.isnan(columns[val])
+    return bool(unvalidated[-1] and not unvalidated[:-1].any())
+
+
+def _curve(column: np.ndarray, name: str) -> Curve:
+    finite = np.isfinite(column)
+    values = column[finite]
+    if _rises(name.split("/", 1)[1]):
+        values = 1 - values if values.size and values.min() >= 0 and values.max() <= 1 else -values
+    return Curve(np.flatnonzero(finite) + 1, values)
+
+
+def _short(values: Any) -> str:
+    shown = repr(values)
+    return shown if len(shown) <= 60 else f"a {type(values).__name__}"
