@@ -18,6 +18,7 @@ from flax import nnx
 
 from dlwp_jax import data, losses, train
 from dlwp_jax.data import cifar, image
+from dlwp_jax.diagnose import diagnose
 
 HARD_PAIR = (3, 8)
 # The book's means and standard deviations of red, green and blue over all of CIFAR-10's training pictures.
@@ -100,12 +101,12 @@ class Trained(NamedTuple):
     val: float
 
     def told(self, book: tuple[float, float] | None = None) -> str:
-        """The accuracies, their medians over the last ten epochs (one epoch can end in a dip), and the book's."""
+        """The accuracies, their medians over the last ten epochs (one can end in a dip), the book's, and a verdict."""
         train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
         rows = {"at the end": (self.train, self.val), "median of the last ten epochs": (train, val)}
         rows |= {"the book": book} if book else {}
         told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
-        return "accuracy " + "\n         ".join(told)
+        return "accuracy " + "\n         ".join(told) + "\n" + str(diagnose(self.history)).replace("\n", "; ")
 
 
 def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, seed=0, loss_fn=loss_fn) -> Trained:
