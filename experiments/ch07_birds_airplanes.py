@@ -4,7 +4,11 @@ Run:    python -m experiments ch07_birds_airplanes                   scikit-lear
         python -m experiments ch07_birds_airplanes --classes ten     all ten digits
         python -m experiments ch07_birds_airplanes --data cifar10    the book's pictures, under DLWP_DATA
 Writes: runs/ch07_birds_airplanes/{config.json,history_*.jsonl,losses.png,overfitting.png,wrong.png}
-Expect: TODO
+Expect: digits 3 and 8: all 287 learned, 89 to 94 % of the other 70 right; 45 s of processor time
+        airplanes and birds, seed 0, training and validation accuracy: 3072-512-2 after 100 epochs .956 and .753 (a dip
+        of the last epoch), as medians of the last ten .998 and .812 (book .9977 and .821); 3072-128-2 .995 and .791;
+        3072-1024-512-128-2 .977 and .758 (book .9997 and .801); one at a time after 10 epochs .780 and .727;
+        10 minutes of processor time
 """
 
 import itertools
@@ -137,12 +141,12 @@ def draw_overfitting(trained):
 
 def main(config: Config):
     run_dir = runs.start("ch07_birds_airplanes", config, out=config.out)
+    data = pictures.load(config)
     show_losses()
     run_dir.figure(draw_losses(), "losses.png")
     if config.data == "digits" and config.classes == "two":
         told = ", ".join(f"{a} and {b} {accuracy:.3f}" for (a, b), accuracy in pictures.hardest_pairs()[:3])
         print(f"hardest pairs of digits for a logistic regression: {told}")
-    data = pictures.load(config)
     trained = train_all(config, data)
     best = trained[f"3072-512-{len(data.names)}"]
     pictures.show_wrong(data, best.probabilities, run_dir)

@@ -77,6 +77,8 @@ class Config(pictures.Config):
     def __post_init__(self):
         if unknown := set(self.nets) - set(VARIATIONS):
             raise ValueError(f"--nets has {', '.join(sorted(unknown))}; there are {', '.join(VARIATIONS)}.")
+        if self.channels and self.channels < 4:  # the narrowest layer has a quarter of them
+            raise ValueError(f"--channels must be at least 4; got {self.channels}.")
 
     def settings(self) -> Settings:
         """What was asked for, completed."""
