@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dlwp_jax.nn.convolution_cpu import canonical as _canonical
+from dlwp_jax.nn.convolution_cpu import widened
+
 
 class Geometry(NamedTuple):
     """The static part of a convolution; one entry per spatial axis."""
@@ -35,21 +38,8 @@ def convolve(x, kernel, geometry: Geometry):
     >>> convolve(jnp.ones((1, 4, 1)), jnp.ones((2, 1, 1)), geometry)[0, :, 0].tolist()
     [2.0, 2.0, 2.0]
     """
-    return _canonical(x, kernel, **geometry._asdict())
-
-
-def _canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
-    axes = "DHW"[-len(stride) :]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        padding,
-        lhs_dilation=spread,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-    )
+    cpu, default = partial(widened, **geometry._asdict()), partial(_canonical, **geometry._asdict())
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _forward(x, kernel, geometry):
@@ -102,7 +92,7 @@ def _transpose_backward(geometry, spatial, residuals, g):
     x, kernel = residuals
 
     def in_loop_safe_layout(x, kernel, g):
-        return _canonical(g, kernel, **geometry._asdict()), kernel_gradient(g, x, kernel.shape, geometry)
+        return widened(g, kernel, **geometry._asdict()), kernel_gradient(g, x, kernel.shape, geometry)
 
     def as_jax_derives_it(x, kernel, g):
         through_kernel = jax.vjp(lambda kernel: _canonical(g, kernel, **geometry._asdict()), kernel)[1]
@@ -130,7 +120,7 @@ def input_gradient(g, kernel, spatial, geometry: Geometry):
             spatial, g.shape[1:-1], window, stride, dilation, padding, strict=True
         )
     ]
-    return _canonical(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
+    return widened(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
 
 
 def kernel_gradient(x, g, kernel_shape, geometry: Geometry):
