@@ -1,6 +1,7 @@
 """Batch normalisation (chapter 8), with torch's statistics."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,36 @@ def normalize(x, mean, var, eps, scale=None, bias=None):
     factor = jax.lax.rsqrt(var + eps)
     y = (x - mean) * (factor if scale is None else factor * scale)
     return (y if bias is None else y + bias).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def normalize_by_moments(x, scale, bias, eps: float, axes: tuple[int, ...]):
+    """`normalize` by the moments over `axes`; returns (y, mean, var).
+
+    The derivative is written so that its transpose reads the cotangent in two sums, that of the cotangent and
+    that of its product with the normalised input, which give the gradients of bias, scale and input alike. JAX's
+    own makes five passes; it takes 1.7 times as long (docs/performance.md).
+
+    >>> y, mean, var = normalize_by_moments(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0, (0,))
+    >>> y.tolist(), mean.item(), var.item()
+    ([[-1.0], [1.0]], 2.0, 1.0)
+    """
+    mean, var = moments(x, axes)
+    return normalize(x, mean, var, eps, scale, bias), mean, var
+
+
+@normalize_by_moments.defjvp
+def _normalize_by_moments_jvp(eps, axes, primals, tangents):
+    x, scale, bias = primals
+    y, mean, var = normalize_by_moments(x, scale, bias, eps, axes)
+    deviation = jax.lax.rsqrt(var + eps)
+    unit = (x - mean) * deviation
+    dx, dscale, dbias = tangents
+    dx = dx.astype(mean.dtype)
+    dmean, along = dx.mean(axes, keepdims=True), (dx * unit).mean(axes, keepdims=True)
+    slope = scale * deviation
+    dy = slope * dx + (dbias - slope * dmean) + unit * (dscale - slope * along)
+    return (y, mean, var), (dy.astype(y.dtype), dmean, 2 * along / deviation)
 
 
 class Affine(nnx.Module):
@@ -123,9 +154,11 @@ class _BatchNorm(RunningMoments):
         count = math.prod(x.shape[:-1])
         if count == 1 and not self.use_running_average:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}.")
-        mean, var = moments(x, tuple(range(x.ndim - 1)))
+        scale = jnp.ones(self.num_features, jnp.float32) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
+        y, mean, var = normalize_by_moments(x, scale, bias, self.eps, tuple(range(x.ndim - 1)))
         self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
-        return self._normalize(x, mean, var)
+        return y
 
     def _next_weight(self):
         """Count the batch in train mode; the weight of its moments."""

@@ -1,0 +1,144 @@
+"""Chapter 8: what a convolution does to a picture, and the network that it makes of few parameters.
+
+Run:    python -m experiments ch08_convolution                   scikit-learn's digits 3 and 8
+        python -m experiments ch08_convolution --classes ten     all ten digits
+        python -m experiments ch08_convolution --data cifar10    the book's airplanes and birds, under DLWP_DATA
+Writes: runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,wrong.png}
+Expect: TODO
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import nnx
+
+from dlwp_jax import data, nn, runs
+from experiments import pictures
+from experiments.book import Table
+from experiments.ch07_birds_airplanes import fully_connected
+from experiments.models import count, difference, parameters
+
+BOOK = {1: 0.5634, 10: 0.3278}  # epoch: training loss
+BOOK_ACCURACY = (0.93, 0.89)  # of training and validation, after 100 epochs
+KERNELS = {  # [3 3], each applied to a grey picture
+    "blur": np.full((3, 3), 1 / 9, np.float32),
+    "edge": np.array([[-1, 0, 1]] * 3, np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Config(pictures.Config):
+    epochs: int = 100
+
+
+def show_kernels(picture):
+    """Blur and edges of a grey picture [h w], with padding and without, and the largest of each 2 x 2 pixels."""
+    grey = jnp.asarray(picture)[None, :, :, None]  # [1 h w 1]
+    shown: dict[str, Any] = {"the picture": grey}
+    for name, kernel in KERNELS.items():
+        shown[f"{name}, padding 1"] = nn.conv(grey, kernel[:, :, None, None], padding=1)
+    shown["|edge|, max pool 2"] = nn.max_pool(jnp.abs(shown["edge, padding 1"]), 2)
+    bare = nn.conv(grey, KERNELS["blur"][:, :, None, None])
+    steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["|edge|, max pool 2"]]
+    sizes = [image.shape[1:3] for image in steps]
+    print("a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(*sizes))
+    titles = [f"{name}\n{image.shape[1]} x {image.shape[2]}" for name, image in shown.items()]
+    return data.pictures.grid([image[0, :, :, 0] for image in shown.values()], titles, columns=4, size=(12, 3))
+
+
+def sequential(classes, *, rngs):
+    """`nn.ConvNet`, layer after layer."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, rngs=rngs),  # [n 32 32 3] -> [n 32 32 16]
+        nn.Tanh(),
+        nn.MaxPool2d(2),  # [n 16 16 16]
+        nn.Conv2d(16, 8, 3, padding=1, rngs=rngs),  # [n 16 16 8]
+        nn.Tanh(),
+        nn.MaxPool2d(2),  # [n 8 8 8]
+        nn.Flatten(),  # [n 512]
+        nn.Linear(512, 32, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(32, classes, rngs=rngs),
+    )
+
+
+def show_networks(batch):
+    """How few parameters a convolution needs, and that the Sequential and the class are one function."""
+    table, rngs = Table(rtol=0), nnx.Rngs(0)
+    table.row("parameters of 3072-1024-512-128-2", "3737474", count(fully_connected("1024-512-128", 2, rngs=rngs)))
+    table.row("parameters of 3072-512-2", "1574402", count(fully_connected("512", 2, rngs=rngs)))
+    as_sequential, as_class = sequential(2, rngs=nnx.Rngs(0)), nn.ConvNet(rngs=nnx.Rngs(0))
+    table.row("parameters of the conv net", "18090", count(as_class))
+    table.close()
+    outputs = [{"logits": net(batch)} for net in (as_sequential, as_class)]
+    print(f"Sequential and class: weights differ by {difference(parameters(as_sequential), parameters(as_class)):g},")
+    print(f"their outputs for {len(batch)} pictures by {difference(*outputs):g}\n")
+
+
+def save(net, path):
+    """The parameters by name, as an .npz that NumPy alone can read; written whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    with open(partial, "wb") as file:
+        np.savez(file, allow_pickle=False, **parameters(net))
+    os.replace(partial, path)
+
+
+def load(net, path):
+    """Fill a network with what `save` wrote of one like it."""
+    state = nnx.state(net, nnx.Param)
+    with np.load(path) as arrays:
+        for place, leaf in nnx.to_flat_state(state):
+            leaf[...] = jnp.asarray(arrays[".".join(map(str, place))])
+    nnx.update(net, state)
+    return net
+
+
+def show_training(config, fit):
+    """The losses that the book prints, beside the book's, which began at other random weights."""
+    for epoch, loss in enumerate(fit.history["train/loss"], 1):
+        if epoch == 1 or epoch % 10 == 0:
+            beside = f" (book {BOOK[epoch]})" if config.is_books and epoch in BOOK else ""
+            print(f"epoch {epoch:3d}: training loss {loss:.4f}{beside}")
+    print(fit.told(BOOK_ACCURACY if config.is_books else None))
+
+
+def draw_training(fit, books):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for ax, what in zip(axes, ("loss", "accuracy"), strict=True):
+        for side in ("train", "val"):
+            values = fit.history[f"{side}/{what}"]
+            ax.plot(np.arange(values.size) + 1, values, label=side)
+        ax.set(xlabel="epoch", ylabel=what)
+    if books:
+        axes[0].plot(list(BOOK), list(BOOK.values()), "kx", label="the book's training loss")
+    axes[0].legend()
+    figure.suptitle(f"Conv net: {fit.train:.1%} of the known, {fit.val:.1%} of the new")
+    return figure
+
+
+def main(config: Config):
+    run_dir = runs.start("ch08_convolution", config, out=config.out)
+    shown = pictures.load(config)
+    photo = shown.scale.undo(shown.train["image"][0])
+    if config.data == "digits":  # which are too coarse to show what a kernel does
+        photo = data.load("book-dog", embedded=True)[::2, ::2] / 255
+    run_dir.figure(show_kernels(photo.mean(axis=2, dtype=np.float32)), "kernels.png")
+    show_networks(shown.val["image"])
+
+    net = sequential(len(shown.names), rngs=nnx.Rngs(config.seed))
+    fit = pictures.learn(net, shown, optax.sgd(1e-2), epochs=config.epochs, seed=config.seed)
+    show_training(config, fit)
+    run_dir.history(fit.history)
+    run_dir.figure(draw_training(fit, config.is_books), "training.png")
+    pictures.show_wrong(shown, fit.probabilities, run_dir)
+
+    path = run_dir.path / "net.npz"
+    save(fit.net, path)
+    loaded = load(sequential(len(shown.names), rngs=nnx.Rngs(config.seed + 1)), path)
+    off = difference(*({"logits": net(shown.val["image"])} for net in (fit.net, loaded)))
+    print(f"wrote {path}, {path.stat().st_size} bytes; loaded into another network, the outputs differ by {off:g}")

@@ -1,0 +1,135 @@
+"""Pictures to tell apart, for chapters 7 and 8: loaded, learned, and those that a network got wrong.
+
+Without files: scikit-learn's digits 3 and 8 (of all pairs the one that a linear classifier confuses most, see
+`hardest_pairs`), each pixel drawn as 4 x 4 pixels of three equal colours, so that they fit the book's networks. With
+`--data cifar10`: the book's airplanes and birds. `--classes ten` takes all ten of either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dlwp_jax import data, losses, train
+from dlwp_jax.data import cifar, image
+from dlwp_jax.diagnose import diagnose
+
+HARD_PAIR = (3, 8)
+# The book's means and standard deviations of red, green and blue over all of CIFAR-10's training pictures.
+CIFAR_SCALE = data.Scale(*np.array([[0.4915, 0.4823, 0.4468], [0.2470, 0.2435, 0.2616]], np.float32))
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Literal["digits", "cifar10"] = "digits"  # scikit-learn's digits, or the book's pictures (under DLWP_DATA)
+    classes: Literal["two", "ten"] = "two"  # 3 and 8, airplane and bird; or all ten
+    seed: int = 0  # of weights and shuffling
+    out: Path = Path("runs")  # where the run directory is made
+
+    @property
+    def is_books(self) -> bool:
+        """Whether the book's figures are of these pictures."""
+        return self.data == "cifar10" and self.classes == "two"
+
+
+class Pictures(NamedTuple):
+    train: dict[str, Any]  # {"image": [n 32 32 3] float32, "label": [n] int32}
+    val: dict[str, Any]
+    names: Sequence[str]  # of the classes
+    scale: data.Scale  # its `undo` gives pixels in 0..1 back
+
+
+def load(config: Config) -> Pictures:
+    """The pictures that a configuration asks for, normalised, and one line about them."""
+    if config.data == "cifar10":
+        names = cifar.CLASSES if config.classes == "ten" else ("airplane", "bird")
+        sides, scale = cifar.read(data.place("cifar10"), classes=names), CIFAR_SCALE
+    else:
+        digits = range(10) if config.classes == "ten" else HARD_PAIR
+        names, scale = [str(digit) for digit in digits], None
+        sides = [_enlarged(only(side, digits)) for side in data.load("digits")]
+    known, held = sides
+    images, scale = image.normalize(known["image"], scale)
+    held_images, _ = image.normalize(held["image"], scale)
+    print(f"{', '.join(names)}: {len(images)} pictures to learn from, {len(held_images)} to check")
+    return Pictures(known | {"image": images}, held | {"image": held_images}, names, scale)
+
+
+def only(side, digits):
+    """The pictures of some digits, labelled 0, 1, ... in that order."""
+    rows = np.flatnonzero(np.isin(side["label"], digits))
+    label = np.array([list(digits).index(digit) for digit in side["label"][rows]], np.int32)
+    return {"image": side["image"][rows], "label": label}
+
+
+def _enlarged(side):  # [n 8 8 1] -> [n 32 32 3]
+    return side | {"image": side["image"].repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3)}
+
+
+def hardest_pairs():
+    """Pairs of digits and a logistic regression's accuracy on those held back, the hardest first."""
+    from sklearn.linear_model import LogisticRegression
+
+    def rows(side):
+        return side["image"].reshape(len(side["image"]), -1) / 255, side["label"]
+
+    def accuracy(pair):
+        known, held = (rows(only(side, pair)) for side in data.load("digits"))
+        return LogisticRegression(max_iter=1000).fit(*known).score(*held)
+
+    return sorted(((pair, accuracy(pair)) for pair in combinations(range(10), 2)), key=lambda found: found[1])
+
+
+def loss_fn(model, batch):
+    """Cross-entropy of the logits, and the share that is right."""
+    logits = model(batch["image"])
+    right = jnp.mean(logits.argmax(axis=-1) == batch["label"])
+    return losses.cross_entropy(logits, batch["label"]), {"accuracy": right}
+
+
+class Trained(NamedTuple):
+    net: Any
+    history: dict[str, jax.Array]
+    probabilities: np.ndarray  # [n_val classes], of the pictures to check
+    train: float  # accuracy in eval mode after the last epoch
+    val: float
+
+    def told(self, book: tuple[float, float] | None = None) -> str:
+        """The accuracies, their medians over the last ten epochs (one can end in a dip), the book's, and a verdict."""
+        train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
+        rows = {"at the end": (self.train, self.val), "median of the last ten epochs": (train, val)}
+        rows |= {"the book": book} if book else {}
+        told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
+        return "accuracy " + "\n         ".join(told) + "\n" + str(diagnose(self.history)).replace("\n", "; ")
+
+
+def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, seed=0, loss_fn=loss_fn) -> Trained:
+    """Train a network; its accuracies are those in eval mode at the end."""
+    learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(seed))
+    result = train.fit(learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size)
+    sides = pictures.train, pictures.val
+    known, new = (float(train.evaluate(learner, result.state, side, batch_size=500)["accuracy"]) for side in sides)
+    logits = train.predict(learner, result.state, pictures.val["image"], batch_size=500)
+    probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
+    net = learner.model(result.state)
+    return Trained(net, result.history, probabilities, known, new)
+
+
+def show_wrong(pictures: Pictures, probabilities, run_dir, most=15):
+    """Draw pictures that were taken for another class, the surest mistakes first: for what, and how probable."""
+    label, guess, sure = pictures.val["label"], probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(guess != label)
+    print(f"{len(wrong)} of {len(label)} wrong")
+    if len(wrong):
+        rows = wrong[np.argsort(-sure[wrong])][:most]
+        titles = [f"{pictures.names[guess[i]]} {sure[i]:.3f}\nis {pictures.names[label[i]]}" for i in rows]
+        shown = np.clip(pictures.scale.undo(pictures.val["image"][rows]), 0, 1)
+        figure = data.pictures.grid(shown, titles, columns=5, size=(8, 1.9 * -(-len(rows) // 5) + 0.5))
+        figure.suptitle(f"The surest of {len(wrong)} mistakes among {len(label)}: the guess and its probability")
+        run_dir.figure(figure, "wrong.png")
