@@ -1,0 +1,102 @@
+"""Writes the page: short pairs as rows of a table, longer ones as blocks side by side."""
+
+from collections.abc import Iterator
+
+from scripts.rosetta.pairs import Group, Pair, read
+
+# How many torch names the book's chapters and their programs use.
+BOOK_NAMES = 172
+WIDTH = 60
+
+HEAD = """# From torch to JAX, name by name
+
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs both halves of every pair
+and compares values, shapes, dtypes, and gradients where torch has them: **{covered} of the {total}** torch names that
+*Deep Learning with PyTorch* uses.
+
+Three things hold for every line:
+
+- **Integers are int32 and floats float32**, where torch has int64 (and float64 from NumPy): JAX switches 64 bits off
+  until they are asked for.
+- **Nothing changes in place.** A line of torch that ends in `_` becomes one that gives its result a name.
+- **Images are channels last**, `[N H W C]`, where torch has `[N C H W]`. Values that are images are turned before
+  they are compared.
+
+{index}
+
+## {inputs_title}
+
+{inputs}
+"""
+
+
+def names_of(groups: list[Group]) -> set[str]:
+    """Every name that has a pair."""
+    return {name for group in groups for pair in group.pairs for name in pair.names}
+
+
+def render(groups: list[Group]) -> str:
+    """The page, in Markdown."""
+    inputs = read("inputs")
+    blocks = "\n".join(["<table markdown>", *_halves(*inputs.pairs), "</table>"])
+    index = "\n".join(["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)])
+    head = HEAD.format(
+        covered=len(names_of(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
+    )
+    return head + "".join(_section(group) for group in groups)
+
+
+def _index_row(group: Group) -> str:
+    names = dict.fromkeys(name for pair in group.pairs for name in pair.names)
+    links = ", ".join(f"[`{_short(name)}`](#{name})" for name in sorted(names, key=_short))
+    return f"| **[{group.title}](#{group.title.lower().replace(' ', '-')})** | {links} |"
+
+
+def _short(name: str) -> str:
+    for prefix, short in (
+        ("torch.nn.functional.", "F."),
+        ("torch.nn.", "nn."),
+        ("torch.Tensor.", "Tensor."),
+        ("torch.utils.data.", ""),
+        ("torchvision.", ""),
+    ):
+        if name.startswith(prefix):
+            return short + name.removeprefix(prefix)
+    return name
+
+
+def _section(group: Group) -> str:
+    short = [pair for pair in group.pairs if _is_short(pair)]
+    long = [pair for pair in group.pairs if not _is_short(pair)]
+    parts = [f"\n## {group.title}\n", f"{group.words}\n"]
+    if short:
+        parts += ["| torch | JAX | where they differ |", "| --- | --- | --- |", *map(_row, short), ""]
+    if long:
+        parts += ["<table markdown>", *(line for pair in long for line in _block(pair)), "</table>", ""]
+    return "\n".join(parts)
+
+
+def _is_short(pair: Pair) -> bool:
+    return all("\n" not in code and len(code) <= WIDTH for code in (pair.torch, pair.jax))
+
+
+def _anchors(pair: Pair) -> str:
+    return "".join(f'<a id="{name}"></a>' for name in pair.names)
+
+
+def _row(pair: Pair) -> str:
+    torch_code, jax_code = (code.replace("|", "\\|") for code in (pair.torch, pair.jax))
+    return f"| {_anchors(pair)}`{torch_code}` | `{jax_code}` | {pair.why.replace('|', chr(92) + '|')} |"
+
+
+def _block(pair: Pair) -> Iterator[str]:
+    names = ", ".join(f"<b>{_short(name)}</b>" for name in pair.names)
+    yield from ('<tr><td colspan="2" markdown>', "", f"{_anchors(pair)}{names}. {pair.why}", "", "</td></tr>")
+    yield from _halves(pair)
+
+
+def _halves(pair: Pair) -> Iterator[str]:
+    """A row with torch's code on the left and ours on the right."""
+    yield "<tr><td markdown>"
+    yield from ("", "```python", pair.torch, "```", "", "</td><td markdown>")
+    yield from ("", "```python", pair.jax, "```", "", "</td></tr>")
