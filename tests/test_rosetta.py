@@ -1,5 +1,6 @@
 """The page from torch to JAX: every pair runs, both halves agree, and the page shows what was run."""
 
+import jax
 import pytest
 
 from scripts.rosetta import execute, page, pairs
@@ -7,6 +8,17 @@ from tests.conftest import ROOT
 
 GROUPS = pairs.read_all()
 PAIRS = [pair for group in GROUPS for pair in group.pairs]
+BITES = pairs.read("bites")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _keep_small_programs():
+    """Hundreds of programs that each compile in less than the 0.2 s from which on conftest keeps them."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +28,15 @@ def sample_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.names[0])
+@pytest.mark.parametrize("pair", [*PAIRS, *BITES.pairs], ids=lambda pair: pair.names[0])
 def test_both_halves_agree(pair, sample_files, monkeypatch):
     monkeypatch.chdir(sample_files)
     execute.check(pair)
+
+
+@pytest.mark.parametrize("pair", BITES.pairs, ids=lambda pair: pair.names[0])
+def test_what_bites_gives_other_numbers(pair):
+    execute.check_that_it_bites(pair)
 
 
 def test_the_line_of_torch_uses_every_name_it_stands_for():
@@ -37,9 +54,11 @@ def test_the_number_of_names_is_the_books():
     assert len(page.names_of(GROUPS)) == page.BOOK_NAMES
 
 
-def test_the_page_is_what_the_cells_make():
-    written = (ROOT / "docs" / "torch_to_jax.md").read_text()
-    assert written == page.render(GROUPS), "run scripts/torch_names"
+@pytest.mark.parametrize(
+    ("name", "text"), [("torch_to_jax", page.render(GROUPS)), ("coming_from_torch", page.render_bites(BITES))]
+)
+def test_the_pages_are_what_the_cells_make(name, text):
+    assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
 
 
 PAIR = pairs.Pair(("torch.exp",), "torch.exp(x)", "jnp.exp(x)", "")
@@ -74,8 +93,8 @@ def test_modules_that_differ_fail():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("# %% torch.exp\ntorch.exp(x)\n", "must be followed"),
-        ("# %% jax\njnp.exp(x)\n# %% torch.exp\ntorch.exp(x)\n", "must be followed"),
+        ("# %% torch.exp\ntorch.exp(x)\n", "is empty"),
+        ("# %% jax\njnp.exp(x)\n# %% torch.exp\ntorch.exp(x)\n", "follows no cell"),
         ("# %% torch.exp | rnadom\ntorch.exp(x)\n# %% jax\njnp.exp(x)\n", "'rnadom' is unknown"),
         ("# %% torch.exp\ntorch.exp(x)\n# %% jax\n# only words\n", "is empty"),
     ],

@@ -1,6 +1,6 @@
-"""Runs every pair against torch and writes docs/torch_to_jax.md; fails where a pair differs."""
+"""Runs every pair against torch; writes docs/torch_to_jax.md and docs/coming_from_torch.md if none differs."""
 
-import os
+import contextlib
 import sys
 import tempfile
 import warnings
@@ -11,36 +11,37 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.rosetta import execute, page, pairs  # noqa: E402
 
-PAGE = ROOT / "docs" / "torch_to_jax.md"
+DOCS = ROOT / "docs"
 
 
-def failures(groups: list[pairs.Group]) -> int:
-    """Run every pair in a folder of its own; how many differ, each with its reason on the screen."""
+def failures(groups: list[pairs.Group], bites: pairs.Group) -> int:
+    """Run every pair in a folder of its own; how many fail, each with its reason on the screen."""
+    checks = [(execute.check, pair) for group in (*groups, bites) for pair in group.pairs]
+    checks += [(execute.check_that_it_bites, pair) for pair in bites.pairs]
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         execute.sample_files(Path(folder))
-        for pair in (pair for group in groups for pair in group.pairs):
+        for check, pair in checks:
             try:
-                execute.check(pair)
+                check(pair)
             except AssertionError as error:
                 failed += 1
                 print(f"{', '.join(pair.names)}: {error}")
-        os.chdir(ROOT)
     return failed
 
 
 def main() -> int:
     """Check and write; 1 where a pair differs."""
     warnings.simplefilter("error")
-    groups = pairs.read_all()
-    failed = failures(groups)
-    print(f"{len(page.names_of(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} pairs differ")
+    groups, bites = pairs.read_all(), pairs.read("bites")
+    failed = failures(groups, bites)
+    print(f"{len(page.names_of(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed")
     if failed:
         return 1
-    partial = PAGE.with_suffix(".partial")
-    partial.write_text(page.render(groups))
-    partial.replace(PAGE)
+    for name, text in {"torch_to_jax": page.render(groups), "coming_from_torch": page.render_bites(bites)}.items():
+        partial = DOCS / f"{name}.partial"
+        partial.write_text(text)
+        partial.replace(DOCS / f"{name}.md")
     return 0
 
 

@@ -5,6 +5,7 @@ import linecache
 import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -58,6 +59,15 @@ def check(pair: Pair) -> None:
         _check(pair, inputs)
 
 
+def check_that_it_bites(pair: Pair) -> None:
+    """Run a pair with the line that looks right in the place of ours; AssertionError where it gives torch's value."""
+    try:
+        check(replace(pair, jax=pair.bites))
+    except AssertionError:
+        return
+    raise AssertionError(f"{pair.names[0]}: the line that is said to bite gives torch's value.")
+
+
 def _check(pair: Pair, inputs: Pair) -> None:
     numbers = _torch_inputs(inputs)
     theirs = _torch_value(pair, inputs, numbers)
@@ -66,7 +76,8 @@ def _check(pair: Pair, inputs: Pair) -> None:
         _check_modules(pair, theirs, ours, numbers)
     else:
         _check_values("value", plain(ours), plain(theirs), pair.flags)
-        _check_gradients(pair, inputs, numbers)
+        if _floating(theirs, torch.Tensor):
+            _check_gradients(pair, inputs, numbers)
 
 
 def _torch_inputs(inputs: Pair) -> dict[str, torch.Tensor]:
@@ -115,23 +126,19 @@ def _check_modules(pair: Pair, theirs: torch.nn.Module, ours: nnx.Module, number
 def _check_gradients(pair: Pair, inputs: Pair, numbers: Mapping[str, torch.Tensor]) -> None:
     """The gradients of all floating outputs with respect to all floating inputs, where torch has any; ours by jit."""
     leaves = {name: value.clone().requires_grad_() for name, value in numbers.items() if value.is_floating_point()}
-    if not _floating(plain(_torch_value(pair, inputs, numbers), keep_tensors=True), torch.Tensor):
-        return
-    outputs = _floating(plain(_torch_value(pair, inputs, {**numbers, **leaves}), keep_tensors=True), torch.Tensor)
-    outputs = [output for output in outputs if output.requires_grad]
-    if not outputs:
-        return
-    turned = "channels last" in pair.flags
+    outputs = _floating(_torch_value(pair, inputs, {**numbers, **leaves}), torch.Tensor)
     rng = np.random.default_rng(2)
-    weights = [rng.standard_normal(output.shape).astype(np.float32) for output in outputs]
-    loss = sum((output * torch.from_numpy(weight)).sum() for output, weight in zip(outputs, weights, strict=True))
+    weights = [np.float32(output.requires_grad * rng.standard_normal(output.shape)) for output in outputs]
+    loss = sum((output * torch.tensor(weight)).sum() for output, weight in zip(outputs, weights, strict=True))
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        return
     theirs = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    turn = _torch_order if "channels last" in pair.flags else lambda x: x
 
     def ours_of(given: dict[str, jax.Array]) -> jax.Array:
         full = {name: given.get(name, jnp.asarray(value.numpy())) for name, value in numbers.items()}
-        found = _floating(plain(_jax_value(pair, inputs, full), keep_tensors=True), jax.Array)
-        found = [_torch_order(x) if turned else x for x in found]
-        return sum(jnp.sum(x * weight) for x, weight in zip(found, weights, strict=True))
+        found = _floating(_jax_value(pair, inputs, full), jax.Array)
+        return sum(jnp.sum(turn(x) * weight) for x, weight in zip(found, weights, strict=True))
 
     ours = jax.jit(jax.grad(ours_of))({name: jnp.asarray(leaf.detach().numpy()) for name, leaf in leaves.items()})
     for name, gradient in zip(leaves, theirs, strict=True):
@@ -139,7 +146,8 @@ def _check_gradients(pair: Pair, inputs: Pair, numbers: Mapping[str, torch.Tenso
 
 
 def _floating(value: Any, kind: type) -> list:
-    leaves = jax.tree.leaves(value, is_leaf=lambda leaf: isinstance(leaf, kind))
+    """The floating arrays in a value, in order."""
+    leaves = jax.tree.leaves(plain(value, keep_tensors=True), is_leaf=lambda leaf: isinstance(leaf, kind))
     return [x for x in leaves if isinstance(x, kind) and "float" in str(x.dtype)]
 
 

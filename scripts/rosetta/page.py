@@ -1,4 +1,4 @@
-"""Writes the page: short pairs as rows of a table, longer ones as blocks side by side."""
+"""Writes the pages: short pairs as rows of a table, longer ones as blocks side by side."""
 
 from collections.abc import Iterator
 
@@ -90,13 +90,46 @@ def _row(pair: Pair) -> str:
 
 
 def _block(pair: Pair) -> Iterator[str]:
-    names = ", ".join(f"<b>{_short(name)}</b>" for name in pair.names)
-    yield from ('<tr><td colspan="2" markdown>', "", f"{_anchors(pair)}{names}. {pair.why}", "", "</td></tr>")
+    names = ", ".join(f"**`{_short(name)}`**" for name in pair.names)
+    words = f"{names}: {pair.why}" if pair.why else names
+    yield from ('<tr><td colspan="2" markdown>', "", _anchors(pair) + words, "", "</td></tr>")
     yield from _halves(pair)
 
 
 def _halves(pair: Pair) -> Iterator[str]:
     """A row with torch's code on the left and ours on the right."""
-    yield "<tr><td markdown>"
-    yield from ("", "```python", pair.torch, "```", "", "</td><td markdown>")
+    yield '<tr><td valign="top" markdown>'
+    yield from ("", "```python", pair.torch, "```", "", '</td><td valign="top" markdown>')
     yield from ("", "```python", pair.jax, "```", "", "</td></tr>")
+
+
+BITES = """# {title}
+
+Written by `scripts/torch_names` from `scripts/rosetta/cells/bites.py`; `tests/test_rosetta.py` runs all
+of it, and finds the first JAX different from torch and the second equal. The inputs and the names of torch one by one:
+[torch_to_jax.md](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity.md](parity.md).
+
+{words}
+"""
+
+
+def render_bites(group: Group) -> str:
+    """The page of what bites."""
+    head = BITES.format(title=group.title, words=group.words)
+    return head + "".join(_bite(number, pair) for number, pair in enumerate(group.pairs, 1))
+
+
+def _bite(number: int, pair: Pair) -> str:
+    torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
+    cells = f"**torch**\n{torch_block}", f"**JAX, and other numbers**\n{bites}\n**JAX, and torch's numbers**\n{ours}"
+    columns = "\n</td>".join(f'<td valign="top" markdown>\n\n{cell}' for cell in cells)
+    return f"""
+## {number}. {pair.names[0]}
+
+{pair.why}
+
+<table markdown>
+<tr>{columns}
+</td></tr>
+</table>
+"""

@@ -6,9 +6,10 @@
     # Why the two differ, where they do.
     z.transpose(2, 0, 1)
 
-The last line of a cell is its value. A file's docstring is the heading and the words under it. How values are
-compared, where they are not simply equal: `random` (shape, dtype and distribution), `unset` (shape and dtype),
-`channels last` (JAX's value is turned to torch's order first), `on NAME` (two modules, called with the input NAME).
+The last line of a cell is its value. A cell `# %% bites` before that of JAX shows what looks right and is not. A file's
+docstring is the heading and the words under it. How values are compared, where they are not simply equal: `random`
+(shape, dtype and distribution), `unset` (shape and dtype), `channels last` (JAX's value is turned to torch's order
+first), `on NAME` (two modules, called with the input NAME).
 """
 
 import ast
@@ -27,13 +28,14 @@ FLAGS = ("random", "unset", "channels last")
 
 @dataclass(frozen=True)
 class Pair:
-    """What torch calls `names`: the line of torch, ours, and why they differ."""
+    """What torch calls `names`: its line, ours, why they differ, and perhaps a line that gives another value."""
 
     names: tuple[str, ...]
     torch: str
     jax: str
     why: str
     flags: tuple[str, ...] = ()
+    bites: str = ""
 
     @property
     def input(self) -> str | None:
@@ -54,16 +56,20 @@ def read(name: str) -> Group:
     """The cells of one file.
 
     Raises:
-      ValueError: where a cell stands without its other half, or a name without a line that uses it.
+      ValueError: where a cell stands without its other half, or is empty, or a flag is unknown.
     """
     source = (CELLS / f"{name}.py").read_text()
     title, _, words = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
     _, *parts = re.split(r"^# %% (.*)\n", source, flags=re.MULTILINE)
-    headers, bodies = parts[::2], [body.strip() for body in parts[1::2]]
-    if "jax" in headers[::2] or set(headers[1::2]) != {"jax"} or len(headers) % 2:
-        raise ValueError(f"{name}.py: each cell of torch names must be followed by a cell of jax; it has {headers}.")
-    pairs = [_pair(*cells) for cells in zip(headers[::2], bodies[::2], bodies[1::2], strict=True)]
-    return Group(title, words.strip(), tuple(pairs))
+    pairs: list[dict[str, str]] = []
+    for header, body in zip(parts[::2], parts[1::2], strict=True):
+        if header not in ("bites", "jax"):
+            pairs.append({"header": header, "torch": body.strip()})
+        elif not pairs or "jax" in pairs[-1] or header in pairs[-1]:
+            raise ValueError(f"{name}.py: a cell of {header} follows no cell of torch.")
+        else:
+            pairs[-1][header] = body.strip()
+    return Group(title, words.strip(), tuple(_pair(**cells) for cells in pairs))
 
 
 def read_all() -> list[Group]:
@@ -71,15 +77,15 @@ def read_all() -> list[Group]:
     return [read(name) for name in GROUPS]
 
 
-def _pair(header: str, torch_cell: str, jax_cell: str) -> Pair:
+def _pair(header: str, torch: str, jax: str = "", bites: str = "") -> Pair:
     names, *flags = (part.strip() for part in header.split("|"))
     unknown = [flag for flag in flags if flag not in FLAGS and not flag.startswith("on ")]
     if unknown:
         raise ValueError(f"# %% {header}: {unknown[0]!r} is unknown; take {', '.join(FLAGS)} or 'on INPUT'.")
-    why, code = _split_comment(jax_cell)
-    if not torch_cell or not code:
-        raise ValueError(f"# %% {header}: a cell is empty.")
-    return Pair(tuple(re.split(r",\s*", names)), torch_cell, code, why, tuple(flags))
+    why, code = _split_comment(jax)
+    if not torch or not code:
+        raise ValueError(f"# %% {header}: needs a cell of torch and, after '# %% jax', one of JAX; one is empty.")
+    return Pair(tuple(re.split(r",\s*", names)), torch, code, why, tuple(flags), bites)
 
 
 def _split_comment(cell: str) -> tuple[str, str]:

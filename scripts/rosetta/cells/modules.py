@@ -164,7 +164,7 @@ Net()
 
 
 # %% jax
-# NNX finds layers as attributes too. `__call__` is the forward pass; there are no hooks that it would go round.
+# Layers are found as attributes, in both. The forward pass is `__call__`.
 class Net(nnx.Module):
     def __init__(self, rngs):
         self.hidden = nn.Linear(4, 8, rngs=rngs)
@@ -273,7 +273,7 @@ net = nn.Sequential(nn.Linear(4, 8, rngs=rngs), nn.Tanh())
 net = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
 sum(isinstance(m, nn.Linear) for m in net.modules())
 # %% jax
-# Gives paths too, and the module itself last, where torch has it first.
+# Gives paths as well. The module itself comes last; in torch it is the first.
 net = nn.Sequential(nn.Linear(4, 8, rngs=rngs), nn.Tanh())
 sum(
     isinstance(m, nn.Linear)
@@ -288,7 +288,7 @@ logits.shape, sorted(w.numel() for w in net.parameters())
 
 
 # %% jax
-# The same layers. Weights of torchvision come across by `parity.load_torch`; here shapes are enough, by `eval_shape`.
+# The same layers, channels last. `eval_shape` is the meta device: it runs a function on shapes alone.
 def alexnet(rngs):
     conv = functools.partial(nn.Conv2d, rngs=rngs)
     dense = functools.partial(nn.Linear, rngs=rngs)
@@ -326,8 +326,7 @@ logits, params = nnx.eval_shape(
 # %% torchvision.models.resnet101
 with torch.device("meta"):
     net = models.resnet101()
-    logits = net(torch.zeros(1, 3, 224, 224))
-logits.shape, sorted(w.numel() for w in net.parameters())
+sorted(w.numel() for w in net.state_dict().values())
 
 
 # %% jax
@@ -380,15 +379,7 @@ def resnet(depths, rngs):
     )
 
 
-def logits_and_params(x):
-    net = resnet((3, 4, 23, 3), nnx.Rngs(0))
-    return net(x), nnx.state(net, nnx.Param)
-
-
-logits, params = nnx.eval_shape(
-    logits_and_params, jnp.zeros((1, 224, 224, 3))
+net = nnx.eval_shape(
+    lambda: resnet((3, 4, 23, 3), nnx.Rngs(0))
 )
-(
-    logits.shape,
-    sorted(w.size for w in jax.tree.leaves(params)),
-)
+sorted(w.size for w in jax.tree.leaves(nnx.state(net)))

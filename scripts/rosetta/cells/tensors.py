@@ -23,7 +23,7 @@ jnp.ones((3, 2), dtype=jnp.int16)
 # %% torch.empty | unset
 torch.empty(3, 2)
 # %% jax
-# torch leaves whatever lay in the memory; an immutable array that nobody could fill would be useless, so it is zeros.
+# torch leaves whatever lay in the memory. An array that nobody can fill would be useless so; it holds zeros.
 jnp.empty((3, 2))
 
 # %% torch.zeros_like
@@ -258,7 +258,7 @@ jnp.stack([x, y], axis=1)
 # %% torch.Tensor.gather
 x.gather(1, index)
 # %% jax
-# An index that is out of range is no error under `jit`: a read is clamped or filled, a write is dropped.
+# An index out of range is no error: this read gives NaN, `x[9]` the last row, and a write is dropped.
 jnp.take_along_axis(x, index, axis=1)
 
 # %% torch.Tensor.scatter
