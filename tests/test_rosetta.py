@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+import torch
 
 from scripts.rosetta import execute, page, pairs
 from tests.conftest import ROOT
@@ -45,13 +46,13 @@ def test_the_line_of_torch_uses_every_name_it_stands_for():
 
 def test_every_name_of_the_book_has_a_pair(shared_data):
     listed = (shared_data.parent / "book_torch_names.txt").read_text().split()
-    covered = page.names_of(GROUPS)
+    covered = pairs.book_names(GROUPS)
     print(f"{len(covered & set(listed))} of {len(listed)} torch names have a pair")
     assert covered == set(listed)
 
 
 def test_the_number_of_names_is_the_books():
-    assert len(page.names_of(GROUPS)) == page.BOOK_NAMES
+    assert len(pairs.book_names(GROUPS)) == page.BOOK_NAMES
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ def test_the_number_of_names_is_the_books():
 )
 def test_the_pages_are_what_the_cells_make(name, text):
     assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
+
+
+def test_named_tensors_have_gone_from_torch():
+    assert not hasattr(torch.Tensor, "refine_names")
 
 
 PAIR = pairs.Pair(("torch.exp",), "torch.exp(x)", "jnp.exp(x)", "")

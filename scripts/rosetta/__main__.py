@@ -35,7 +35,7 @@ def main() -> int:
     warnings.simplefilter("error")
     groups, bites = pairs.read_all(), pairs.read("bites")
     failed = failures(groups, bites)
-    print(f"{len(page.names_of(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed")
+    print(f"{len(pairs.book_names(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed")
     if failed:
         return 1
     for name, text in {"torch_to_jax": page.render(groups), "coming_from_torch": page.render_bites(bites)}.items():

@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 UNLIKELY = 1e-4
 # JAX has 64 bits switched off unless a cell switches them on.
 NARROWED = {"int64": "int32", "float64": "float32"}
-# The book's own names, which torch wants to get rid of.
+# What torch says of names that the book uses and it wants to get rid of.
 DEPRECATED = ("TypedStorage is deprecated", "`torch.jit", "torch.jit")
 
 
@@ -212,7 +212,7 @@ def _torch_order(x: Any) -> Any:
 
 
 def sample_files(folder: Path) -> None:
-    """Files for the cells that read some: CIFAR-10 and MNIST in their official form, a picture, all of few rows."""
+    """Files for the cells that read some: CIFAR-10 and MNIST in their official form, a picture, a hub."""
     from PIL import Image
 
     rng = np.random.default_rng(3)
@@ -226,4 +226,5 @@ def sample_files(folder: Path) -> None:
     for side in ("train", "t10k"):
         (mnist / f"{side}-images-idx3-ubyte").write_bytes(idx_bytes(rng.integers(0, 256, (4, 28, 28))))
         (mnist / f"{side}-labels-idx1-ubyte").write_bytes(idx_bytes(rng.integers(0, 10, 4)))
+    (folder / "hubconf.py").write_text("import torch\n\n\ndef line():\n    return torch.nn.Linear(4, 1)\n")
     Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(folder / "dog.png")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from scripts.rosetta.pairs import Group, Pair, read
+from scripts.rosetta.pairs import Group, Pair, book_names, read
 
 # How many torch names the book's chapters and their programs use.
 BOOK_NAMES = 172
@@ -30,18 +30,13 @@ Three things hold for every line:
 """
 
 
-def names_of(groups: list[Group]) -> set[str]:
-    """Every name that has a pair."""
-    return {name for group in groups for pair in group.pairs for name in pair.names}
-
-
 def render(groups: list[Group]) -> str:
     """The page, in Markdown."""
     inputs = read("inputs")
     blocks = "\n".join(["<table markdown>", *_halves(*inputs.pairs), "</table>"])
     index = "\n".join(["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)])
     head = HEAD.format(
-        covered=len(names_of(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
+        covered=len(book_names(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
     )
     return head + "".join(_section(group) for group in groups)
 
@@ -121,7 +116,7 @@ def render_bites(group: Group) -> str:
 
 def _bite(number: int, pair: Pair) -> str:
     torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
-    cells = f"**torch**\n{torch_block}", f"**JAX, and other numbers**\n{bites}\n**JAX, and torch's numbers**\n{ours}"
+    cells = f"**torch**\n{torch_block}", f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}"
     columns = "\n</td>".join(f'<td valign="top" markdown>\n\n{cell}' for cell in cells)
     return f"""
 ## {number}. {pair.names[0]}

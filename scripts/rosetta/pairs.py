@@ -21,7 +21,7 @@ from pathlib import Path
 CELLS = Path(__file__).parent / "cells"
 GROUPS = (
     *("tensors", "functions", "random", "autograd", "optimizers", "modules"),
-    *("data", "saving", "devices", "deployment"),
+    *("data", "saving", "devices", "deployment", "beyond"),
 )
 FLAGS = ("random", "unset", "channels last")
 
@@ -47,6 +47,7 @@ class Pair:
 class Group:
     """One file of cells."""
 
+    name: str
     title: str
     words: str
     pairs: tuple[Pair, ...]
@@ -69,12 +70,17 @@ def read(name: str) -> Group:
             raise ValueError(f"{name}.py: a cell of {header} follows no cell of torch.")
         else:
             pairs[-1][header] = body.strip()
-    return Group(title, words.strip(), tuple(_pair(**cells) for cells in pairs))
+    return Group(name, title, words.strip(), tuple(_pair(**cells) for cells in pairs))
 
 
 def read_all() -> list[Group]:
     """Every group, in the order of the page."""
     return [read(name) for name in GROUPS]
+
+
+def book_names(groups: list[Group]) -> set[str]:
+    """The names that have a pair, but for those that the list of the book's names has not."""
+    return {name for group in groups if group.name != "beyond" for pair in group.pairs for name in pair.names}
 
 
 def _pair(header: str, torch: str, jax: str = "", bites: str = "") -> Pair:
@@ -85,6 +91,7 @@ def _pair(header: str, torch: str, jax: str = "", bites: str = "") -> Pair:
     why, code = _split_comment(jax)
     if not torch or not code:
         raise ValueError(f"# %% {header}: needs a cell of torch and, after '# %% jax', one of JAX; one is empty.")
+    torch, code, bites = (re.sub(r"\n{3,}", "\n\n", cell) for cell in (torch, code, bites))
     return Pair(tuple(re.split(r",\s*", names)), torch, code, why, tuple(flags), bites)
 
 

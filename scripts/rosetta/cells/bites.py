@@ -30,12 +30,12 @@ a = jax.random.uniform(keys[0], (3,))
 b = jax.random.uniform(keys[1], (3,))
 bool((a == b).all())
 
-# %% Whole numbers have 32 bits, floats too
+# %% Numbers have 32 bits
 torch.tensor([2**31 - 1]) + 1
 # %% bites
 jnp.array([2**31 - 1]) + 1
 # %% jax
-# It goes round without a word. Switch 64 bits on for a block, or for the program by
+# An integer goes round without a word, a float loses digits. Switch 64 bits on for a block, or for the program by
 # `jax.config.update("jax_enable_x64", True)`; most accelerators are slow at float64.
 with jax.enable_x64(True):
     n = jnp.array([2**31 - 1]) + 1
