@@ -7,6 +7,8 @@ from scripts.rosetta.pairs import Group, Pair, book_names, read
 # How many torch names the book's chapters and their programs use.
 BOOK_NAMES = 172
 WIDTH = 60
+# GitHub reads Markdown between the tags after a blank line; Python-Markdown's md_in_html asks for the attribute.
+TABLE = '<table markdown="1">'
 
 HEAD = """# From torch to JAX, name by name
 
@@ -33,7 +35,7 @@ Three things hold for every line:
 def render(groups: list[Group]) -> str:
     """The page, in Markdown."""
     inputs = read("inputs")
-    blocks = "\n".join(["<table markdown>", *_halves(*inputs.pairs), "</table>"])
+    blocks = "\n".join([TABLE, *_halves(*inputs.pairs), "</table>"])
     index = "\n".join(["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)])
     head = HEAD.format(
         covered=len(book_names(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
@@ -67,7 +69,7 @@ def _section(group: Group) -> str:
     if short:
         parts += ["| torch | JAX | where they differ |", "| --- | --- | --- |", *map(_row, short), ""]
     if long:
-        parts += ["<table markdown>", *(line for pair in long for line in _block(pair)), "</table>", ""]
+        parts += [TABLE, *(line for pair in long for line in _block(pair)), "</table>", ""]
     return "\n".join(parts)
 
 
@@ -87,14 +89,14 @@ def _row(pair: Pair) -> str:
 def _block(pair: Pair) -> Iterator[str]:
     names = ", ".join(f"**`{_short(name)}`**" for name in pair.names)
     words = f"{names}: {pair.why}" if pair.why else names
-    yield from ('<tr><td colspan="2" markdown>', "", _anchors(pair) + words, "", "</td></tr>")
+    yield from ('<tr markdown="1"><td colspan="2" markdown="block">', "", words + _anchors(pair), "", "</td></tr>")
     yield from _halves(pair)
 
 
 def _halves(pair: Pair) -> Iterator[str]:
     """A row with torch's code on the left and ours on the right."""
-    yield '<tr><td valign="top" markdown>'
-    yield from ("", "```python", pair.torch, "```", "", '</td><td valign="top" markdown>')
+    yield '<tr markdown="1"><td valign="top" markdown="block">'
+    yield from ("", "```python", pair.torch, "```", "", '</td><td valign="top" markdown="block">')
     yield from ("", "```python", pair.jax, "```", "", "</td></tr>")
 
 
@@ -117,14 +119,14 @@ def render_bites(group: Group) -> str:
 def _bite(number: int, pair: Pair) -> str:
     torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
     cells = f"**torch**\n{torch_block}", f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}"
-    columns = "\n</td>".join(f'<td valign="top" markdown>\n\n{cell}' for cell in cells)
+    columns = "\n</td>".join(f'<td valign="top" markdown="block">\n\n{cell}' for cell in cells)
     return f"""
 ## {number}. {pair.names[0]}
 
 {pair.why}
 
-<table markdown>
-<tr>{columns}
+{TABLE}
+<tr markdown="1">{columns}
 </td></tr>
 </table>
 """
