@@ -18,6 +18,7 @@ from dlwp_jax import data
 from dlwp_jax.data import BrokenFile, FetchError, cifar, idx, sources
 from dlwp_jax.data.__main__ import main
 from dlwp_jax.data.fetch import Remote, fetch
+from tests.official_files import idx_bytes, python2_pickle
 
 RNG = np.random.default_rng(0)
 
@@ -263,21 +264,6 @@ def test_command_line(monkeypatch, tmp_path, capsys):
 # --- the official files of CIFAR-10 and MNIST
 
 
-def python2_pickle(images, labels):
-    """A batch as Python 2 pickled the official ones; also what python3 -m pickle writes with protocol 2."""
-
-    def text(value):
-        return b"T" + len(value).to_bytes(4, "little") + value
-
-    rows = images.reshape(-1, 3072)
-    shape = b"(M" + len(rows).to_bytes(2, "little") + b"M\x00\x0ct"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-    array += shape + dtype + b"\x89" + text(rows.tobytes()) + b"tb"
-    numbers = b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"
-    return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + numbers + b"u."
-
-
 def batch(n, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, 3, 32, 32), np.uint8), rng.integers(0, 10, n).tolist()
@@ -357,11 +343,6 @@ def test_pickles_of_other_things_are_refused(tmp_path, payload):
     (tmp_path / "b").write_bytes(pickle.dumps(payload, 4))
     with pytest.raises(BrokenFile, match="b "):
         cifar.read_batches([tmp_path / "b"])
-
-
-def idx_bytes(array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 def mnist_files():

@@ -1,0 +1,132 @@
+"""Writes the pages: short pairs as rows of a table, longer ones as blocks side by side."""
+
+from collections.abc import Iterator
+
+from scripts.rosetta.pairs import Group, Pair, book_names, read
+
+# How many torch names the book's chapters and their programs use.
+BOOK_NAMES = 172
+WIDTH = 60
+# GitHub reads Markdown between the tags after a blank line; Python-Markdown's md_in_html asks for the attribute.
+TABLE = '<table markdown="1">'
+
+HEAD = """# From torch to JAX, name by name
+
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs both halves of every pair
+and compares values, shapes, dtypes, and gradients where torch has them: **{covered} of the {total}** torch names that
+*Deep Learning with PyTorch* uses.
+
+Three things hold for every line:
+
+- **Integers are int32 and floats float32**, where torch has int64 (and float64 from NumPy): JAX switches 64 bits off
+  until they are asked for.
+- **Nothing changes in place.** A line of torch that ends in `_` becomes one that gives its result a name.
+- **Images are channels last**, `[N H W C]`, where torch has `[N C H W]`. Values that are images are turned before
+  they are compared.
+
+{index}
+
+## {inputs_title}
+
+{inputs}
+"""
+
+
+def render(groups: list[Group]) -> str:
+    """The page, in Markdown."""
+    inputs = read("inputs")
+    blocks = "\n".join([TABLE, *_halves(*inputs.pairs), "</table>"])
+    index = "\n".join(["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)])
+    head = HEAD.format(
+        covered=len(book_names(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
+    )
+    return head + "".join(_section(group) for group in groups)
+
+
+def _index_row(group: Group) -> str:
+    names = dict.fromkeys(name for pair in group.pairs for name in pair.names)
+    links = ", ".join(f"[`{_short(name)}`](#{name})" for name in sorted(names, key=_short))
+    return f"| **[{group.title}](#{group.title.lower().replace(' ', '-')})** | {links} |"
+
+
+def _short(name: str) -> str:
+    for prefix, short in (
+        ("torch.nn.functional.", "F."),
+        ("torch.nn.", "nn."),
+        ("torch.Tensor.", "Tensor."),
+        ("torch.utils.data.", ""),
+        ("torchvision.", ""),
+    ):
+        if name.startswith(prefix):
+            return short + name.removeprefix(prefix)
+    return name
+
+
+def _section(group: Group) -> str:
+    short = [pair for pair in group.pairs if _is_short(pair)]
+    long = [pair for pair in group.pairs if not _is_short(pair)]
+    parts = [f"\n## {group.title}\n", f"{group.words}\n"]
+    if short:
+        parts += ["| torch | JAX | where they differ |", "| --- | --- | --- |", *map(_row, short), ""]
+    if long:
+        parts += [TABLE, *(line for pair in long for line in _block(pair)), "</table>", ""]
+    return "\n".join(parts)
+
+
+def _is_short(pair: Pair) -> bool:
+    return all("\n" not in code and len(code) <= WIDTH for code in (pair.torch, pair.jax))
+
+
+def _anchors(pair: Pair) -> str:
+    return "".join(f'<a id="{name}"></a>' for name in pair.names)
+
+
+def _row(pair: Pair) -> str:
+    torch_code, jax_code = (code.replace("|", "\\|") for code in (pair.torch, pair.jax))
+    return f"| {_anchors(pair)}`{torch_code}` | `{jax_code}` | {pair.why.replace('|', chr(92) + '|')} |"
+
+
+def _block(pair: Pair) -> Iterator[str]:
+    names = ", ".join(f"**`{_short(name)}`**" for name in pair.names)
+    words = f"{names}: {pair.why}" if pair.why else names
+    yield from ('<tr markdown="1"><td colspan="2" markdown="block">', "", words + _anchors(pair), "", "</td></tr>")
+    yield from _halves(pair)
+
+
+def _halves(pair: Pair) -> Iterator[str]:
+    """A row with torch's code on the left and ours on the right."""
+    yield '<tr markdown="1"><td valign="top" markdown="block">'
+    yield from ("", "```python", pair.torch, "```", "", '</td><td valign="top" markdown="block">')
+    yield from ("", "```python", pair.jax, "```", "", "</td></tr>")
+
+
+BITES = """# {title}
+
+Written by `scripts/torch_names` from `scripts/rosetta/cells/bites.py`; `tests/test_rosetta.py` runs all
+of it, and finds the first JAX different from torch and the second equal. The inputs and the names of torch one by one:
+[torch_to_jax.md](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity.md](parity.md).
+
+{words}
+"""
+
+
+def render_bites(group: Group) -> str:
+    """The page of what bites."""
+    head = BITES.format(title=group.title, words=group.words)
+    return head + "".join(_bite(number, pair) for number, pair in enumerate(group.pairs, 1))
+
+
+def _bite(number: int, pair: Pair) -> str:
+    torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
+    cells = f"**torch**\n{torch_block}", f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}"
+    columns = "\n</td>".join(f'<td valign="top" markdown="block">\n\n{cell}' for cell in cells)
+    return f"""
+## {number}. {pair.names[0]}
+
+{pair.why}
+
+{TABLE}
+<tr markdown="1">{columns}
+</td></tr>
+</table>
+"""

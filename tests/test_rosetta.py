@@ -1,0 +1,111 @@
+"""The page from torch to JAX: every pair runs, both halves agree, and the page shows what was run."""
+
+import jax
+import pytest
+import torch
+
+from scripts.rosetta import execute, page, pairs
+from tests.conftest import ROOT
+
+GROUPS = pairs.read_all()
+PAIRS = [pair for group in GROUPS for pair in group.pairs]
+BITES = pairs.read("bites")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _keep_small_programs():
+    """Hundreds of programs that each compile in less than the 0.2 s from which on conftest keeps them."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def sample_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rosetta")
+    execute.sample_files(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, *BITES.pairs], ids=lambda pair: pair.names[0])
+def test_both_halves_agree(pair, sample_files, monkeypatch):
+    monkeypatch.chdir(sample_files)
+    execute.check(pair)
+
+
+@pytest.mark.parametrize("pair", BITES.pairs, ids=lambda pair: pair.names[0])
+def test_what_bites_gives_other_numbers(pair):
+    execute.check_that_it_bites(pair)
+
+
+def test_the_line_of_torch_uses_every_name_it_stands_for():
+    assert {pair.names: unused for pair in PAIRS if (unused := pairs.unused_names(pair))} == {}
+
+
+def test_every_name_of_the_book_has_a_pair(shared_data):
+    listed = (shared_data.parent / "book_torch_names.txt").read_text().split()
+    covered = pairs.book_names(GROUPS)
+    print(f"{len(covered & set(listed))} of {len(listed)} torch names have a pair")
+    assert covered == set(listed)
+
+
+def test_the_number_of_names_is_the_books():
+    assert len(pairs.book_names(GROUPS)) == page.BOOK_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("torch_to_jax", page.render(GROUPS)), ("coming_from_torch", page.render_bites(BITES))]
+)
+def test_the_pages_are_what_the_cells_make(name, text):
+    assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
+
+
+def test_named_tensors_have_gone_from_torch():
+    assert not hasattr(torch.Tensor, "refine_names")
+
+
+PAIR = pairs.Pair(("torch.exp",), "torch.exp(x)", "jnp.exp(x)", "")
+
+
+@pytest.mark.parametrize(
+    ("jax_cell", "flags", "message"),
+    [
+        ("jnp.exp(x) + 1e-3", (), "value"),
+        ("jnp.exp(x)[None]", (), "shape"),
+        ("jnp.exp(x).astype(jnp.float16)", (), "dtype"),
+        ("jnp.exp(jax.lax.stop_gradient(x))", (), "gradient by x"),
+        ("np.exp(x).tolist()", (), "list here"),
+        ("jax.random.normal(key, (3, 4)) - 20", ("random",), "Kolmogorov"),
+        ("jnp.exp(x).T", ("unset",), "shape"),
+    ],
+)
+def test_a_pair_that_differs_fails(jax_cell, flags, message):
+    wrong = pairs.Pair(PAIR.names, PAIR.torch, jax_cell, "", flags)
+    with pytest.raises(AssertionError, match=message):
+        execute.check(wrong)
+
+
+def test_modules_that_differ_fail():
+    wrong = pairs.Pair(
+        ("torch.nn.BatchNorm2d",), "nn.BatchNorm2d(3)", "nn.BatchNorm2d(3, eps=1e-3)", "", ("on images",)
+    )
+    with pytest.raises(AssertionError):
+        execute.check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("# %% torch.exp\ntorch.exp(x)\n", "is empty"),
+        ("# %% jax\njnp.exp(x)\n# %% torch.exp\ntorch.exp(x)\n", "follows no cell"),
+        ("# %% torch.exp | rnadom\ntorch.exp(x)\n# %% jax\njnp.exp(x)\n", "'rnadom' is unknown"),
+        ("# %% torch.exp\ntorch.exp(x)\n# %% jax\n# only words\n", "is empty"),
+    ],
+)
+def test_cells_that_are_not_pairs_are_refused(tmp_path, monkeypatch, source, message):
+    (tmp_path / "made_up.py").write_text(f'"""Made up"""\n\n{source}')
+    monkeypatch.setattr(pairs, "CELLS", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        pairs.read("made_up")
