@@ -29,6 +29,8 @@ import numpy as np
 from jax.extend.core import primitives
 from jax.tree_util import keystr
 
+from dlwp_jax.files import flush
+
 PyTree = Any
 About = dict[str, Any]
 SUMS, ABOUT, ARRAYS = "SHA256SUMS", "about.json", "arrays"
@@ -82,10 +84,10 @@ class Store:
             os.rename(partial, self.path / f"checkpoint-{number:06d}")
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        _flush(self.path)
+        flush(self.path)
         for old in saved(self.path)[: -self.keep]:
             os.rename(old, gone := self.path / f".partial-old-{old.name}")
-            shutil.rmtree(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     @property
     def busy(self) -> bool:
@@ -190,9 +192,9 @@ def seal(path: Path) -> None:
     sums = {name: _sha256(path / name) for name in _files(path)}
     (path / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     for name in (*sums, SUMS):
-        _flush(path / name)
+        flush(path / name)
     for folder in (*(p for p in path.rglob("*") if p.is_dir()), path):
-        _flush(folder)
+        flush(folder)
 
 
 def damage(path: Path) -> str | None:
@@ -219,15 +221,6 @@ def _files(path: Path) -> list[str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """See a file or a directory to the disk, so that it outlives a power failure too."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _number(path: Path) -> int:

@@ -93,10 +93,10 @@ class Source:
           ValueError: where the stream ends before it.
         """
         if place["before"] is not None:
-            self.stream.set_state(_decoded(place["before"]))
+            _set_state(self.stream, place["before"])
             self._begin()
         if place["now"] is not None:
-            self.iterator.set_state(_decoded(place["now"]))
+            _set_state(self.iterator, place["now"])
             self.rest, self.taken = self.iterator, place["step"]
         else:
             self.taken = sum(1 for _ in itertools.islice(self.rest, place["step"]))
@@ -120,7 +120,12 @@ def _state_of(thing: Any) -> str | None:
         raise TypeError(f"the stream's get_state must give bytes, or what JSON can hold ({error}).") from error
 
 
-def _decoded(text: str) -> Any:
+def _set_state(thing: Any, text: str) -> None:
+    if not hasattr(thing, "set_state"):
+        raise ValueError(
+            f"the stream that was trained on could tell its place, and this {type(thing).__name__} has no set_state; "
+            "give the same kind of stream."
+        )
     state = json.loads(text)
     is_bytes = isinstance(state, dict) and state.keys() == {"base64"}
-    return base64.b64decode(state["base64"]) if is_bytes else state
+    thing.set_state(base64.b64decode(state["base64"]) if is_bytes else state)
