@@ -68,11 +68,11 @@ class Store:
         self.wait()
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
         partial = self.path / f".partial-{number:06d}"
-        arrays = {name: jnp.copy(leaf) for name, leaf in _plain(tree).items()}
+        arrays = {name: jnp.copy(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
         with _told(self.path):
             partial.mkdir()
-            writing = orbax.save_async(partial / ARRAYS, arrays)
+            writing = orbax.save_async(str(partial / ARRAYS), arrays)
         self._pending = self._worker.submit(self._finish, writing.result, partial, number, about)
 
     def _finish(self, written: Callable[[], None], partial: Path, number: int, about: About) -> None:
@@ -153,26 +153,30 @@ def load(path: Path, like: PyTree) -> PyTree:
     from orbax.checkpoint import v1 as orbax
 
     wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-        for name, leaf in _plain(like).items()
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in plain(like).items()
     }
-    arrays = orbax.load(path / ARRAYS, wanted)
+    arrays = orbax.load(str(path / ARRAYS), wanted)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, arrays.get(keystr(path))), like)
 
 
 # Leaves: what JAX holds, as what can be written.
 
 
-def _plain(tree: PyTree) -> dict[str, jax.Array]:
+def plain(tree: PyTree) -> dict[str, jax.Array]:
     """The leaves under their paths; keys as their numbers, and without the empty ones, which Orbax cannot hold."""
     leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
 
 
 def _as(like: jax.Array, leaf: jax.Array | None) -> jax.Array:
-    """What was read, as the kind of array that it was: a key, or weakly typed (or else other programs are compiled)."""
+    """What was read, as the kind of array that it was, for which the same program is compiled.
+
+    A key; not tied to its device, where it was not; weakly typed, where it was.
+    """
     if leaf is None:
         return like
+    if not like.committed:
+        leaf = jnp.asarray(np.asarray(leaf))
     if _is_key(like):
         return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
     if like.weak_type:
@@ -268,12 +272,12 @@ def shapes(tree: PyTree) -> dict[str, list]:
 
 def fingerprint(tree: PyTree) -> dict[str, list]:
     """Path -> [dtype, shape, SHA-256 of the values] of each leaf."""
-    return {name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)] for name, leaf in _plain(tree).items()}
+    return {name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)] for name, leaf in plain(tree).items()}
 
 
 def _digest(leaf: jax.Array) -> str:
     data = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(data.data).hexdigest()
 
 
 def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:

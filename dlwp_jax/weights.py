@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.data.files import reading
 from dlwp_jax.files import whole
 from dlwp_jax.train import TrainState
 
@@ -45,8 +46,10 @@ def save_weights(path: str | os.PathLike, state: TrainState) -> None:
             raise ValueError(f"{path}: .npz cannot hold {name}, which is {array.dtype}; write .safetensors.")
     with whole(path) as partial:
         if path.suffix == ".npz":
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
+            with zipfile.ZipFile(partial, "w") as archive:  # as np.savez does, but for any name, `file` too
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                        np.lib.format.write_array(file, array, allow_pickle=False)
         else:
             _safetensors().save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
 
@@ -100,16 +103,14 @@ def _known(path: str | os.PathLike) -> Path:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError as damaged
+    if path.suffix == ".npz":
+        with path.open("rb") as file, reading(path, "an .npz file", zipfile.BadZipFile, EOFError, ValueError):
+            return dict(np.load(file, allow_pickle=False))
+    load = _safetensors().load_file
+    from safetensors import SafetensorError
 
-        read = _safetensors().load_file
-    else:
-        damaged, read = zipfile.BadZipFile, lambda path: dict(np.load(path, allow_pickle=False))
-    try:
-        return read(path)
-    except (damaged, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or no {path.suffix} file: {error}") from error
+    with reading(path, "a .safetensors file", SafetensorError):
+        return load(path)
 
 
 def _safetensors() -> Any:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -27,8 +28,8 @@ from orbax.checkpoint import v1 as _  # noqa: F401 (imported here, once for all 
 from dlwp_jax import checkpoint, train
 from tests.models import Stochastic, regression, squared_error
 
-EPOCHS = 300
-LIFE = 1.6  # seconds from the call of `fit`, at most
+EPOCHS = 600
+LIFE = 0.3  # seconds from a life's first epoch to its end, at most
 
 
 class Shuffled:
@@ -50,8 +51,13 @@ class Shuffled:
             yield {name: array[order[i : i + 8]] for name, array in self.data.items()}
 
 
-def live(kind, directory, out):
+def live(kind, directory, root):
     """One life: train (on), and write down the result if the end is reached."""
+
+    def awake(progress):
+        (root / "awake").touch()
+        time.sleep(0.005)
+
     train_set, val_set = regression(37), regression(10, seed=1)
     learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0))
     result = train.fit(
@@ -62,12 +68,11 @@ def live(kind, directory, out):
         epochs=EPOCHS,
         batch_size=None if kind == "stream" else 8,
         stop=train.EarlyStopping(patience=EPOCHS - 1),
-        callbacks=[lambda progress: time.sleep(0.01)],
+        callbacks=[awake],
         checkpoint=directory and train.Checkpoint(directory, every_seconds=0.0),
         progress=False,
     )
-    leaves = jax.tree.leaves(jax.tree.map(lambda x: jax.random.key_data(x) if x.dtype == "key<fry>" else x, result))
-    np.savez(out, *leaves)
+    np.savez(root / ("resumed.npz" if directory else "whole.npz"), *checkpoint.plain(result).values())
 
 
 def born(function, *args):
@@ -95,35 +100,37 @@ def ended(pid, seconds):
 
 
 def kill_and_compare(kind, kills, seed, root):
-    rng = random.Random(seed)
-    directory = root / "checkpoints"
-    assert ended(born(live, kind, None, root / "whole.npz"), 120) == 0
-    killed = terminated = while_saving = 0
-    while killed < kills:
-        pid = born(live, kind, directory, root / "resumed.npz")
-        code = ended(pid, rng.uniform(0.2, LIFE))
+    rng, directory = random.Random(seed), root / "checkpoints"
+    counts = {"kill -9": 0, "of them while saving": 0, "SIGTERM": 0, "lives that came to the end": 0}
+    assert ended(born(live, kind, None, root), 120) == 0
+
+    def compare():
+        whole, resumed = (np.load(root / f"{name}.npz") for name in ("whole", "resumed"))
+        assert whole.files == resumed.files
+        assert all(whole[name].tobytes() == resumed[name].tobytes() for name in whole.files)
+        counts["lives that came to the end"] += 1
+        shutil.rmtree(directory)
+
+    while counts["kill -9"] < kills:
+        (root / "awake").unlink(missing_ok=True)
+        pid, code = born(live, kind, directory, root), None
+        if rng.random() < 0.8:  # the others die while they start
+            while code is None and not (root / "awake").exists():
+                code = ended(pid, 0.01)
+        code = ended(pid, rng.uniform(0, LIFE)) if code is None else code
         assert code in (None, 0), f"a life ended by itself with {code}"
         if code == 0:
-            break  # trained to the end in spite of all
-        number = signal.SIGTERM if (killed + terminated) % 6 == 5 else signal.SIGKILL
+            compare()
+            continue
+        number = signal.SIGTERM if sum(counts.values()) % 7 == 6 else signal.SIGKILL
         os.kill(pid, number)
         assert ended(pid, 60) == -number
-        killed, terminated = killed + (number == signal.SIGKILL), terminated + (number == signal.SIGTERM)
-        while_saving += number == signal.SIGKILL and any(directory.glob(".partial-*"))
-    saved = checkpoint.saved(directory)
-    assert all(checkpoint.damage(path) is None for path in saved)
-    epochs = json.loads((saved[-1] / "about.json").read_text())["called"] if saved else 0
-    assert ended(born(live, kind, directory, root / "resumed.npz"), 120) == 0
-    whole, resumed = (np.load(root / f"{name}.npz") for name in ("whole", "resumed"))
-    same = whole.files == resumed.files and all(whole[f].tobytes() == resumed[f].tobytes() for f in whole.files)
-    return {
-        "kind": kind,
-        "kill -9": killed,
-        "of them while saving": while_saving,
-        "SIGTERM": terminated,
-        "epochs by then": epochs,
-        "same bits": same,
-    }
+        counts["kill -9" if number == signal.SIGKILL else "SIGTERM"] += 1
+        counts["of them while saving"] += number == signal.SIGKILL and any(directory.glob(".partial-*"))
+        assert all(checkpoint.damage(path) is None for path in checkpoint.saved(directory))
+    assert ended(born(live, kind, directory, root), 120) == 0
+    compare()
+    return {"kind": kind} | counts
 
 
 def main():

@@ -159,13 +159,18 @@ def test_early_stopping_goes_on_counting(tmp_path):
 
 
 def test_weak_types_come_back_as_they_were(tmp_path):
-    """A learning rate in the optimizer's state is weakly typed; typed otherwise it would make another program."""
-    learned = learner_of(Plain, optax.inject_hyperparams(optax.adam)(learning_rate=0.01))
-    assert any(leaf.weak_type for leaf in jax.tree.leaves(learned[1].opt_state))
-    whole = train.fit(*learned, TRAIN, VAL, **OPTIONS)
+    """A parameter made from a Python number is weakly typed; typed otherwise it would make another program."""
+
+    def loss_fn(model, batch):
+        return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+
+    learned = train.make_learner(Scalar(0.5), loss_fn, optax.adam(1e-2), key=jax.random.key(0))
+    assert learned[1].params["w"].weak_type
+    options = {"epochs": 4, "batch_size": 37}
+    whole = train.fit(*learned, TRAIN, VAL, **OPTIONS | options)
     compiled = host._advance._cache_size()
-    break_off(tmp_path, learned)
-    assert_same_bits(whole, again(learned, tmp_path))
+    break_off(tmp_path, learned, at=2, **options)
+    assert_same_bits(whole, again(learned, tmp_path, **options))
     assert host._advance._cache_size() == compiled
 
 
@@ -257,13 +262,29 @@ def test_a_stream_broken_off_and_called_again(learned, tmp_path, kind, at):
     whole = train.fit(*learned, kind(), VAL, **STREAMED)
     with pytest.raises(Broken):
         train.fit(*learned, kind(broken_at=at), VAL, **STREAMED, checkpoint=tmp_path)
-    epoch, step = divmod(at - 1, 5)
+    epoch = (at - 1) // 5
     so_far = train.restore(tmp_path, learned[1]).state
     assert (int(so_far.epoch), int(so_far.step)) == (epoch, at - 1)
     stream = kind()
     assert_same_bits(whole, again(learned, tmp_path, stream, VAL, batch_size=None))
-    begun_anew = {Loader: 0, Shuffled: 1, Placed: 1 - step}[kind]  # one batch is looked at for its shapes
-    assert stream.read == 5 * (6 - epoch) + begun_anew
+    assert stream.read == 5 * (6 - epoch) + (kind is Shuffled)  # which was looked at for its shapes before it was set
+
+
+@pytest.mark.parametrize("at", [2, 8, 10])
+def test_a_stream_that_can_tell_its_place_is_not_read_up_to_it(learned, tmp_path, monkeypatch, at):
+    class Pressed(Placed):
+        def batch(self, rows):
+            if self.read + 1 == at:
+                signal.raise_signal(signal.SIGINT)
+            return super().batch(rows)
+
+    monkeypatch.setattr(host, "CHUNK_SECONDS", 0.0)
+    whole = train.fit(*learned, Placed(), VAL, **STREAMED)
+    part = train.fit(*learned, Pressed(), VAL, **STREAMED, checkpoint=tmp_path)
+    assert int(part.state.step) == at
+    stream = Placed()
+    assert_same_bits(whole, again(learned, tmp_path, stream, VAL, batch_size=None))
+    assert stream.read == 1 + 30 - at  # one for its shapes
 
 
 def test_a_grain_stream(learned, tmp_path):

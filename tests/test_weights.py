@@ -49,7 +49,7 @@ def test_to_torch_and_back_through_parity(tmp_path):
     model = nn.Sequential(nn.Linear(3, 8, rngs=nnx.Rngs(0)), nn.BatchNorm1d(8), nn.Linear(8, 1, rngs=nnx.Rngs(1)))
     learner, state = train.make_learner(model, squared_error, optax.sgd(0.1), key=jax.random.key(0))
     theirs = parity.to_torch(learner.model(state))
-    np.testing.assert_array_equal(theirs["0.weight"].T, state.params["layers"][0]["kernel"])
+    np.testing.assert_array_equal(theirs["0.weight"].T, learner.model(state)[0].kernel[...])
 
 
 class Narrow(Stochastic):
@@ -78,7 +78,7 @@ def test_what_does_not_fit_or_is_damaged_is_refused_by_name(tmp_path, name):
     with pytest.raises(ValueError, match=r"again\.bias is only in the file"):
         load_weights(path, state_of())
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"{name}: damaged"):
+    with pytest.raises(ValueError, match=f"{name} cannot be read as"):
         load_weights(path, state_of())
     with pytest.raises(FileNotFoundError):
         load_weights(tmp_path / f"none-{name}", state_of())
@@ -97,11 +97,11 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
     save_weights(path, state_of())
     before = path.read_bytes()
 
-    def full(file, **arrays):
+    def full(file, array, **_):
         file.write(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(path, state_of(1))
     assert path.read_bytes() == before

@@ -108,7 +108,9 @@ def _like(about: About, state: TrainState) -> Loop:
 
     plain = ("best_value", "reference", "waited", "done", "step", "alive", "stopped", "lost", "skipped")
     rest = {field: zeros(f".{field}") for field in plain}
-    return Loop(state=state, best=state, history=under("history"), totals=under("totals"), order=None, **rest)
+    return Loop(
+        state=state, best=state, history=under("history"), totals=under("totals"), order=jnp.zeros(0, jnp.int32), **rest
+    )
 
 
 class Saver:

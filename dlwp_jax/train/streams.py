@@ -35,11 +35,13 @@ class Source:
         self._end()
 
     def _begin(self) -> None:
-        self.before = _state_of(self.stream)
+        self.has_begun, self.before = True, _state_of(self.stream)
         self.rest = self.iterator = iter(self.stream)
 
     def _end(self) -> None:
-        self.before, self.iterator, self.rest, self.taken = None, None, None, 0
+        self.has_begun, self.before, self.taken = False, None, 0
+        self.rest: Iterator[PyTree] = iter(())
+        self.iterator = self.rest
 
     def peek(self) -> PyTree:
         """The first batch, which stays in the stream."""
@@ -52,12 +54,14 @@ class Source:
 
     def epoch(self, number: int) -> Iterator[PyTree]:
         """What is left of an epoch, as arrays, each checked; a stream without any batch is refused."""
-        if self.rest is None:
+        if not self.has_begun:
             self._begin()
-        for batch in self.rest:
-            self.taken += 1
+        self.taken += 1  # counted before it is asked for: where that fails the iterator may have moved or not
+        while (batch := next(self.rest, None)) is not None:
             self.recent.append(checks.dataset(batch, f"train (epoch {number}, batch {self.taken})"))
             yield self.recent[-1]
+            self.taken += 1
+        self.taken -= 1
         if not self.taken:
             raise ValueError(
                 f"the stream gave no batch in epoch {number}. It was used up by an earlier epoch: pass an object that "
@@ -81,9 +85,9 @@ class Source:
 
     def place(self, step: int) -> dict[str, Any]:
         """What brings an equal stream to after `step` batches of this epoch, in JSON."""
-        if self.rest is None:
+        if not self.has_begun:
             return {"step": 0, "before": _state_of(self.stream), "now": None}
-        at_step = self.taken == step  # else the last batch was taken and not used
+        at_step = self.taken == step  # else the last batch was asked for and not used
         return {"step": step, "before": self.before, "now": _state_of(self.iterator) if at_step else None}
 
     def go_to(self, place: dict[str, Any]) -> None:
