@@ -155,7 +155,7 @@ def load(path: Path, like: PyTree) -> PyTree:
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in plain(like).items()
     }
-    arrays = orbax.load(str(path / ARRAYS), wanted)
+    arrays = orbax.load(os.path.abspath(path / ARRAYS), wanted)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, arrays.get(keystr(path))), like)
 
 

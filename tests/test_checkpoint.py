@@ -359,7 +359,7 @@ def absolute_error(model, batch):
 
 
 OTHER_LEARNERS = {
-    "model": ({"model": Plain}, r"another model or optimizer: only the checkpoint has a leaf \.params\['norm'\]"),
+    "model": ({"model": Plain}, r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[4\] here"),
     "width": ({"model": Wider}, r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[9\] here"),
     "dtype": ({"model": Half}, r"\.params\['hidden'\]\['bias'\] is float32\[8\] there and bfloat16\[8\] here"),
     "optimizer": ({"tx": optax.sgd(1e-2)}, r"only the checkpoint has a leaf \.opt_state"),
@@ -415,7 +415,7 @@ def test_other_versions_are_refused_or_allowed(learned, directory, whole, monkey
 
 
 def test_restore_refuses_another_model_by_name(interrupted, tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match="only the checkpoint has a leaf"):
+    with pytest.raises(checkpoint.CheckpointError, match="of another model or optimizer: the leaf"):
         train.restore(interrupted, learner_of(Plain)[1])
     with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint in"):
         train.restore(tmp_path, learner_of(Plain)[1])
@@ -570,7 +570,7 @@ def test_the_last_finite_state_is_saved_and_given_again(tmp_path):
     data = {"x": jnp.ones(3)}, None
     with pytest.warns(RuntimeWarning, match="epoch 2, step 3") as told:
         failed = again(learned, tmp_path, *data, **options)
-    assert "the loss was nan, the gradient of ['w'] has 1 of 1 numbers" in str(told[0].message)
+    assert "(the loss was nan)" in str(told[0].message)
     saved = train.restore(tmp_path, learned[1])
     assert_same_bits(failed, saved)
     assert float(saved.state.params["w"]) == 1.0
