@@ -22,13 +22,13 @@ def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) ->
     >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
     >>> learner, state = make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
     >>> print(blame(learner, state, jnp.zeros((1, 1)), state.key))
-    the loss was 0.0, the gradient of ['bias'] has 1 of 1 numbers that are not finite (and so has 1 other leaf)
+    the loss was 0, the gradient of ['bias'] has 1 of 1 numbers that are not finite (and so has 1 other leaf)
     """
     loss, grads, params = _recomputed(learner, state, batch, key)
     what = _first("the gradient of", grads) or _first("the new value of", params)
-    if what is None and np.isfinite(loss):
-        return f"computed again by itself the step is finite, loss {loss}: it is at the edge of what {loss.dtype} holds"
-    return f"the loss was {loss}" + (f", {what}" if what else "")
+    told = f"the loss was {float(loss):.6g}" + (f", {what}" if what else "")
+    is_finite = what is None and bool(np.isfinite(loss))
+    return f"computed again by itself the step is finite: {told}" if is_finite else told
 
 
 @functools.partial(jax.jit, static_argnames="learner")
