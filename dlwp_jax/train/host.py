@@ -306,12 +306,12 @@ def _in_memory(
     size, target = 1, int(held.loop.done) * steps + int(held.loop.step)
     while bool(is_going(held.loop, plan)):
         boundary = (target // (stride * steps) + 1) * stride * steps
-        target = min(target + size, boundary, plan.epochs * steps)
+        before, target = target, min(target + size, boundary, plan.epochs * steps)
         begin = time.perf_counter()
         held.loop = jax.block_until_ready(_advance(learner, held.loop, train, val, plan, target))
         seconds = time.perf_counter() - begin
         yield target % steps / steps if bool(held.loop.alive) else 0.0
-        size = max(1, int(size * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
+        size = max(1, int((target - before) * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
