@@ -15,7 +15,7 @@ from flax import nnx
 
 from dlwp_jax import train
 from dlwp_jax.train import epoch, host
-from tests.models import regression, squared_error
+from tests.models import Plain, regression, squared_error
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +80,7 @@ def test_resident_memory_is_flat_over_a_thousand_epochs(kind, tmp_path):
 
 def test_repeated_calls_compile_and_keep_nothing_more():
     def call():
-        learner, state = train.make_learner(Wide(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0))
+        learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0))
         train.fit(learner, state, data, data, epochs=2, batch_size=4, progress=False)
         train.fit(learner, state, Batches(data), data, epochs=2, progress=False)
         train.run(learner, state, data, data, epochs=2, batch_size=4)

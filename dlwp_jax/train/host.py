@@ -197,7 +197,7 @@ class Held:
     """The newest loop. A chunk gives back the buffers of the one before, so there must be one place to look."""
 
     loop: Loop
-    batch: Callable[[], PyTree | None] = lambda: None  # of the step that was begun last, where it is at hand
+    batch: Callable[[Loop], PyTree | None] = lambda loop: None  # of the step begun last, where it is at hand
 
 
 def _drive(
@@ -271,7 +271,7 @@ def _finished(learner: Learner, held: Held) -> Run:
 
 def _why(learner: Learner, held: Held) -> str:
     """Which leaf was not finite, where the batch of the step that failed is still at hand."""
-    batch = held.batch()
+    batch = held.batch(held.loop)
     if batch is None:
         return ""
     return f" ({blame(learner, held.loop.state, batch, _step_key(held.loop.state, held.loop.step - 1))})"
@@ -294,9 +294,9 @@ def _in_memory(
     """
     steps = steps_per_epoch(train, plan.batch_size)
 
-    def latest():
-        begin = (int(held.loop.step) - 1) * plan.batch_size
-        return train if steps == 1 else rows(train, held.loop.order[begin : begin + plan.batch_size])
+    def latest(loop):
+        begin = (int(loop.step) - 1) * plan.batch_size
+        return train if steps == 1 else rows(train, loop.order[begin : begin + plan.batch_size])
 
     held.batch = latest
     if steps > 1:
@@ -345,7 +345,7 @@ def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, pl
 
 
 def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan: Plan) -> Iterator[float]:
-    held.batch = lambda: source.batch(int(held.loop.step))
+    held.batch = lambda loop: source.batch(int(loop.step))
     while bool(is_going(held.loop, plan)):
         shown = time.monotonic()
         for batch in source.epoch(int(held.loop.done) + 1):
