@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dlwp_jax.files import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,8 @@ class RunDirectory:
         print(f"wrote {self.path / name}")
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        partial = self.path / f".{name}.partial"
-        write(partial)
-        os.replace(partial, self.path / name)
+        with whole(self.path / name) as partial:
+            write(partial)
 
 
 def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:

@@ -330,6 +330,73 @@ def test_train_epoch_stops_inside_the_epoch():
     assert (float(state.params["w"]), int(state.step), int(state.epoch)) == (1.0, 2, 0)
 
 
+@pytest.mark.parametrize("stop", [None, train.EarlyStopping(50, monitor="train/loss")])
+def test_steps_that_are_not_finite_are_skipped_and_counted(stop):
+    """One example in six gives an infinite loss: its step is left out, of the state and of the mean."""
+
+    def loss_fn(model, batch):
+        return model.w[...] / batch["x"].sum(), {"x": batch["x"].sum()}
+
+    data = {"x": jnp.array([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])}
+    learner, state = train.make_learner(Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    options = {"epochs": 2, "batch_size": 1, "stop": stop, "skip_nonfinite": True}
+    result = train.run(learner, state, data, **options)
+    assert (int(result.skipped), int(result.state.step), int(result.state.epoch)) == (2, 10, 2)
+    assert float(result.state.params["w"]) == 0.0  # five steps down by 1, twice
+    assert result.history["train/loss"].tolist() == [8.0, 3.0]  # means of 10 9 8 7 6 and 5 4 3 2 1
+    assert result.history["train/x"].tolist() == [1.0, 1.0]
+    assert not result.stopped
+    assert_same_bits(result, train.fit(learner, state, data, **options, progress=False))
+
+    class Loader:
+        def __iter__(self):
+            return iter({"x": x[None]} for x in data["x"])
+
+    options.pop("batch_size")
+    assert_same_bits(result, train.fit(learner, state, Loader(), **options, progress=False))
+
+
+def test_an_epoch_of_which_every_step_is_skipped_has_no_mean():
+    def loss_fn(model, batch):
+        return jnp.sqrt(model.w[...]), {}
+
+    learner, state = train.make_learner(Scalar(-1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    data = {"x": jnp.ones(2)}
+    result = train.run(learner, state, data, data, epochs=2, batch_size=1, skip_nonfinite=True)
+    assert int(result.skipped) == 4
+    assert np.isnan(result.history["train/loss"]).all()
+    assert_same_bits((result.state.params, result.best.params), (state.params, state.params))
+
+
+@pytest.mark.parametrize(
+    ("bad", "tx", "blamed"),
+    [
+        (lambda w: jnp.log(-w), optax.sgd(1.0), "the loss was nan"),
+        (lambda w: jnp.sqrt(w - w) + 1, optax.sgd(1.0), "the loss was 1, the gradient of ['w'] has 1 of 1 numbers"),
+        (lambda w: 1e30 * w, optax.sgd(1e30), "the loss was 2e+30, the new value of ['w'] has 1 of 1 numbers"),
+    ],
+    ids=["loss", "gradient", "update"],
+)
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+def test_what_was_not_finite_is_named(bad, tx, blamed, kind):
+    """The batch of zeros is harmless, the batch of ones is not; the message is about the latter."""
+
+    def loss_fn(model, batch):
+        w = model.w[...]
+        return jax.lax.cond(batch["x"].sum() > 0, bad, lambda w: 0 * w, w), {}
+
+    class Loader:
+        def __iter__(self):
+            return iter([{"x": jnp.zeros(1)}, {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}])
+
+    learner, state = train.make_learner(Scalar(2.0), loss_fn, tx, key=jax.random.key(0))
+    data, options = ({"x": jnp.ones(1)}, {"batch_size": 1}) if kind == "memory" else (Loader(), {})
+    step = 1 if kind == "memory" else 2
+    with pytest.warns(RuntimeWarning, match=f"at epoch 1, step {step} ") as told:
+        train.fit(learner, state, data, epochs=1, **options, progress=False)
+    assert blamed in str(told[0].message)
+
+
 # Any optimizer, any dtype
 
 

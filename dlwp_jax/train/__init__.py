@@ -13,9 +13,11 @@ from dlwp_jax.train.epoch import evaluate, train_epoch
 from dlwp_jax.train.host import Progress, every, fit
 from dlwp_jax.train.learner import Learner, TrainState, make_learner, predict
 from dlwp_jax.train.loop import EarlyStopping, Run, run
+from dlwp_jax.train.resume import Checkpoint, restore
 from dlwp_jax.train.units import unit_health
 
 __all__ = [
+    "Checkpoint",
     "EarlyStopping",
     "Learner",
     "Progress",
@@ -26,6 +28,7 @@ __all__ = [
     "fit",
     "make_learner",
     "predict",
+    "restore",
     "run",
     "train_epoch",
     "unit_health",

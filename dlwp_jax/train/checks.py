@@ -125,37 +125,35 @@ def dataset(data: PyTree, argument: str) -> PyTree:
     return data
 
 
-def log_names(learner: Any, state: Any, batch: PyTree) -> list[str]:
-    """Trace the loss once, without running it: its loss must be a scalar, its metrics a dict of scalars."""
-
-    def traced(state, batch):
-        outcome = learner.loss_fn(learner.model(state, train=True), batch)
-        if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], dict)):
-            raise TypeError(
-                f"loss_fn must return (loss, metrics), metrics a dict of scalars and maybe empty; "
-                f"it returned {describe(outcome)}."
-            )
-        return outcome
-
-    loss, metrics = jax.eval_shape(traced, state, batch)
-    if np.shape(loss) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+def outcome(value: Any) -> None:
+    """Refuse what is not a scalar loss with a dict of scalar metrics. Called while the loss is traced."""
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict)):
+        raise TypeError(
+            f"loss_fn must return (loss, metrics), metrics a dict of scalars and maybe empty; "
+            f"it returned {describe(value)}."
+        )
+    loss, metrics = value
+    if np.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
         raise ValueError(
-            f"the loss must be one real number; loss_fn returned shape {np.shape(loss)} of {loss.dtype}. "
+            f"the loss must be one real number; loss_fn returned shape {np.shape(loss)} of {jnp.result_type(loss)}. "
             "Reduce it, for example by jnp.mean."
         )
-    for metric, value in metrics.items():
-        if not isinstance(metric, str) or getattr(value, "shape", None) != ():
-            raise ValueError(f"metrics must be scalars under names; loss_fn returned {metric!r}: {describe(value)}.")
+    for metric, scalar in metrics.items():
+        is_scalar = isinstance(scalar, int | float) or getattr(scalar, "shape", None) == ()
+        if not isinstance(metric, str) or not is_scalar:
+            raise ValueError(f"metrics must be scalars under names; loss_fn returned {metric!r}: {describe(scalar)}.")
     if "loss" in metrics:
         raise ValueError("a metric may not be called 'loss': that name is the loss itself; rename it.")
-    _, (_, extra) = jax.eval_shape(lambda s, b: learner.loss(s, s.params, b, s.key, train=True), state, batch)
-    if jax.tree.map(kind, extra) != jax.tree.map(kind, state.extra):
+
+
+def kept(extra: PyTree, before: PyTree) -> None:
+    """Refuse a forward pass that changes what state there is, which a compiled loop could not carry."""
+    if jax.tree.map(kind, extra) != jax.tree.map(kind, before):
         raise ValueError(
             "the forward pass adds, drops, reshapes or retypes state of the model (training must keep the structure of "
-            f"{sorted(state.extra) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in "
+            f"{sorted(before) or 'no extra state'}; it leaves {sorted(extra)}); create every nnx.Variable in "
             "__init__."
         )
-    return ["loss", *metrics]
 
 
 def kind(leaf: Any) -> tuple:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,6 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
     """
     data = checks.dataset(data, "data")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(data))
-    checks.log_names(learner, state, batch_shape(data, batch_size))
     return _train_epoch(learner, state, data, batch_size)
 
 
@@ -43,7 +43,7 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
 def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> tuple[TrainState, Logs]:
     steps = steps_per_epoch(data, batch_size)
 
-    def record(logs, i, values, alive):
+    def record(logs, i, values, alive, _taken):
         return {k: logs[k].at[i].set(jnp.where(alive, values[k], jnp.nan)) for k in logs}
 
     shapes = all_logs(learner, state, batch_shape(data, batch_size))
@@ -66,7 +66,6 @@ def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: i
     """
     data = checks.dataset(data, "data")
     batch_size = n_rows(data) if batch_size is None else min(checks.count(batch_size, "batch_size"), n_rows(data))
-    checks.log_names(learner, state, batch_shape(data, batch_size))
     return mean_logs(learner, state, data, batch_size)
 
 
@@ -103,6 +102,15 @@ def train_step(
     Returns:
       The new state (or the old one, bit for bit), whether the step was taken, and the logs of the batch.
     """
+    new, loss, logs, _ = attempt(learner, state, batch, key)
+    taken = alive & all_finite((loss, new.params))
+    return choose_state(taken, new, state), taken, logs
+
+
+def attempt(
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
+) -> tuple[TrainState, jax.Array, Logs, PyTree]:
+    """The state after an optimizer step, finite or not; the loss, the logs and the gradient that led there."""
 
     def loss_fn(params):
         return learner.loss(state, params, batch, key, train=True)
@@ -112,10 +120,8 @@ def train_step(
     more = {"value": loss, "grad": grads, "value_fn": lambda params: loss_fn(params)[0]}
     updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **understood(learner.tx.update, more))
     params = optax.apply_updates(state.params, updates)
-    taken = alive & all_finite((loss, params))
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
-    logs = as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates)
-    return choose_state(taken, new, state), taken, logs
+    return new, loss, as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates), grads
 
 
 def recorded(
@@ -153,18 +159,21 @@ def train_steps(
     state: TrainState,
     alive: jax.Array,
     logs: PyTree,
-    record: Callable[[PyTree, Any, Logs, jax.Array], PyTree],
+    record: Callable[[PyTree, Any, Logs, jax.Array, jax.Array], PyTree],
     data: PyTree,
     order: jax.Array,
     batch_size: int,
     start: Any,
     stop: Any,
+    *,
+    skip: bool = False,
 ) -> tuple[TrainState, jax.Array, PyTree]:
     """Steps `start` to `stop` of the state's current epoch, over its examples in `order` (`epoch_order`).
 
     With Python integers this is a scan (which reverse-mode differentiates), with traced ones a while loop (one
-    program for chunks of every length). `record(logs, i, values, alive)` folds the logs of step `i` into `logs`,
-    `alive` telling whether training was still going when the step began.
+    program for chunks of every length). `record(logs, i, values, alive, taken)` folds the logs of step `i` into `logs`,
+    `alive` telling whether training was still going when the step began, `taken` whether it was finite too. With
+    `skip` training goes on after a step that was not.
     """
     steps, full = steps_per_epoch(data, batch_size), n_rows(data) // batch_size
     _, steps_key = epoch_keys(state)
@@ -172,7 +181,7 @@ def train_steps(
     def step(i, carry, batch):
         state, alive, logs = carry
         state, taken, values = train_step(learner, state, batch, jax.random.fold_in(steps_key, i), alive)
-        return state, taken, record(logs, i, values, alive)
+        return state, alive if skip else taken, record(logs, i, values, alive, taken)
 
     def full_step(i, carry):
         if steps == 1:
@@ -191,8 +200,23 @@ def train_steps(
 
 
 def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names and dtypes of the logs of a step on such a batch, by tracing it."""
-    return jax.eval_shape(functools.partial(train_step, learner), state, batch, state.key, jnp.array(True))[2]
+    """Names and dtypes of the logs of a step on such a batch, by tracing it once.
+
+    What is found is kept as long as the learner lives: names and dtypes only, so a loss that closes over the
+    arrays of an outer `vmap` or `grad` leaves nothing of them behind.
+    """
+    known = _logs.setdefault(learner, {})
+    leaves, structure = jax.tree.flatten((state, batch))
+    shapes = (structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves))
+    if shapes not in known:
+        if len(known) == 32:  # shapes of one learner's batches, each a compiled program too
+            known.clear()
+        step = functools.partial(train_step, learner)
+        known[shapes] = jax.eval_shape(step, state, batch, state.key, jnp.array(True))[2]
+    return known[shapes]
+
+
+_logs: WeakKeyDictionary[Learner, dict[Any, dict[str, jax.ShapeDtypeStruct]]] = WeakKeyDictionary()
 
 
 def batch_shape(data: PyTree, batch_size: int) -> PyTree:

@@ -1,8 +1,8 @@
 """The same training driven from the host: progress, callbacks, Ctrl-C, streaming data."""
 
 import functools
-import itertools
 import math
+import os
 import signal
 import threading
 import time
@@ -25,9 +25,11 @@ from dlwp_jax.train.epoch import (
     eval_step,
     mean_logs,
     n_rows,
+    rows,
     steps_per_epoch,
     train_step,
 )
+from dlwp_jax.train.failure import blame
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.loop import (
     EarlyStopping,
@@ -35,8 +37,8 @@ from dlwp_jax.train.loop import (
     Plan,
     Run,
     add_logs,
-    close_epoch,
     end_epoch,
+    ended,
     is_going,
     make_plan,
     planned,
@@ -44,8 +46,11 @@ from dlwp_jax.train.loop import (
     result,
     run_steps,
     start,
+    validated,
 )
 from dlwp_jax.train.progress import display
+from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, asked, describe_call, saving
+from dlwp_jax.train.streams import Source, is_stream
 
 PyTree = Any
 CHUNK_SECONDS = 0.2  # between two looks at the keyboard; a chunk costs about a millisecond of host time
@@ -105,7 +110,9 @@ def fit(
     batch_size: int | None = None,
     stop: EarlyStopping | None = None,
     val_batch_size: int | None = None,
+    skip_nonfinite: bool = False,
     callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Run:
     """Train from the host in compiled chunks: parameters and history are those of `run`.
@@ -115,17 +122,20 @@ def fit(
     learning rate between calls without compiling anew use `optax.inject_hyperparams`.
 
     Args:
-      learner, state, val, epochs, batch_size, stop, val_batch_size: as for `run`. `state` stays usable.
+      learner, state, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite: as for `run`. `state` stays usable.
       train: pytree of arrays `[n ...]`; or an iterable of batches (anything that is not itself a pytree of arrays:
         such as a loader) that is iterated anew for every epoch. Then `batch_size` is left
         out, and `val` may be such an iterable too.
       callbacks: each is called with a `Progress` after every epoch, or as `every(n, callback)` after every n;
         one that returns True ends the training. Without callbacks chunks may span many epochs.
+      checkpoint: a directory's path, or a `Checkpoint`. The training is saved there as it goes. A call that finds it
+        interrupted finishes it, with the bits it would have had; one that finds it finished returns it. Callbacks
+        hear of an epoch again where the training was interrupted before that was saved.
       progress: a bar with epochs, losses and time left on a terminal, a dozen plain lines elsewhere; on standard
         error. False: nothing.
 
-    An exception from a callback or a stream is passed on, and with it what was trained in this call is gone: keep
-    `Progress.state` if that matters.
+    An exception from a callback or a stream is passed on, and without `checkpoint` what was trained in this call is
+    gone with it.
 
     Returns:
       A `Run`, its history trimmed to the epochs that were trained. Ctrl-C ends the chunk that is running and
@@ -133,19 +143,31 @@ def fit(
       Ctrl-C raises KeyboardInterrupt.
 
     Warns:
-      RuntimeWarning: naming epoch and step, where loss or parameters became non-finite; the `Run` holds the last
-        finite state.
+      RuntimeWarning: naming epoch, step, and the leaf of gradient or parameters, where loss or parameters became
+        non-finite; the `Run` holds the last finite state. And where a checkpoint could not be written (a full disk),
+        while training goes on.
 
     Raises:
       ValueError, TypeError: as `run`; and where a stream is empty or cannot be iterated a second time.
+      CheckpointError (a ValueError): where the directory is in use, or its newest checkpoint is damaged or of another
+        training; it says what differs, and names the newest that can be taken.
+      OSError: where the directory cannot be written to.
     """
     callbacks = [callback if isinstance(callback, every) else every(1, callback) for callback in callbacks]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
         raise TypeError("fit drives training from the host and cannot be jitted, mapped or differentiated; use run.")
+    checkpoint = asked(checkpoint)
     if is_stream(train):
         if batch_size is not None:
             raise ValueError(f"batch_size={batch_size} does not apply to a stream, which brings its own batches.")
-        held, plan, chunks = _streamed(learner, state, train, val, epochs, stop, val_batch_size)
+        if val is not None and not is_stream(val):
+            val = checks.dataset(val, "val")
+        source = Source(train)
+        first = source.peek()
+        batch, kept = _shape(first), {"val": None if is_stream(val) else val}
+        plan = make_plan(learner, state, batch, val, epochs, n_rows(first), stop, val_batch_size, skip_nonfinite)
+        held = _start(learner, state, batch, val is not None, plan)
+        chunks = _stream_chunks(learner, held, source, val, plan)
     elif batch_size is None:
         raise ValueError(
             f"batch_size is missing: {checks.describe(train)} is taken as arrays in memory, to be cut into batches. "
@@ -154,11 +176,20 @@ def fit(
     elif val is not None and is_stream(val):
         raise TypeError("val streams while train is in memory; give both in memory, or stream train too.")
     else:
-        train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size)
-        stride = functools.reduce(math.gcd, (c.epochs for c in callbacks), 0) or plan.epochs
-        held = _start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
+        train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
+        source, batch, kept = None, batch_shape(train, plan.batch_size), {"train": train, "val": val}
+        periods = [c.epochs for c in callbacks] + [c.every_epochs for c in [checkpoint] if c and c.every_epochs]
+        stride = functools.reduce(math.gcd, periods, 0) or plan.epochs
+        held = _start(learner, state, batch, val is not None, plan)
         chunks = _in_memory(learner, held, train, val, plan, stride)
-    return _drive(held, plan, chunks, callbacks, progress)
+    call = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
+    numbers = [signal.SIGINT] if checkpoint is None else [signal.SIGINT, signal.SIGTERM]
+    with _signals(*numbers) as heard, saving(checkpoint, call, source) as saver:
+        held.loop = saver.resumed(held.loop)
+        run = _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
+    if signal.SIGTERM in heard:
+        signal.raise_signal(signal.SIGTERM)  # all is saved: now to whom it was sent
+    return run
 
 
 @dataclass
@@ -166,32 +197,43 @@ class Held:
     """The newest loop. A chunk gives back the buffers of the one before, so there must be one place to look."""
 
     loop: Loop
+    batch: Callable[[Loop], PyTree | None] = lambda loop: None  # of the step begun last, where it is at hand
 
 
-def is_stream(data: Any) -> bool:
-    """Whether data is an iterable of batches rather than a pytree of arrays."""
-    if hasattr(data, "__array__") or not isinstance(data, Iterable):
-        return False
-    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
+def _drive(
+    learner: Learner,
+    held: Held,
+    plan: Plan,
+    chunks: Iterator[float],
+    callbacks: list[every],
+    shown: bool,
+    saver: Saver | Unsaved,
+    heard: list[int],
+) -> Run:
+    """Take chunk after chunk, showing, calling back and saving between them."""
 
+    def is_over() -> bool:
+        done = int(held.loop.done)
+        if done > saver.called:
+            if _call_back(held.loop, done, plan, callbacks):
+                return True
+            saver.called = done
+        return bool(heard)
 
-def _drive(held: Held, plan: Plan, chunks: Iterator[float], callbacks: list[every], shown: bool) -> Run:
-    """Take chunk after chunk, showing and calling back between them."""
-    asked_to_stop, called = False, 0
-    with display(plan.epochs, shown=shown) as bar, _interruptible() as interrupted:
+    with display(plan.epochs, shown=shown) as bar:
         try:
-            for fraction in chunks:
+            over = is_over()  # a resumed training may owe its callbacks an epoch
+            while not over and (fraction := next(chunks, None)) is not None:
                 done = int(held.loop.done)
                 bar.update(done + fraction, _latest(held.loop, done))
-                if done > called:
-                    called = done
-                    asked_to_stop = _call_back(held.loop, done, plan, callbacks)
-                if asked_to_stop or interrupted():
-                    break
+                over = is_over()
+                saver.save_if_due(held.loop)
         except KeyboardInterrupt:  # from a callback or a stream; a second Ctrl-C is meant
-            if interrupted():
+            if signal.SIGINT in heard:
                 raise
-    return _finished(held.loop)
+        finally:
+            saver.finish(held.loop)
+    return _finished(learner, held)
 
 
 def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> bool:
@@ -211,19 +253,28 @@ def _latest(loop: Loop, done: int) -> dict[str, float]:
     return {name: loss for name, loss in losses.items() if not (name == "val/loss" and math.isnan(loss))}
 
 
-def _finished(loop: Loop) -> Run:
-    run = result(loop)
+def _finished(learner: Learner, held: Held) -> Run:
+    run = result(held.loop)
     epoch, step = (int(n) for n in run.failure)
-    done = int(loop.done)
+    done = int(held.loop.done)
     if epoch:
         warnings.warn(
-            f"loss or parameters stopped being finite at epoch {epoch}, step {step}; training ended there, and the "
-            "last finite state is returned. A smaller learning rate or normalised inputs are the usual cure.",
+            f"loss or parameters stopped being finite at epoch {epoch}, step {step}{_why(learner, held)}; training "
+            "ended there, and the last finite state is returned. A smaller learning rate or normalised inputs are the "
+            "usual cure.",
             RuntimeWarning,
             stacklevel=4,
         )
         done += 1  # the epoch that failed is in the history: its loss tells how
-    return replace(run, history=jax.tree.map(jnp.asarray, _trimmed(loop, done)))
+    return replace(run, history=jax.tree.map(jnp.asarray, _trimmed(held.loop, done)))
+
+
+def _why(learner: Learner, held: Held) -> str:
+    """Which leaf was not finite, where the batch of the step that failed is still at hand."""
+    batch = held.batch(held.loop)
+    if batch is None:
+        return ""
+    return f" ({blame(learner, held.loop.state, batch, _step_key(held.loop.state, held.loop.step - 1))})"
 
 
 def _trimmed(loop: Loop, done: int) -> dict[str, np.ndarray]:
@@ -242,17 +293,25 @@ def _in_memory(
       The fraction of the current epoch that is done.
     """
     steps = steps_per_epoch(train, plan.batch_size)
+
+    def latest(loop):
+        begin = (int(loop.step) - 1) * plan.batch_size
+        return train if steps == 1 else rows(train, loop.order[begin : begin + plan.batch_size])
+
+    held.batch = latest
     if steps > 1:
-        held.loop = replace(held.loop, order=jnp.zeros(n_rows(train), jnp.int32))
-    size, target = 1, 0
+        amid = int(held.loop.step) > 0  # of an epoch that a checkpoint was written in
+        order = _epoch_order(held.loop.state, train, plan.batch_size) if amid else jnp.zeros(n_rows(train), jnp.int32)
+        held.loop = replace(held.loop, order=order)
+    size, target = 1, int(held.loop.done) * steps + int(held.loop.step)
     while bool(is_going(held.loop, plan)):
         boundary = (target // (stride * steps) + 1) * stride * steps
-        target = min(target + size, boundary, plan.epochs * steps)
+        before, target = target, min(target + size, boundary, plan.epochs * steps)
         begin = time.perf_counter()
         held.loop = jax.block_until_ready(_advance(learner, held.loop, train, val, plan, target))
         seconds = time.perf_counter() - begin
         yield target % steps / steps if bool(held.loop.alive) else 0.0
-        size = max(1, int(size * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
+        size = max(1, int((target - before) * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
@@ -266,12 +325,15 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
             loop.step == 0, lambda loop: epoch_order(loop.state, train, plan.batch_size), lambda loop: loop.order, loop
         )
         end = jnp.minimum(steps, target - loop.done * steps)
-        loop = run_steps(learner, replace(loop, order=order), train, order, plan.batch_size, loop.step, end)
+        loop = run_steps(learner, replace(loop, order=order), train, order, plan, loop.step, end)
         return jax.lax.cond(
-            loop.step == steps, lambda loop: end_epoch(learner, loop, val, plan), lambda loop: loop, loop
+            loop.step == steps, lambda loop: validated(learner, loop, val, plan), lambda loop: loop, loop
         )
 
     return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
+
+
+_epoch_order = functools.partial(jax.jit, static_argnames="batch_size")(epoch_order)
 
 
 def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Held:
@@ -282,53 +344,22 @@ def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, pl
 # Streams: a step a batch, the same keys and the same bookkeeping.
 
 
-def _streamed(
-    learner: Learner,
-    state: TrainState,
-    train: Iterable[PyTree],
-    val: PyTree | Iterable[PyTree] | None,
-    epochs: int,
-    stop: EarlyStopping | None,
-    val_batch_size: int | None,
-) -> tuple[Held, Plan, Iterator[float]]:
-    if val is not None and not is_stream(val):
-        val = checks.dataset(val, "val")
-    batches = _batches(train, 1)
-    first = next(batches)
-    plan = make_plan(learner, state, _shape(first), val, epochs, n_rows(first), stop, val_batch_size)
-    held = _start(learner, state, _shape(first), val is not None, plan)
-    return held, plan, _stream_chunks(learner, held, train, itertools.chain([first], batches), val, plan)
-
-
-def _stream_chunks(
-    learner: Learner, held: Held, train: Iterable[PyTree], batches: Iterable[PyTree], val: Any, plan: Plan
-) -> Iterator[float]:
-    for epoch in range(1, plan.epochs + 1):
+def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan: Plan) -> Iterator[float]:
+    held.batch = lambda loop: source.batch(int(loop.step))
+    while bool(is_going(held.loop, plan)):
         shown = time.monotonic()
-        for batch in batches if epoch == 1 else _batches(train, epoch):
-            held.loop = _stream_step(learner, held.loop, batch)
-            if time.monotonic() - shown > CHUNK_SECONDS:
+        for batch in source.epoch(int(held.loop.done) + 1):
+            held.loop = _stream_step(learner, held.loop, batch, plan)
+            if time.monotonic() - shown > CHUNK_SECONDS or source.is_full:
                 yield 0.0
                 shown = time.monotonic()
                 if not bool(held.loop.alive):
                     return
+                source.recent.clear()
         if bool(held.loop.alive):
-            held.loop = _next_epoch(held.loop)
-            held.loop = _close(held.loop, _val_logs(learner, held.loop.state, val, plan), plan)
+            held.loop = _end_epoch(held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
+            source.end_epoch()
         yield 0.0
-        if not bool(is_going(held.loop, plan)):
-            return
-
-
-def _batches(stream: Iterable[PyTree], epoch: int) -> Iterator[PyTree]:
-    """The batches of an epoch as arrays, each checked; a stream without any is refused."""
-    empty = True
-    for number, batch in enumerate(stream, 1):
-        empty = False
-        yield checks.dataset(batch, f"train (epoch {epoch}, batch {number})")
-    if empty:
-        again = " It was used up by an earlier epoch: pass an object that can be iterated anew." if epoch > 1 else ""
-        raise ValueError(f"the stream gave no batch in epoch {epoch}.{again}")
 
 
 def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict[str, jax.Array]:
@@ -349,21 +380,21 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
     return {k: v / n for k, v in total.items()}
 
 
-@functools.partial(jax.jit, static_argnames="learner", donate_argnames="loop")
-def _stream_step(learner: Learner, loop: Loop, batch: PyTree) -> Loop:
-    _, steps_key = epoch_keys(loop.state)
-    key = jax.random.fold_in(steps_key, loop.step)
-    state, alive, logs = train_step(learner, loop.state, batch, key, loop.alive)
-    totals, step = add_logs((loop.totals, loop.step), None, logs, loop.alive)
-    return record(replace(loop, state=state, alive=alive, totals=totals, step=step))
+@functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
+def _stream_step(learner: Learner, loop: Loop, batch: PyTree, plan: Plan) -> Loop:
+    key = _step_key(loop.state, loop.step)
+    state, taken, logs = train_step(learner, loop.state, batch, key, loop.alive)
+    alive = loop.alive if plan.skip_nonfinite else taken
+    loop = add_logs(plan, loop, None, logs, loop.alive, taken)
+    return record(replace(loop, state=state, alive=alive))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _next_epoch(loop: Loop) -> Loop:
-    return replace(loop, state=replace(loop.state, epoch=loop.state.epoch + 1))
+def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
+    """The key of a step of the epoch that is going on."""
+    return jax.random.fold_in(epoch_keys(state)[1], step)
 
 
-_close = functools.partial(jax.jit, static_argnames="plan", donate_argnames="loop")(close_epoch)
+_end_epoch = functools.partial(jax.jit, static_argnames="plan", donate_argnames="loop")(end_epoch)
 _eval_step = functools.partial(jax.jit, static_argnames="learner")(eval_step)
 
 
@@ -372,26 +403,27 @@ def _shape(batch: PyTree) -> PyTree:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag that is looked at between chunks; the second one raises.
+def _signals(*numbers: int) -> Iterator[list[int]]:
+    """Collect these signals in a list that is looked at between chunks; a second Ctrl-C raises.
 
-    A chunk gives back the buffers of the one before, so an exception in its midst would leave nothing to return.
-    Elsewhere than in the main thread Python delivers no Ctrl-C, and nothing is changed.
+    A chunk gives back the buffers of the one before, so an exception in its midst would leave nothing to return or to
+    save. Elsewhere than in the main thread Python delivers no signal, and nothing is changed.
     """
-    pressed = False
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.getsignal(signal.SIGINT)
+    heard: list[int] = []
 
-    def handler(_number, _frame):
-        nonlocal pressed
-        if pressed:
+    def handler(number, _frame):
+        if number == signal.SIGINT and number in heard:
             raise KeyboardInterrupt
-        pressed = True
+        heard.append(number)
 
-    signal.signal(signal.SIGINT, handler)
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: old for number, old in before.items() if old not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, handler)
     try:
-        yield lambda: pressed
+        yield heard
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -79,10 +79,15 @@ class Learner:
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new `extra`)."""
         model = self._merge(state, params, _seeded(state.rngs, key), train)
-        loss, metrics = self.loss_fn(model, batch)
+        outcome = self.loss_fn(model, batch)
+        checks.outcome(outcome)
+        loss, metrics = outcome
         nnx.pop(model, nnx.Intermediate)  # what the forward pass sowed is not state
         _, _, _, extra = nnx.split(model, nnx.RngState, self.trainable, ...)
-        return loss, (metrics, nnx.to_pure_dict(extra))
+        extra = nnx.to_pure_dict(extra)
+        if train:
+            checks.kept(extra, state.extra)
+        return loss, (metrics, extra)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def

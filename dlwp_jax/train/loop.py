@@ -67,6 +67,7 @@ class Run:
       stopped: bool, whether training ended before the epochs asked for.
       failure: int32 `[2]`: epoch and step, both counted from 1, at which loss or parameters were first not
         finite; zeros where that never happened.
+      skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`).
     """
 
     state: TrainState
@@ -74,6 +75,7 @@ class Run:
     history: Logs
     stopped: jax.Array
     failure: jax.Array
+    skipped: jax.Array
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Plan:
     val_batch_size: int
     monitor: str
     stop: EarlyStopping | None
+    skip_nonfinite: bool
 
 
 @jax.tree_util.register_dataclass
@@ -101,6 +104,8 @@ class Loop:
     totals: Logs  # sums of the logs over the steps of the current epoch
     done: jax.Array  # int32, epochs finished in this call
     step: jax.Array  # int32, steps begun in the current epoch
+    lost: jax.Array  # int32, those of them that were skipped
+    skipped: jax.Array  # int32, steps skipped in the epochs before
     alive: jax.Array  # bool, nothing was non-finite
     stopped: jax.Array  # bool, early stopping said so
     order: jax.Array  # the current epoch's order, kept by `fit` from chunk to chunk; else [0]
@@ -116,6 +121,7 @@ def run(
     batch_size: int,
     stop: EarlyStopping | None = None,
     val_batch_size: int | None = None,
+    skip_nonfinite: bool = False,
 ) -> Run:
     """Train as one XLA program: a pure function of its arrays.
 
@@ -131,9 +137,11 @@ def run(
       batch_size: examples a step; n or more is the full batch. The last short batch is trained on.
       stop: early stopping; under vmap each member stops by itself.
       val_batch_size: examples of `val` at a time; None means `batch_size`, or 256 where that is more.
+      skip_nonfinite: what to do at a step whose loss or new parameters are not finite: end the training at the state
+        before it (False), or leave that step out, of the state and of the means in the history, and count it (True).
 
     Returns:
-      A `Run`. After a step whose loss or parameters are not finite nothing more is trained.
+      A `Run`.
 
     Raises:
       ValueError, TypeError: in one sentence, before anything is compiled, for data whose leading axes differ or
@@ -151,7 +159,7 @@ def run(
     >>> result.history["train/loss"].shape, int(result.state.step)
     ((5,), 10)
     """
-    train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size)
+    train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
     return _run(learner, state, train, val, plan)
 
 
@@ -161,7 +169,7 @@ def _run(learner: Learner, state: TrainState, train: PyTree, val: PyTree | None,
 
     def epoch(loop):
         order = epoch_order(loop.state, train, plan.batch_size)
-        return end_epoch(learner, run_steps(learner, loop, train, order, plan.batch_size, 0, steps), val, plan)
+        return validated(learner, run_steps(learner, loop, train, order, plan, 0, steps), val, plan)
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
     if plan.stop is not None:
@@ -194,13 +202,14 @@ def planned(
     batch_size: int,
     stop: EarlyStopping | None,
     val_batch_size: int | None,
+    skip_nonfinite: bool,
 ) -> tuple[PyTree, PyTree | None, Plan]:
     """Check everything that `run` and `fit` are given; the data as arrays, and the plan."""
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(train))
     batch = batch_shape(train, batch_size)
-    plan = make_plan(learner, state, batch, val, epochs, batch_size, stop, val_batch_size)
+    plan = make_plan(learner, state, batch, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
     return train, val, plan
 
 
@@ -213,15 +222,15 @@ def make_plan(
     batch_size: int,
     stop: EarlyStopping | None,
     val_batch_size: int | None,
+    skip_nonfinite: bool,
 ) -> Plan:
     """Check what does not depend on where the training data come from."""
     epochs = checks.count(epochs, "epochs")
-    names = checks.log_names(learner, state, batch)
-    recorded = list(history_names(learner, [*names, *learner.step_logs], val is not None))
+    recorded = list(history_names(learner, all_logs(learner, state, batch), val is not None))
     monitor = stop.monitor if stop is not None else "train/loss" if val is None else "val/loss"
     checks.monitor(monitor, recorded)
     wanted = max(batch_size, 256) if val_batch_size is None else checks.count(val_batch_size, "val_batch_size")
-    return Plan(epochs, batch_size, wanted, monitor, stop)
+    return Plan(epochs, batch_size, wanted, monitor, stop, bool(skip_nonfinite))
 
 
 def history_names(learner: Learner, logs: Collection[str], has_val: bool) -> dict[str, str]:
@@ -239,29 +248,38 @@ def start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, pla
     zero, true = jnp.zeros((), jnp.int32), jnp.array(True)
     totals = {k: jnp.zeros((), log.dtype) for k, log in logs.items()}
     no_order = jnp.zeros(0, jnp.int32)
-    return Loop(state, state, infinity, infinity, zero, history, totals, zero, zero, true, ~true, no_order)
+    return Loop(state, state, infinity, infinity, zero, history, totals, zero, zero, zero, zero, true, ~true, no_order)
 
 
-def run_steps(
-    learner: Learner, loop: Loop, train: PyTree, order: jax.Array, batch_size: int, begin: Any, end: Any
-) -> Loop:
+def run_steps(learner: Learner, loop: Loop, train: PyTree, order: jax.Array, plan: Plan, begin: Any, end: Any) -> Loop:
     """Steps `begin` to `end` of the current epoch, and the history's entry for what is done of it."""
-    carry = (loop.totals, loop.step)
-    state, alive, (totals, step) = train_steps(
-        learner, loop.state, loop.alive, carry, add_logs, train, order, batch_size, begin, end
+    state, alive, loop = train_steps(
+        learner,
+        loop.state,
+        loop.alive,
+        replace(loop, state=None, alive=None),
+        functools.partial(add_logs, plan),
+        train,
+        order,
+        plan.batch_size,
+        begin,
+        end,
+        skip=plan.skip_nonfinite,
     )
-    return record(replace(loop, state=state, alive=alive, totals=totals, step=step))
+    return record(replace(loop, state=state, alive=alive))
 
 
-def add_logs(carry: tuple[Logs, jax.Array], _i: Any, values: Logs, alive: jax.Array) -> tuple[Logs, jax.Array]:
-    """Add the logs of a step, unless training had failed before it."""
-    totals, step = carry
-    return choose(alive, {k: totals[k] + values[k] for k in totals}, totals), step + alive
+def add_logs(plan: Plan, loop: Loop, _i: Any, values: Logs, alive: jax.Array, taken: jax.Array) -> Loop:
+    """Add the logs of a step, unless training had failed before it or it is skipped."""
+    counts = taken if plan.skip_nonfinite else alive
+    totals = choose(counts, {k: loop.totals[k] + values[k] for k in loop.totals}, loop.totals)
+    return replace(loop, totals=totals, step=loop.step + alive, lost=loop.lost + (alive & ~counts))
 
 
 def record(loop: Loop) -> Loop:
     """Write the mean over the epoch's steps so far into the history."""
-    return replace(loop, history=written(loop, {f"train/{k}": total / loop.step for k, total in loop.totals.items()}))
+    steps = loop.step - loop.lost
+    return replace(loop, history=written(loop, {f"train/{k}": total / steps for k, total in loop.totals.items()}))
 
 
 def written(loop: Loop, values: Logs) -> Logs:
@@ -270,15 +288,23 @@ def written(loop: Loop, values: Logs) -> Logs:
     return loop.history | {k: put(loop.history[k], value, loop.done, 0) for k, value in values.items()}
 
 
-def end_epoch(learner: Learner, loop: Loop, val: PyTree | None, plan: Plan) -> Loop:
-    """After the last step of an epoch: validate, keep the best state, count towards early stopping."""
-    loop = replace(loop, state=replace(loop.state, epoch=loop.state.epoch + loop.alive))
-    logs = {} if val is None else mean_logs(learner, loop.state, val, min(plan.val_batch_size, n_rows(val)))
-    return close_epoch(loop, logs, plan)
+def validated(learner: Learner, loop: Loop, val: PyTree | None, plan: Plan) -> Loop:
+    """The epoch ended, with the validation of its last state."""
+    logs = {} if val is None else mean_logs(learner, ended(loop), val, min(plan.val_batch_size, n_rows(val)))
+    return end_epoch(loop, logs, plan)
 
 
-def close_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
-    """Write the validation logs; compare; make ready for the next epoch. After a failure all stays as it is."""
+def ended(loop: Loop) -> TrainState:
+    """The state after the last step of an epoch, its epoch counted unless training failed in it."""
+    return replace(loop.state, epoch=loop.state.epoch + loop.alive)
+
+
+def end_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
+    """After the last step of an epoch: keep the best state, count towards early stopping, make ready for the next.
+
+    After a failure all stays as it is.
+    """
+    state = ended(loop)
     history = written(loop, {f"val/{k}": jnp.where(loop.alive, v, jnp.nan) for k, v in val_logs.items()})
     sign = -1 if plan.stop is not None and plan.stop.mode == "max" else 1
     value = jnp.where(loop.alive, sign * history[plan.monitor][loop.done], jnp.inf)
@@ -286,8 +312,8 @@ def close_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
     improved = value < loop.reference - min_delta
     waited = jnp.where(improved, 0, loop.waited + 1)
     return Loop(
-        state=loop.state,
-        best=choose_state(is_best, loop.state, loop.best),
+        state=state,
+        best=choose_state(is_best, state, loop.best),
         best_value=jnp.where(is_best, value, loop.best_value),
         reference=jnp.where(improved, value, loop.reference),
         waited=waited,
@@ -295,6 +321,8 @@ def close_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
         totals=choose(loop.alive, jax.tree.map(jnp.zeros_like, loop.totals), loop.totals),
         done=loop.done + loop.alive,
         step=jnp.where(loop.alive, 0, loop.step),
+        lost=jnp.where(loop.alive, 0, loop.lost),
+        skipped=loop.skipped + jnp.where(loop.alive, loop.lost, 0),
         alive=loop.alive,
         stopped=loop.stopped if plan.stop is None else loop.alive & (waited >= plan.stop.patience),
         order=loop.order,
@@ -310,4 +338,6 @@ def result(loop: Loop) -> Run:
     """The `Run` of a loop, its history at full length."""
     epochs = next(iter(loop.history.values())).shape[0]
     failure = jnp.where(loop.alive, 0, jnp.stack([loop.state.epoch + 1, loop.step]))
-    return Run(loop.state, loop.best, loop.history, ~loop.alive | (loop.done < epochs), failure)
+    return Run(
+        loop.state, loop.best, loop.history, ~loop.alive | (loop.done < epochs), failure, loop.skipped + loop.lost
+    )

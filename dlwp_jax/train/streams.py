@@ -1,0 +1,135 @@
+"""Streams of batches: what counts as one, and how one is brought back to where it was."""
+
+import base64
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from dlwp_jax.train import checks
+
+PyTree = Any
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data is an iterable of batches rather than a pytree of arrays."""
+    if hasattr(data, "__array__") or not isinstance(data, Iterable):
+        return False
+    return isinstance(data, Iterator) or jax.tree_util.all_leaves([data])
+
+
+class Source:
+    """A stream that is iterated anew for every epoch, and knows its place.
+
+    The place is the number of batches taken in the epoch. Where the stream itself has `get_state` and `set_state` (one
+    that shuffles anew in every epoch needs them), its state at the epoch's beginning is part of it; where its
+    iterators have them, as grain's do, they are set instead of being read up to there.
+    """
+
+    def __init__(self, stream: Iterable[PyTree]):
+        self.stream = stream
+        self.recent: deque[PyTree] = deque(maxlen=64)  # batches that nobody has looked back at
+        self._end()
+
+    def _begin(self) -> None:
+        self.has_begun, self.before = True, _state_of(self.stream)
+        self.rest = self.iterator = iter(self.stream)
+
+    def _end(self) -> None:
+        self.has_begun, self.before, self.taken = False, None, 0
+        self.rest: Iterator[PyTree] = iter(())
+        self.iterator = self.rest
+
+    def peek(self) -> PyTree:
+        """The first batch, which stays in the stream."""
+        self._begin()
+        first = list(itertools.islice(self.iterator, 1))
+        if not first:
+            raise ValueError("the stream gave no batch in epoch 1.")
+        self.rest = itertools.chain(first, self.iterator)
+        return checks.dataset(first[0], "train (epoch 1, batch 1)")
+
+    def epoch(self, number: int) -> Iterator[PyTree]:
+        """What is left of an epoch, as arrays, each checked; a stream without any batch is refused."""
+        if not self.has_begun:
+            self._begin()
+        self.taken += 1  # counted before it is asked for: where that fails the iterator may have moved or not
+        while (batch := next(self.rest, None)) is not None:
+            self.recent.append(checks.dataset(batch, f"train (epoch {number}, batch {self.taken})"))
+            yield self.recent[-1]
+            self.taken += 1
+        self.taken -= 1
+        if not self.taken:
+            raise ValueError(
+                f"the stream gave no batch in epoch {number}. It was used up by an earlier epoch: pass an object that "
+                "can be iterated anew."
+            )
+
+    def end_epoch(self) -> None:
+        """The next `epoch` begins anew."""
+        self.recent.clear()
+        self._end()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next batch would push one out that nobody has looked back at."""
+        return len(self.recent) == self.recent.maxlen
+
+    def batch(self, number: int) -> PyTree | None:
+        """The batch of that number in this epoch, from 1, if it is a recent one."""
+        back = self.taken - number
+        return self.recent[-1 - back] if 0 <= back < len(self.recent) else None
+
+    def place(self, step: int) -> dict[str, Any]:
+        """What brings an equal stream to after `step` batches of this epoch, in JSON."""
+        if not self.has_begun:
+            return {"step": 0, "before": _state_of(self.stream), "now": None}
+        at_step = self.taken == step  # else the last batch was asked for and not used
+        return {"step": step, "before": self.before, "now": _state_of(self.iterator) if at_step else None}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Come to a place.
+
+        Raises:
+          ValueError: where the stream ends before it.
+        """
+        if place["before"] is not None:
+            _set_state(self.stream, place["before"])
+            self._begin()
+        if place["now"] is not None:
+            _set_state(self.iterator, place["now"])
+            self.rest, self.taken = self.iterator, place["step"]
+        else:
+            self.taken = sum(1 for _ in itertools.islice(self.rest, place["step"]))
+        if self.taken < place["step"]:
+            raise ValueError(
+                f"the stream has {self.taken} batches in an epoch, fewer than the {place['step']} that were taken when "
+                "the checkpoint was written; give the stream that was trained on."
+            )
+
+
+def _state_of(thing: Any) -> str | None:
+    """What its `get_state` gives, as JSON; None where it has none."""
+    if not (hasattr(thing, "get_state") and hasattr(thing, "set_state")):
+        return None
+    state = thing.get_state()
+    if isinstance(state, bytes):
+        return json.dumps({"base64": base64.b64encode(state).decode()})
+    try:
+        return json.dumps(state)
+    except TypeError as error:
+        raise TypeError(f"the stream's get_state must give bytes, or what JSON can hold ({error}).") from error
+
+
+def _set_state(thing: Any, text: str) -> None:
+    if not hasattr(thing, "set_state"):
+        raise ValueError(
+            f"the stream that was trained on could tell its place, and this {type(thing).__name__} has no set_state; "
+            "give the same kind of stream."
+        )
+    state = json.loads(text)
+    is_bytes = isinstance(state, dict) and state.keys() == {"base64"}
+    thing.set_state(base64.b64decode(state["base64"]) if is_bytes else state)
