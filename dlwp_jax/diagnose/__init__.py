@@ -12,8 +12,9 @@ import numpy as np
 
 from dlwp_jax.diagnose.advice import ADVICE
 from dlwp_jax.diagnose.history import read
+from dlwp_jax.diagnose.measure import measure
 from dlwp_jax.diagnose.signs import signs
-from dlwp_jax.diagnose.verdict import decide, measure
+from dlwp_jax.diagnose.verdict import decide
 
 __all__ = ["VERDICTS", "Diagnosis", "diagnose"]
 VERDICTS = tuple(ADVICE)
@@ -77,8 +78,8 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
         verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
     else:
         evidence = measure(curves, trivial)
-        verdict = decide(curves, evidence, trivial, reachable)
-    more, first = signs(curves.others, verdict)
+        verdict, evidence["margin"] = decide(curves, evidence, trivial, reachable)
+    more, first = signs(curves.columns, verdict)
     return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
 
 
@@ -88,7 +89,11 @@ def _baseline(value: Any) -> tuple[float | None, float | None]:
     if unknown := sorted(set(parts) - {"trivial", "reachable"}):
         raise ValueError(f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}.")
     for name, part in parts.items():
-        if part is not None and not (np.ndim(part) == 0 and np.isfinite(np.asarray(part, np.float64))):
+        if part is not None and not _is_number(part):
             raise ValueError(f"baseline[{name!r}] must be one finite number; got {part!r}.")
     trivial, reachable = (None if parts.get(name) is None else float(parts[name]) for name in ("trivial", "reachable"))
     return trivial, reachable
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf" and bool(np.isfinite(value))
