@@ -16,7 +16,7 @@ from dlwp_jax.diagnose.measure import measure
 from dlwp_jax.diagnose.signs import signs
 from dlwp_jax.diagnose.verdict import decide
 
-__all__ = ["VERDICTS", "Diagnosis", "diagnose"]
+__all__ = ["VERDICTS", "Diagnosis", "diagnose", "known_losses"]
 VERDICTS = tuple(ADVICE)
 
 
@@ -73,7 +73,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     'overfitting'
     """
     curves = read(history)
-    trivial, reachable = _baseline(baseline)
+    trivial, reachable = known_losses(baseline)
     if curves.failed_epoch:
         verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
     else:
@@ -83,7 +83,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
 
 
-def _baseline(value: Any) -> tuple[float | None, float | None]:
+def known_losses(value: Any) -> tuple[float | None, float | None]:
     """The loss of the trivial predictor, and the reachable one."""
     parts = value if isinstance(value, Mapping) else {"trivial": value}
     if unknown := sorted(set(parts) - {"trivial", "reachable"}):

@@ -20,7 +20,7 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
         epoch to epoch, the change per epoch over the last third and its standard error.
       - rise, rise_error: of validation at the end above its best, and the standard error.
       - train_since_best: what training loss has risen by since then.
-      - still_to_fall: what twice as many epochs again may bring.
+      - last_fall, still_to_fall: what the last quarter of the epochs brought; what twice as many epochs may bring yet.
       - gap, gap_error: validation above training at the end.
     """
     guide, train, val = curves.guide, curves.train, curves.val
@@ -40,7 +40,7 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
         if curve is not None:
             evidence |= figures(name, curve)
     evidence["rise"], evidence["rise_error"] = level(guide.values) - lowest, level_error(guide.values)
-    evidence["still_to_fall"] = still_to_fall(values)
+    evidence["last_fall"], evidence["still_to_fall"] = falls(values)
     if train is not None and val is not None:
         then = np.searchsorted(train.epochs[:-1], guide.epochs[np.argmin(values)])
         evidence["train_since_best"] = level(train.values) - float(smooth(train.values)[then])
@@ -67,17 +67,17 @@ def level_error(values: np.ndarray) -> float:
     return 1.25 * noise(values) / float(np.sqrt(window(values, 0.1)))
 
 
-def still_to_fall(values: np.ndarray) -> float:
-    """The fall to be expected of twice as many epochs again.
+def falls(values: np.ndarray) -> tuple[float, float]:
+    """The fall in the last quarter, and what is to be expected of twice as many epochs again.
 
     From quarter to quarter of the history the falls shrink by some ratio, and go on shrinking by it for the next eight.
 
-    >>> round(still_to_fall(np.array([15.0, 7.0, 3.0, 1.0, 0.0])), 3)
-    0.996
+    >>> [round(fall, 3) for fall in falls(np.array([15.0, 7.0, 3.0, 1.0, 0.0]))]
+    [1.0, 0.996]
     """
     middle, late, end = (float(values[round(share * (len(values) - 1))]) for share in (0.5, 0.75, 1.0))
     before, last = middle - late, late - end
     if last <= 0:
-        return 0.0
+        return last, 0.0
     ratio = min(last / before, 0.99) if before > 0 else 0.99
-    return last * ratio * (1 - ratio**8) / (1 - ratio)
+    return last, last * ratio * (1 - ratio**8) / (1 - ratio)

@@ -85,11 +85,14 @@ def decide(
 
         best = e["lowest"] if reachable is None else reachable
         hopeless = trivial is not None and not exceeds(trivial - best, limits.learned * abs(trivial))
-        if exceeds(e["rise"], limits.harm * e["scale"]):
-            if e["rise"] < limits.sure * e["rise_error"] or e.get("train_since_best", 0.0) > e["rise"] / 2:
+        if exceeds(e["rise"], limits.harm * e["scale"], limits.sure * e["rise_error"]):
+            if e.get("train_since_best", 0.0) > e["rise"] / 2:
                 return "not converged"
             return "uninformative data" if hopeless else "overfitting"
-        if exceeds(e["still_to_fall"], limits.falling * e["scale"], limits.sure * e["rise_error"]):
+        if exceeds(e[f"{judge}_noise"], limits.harm * e["scale"]):
+            return "not converged"
+        is_falling = e["last_fall"] > limits.sure * e["rise_error"]
+        if is_falling and exceeds(e["still_to_fall"], limits.falling * e["scale"]):
             return "not converged"
         if hopeless:
             return "uninformative data"
