@@ -188,3 +188,47 @@ def test_the_figure_shows_curves_verdict_and_baseline(monkeypatch):
     assert labels == ["train/loss", "val/loss", "trivial loss", "reachable loss", "best epoch"]
     assert figure.axes[0].get_title() == "overfitting"
     plt.close(figure)
+
+
+def test_stopped_in_time_is_not_overfitting_and_stopped_late_is():
+    val = FALLING + 0.002 * EPOCHS
+    best = int(np.argmin(val))
+    for patience, verdict in ((5, "overfitting under control"), (50, "overfitting")):
+        end = best + 1 + patience
+        stopped = {"train/loss": FALLING[:end] - 0.001 * EPOCHS[:end], "val/loss": val[:end]}
+        diagnosis = diagnose({name: np.append(values, [np.nan] * 20) for name, values in stopped.items()})
+        assert (diagnosis.verdict, diagnosis.evidence["epochs_since_best"]) == (verdict, patience)
+
+
+def test_a_baseline_tells_what_the_history_cannot():
+    end_at_half = {"train/loss": FALLING + 0.8, "val/loss": FALLING + 0.8}
+    assert diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.2}).verdict == "underfitting"
+    assert diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.98}).verdict == "good fit"
+    assert diagnose(end_at_half, baseline=1.0).verdict == "uninformative data"
+    resumed = {"train/loss": 0.2 + noise(0, 0.001), "val/loss": 0.2 + noise(1, 0.001)}
+    assert diagnose(resumed).verdict == "not learning"
+    assert diagnose(resumed, baseline=2.3).verdict == "good fit"
+    as_accuracy = {name.replace("loss", "accuracy"): 1 - values / 4 for name, values in end_at_half.items()}
+    assert diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.95}).verdict == "underfitting"
+    assert diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.76}).verdict == "good fit"
+    likelihood = {name: values - 5 for name, values in end_at_half.items()}
+    assert diagnose(likelihood, baseline={"trivial": -3.0, "reachable": -4.8}).verdict == "underfitting"
+
+
+def test_validation_may_be_measured_less_often_than_training():
+    sparse = {name: values.copy() for name, values in PANELS["overfitting"].items()}
+    sparse["val/loss"][EPOCHS % 5 != 0] = np.nan
+    assert diagnose(sparse).verdict == "overfitting"
+    sparse["val/loss"][EPOCHS % 20 != 0] = np.nan
+    assert diagnose(sparse).verdict == "too few epochs to tell"
+
+
+def test_slopes_come_with_errors_that_hold():
+    """A slope of 0 is called more than two standard errors from 0 in about one history of twenty."""
+    far = [abs(e["val_slope"]) > 2 * e["val_slope_error"] for e in (_flat(seed) for seed in range(300))]
+    assert np.mean(far) < 0.1
+
+
+def _flat(seed):
+    walk = np.random.default_rng(seed).normal(size=201)
+    return diagnose({"val/loss": 10 + walk[1:] + 0.5 * walk[:-1]}).evidence  # autocorrelated noise

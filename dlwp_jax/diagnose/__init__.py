@@ -26,7 +26,8 @@ class Diagnosis:
 
     Attributes:
       verdict: one of `VERDICTS`.
-      evidence: the figures it rests on, by name, in the units of the loss and in epochs.
+      evidence: the figures it rests on, by name, in the units of the loss and in epochs (`measure.py` explains
+        each); `margin` tells how far the nearest decision was from the other answer, as a share of its threshold.
       advice: what to try, first things first.
     """
 
@@ -53,7 +54,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
 
     Args:
       history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as arrays or lists. A NaN
-        tail is an early stop's. Without losses an accuracy or error is judged. `train/eval_loss`, where it is
+        tail is an early stop's. Without losses an accuracy is judged, by its error rate. `train/eval_loss`, where it is
         recorded, is taken in place of `train/loss`.
       baseline: the loss of a predictor that does not look at its input (the training targets' variance for a squared
         error, their entropy for a cross entropy); for an accuracy, that of always saying the most frequent class. It
@@ -73,7 +74,9 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     'overfitting'
     """
     curves = read(history)
-    trivial, reachable = known_losses(baseline)
+    trivial, reachable = (
+        None if loss is None else curves.turn[0] + curves.turn[1] * loss for loss in known_losses(baseline)
+    )
     if curves.failed_epoch:
         verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
     else:

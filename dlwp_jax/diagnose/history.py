@@ -30,6 +30,7 @@ class Curves:
       names: the names under which they stand in the history.
       failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was none.
       columns: the history without its NaN tail, as float64.
+      turn: (a, b), where the curves are a + b x the columns: so that lower is better.
     """
 
     train: Curve | None
@@ -37,6 +38,7 @@ class Curves:
     names: tuple[str, ...]
     failed_epoch: int
     columns: dict[str, np.ndarray]
+    turn: tuple[float, float]
 
     @property
     def is_positive(self) -> bool:
@@ -66,7 +68,9 @@ def read(history: Any) -> Curves:
         raise ValueError(f"history holds no value of {' or '.join(names)}, so there is nothing to judge.")
     columns = {name: values[:length] for name, values in columns.items()}
     failed_epoch = failure or (length if _lost(columns, train, val) else 0)
-    return Curves(_curve(columns, train), _curve(columns, val), names, failed_epoch, columns)
+    turn = _turn([columns[name] for name in names], names[0])
+    train_curve, val_curve = (None if name is None else _curve(columns[name], turn) for name in (train, val))
+    return Curves(train_curve, val_curve, names, failed_epoch, columns, turn)
 
 
 def _columns(history: Any) -> dict[str, np.ndarray]:
@@ -131,15 +135,19 @@ def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) ->
     return bool(unvalidated[-1] and not unvalidated[:-1].any())
 
 
-def _curve(columns: dict[str, np.ndarray], name: str | None) -> Curve | None:
-    """The finite values of a column, turned over where the metric rises; None where there are none."""
-    if name is None or not np.isfinite(columns[name]).any():
-        return None
-    finite = np.isfinite(columns[name])
-    values = columns[name][finite]
-    if _rises(name.split("/", 1)[1]):
-        values = 1 - values if values.min() >= 0 and values.max() <= 1 else -values
-    return Curve(np.flatnonzero(finite) + 1, values)
+def _turn(columns: list[np.ndarray], name: str) -> tuple[float, float]:
+    """A loss stays; of a share the complement is taken, an accuracy's error rate; any other metric is negated."""
+    if not _rises(name.split("/", 1)[1]):
+        return 0.0, 1.0
+    values = np.concatenate(columns)
+    values = values[np.isfinite(values)]
+    return (1.0, -1.0) if values.size and values.min() >= 0 and values.max() <= 1 else (0.0, -1.0)
+
+
+def _curve(column: np.ndarray, turn: tuple[float, float]) -> Curve | None:
+    """The finite values of a column, turned; None where there are none."""
+    finite = np.isfinite(column)
+    return Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite]) if finite.any() else None
 
 
 def _short(values: Any) -> str:

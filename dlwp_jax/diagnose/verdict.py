@@ -77,7 +77,8 @@ def decide(
         if min(len(curve.values) for curve in (curves.train, curves.val) if curve) < limits.epochs:
             return "too few epochs to tell"
 
-        halfway = None if trivial is None else (trivial + (reachable or 0.0)) / 2
+        zero = 0.0 if curves.is_positive and reachable is None else reachable
+        halfway = None if trivial is None or zero is None else (trivial + zero) / 2
         was_low = halfway is not None and e[f"{judge}_last"] < halfway  # a resumed training has learned before
         matters = limits.learned * first if curves.is_positive else 0.0
         if not was_low and not exceeds(first - last, matters, limits.sure * learner_noise):
