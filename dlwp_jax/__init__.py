@@ -9,17 +9,21 @@ import importlib
 __version__ = "0.1.0"
 __all__ = [
     "autograd",
+    "checkpoint",
     "data",
     "diagnose",
     "losses",
     "nn",
     "optim",
+    "plots",
     "regularization",
     "runs",
     "search",
     "storage",
     "train",
+    "weights",
 ]
+__all__ = ["autograd", "data", "diagnose", "losses", "nn", "optim", "plots", "runs", "storage", "train"]
 _ON_REQUEST = ("parity",)  # imports torch, so `from dlwp_jax import *` leaves it out
 
 

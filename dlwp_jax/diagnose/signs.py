@@ -9,10 +9,10 @@ SMALL_STEP, LARGE_STEP = 1e-5, 0.1  # a step's length over the parameters' norm;
 STOPPED = ("not learning", "not converged", "underfitting", "diverged")  # verdicts that such signs may explain
 
 
-def signs(others: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float], tuple[str, ...]]:
+def signs(columns: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float], tuple[str, ...]]:
     """Figures from the columns beside the losses, and the advice that follows from those that are out of bounds."""
     evidence, advice = {}, []
-    gradient = _known(others, "train/grad_norm")
+    gradient = _known(columns, "train/grad_norm")
     if gradient.size:
         evidence["grad_norm"] = float(gradient[-1])
         jumps = [gradient[i] / max(np.median(gradient[:i]), 1e-300) for i in range(2, len(gradient))]
@@ -22,7 +22,7 @@ def signs(others: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float]
                 f"The gradient explodes: in one epoch its norm was {evidence['grad_norm_jump']:.3g} times what it had "
                 "been before. Clip it (optim.clip_grad_norm), or make the learning rate smaller."
             )
-    dead = _known(others, "train/dead_units")
+    dead = _known(columns, "train/dead_units")
     if dead.size:
         evidence["dead_units"] = float(dead[-1])
         if evidence["dead_units"] > DEAD:
@@ -30,7 +30,7 @@ def signs(others: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float]
                 f"No gradient reaches {evidence['dead_units']:.0%} of the units: make the learning rate smaller, check "
                 "the initialisation, or take an activation that has a slope everywhere (leaky ReLU)."
             )
-    steps, sizes = _known(others, "train/update_norm"), _known(others, "train/param_norm")
+    steps, sizes = _known(columns, "train/update_norm"), _known(columns, "train/param_norm")
     if steps.size and sizes.size and sizes[-1] > 0:
         evidence["update_ratio"] = float(steps[-1] / sizes[-1])
         if verdict in STOPPED and not SMALL_STEP < evidence["update_ratio"] < LARGE_STEP:
@@ -42,6 +42,6 @@ def signs(others: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float]
     return evidence, tuple(advice)
 
 
-def _known(others: dict[str, np.ndarray], name: str) -> np.ndarray:
-    column = others.get(name, np.zeros(0))
+def _known(columns: dict[str, np.ndarray], name: str) -> np.ndarray:
+    column = columns.get(name, np.zeros(0))
     return column[~np.isnan(column)]
