@@ -24,11 +24,12 @@ from dlwp_jax.diagnose import diagnose
 from dlwp_jax.search.text import table
 
 CURES = {
-    "weight decay": {"l2": [1e-3, 1e-2, 1e-1]},
-    "smoothness penalty": {"slope": [1e-3, 1e-2, 1e-1]},
-    "noise on the input": {"noise": [0.05, 0.1, 0.3]},
-    "dropout": {"dropout": [0.1, 0.3, 0.5]},
+    "L2 penalty": {"l2": [3e-3, 1e-2, 3e-2]},
+    "smoothness penalty": {"slope": [1e-2, 3e-2, 1e-1]},
+    "noise on the input": {"noise": [0.1, 0.2, 0.4]},
+    "dropout": {"dropout": [0.3, 0.5, 0.7]},
 }
+EVERYWHERE = jnp.linspace(-2, 2, 32)[:, None]  # flat at the readings alone would be a staircase
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def builder(config, unit):
         def loss_fn(model, batch):
             error = jnp.mean((model(batch["t_u"]) - batch["t_c"]) ** 2)
             penalty = l2 * regularization.l2(model, biases=False)
-            penalty += slope * regularization.smoothness(model, batch["t_u"])
+            penalty += slope * regularization.smoothness(model, EVERYWHERE)
             return error + penalty, {"error": unit**2 * error}  # degrees C squared
 
         network = Network(width, dropout, noise, nnx.Rngs(key))
@@ -84,7 +85,7 @@ def errors(setting):
 def cure(config, make, examples):
     """Every cure in every strength, leaving out each reading once; the best strength of each, and the rest."""
     none = {"l2": 0.0, "slope": 0.0, "noise": 0.0, "dropout": 0.0}
-    choices = [("nothing", none)]
+    choices = [("no cure", none)]
     choices += [(name, none | {k: v}) for name, over in CURES.items() for k, values in over.items() for v in values]
     folds = data.k_fold(11, 11, key=jax.random.key(config.seed))
     every = [values for _, values in choices]
@@ -101,12 +102,12 @@ def cure(config, make, examples):
 
 
 def report(found):
-    before = found["nothing"][1]["val/loss"]
+    before = found["no cure"][1]["val/loss"]
     rows = [{"cure": name, "strength": strength} | judged(history) for name, (strength, history, _) in found.items()]
     stopped = int(np.argmin(before)) + 1
     rows.append(
         {"cure": "early stopping", "strength": stopped}
-        | judged({k: v[:stopped] for k, v in found["nothing"][1].items()})
+        | judged({k: v[:stopped] for k, v in found["no cure"][1].items()})
     )
     print(table(rows))
     better = [row["cure"] for row in rows[1:] if row["val at the end"] < rows[0]["val at the end"]]
@@ -127,10 +128,13 @@ def draw(config, make, examples, scales, found, run_dir):
     """Above, the functions that all eleven readings teach; below, the losses on the readings left out."""
     line = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
     figure, axes = plt.subplots(2, len(found), figsize=(3 * len(found), 5.4), layout="constrained", sharey="row")
-    for column, (name, (strength, history, values)) in zip(axes.T, found.items(), strict=True):
-        learner, state = make(**values)
-        fitted = train.run(learner, state, examples, epochs=config.epochs, batch_size=11)
-        x, y = scales["t_u"].undo(line), scales["t_c"].undo(train.predict(learner, fitted.state, line))
+    fits = search.sweep(
+        make, examples, over=[values for *_, values in found.values()], epochs=config.epochs, batch_size=11
+    )
+    for i, (column, (name, (strength, history, _))) in enumerate(zip(axes.T, found.items(), strict=True)):
+        learner, _ = fits.member(i)
+        last = jax.tree.map(lambda a, i=i: a[i], fits.run.state)
+        x, y = scales["t_u"].undo(line), scales["t_c"].undo(train.predict(learner, last, line))
         column[0].plot(x, y, color="C2")
         column[0].plot(*(scales[k].undo(examples[k]) for k in ("t_u", "t_c")), "o", color="k", markersize=4)
         column[0].set(title=name if strength == 0 else f"{name} {strength:g}", xlabel="t_u (unknown units)")
@@ -149,7 +153,7 @@ def main(config: Config):
     make = builder(config, float(scales["t_c"].unit.item()))
     found = cure(config, make, examples)
     report(found)
-    run_dir.history(found["nothing"][1])
+    run_dir.history(found["no cure"][1])
     draw(config, make, examples, scales, found, run_dir)
     train_set, val_set = data.split(examples, val=4, key=jax.random.key(config.seed))
     sizes = [1, 2, 4, 8, 16, config.width]

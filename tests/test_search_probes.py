@@ -31,7 +31,7 @@ def test_the_suggested_rate_is_below_the_known_limit_and_learns():
     assert len(found.rates) == len(found.losses) == len(found.smoothed)
     result = train.run(*bowl(found.suggestion), data, epochs=50, batch_size=4)
     slower = train.run(*bowl(found.suggestion / 100), data, epochs=50, batch_size=4)
-    assert result.history["train/loss"][-1] < 1e-3 * slower.history["train/loss"][-1]
+    assert result.history["train/loss"][-1] < 1e-2 * slower.history["train/loss"][-1]
     assert f"{found.suggestion:.2g}" in str(found)
 
 

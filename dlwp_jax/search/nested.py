@@ -117,7 +117,8 @@ def _inside(small: TrainState, large: TrainState, learner: Learner) -> TrainStat
 
 def _pad(leaf: jax.Array, like: Any) -> jax.Array:
     """Zeros behind every axis, up to the shape of `like`."""
-    return jnp.pad(leaf, [(0, big - n) for n, big in zip(leaf.shape, like.shape, strict=True)])
+    width = [(0, big - n) for n, big in zip(leaf.shape, like.shape, strict=True)]
+    return jnp.pad(leaf, width) if width else leaf
 
 
 def _check_shapes(size: Any, small: TrainState, largest: Any, large: TrainState) -> None:
