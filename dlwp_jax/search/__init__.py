@@ -8,7 +8,29 @@ all?" and "would more data help?". All of them take a `make` function that build
         return train.make_learner(Net(nnx.Rngs(key)), loss_fn, optax.adam(lr), key=key)
 """
 
+from dlwp_jax.search.capacity import CapacityReport, Size, search_capacity
+from dlwp_jax.search.probes import (
+    LearningCurve,
+    LearningRates,
+    Memory,
+    find_learning_rate,
+    learning_curve,
+    memorises,
+)
 from dlwp_jax.search.result import Setting, Sweep
 from dlwp_jax.search.sweeps import sweep
 
-__all__ = ["Setting", "Sweep", "sweep"]
+__all__ = [
+    "CapacityReport",
+    "LearningCurve",
+    "LearningRates",
+    "Memory",
+    "Setting",
+    "Size",
+    "Sweep",
+    "find_learning_rate",
+    "learning_curve",
+    "memorises",
+    "search_capacity",
+    "sweep",
+]

@@ -59,9 +59,9 @@ def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-def made(make: Callable, values: Mapping[str, Any]) -> tuple[Learner, TrainState]:
-    """`make(**values)`, checked."""
-    pair = make(**values)
+def made(make: Callable, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
+    """What `make` returns, checked."""
+    pair = make(*args, **values)
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Learner)):
         raise TypeError(f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}.")
     return pair

@@ -1,6 +1,7 @@
 """What a sweep gives back: every member's history, a table, the best model."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -56,12 +57,12 @@ class Sweep:
     compile_seconds: float
     make: Callable = dataclasses.field(repr=False)
 
-    @property
+    @functools.cached_property
     def history(self) -> dict[str, np.ndarray]:
         """`name -> [members epochs]`, NaN after a member's end."""
         return {name: np.asarray(values) for name, values in self.run.history.items()}
 
-    @property
+    @functools.cached_property
     def scores(self) -> np.ndarray:
         """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
         values = self.history[self.monitor]
@@ -96,7 +97,9 @@ class Sweep:
     def diagnose(self, i: int | None = None, *, baseline: Any = None) -> Diagnosis:
         """`diagnose` of one member (None: the best one)."""
         i = self._number(i)
-        return diagnose(jax.tree.map(lambda a: a[i], self.run), baseline=baseline)
+        columns = {name: values[i] for name, values in self.history.items()}
+        failure = np.asarray(self.run.failure)[i]
+        return diagnose(dataclasses.replace(self.run, history=columns, failure=failure), baseline=baseline)
 
     def settings(self, repeats: Sequence[str] = REPEATS) -> list[Setting]:
         """The members by setting, those that differ in the `repeats` only taken together."""

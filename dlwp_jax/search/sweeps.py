@@ -70,21 +70,35 @@ def sweep(
     >>> result.history["val/loss"].shape, result.values["lr"][result.best].item()
     ((2, 5), 0.1)
     """
-    begun = time.perf_counter()
     if how not in (None, "vmap", "map"):
         raise ValueError(f"how must be 'vmap', 'map' or None; got {how!r}.")
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
-    values = members.expand(over)
-    values, rows = _with_folds(values, folds, val, checks.rows(train, "train"))
+    values, rows = _with_folds(members.expand(over), folds, val, checks.rows(train, "train"))
+    options = {"epochs": epochs, "batch_size": batch_size, "stop": stop, "val_batch_size": val_batch_size}
+    return train_members(make, train, val, values, rows, how=how, chunk=chunk, **options)
+
+
+def train_members(
+    make: Callable,
+    train: PyTree,
+    val: PyTree | None,
+    values: dict[str, np.ndarray],
+    rows: Sequence[tuple[np.ndarray, np.ndarray]] | None,
+    *,
+    how: Literal["vmap", "map"] | None = None,
+    chunk: int | None = None,
+    stop: EarlyStopping | None = None,
+    **options: Any,
+) -> Sweep:
+    """`sweep` for members and data that are checked: values `[members]`, and for each its rows of `train`, or None."""
+    begun = time.perf_counter()
 
     def member(values, rows, train, val):
-        learner, state = members.made(make, values)
+        learner, state = members.made(make, **values)
         if rows is not None:
             train, val = (jax.tree.map(lambda a, side=side: a[side], train) for side in rows)
-        return run(
-            learner, state, train, val, epochs=epochs, batch_size=batch_size, stop=stop, val_batch_size=val_batch_size
-        )
+        return run(learner, state, train, val, stop=stop, **options)
 
     arguments = {name: column for name, column in values.items() if name != "fold"}
     order, parts, compiling = [], [], 0.0
@@ -97,11 +111,19 @@ def sweep(
         size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
         results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
         order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
-    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[np.argsort(order)], *parts)
+    together = _in_order(parts, order)
     seconds = time.perf_counter() - begun
     monitor = stop.monitor if stop is not None else "train/loss" if val is None and rows is None else "val/loss"
     mode = "min" if stop is None else stop.mode
     return Sweep(values, jax.block_until_ready(together), monitor, mode, way, seconds, compiling, make)
+
+
+def _in_order(parts: list[Run], order: list[int]) -> Run:
+    """All members in one `Run`, in the order in which they were asked for."""
+    if len(parts) == 1 and order == sorted(order):
+        return parts[0]
+    place = np.argsort(order)
+    return jax.jit(lambda parts: jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts))(parts)
 
 
 def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | None]:
@@ -148,8 +170,10 @@ def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run
     results = []
     for begin in range(0, count, size):
         result = compiled(*chunk(begin), train, val)
-        kept = slice(0, count - begin) if how == "vmap" else None
-        results.append(jax.tree.map(lambda a, kept=kept: a[kept], result))
+        if how == "map" or count - begin < size:
+            kept = None if how == "map" else slice(0, count - begin)
+            result = jax.tree.map(lambda a, kept=kept: a[kept], result)
+        results.append(result)
     return results, compiling
 
 

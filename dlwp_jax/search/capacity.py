@@ -1,0 +1,353 @@
+"""The right size of a model: grow until it fits, shrink until it no longer overfits (chapter 5.5.3)."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from dlwp_jax.search import members, nested, text
+from dlwp_jax.search.result import Sweep
+from dlwp_jax.search.sweeps import sweep
+from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
+
+PyTree = Any
+PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
+NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
+BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What the trainings of one size showed; losses are those of each seed's best epoch.
+
+    Attributes:
+      size, parameters: as given to `make`, and how many numbers are trained.
+      train, val: mean losses over the seeds. spread: standard deviation of val (n - 1); NaN for one seed.
+      best_epoch: the median over the seeds.
+      verdict: the most frequent one. verdicts: all of them, in the order of the seeds.
+      seconds: of its trainings (in one program with other sizes: its share).
+      members: its trainings in `sweep`.
+      sweep: where its histories are.
+    """
+
+    size: Any
+    parameters: int
+    train: float
+    val: float
+    spread: float
+    best_epoch: int
+    verdict: str
+    verdicts: tuple[str, ...]
+    seconds: float
+    members: tuple[int, ...]
+    sweep: Sweep = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class CapacityReport:
+    """What a capacity search found.
+
+    Attributes:
+      sizes: every size that was trained, the smallest first.
+      recommended: the size to take. reason: why, in a sentence or two.
+      how: "nested" (all sizes in one program) or "each" (a program a size), and why not nested.
+      seconds: of the whole search, compiling included.
+      make: as given.
+    """
+
+    sizes: tuple[Size, ...]
+    recommended: Any
+    reason: str
+    how: str
+    seconds: float
+    make: Callable = dataclasses.field(repr=False)
+
+    def __getitem__(self, size: Any) -> Size:
+        """What one size showed."""
+        for found in self.sizes:
+            if found.size == size:
+                return found
+        raise KeyError(f"size {size!r} was not trained; there are {[found.size for found in self.sizes]}.")
+
+    def member(self, size: Any = None) -> tuple[Learner, TrainState]:
+        """Learner and state of the best seed of a size (None: the recommended one), to evaluate or train on."""
+        found = self[self.recommended if size is None else size]
+        best = found.members[int(np.nanargmin(found.sweep.scores[list(found.members)]))]
+        state = jax.tree.map(lambda a: a[best], found.sweep.run.best)
+        learner, small = self.make(found.size, state.key)
+        return learner, nested.cut(state, small)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a size."""
+        return [
+            {
+                "size": found.size,
+                "parameters": found.parameters,
+                "train": found.train,
+                "val": text.spread(found.val, found.spread),
+                "best epoch": found.best_epoch,
+                "seconds": round(found.seconds, 2),
+                "verdict": found.verdict + " <-- recommended" * (found.size == self.recommended),
+            }
+            for found in self.sizes
+        ]
+
+    def __str__(self) -> str:
+        return f"{text.table(self.table())}\n{self.reason}\n{self.how}; {self.seconds:.1f} s in all, compiling included"
+
+    def figure(self) -> Any:
+        """Loss against size, the recommended one marked: a matplotlib figure."""
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        x = [found.parameters for found in self.sizes]
+        spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]
+        axes.plot(x, [found.train for found in self.sizes], "o-", color="C0", label="training")
+        axes.errorbar(
+            x, [f.val for f in self.sizes], spreads, fmt="s-", color="C1", capsize=3, label="validation ± spread"
+        )
+        chosen = self[self.recommended]
+        axes.axvline(chosen.parameters, color="gray", linestyle=":")
+        axes.plot(
+            chosen.parameters, chosen.val, "*", color="k", markersize=16, label=f"recommended: size {chosen.size}"
+        )
+        axes.set(xscale="log", yscale="log", xlabel="trained parameters", ylabel="loss at the best epoch")
+        axes.set_title("Grow until it fits, shrink until it does not overfit")
+        axes.legend()
+        return figure
+
+
+def search_capacity(
+    make: Callable,
+    train: PyTree,
+    val: PyTree,
+    *,
+    sizes: Sequence[Any],
+    seeds: int | Sequence[int] = 3,
+    epochs: int,
+    batch_size: int,
+    stop: EarlyStopping | None = None,
+    val_batch_size: int | None = None,
+    baseline: Any = None,
+    how: Literal["nested", "each"] | None = None,
+) -> CapacityReport:
+    """Find the size of a model: grow until it fits, then shrink until it no longer overfits.
+
+    Growing goes through `sizes` and ends at the first that overfits, or after two that bring no lower validation loss.
+    Shrinking tries whole numbers between that size and the one before it. (Sizes that are trained in one program are
+    all trained, and chosen from.) Recommended is the smallest size that
+    does not overfit and whose validation loss is not above the best by more than a standard error, or NEAR of it.
+
+    Args:
+      make: `make(size, key) -> (learner, state)`; `size` is a plain Python value, `key` a (traced) PRNG key. Loss
+        and optimizer must be the same for all sizes.
+      train, val: pytrees of arrays `[n ...]`, as for `run`.
+      sizes: what `make` takes, the smallest first: widths, depths, tuples, anything.
+      seeds: how many initial weights each size is trained from, or the seeds themselves.
+      epochs, batch_size, stop, val_batch_size: as for `run`.
+      baseline: as for `diagnose`; what is reachable is taken from the best size.
+      how: "nested" trains all sizes in one program, inside the largest (hidden widths of dense layers, channels:
+        whatever only changes the shapes of the same arrays, see `search.nested`); then all are trained at once
+        and none is left out. "each" compiles a program for each size and stops when it knows. None takes nested
+        where the family allows it.
+
+    Returns:
+      A `CapacityReport`.
+
+    Raises:
+      ValueError: where `sizes` has fewer than two, or is not ascending by parameters; or where `how="nested"` and
+        the family does not nest, with the reason.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from flax import nnx
+    >>> from dlwp_jax.train import make_learner
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> def make(width, key):
+    ...     rngs = nnx.Rngs(key)
+    ...     model = nnx.Sequential(nnx.Linear(1, width, rngs=rngs), jnp.tanh, nnx.Linear(width, 1, rngs=rngs))
+    ...     return make_learner(model, loss_fn, optax.adam(1e-2), key=key)
+    >>> x = jnp.linspace(-1, 1, 32)[:, None]
+    >>> data = {"x": x, "y": jnp.sin(4 * x)}
+    >>> report = search_capacity(make, data, data, sizes=[1, 4], seeds=2, epochs=100, batch_size=32)
+    >>> report.recommended, [found.parameters for found in report.sizes]
+    (4, [4, 13])
+    """
+    begun = time.perf_counter()
+    sizes, seeds = list(sizes), list(range(checks.count(seeds, "seeds")) if np.ndim(seeds) == 0 else seeds)
+    if how not in (None, "nested", "each"):
+        raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
+    train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
+    if not seeds:
+        raise ValueError("seeds is empty; give at least one.")
+    count = functools.cache(functools.partial(_parameters, make))
+    counts = [count(size) for size in sizes]
+    if len(sizes) < 2 or any(a > b for a, b in itertools.pairwise(counts)):
+        raise ValueError(f"sizes must be two or more, the smallest first; {sizes} have {counts} parameters.")
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "stop": stop,
+        "val_batch_size": val_batch_size,
+    }
+    search = _Search(make, count, train, val, seeds, options, baseline)
+    told, is_nested = search.choose_way(sizes, how)
+    if not is_nested:
+        search.grow(sizes)
+        search.shrink()
+    found = search.judged()
+    recommended, reason = recommend(found)
+    return CapacityReport(tuple(found), recommended, reason, told, time.perf_counter() - begun, make)
+
+
+@dataclasses.dataclass
+class _Search:
+    """The sizes that have been trained so far: `size -> (sweep, its members, seconds)`."""
+
+    make: Callable
+    count: Callable[[Any], int]
+    train: PyTree
+    val: PyTree
+    seeds: list[int]
+    options: dict[str, Any]
+    baseline: Any
+    done: dict[Any, tuple[Sweep, tuple[int, ...], float]] = dataclasses.field(default_factory=dict)
+    overfits: dict[Any, bool] = dataclasses.field(default_factory=dict)
+
+    def choose_way(self, sizes: list, how: str | None) -> tuple[str, bool]:
+        """Train all sizes at once where they nest; the way taken in words, and whether it was this one."""
+        if how == "each":
+            return "each size was compiled by itself", False
+        try:
+            self.visit_nested(sizes)
+        except nested.NotNested as error:
+            if how == "nested":
+                raise ValueError(f"how='nested' is not possible: {error}.") from error
+            return f"each size was compiled by itself, since {error}", False
+        return f"all {len(sizes)} sizes were trained in one program", True
+
+    def visit_nested(self, sizes: list) -> None:
+        """Train sizes in one program, inside the largest."""
+        keys = members.as_arguments({"key": np.asarray(self.seeds)})["key"]
+        few = jax.tree.map(lambda a: a[: self.options["batch_size"]], self.train)
+        learner, states = nested.nest(self.make, sizes, keys, few)
+        n = len(self.seeds)
+
+        def member(number):
+            return learner, jax.tree.map(lambda a: a[number], states)
+
+        result = sweep(member, self.train, self.val, over={"number": range(n * len(sizes))}, **self.options)
+        share = result.seconds / len(sizes)
+        self.done |= {size: (result, tuple(range(i * n, i * n + n)), share) for i, size in enumerate(sizes)}
+
+    def visit(self, size: Any) -> None:
+        """Train a size, with all seeds."""
+        if size not in self.done:
+            over = {"key": self.seeds}
+            result = sweep(lambda key: self.make(size, key), self.train, self.val, over=over, **self.options)
+            self.done[size] = (result, tuple(range(len(self.seeds))), result.seconds)
+
+    def grow(self, sizes: list) -> None:
+        """Up through the sizes until one overfits, or larger ones bring nothing."""
+        best, since = math.inf, 0
+        for size in sizes:
+            self.visit(size)
+            result, its, _ = self.done[size]
+            scores = result.scores[list(its)]
+            if self.is_overfitting(size):
+                return
+            error = 0.0 if len(scores) < 2 else float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+            best, since = (float(scores.mean()), 0) if scores.mean() < best - error else (best, since + 1)
+            if since == PATIENCE:
+                return
+
+    def shrink(self) -> None:
+        """Down from the first size that overfits, through whole numbers between it and the one before."""
+        sizes = sorted(self.done, key=self.count)
+        too_large = next((i for i, size in enumerate(sizes) if self.is_overfitting(size)), 0)
+        low, high = sizes[too_large - 1], sizes[too_large]
+        if too_large == 0 or not all(isinstance(size, int | np.integer) for size in (low, high)):
+            return
+        between = sorted({int(n) for n in np.linspace(low, high, BETWEEN + 2).round()} - {low, high}, reverse=True)
+        for size in between:
+            self.visit(size)
+            if not self.is_overfitting(size):
+                return
+
+    def is_overfitting(self, size: Any) -> bool:
+        """Whether most of a size's seeds overfit."""
+        if size not in self.overfits:
+            self.overfits[size] = _most(self.verdicts(size, self.baseline)) == "overfitting"
+        return self.overfits[size]
+
+    def verdicts(self, size: Any, baseline: Any) -> tuple[str, ...]:
+        """Of each seed."""
+        result, its, _ = self.done[size]
+        return tuple(result.diagnose(i, baseline=baseline).verdict for i in its)
+
+    def judged(self) -> list[Size]:
+        """Every size, the smallest first, judged by what the best one reached."""
+        means = {size: float(result.scores[list(its)].mean()) for size, (result, its, _) in self.done.items()}
+        baseline = self.baseline if isinstance(self.baseline, dict) else {"trivial": self.baseline}
+        if finite := [mean for mean in means.values() if math.isfinite(mean)]:
+            baseline = {"reachable": min(finite)} | baseline
+        order = sorted(self.done, key=self.count)
+        return [self._size(size, means[size], baseline) for size in order]
+
+    def _size(self, size: Any, mean: float, baseline: Any) -> Size:
+        result, its, seconds = self.done[size]
+        index = list(its)
+        first = np.asarray(result.run.best.epoch)[index] - 1
+        losses = result.history["train/loss"][index, np.maximum(first, 0)]
+        verdicts = self.verdicts(size, baseline)
+        return Size(
+            size,
+            self.count(size),
+            float(losses.mean()),
+            mean,
+            float(np.std(result.scores[index], ddof=1)) if len(index) > 1 else float("nan"),
+            int(np.median(first + 1)),
+            _most(verdicts),
+            verdicts,
+            seconds,
+            its,
+            result,
+        )
+
+
+def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
+    """The smallest size that is about as good as the best, one that does not overfit if there is one; and why."""
+    finite = [found for found in sizes if math.isfinite(found.val)]
+    if not finite:
+        return sizes[0].size, "No size could be trained: every one diverged. Lower the learning rate."
+    best = min(finite, key=lambda found: found.val)
+    error = 0.0 if math.isnan(best.spread) else best.spread / math.sqrt(len(best.members))
+    tolerance = max(error, NEAR * abs(best.val))
+    near = [found for found in finite if found.val <= best.val + tolerance]
+    calm = [found for found in near if found.verdict != "overfitting"]
+    chosen = (calm or near)[0]
+    reason = f"Size {chosen.size} is recommended: the smallest " + "that does not overfit " * bool(calm)
+    reason += f"with a validation loss, {chosen.val:.4g}, not above the best by more than {tolerance:.2g}"
+    reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
+    if not calm:
+        reason += f" Every size this good overfits later: stop near epoch {chosen.best_epoch}, or regularise."
+    elif chosen is sizes[-1]:
+        reason += " It is the largest that was tried: grow further."
+    return chosen.size, reason
+
+
+def _most(verdicts: Sequence[str]) -> str:
+    return Counter(verdicts).most_common(1)[0][0]
+
+
+def _parameters(make: Callable, size: Any) -> int:
+    """How many numbers are trained, by shapes alone."""
+    shapes = jax.eval_shape(lambda key: members.made(make, size, key)[1].params, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

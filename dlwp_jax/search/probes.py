@@ -1,0 +1,260 @@
+"""Small questions before a long training: which rate, can it learn at all, would more data help?"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlwp_jax.search import members, text
+from dlwp_jax.search.result import Sweep
+from dlwp_jax.search.sweeps import train_members
+from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks, evaluate, run, train_epoch
+
+PyTree = Any
+SMOOTHING = 0.9  # of the losses of a rate finder, per step
+BLOWN_UP = 4.0  # times the lowest loss: there the rate is too high
+POWERS = np.linspace(0.25, 2.0, 36)  # how fast a learning curve may fall with the number of examples
+MATTERS = 0.02  # a gain of validation loss, as a share of it, that is worth gathering data for
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """What a rate finder saw.
+
+    Attributes:
+      rates, losses, smoothed: `[steps]`, up to the step where the loss blew up.
+      suggestion: the rate at which the smoothed loss fell fastest (per factor of the rate).
+      limit: the rate at which it blew up; None where it did not.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    suggestion: float
+    limit: float | None
+
+    def __str__(self) -> str:
+        end = "never blew up" if self.limit is None else f"blew up at {self.limit:.2g}"
+        return f"learning rate {self.suggestion:.2g} is suggested: the loss falls fastest there, and {end}"
+
+
+def find_learning_rate(
+    make: Callable, data: PyTree, *, batch_size: int, low: float = 1e-6, high: float = 10.0, steps: int = 200
+) -> LearningRates:
+    """Train with a rate that grows from step to step, and see where the loss falls and where it blows up (Smith 2017).
+
+    Args:
+      make: `make(lr) -> (learner, state)`; `lr` comes as a schedule, which every optimizer of `optim` and optax takes
+        in place of a number.
+      data: pytree of arrays `[n ...]`.
+      batch_size: as in the training to come.
+      low, high: the first and the last rate, in geometric progression over `steps` steps.
+
+    Raises:
+      ValueError: where the loss fell at no rate.
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> from dlwp_jax.train import make_learner
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> def make(lr):
+    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    >>> data = {"x": jnp.linspace(-1, 1, 16)[:, None], "y": jnp.linspace(-3, 3, 16)[:, None]}
+    >>> found = find_learning_rate(make, data, batch_size=16, low=1e-4, high=100.0)
+    >>> 0.01 < found.suggestion < 2 < found.limit
+    True
+    """
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"low and high must be 0 < low < high; got {low!r} and {high!r}.")
+    if checks.count(steps, "steps") < 10:
+        raise ValueError(f"steps={steps} are too few to see a loss fall; take 50 or more.")
+    learner, state = members.made(make, lambda step: low * (high / low) ** (step / (steps - 1)))
+    losses = np.empty(0)
+    while len(losses) < steps and np.isfinite(losses).all():
+        state, logs = train_epoch(learner, state, data, batch_size=batch_size)
+        losses = np.concatenate([losses, np.asarray(logs["loss"], np.float64)])
+    rates, losses = low * (high / low) ** (np.arange(steps) / (steps - 1)), losses[:steps]
+    smoothed = _smoothed(np.where(np.isfinite(losses), losses, np.inf))
+    blown = smoothed > BLOWN_UP * np.minimum.accumulate(np.abs(smoothed))
+    end = int(np.argmax(blown)) if blown.any() else len(losses)
+    lowest = int(np.argmin(smoothed[:end])) if end else 0
+    if lowest < 2 or not smoothed[lowest] < smoothed[0]:
+        raise ValueError(f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss.")
+    slopes = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
+    suggestion = float(rates[int(np.argmin(slopes))])
+    limit = float(rates[end]) if end < len(losses) else None
+    return LearningRates(rates[:end], losses[:end], smoothed[:end], suggestion, limit)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Exponential moving average from the first value on, its start not biased towards zero."""
+    weights = SMOOTHING ** np.arange(len(values))
+    sums = np.array([np.dot(weights[: i + 1], values[i::-1]) for i in range(len(values))])
+    return sums / np.cumsum(weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after."""
+
+    learned: bool
+    before: float
+    after: float
+    examples: int
+    steps: int
+
+    def __bool__(self) -> bool:
+        return self.learned
+
+    def __str__(self) -> str:
+        told = f"loss {self.before:.4g} -> {self.after:.4g} on {self.examples} examples in {self.steps} steps"
+        if self.learned:
+            return f"memorised: {told}"
+        return f"NOT memorised: {told}; look for a fault in model, loss, data or learning rate before anything else"
+
+
+def memorises(
+    learner: Learner, state: TrainState, data: PyTree, *, examples: int = 8, steps: int = 500, share: float = 0.05
+) -> Memory:
+    """Can it learn the first few examples by heart? What cannot has a fault, and no amount of data mends it.
+
+    Args:
+      learner, state: from `make_learner`; the state is not changed.
+      data: pytree of arrays `[n ...]`, of which the first `examples` are taken.
+      steps: full-batch steps.
+      share: the loss must fall to less than this share of where it began (a loss whose lowest value is not zero,
+        such as one with label smoothing or a penalty, needs a larger one).
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> from dlwp_jax.train import make_learner
+    >>> def loss_fn(model, batch):
+    ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+    >>> data = {"x": jnp.eye(8), "y": jnp.arange(8.0)[:, None]}
+    >>> pair = make_learner(nnx.Linear(8, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(0.5), key=jax.random.key(0))
+    >>> bool(memorises(*pair, data)), bool(memorises(*pair, data | {"x": jnp.zeros((8, 8))}))
+    (True, False)
+    """
+    data = checks.dataset(data, "data")
+    examples = min(checks.count(examples, "examples"), checks.rows(data, "data"))
+    few = jax.tree.map(lambda a: a[:examples], data)
+    result = run(learner, state, few, epochs=steps, batch_size=examples)
+    before, after = (float(evaluate(learner, s, few)["loss"]) for s in (state, result.state))
+    learned = not bool(result.failure[0]) and after < share * before
+    return Memory(learned, before, after, examples, steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurve:
+    """Loss against the number of training examples.
+
+    Attributes:
+      sizes: numbers of examples, ascending. train, val: losses at the best epoch, `[sizes draws]`.
+      doubled: the validation loss that is expected from twice as many examples as there are, `[draws]`.
+      sweeps: the trainings, one `Sweep` a size.
+    """
+
+    sizes: tuple[int, ...]
+    train: np.ndarray
+    val: np.ndarray
+    doubled: np.ndarray
+    sweeps: tuple[Sweep, ...] = dataclasses.field(repr=False)
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """By how much twice the data should lower the validation loss: mean over the draws, and its standard error."""
+        gains = self.val[-1] - self.doubled
+        error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return float(gains.mean()), error
+
+    @property
+    def more_data_would_help(self) -> bool:
+        """Whether that gain is beyond its error, and a share of the loss that matters."""
+        gain, error = self.gain
+        return gain > max(2 * error, MATTERS * float(self.val[-1].mean()))
+
+    def __str__(self) -> str:
+        rows = [
+            {"examples": n, "train": _mean(train), "val": _mean(val)}
+            for n, train, val in zip(self.sizes, self.train, self.val, strict=True)
+        ]
+        last, gain, error = float(self.val[-1].mean()), *self.gain
+        told = f"{2 * self.sizes[-1]} examples should bring it from {last:.4g} to {last - gain:.4g} ± {error:.2g}"
+        answer = "more data would help" if self.more_data_would_help else "more data would hardly help"
+        return f"{text.table(rows)}\n{told}: {answer}"
+
+
+def _mean(values: np.ndarray) -> str:
+    return text.spread(float(values.mean()), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"))
+
+
+def learning_curve(
+    make: Callable,
+    train: PyTree,
+    val: PyTree,
+    *,
+    key: jax.Array,
+    epochs: int,
+    batch_size: int,
+    sizes: Sequence[int] | None = None,
+    draws: int = 3,
+    stop: EarlyStopping | None = None,
+) -> LearningCurve:
+    """Would more data help? Train on more and more of what there is, and carry the curve on to twice as much.
+
+    Every size is given as many optimizer steps as the whole set gets in `epochs` epochs. The curve
+    floor + b n^-c is fitted to the validation losses of each draw; one that has come down to its floor says that more
+    examples of this kind bring nothing.
+
+    Args:
+      make: `make(key) -> (learner, state)`.
+      train, val: pytrees of arrays `[n ...]`.
+      key: a PRNG key for the draws.
+      sizes: numbers of examples, ascending; None takes n/8, n/4, n/2 and n.
+      draws: how many random subsets of each size are trained on, each from initial weights of its own.
+      epochs, batch_size, stop: as for `run`.
+
+    Returns:
+      A `LearningCurve`.
+    """
+    train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
+    n, m = checks.rows(train, "train"), checks.rows(val, "val")
+    sizes = [n // 8, n // 4, n // 2, n] if sizes is None else list(sizes)
+    if len(sizes) < 3 or not all(0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)):
+        raise ValueError(f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}.")
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, val)
+    keys = jax.random.split(key, 2 * checks.count(draws, "draws"))
+    orders = [np.asarray(jax.random.permutation(k, n)) for k in keys[:draws]]
+    steps = epochs * -(-n // batch_size)
+
+    numbers, held = {"draw": np.arange(draws)}, np.arange(n, n + m)
+    sweeps = []
+    for size in sizes:
+        rows = [(order[:size], held) for order in orders]
+        its_epochs = -(-steps // -(-size // batch_size))
+        options = {"epochs": its_epochs, "batch_size": batch_size, "stop": stop}
+        sweeps.append(train_members(lambda draw: make(keys[draws:][draw]), both, None, numbers, rows, **options))
+    best = [np.asarray(s.run.best.epoch) - 1 for s in sweeps]
+    losses = [s.history["train/loss"][np.arange(draws), b] for s, b in zip(sweeps, best, strict=True)]
+    val_losses = np.stack([s.scores for s in sweeps])
+    doubled = np.array([_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)])
+    return LearningCurve(tuple(sizes), np.stack(losses), val_losses, doubled, tuple(sweeps))
+
+
+def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
+    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss."""
+    best, value = math.inf, float(losses[-1])
+    for power in POWERS:
+        x = (sizes / sizes[-1]) ** -power
+        b = max(0.0, float(np.polyfit(x, losses, 1)[0]))
+        floor = float(np.clip(np.mean(losses - b * x), 0, losses.min()))
+        b = max(0.0, float(np.dot(x, losses - floor) / np.dot(x, x)))
+        error = float(np.sum((floor + b * x - losses) ** 2))
+        if error < best:
+            best, value = error, floor + b * (n / sizes[-1]) ** -power
+    return value

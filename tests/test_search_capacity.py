@@ -1,0 +1,250 @@
+"""The right size: small networks inside a large one are the same networks; the recommended size is the right one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dlwp_jax import nn, optim, regularization, search, train
+from dlwp_jax.search import capacity, nested
+
+KEY = jax.random.key(0)
+
+
+def loss_fn(model, batch):
+    return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+
+
+def wavy(n, seed, noise=0.2):
+    x = jax.random.uniform(jax.random.key(seed), (n, 1), minval=-1, maxval=1)
+    return {"x": x, "y": jnp.sin(4 * x) + noise * jax.random.normal(jax.random.key(seed + 1), x.shape)}
+
+
+TRAIN, VAL = wavy(24, 0), wavy(100, 10)
+
+
+def dense(act=jnp.tanh, tx=None, loss=loss_fn, norm=None):
+    """Two hidden layers of one width: two arrays on either side of every hidden unit."""
+
+    def make(width, key):
+        r = nnx.Rngs(key)
+        hidden = [nn.Linear(1, width, rngs=r), act, *([norm(width)] if norm else [])]
+        model = nn.Sequential(*hidden, nn.Linear(width, width, rngs=r), act, nn.Linear(width, 1, rngs=r))
+        return train.make_learner(model, loss, tx or optax.adam(1e-2), key=key)
+
+    return make
+
+
+def clipped():
+    """A step that looks at all gradients at once, and one that moves parameters without any."""
+    return optax.chain(optax.clip_by_global_norm(0.1), optim.adamw(1e-2, weight_decay=0.1))
+
+
+def penalised(model, batch):
+    return loss_fn(model, batch)[0] + 1e-2 * regularization.l2(model), {}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        {},
+        {"act": jax.nn.sigmoid, "tx": clipped()},  # sigmoid(0) = 1/2: a dead unit speaks, if one listens
+        {"loss": penalised, "norm": nn.BatchNorm1d},
+    ],
+    ids=["tanh, adam", "sigmoid, clipped adamw", "batch norm, l2"],
+)
+def test_a_small_network_inside_a_large_one_is_the_small_network(family):
+    """The same initial weights, loss and gradient, and the same weights after training, as trained on its own."""
+    make = dense(**family)
+    keys = jax.random.split(KEY, 2)
+    learner, states = nested.nest(make, [2, 3, 5], keys, TRAIN)
+    for member, (width, key) in enumerate((w, k) for w in (2, 3, 5) for k in keys):
+        if member not in (0, 3):
+            continue
+        alone, state = make(width, key)
+        inside = jax.tree.map(lambda a, member=member: a[member], states)
+        cut = nested.cut(inside, state)
+        # The same draws; multiplied in another order by a program that is compiled without optimization.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), cut.params, state.params)
+        options = {"epochs": 40, "batch_size": 10}
+        expected, got = (
+            train.run(alone, state, TRAIN, VAL, **options),
+            train.run(learner, inside, TRAIN, VAL, **options),
+        )
+        for name in expected.history:
+            # 120 Adam steps, whose direction is rounded where a gradient is nearly zero.
+            np.testing.assert_allclose(got.history[name], expected.history[name], rtol=2e-3)
+        outside = jax.tree.map(
+            lambda p, keep: jnp.abs(jnp.where(keep, 0, p)).max(), got.state.params, inside.opt_state.mask
+        )
+        assert max(jax.tree.leaves(outside)) == 0
+
+
+def test_the_initial_distribution_has_the_fan_in_of_the_small_network():
+    """torch's Linear draws from U(+-1/sqrt(fan_in)): the output layer's bound is that of the width 4, not of 64."""
+    make = dense()
+    _, states = nested.nest(make, [4, 64], jax.random.split(KEY, 200), TRAIN)
+    kernel = states.params["4"]["kernel"][:200, :4]  # 200 seeds of the width 4
+    assert 0.49 < float(jnp.abs(kernel).max()) <= 0.5
+    np.testing.assert_allclose(kernel.std(), 0.5 / np.sqrt(3), rtol=0.05)  # 800 draws: a standard error of 2 %
+
+
+def test_gradients_of_the_small_network_inside_the_large_one():
+    make = dense(act=jax.nn.sigmoid)
+    learner, states = nested.nest(make, [2, 5], KEY[None], TRAIN)
+    small_learner, small = make(2, KEY)
+    inside = jax.tree.map(lambda a: a[0], states)
+    loss, grads = nested._value_and_grad(small_learner, small, TRAIN)
+    large_loss, large = nested._value_and_grad(learner, inside, TRAIN)
+    np.testing.assert_allclose(large_loss, loss, rtol=1e-6)
+    corner = jax.tree.map(lambda a, like: a[tuple(slice(n) for n in like.shape)], large, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), corner, grads)
+
+
+class Normed(nnx.Module):
+    """Normalises over its hidden units: dead ones would count."""
+
+    def __init__(self, width, rngs):
+        self.a, self.n, self.b = nnx.Linear(1, width, rngs=rngs), nn.LayerNorm(width), nnx.Linear(width, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.b(self.n(self.a(x)))
+
+
+def normed(width, key):
+    return train.make_learner(Normed(width, nnx.Rngs(key)), loss_fn, optax.adam(1e-2), key=key)
+
+
+def deep(depth, key):
+    r = nnx.Rngs(key)
+    model = nn.Sequential(
+        nn.Linear(1, 4, rngs=r), *[jnp.tanh, nn.Linear(4, 4, rngs=r)] * depth, nn.Linear(4, 1, rngs=r)
+    )
+    return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
+
+
+@pytest.mark.parametrize(("make", "why"), [(normed, "another gradient"), (deep, "different parameters")])
+def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told(make, why):
+    options = {"sizes": [2, 3], "seeds": 2, "epochs": 10, "batch_size": 24}
+    report = search.search_capacity(make, TRAIN, VAL, **options)
+    assert why in report.how
+    assert {found.size for found in report.sizes} == {2, 3}
+    with pytest.raises(ValueError, match=f"'nested' is not possible.*{why}"):
+        search.search_capacity(make, TRAIN, VAL, how="nested", **options)
+
+
+@pytest.fixture(scope="module")
+def report():
+    make = dense(tx=optax.adam(2e-2))
+    return search.search_capacity(make, TRAIN, VAL, sizes=[1, 3, 32], seeds=3, epochs=1500, batch_size=24)
+
+
+def test_one_unit_is_too_few_and_thirty_two_overfit_so_three_are_recommended(report):
+    one, three, many = report.sizes
+    assert [found.parameters for found in report.sizes] == [6, 22, 1153]
+    assert one.val > 2 * three.val
+    assert many.verdict == "overfitting"
+    assert report.recommended == 3, str(report)
+    assert one.train > 2 * three.train
+    assert "Size 3 is recommended" in report.reason
+    assert "one program" in report.how
+    for words in ("<-- recommended", "overfitting", "parameters"):
+        assert words in str(report)
+
+
+def test_the_recommended_model_can_be_taken_out_and_trained_on(report):
+    learner, state = report.member()
+    assert jax.tree.leaves(state.params)[0].shape[-1] <= 3
+    loss = train.evaluate(learner, state, VAL)["loss"]
+    found = report[3]
+    np.testing.assert_allclose(loss, found.sweep.scores[list(found.members)].min(), rtol=1e-4)
+    assert np.isfinite(train.run(learner, state, TRAIN, epochs=2, batch_size=24).history["train/loss"]).all()
+    with pytest.raises(KeyError, match="size 7 was not trained"):
+        report[7]
+
+
+def test_the_picture_marks_the_chosen_size(report):
+    pytest.importorskip("matplotlib").use("Agg")
+    figure = report.figure()
+    assert "recommended: size 3" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
+    return capacity.Size(n, n, 0.1, val, spread, 10, verdict, (verdict,), 1.0, members, None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "recommended", "said"),
+    [
+        ([size(1, 1.0), size(2, 0.50), size(4, 0.49), size(8, 0.48)], 2, "smallest that does not overfit"),
+        ([size(1, 1.0), size(2, 0.6), size(4, 0.48, spread=0.4)], 2, "0.48 at size 4"),  # standard error 0.2
+        ([size(1, 1.0), size(2, 0.9), size(4, 0.3)], 4, "grow further"),
+        ([size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")], 2, "stop near epoch 10"),
+        ([size(1, 0.51, "overfitting"), size(2, 0.5)], 2, "does not overfit"),
+        ([size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")], 1, "every one diverged"),
+    ],
+)
+def test_which_size_is_recommended(sizes, recommended, said):
+    chosen, reason = capacity.recommend(sizes)
+    assert chosen == recommended
+    assert said in reason
+
+
+def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch):
+    """On losses by size that are made up: nothing is trained."""
+    visited = []
+
+    class Scripted(capacity._Search):
+        def visit(self, size):
+            if size not in self.done:
+                visited.append(size)
+                scores = np.array([{1: 3.0, 2: 2.0}.get(size, 1.0)])
+                self.done[size] = (type("Told", (), {"scores": scores})(), (0,), 0.0)
+
+        def is_overfitting(self, size):
+            return size >= threshold
+
+    def searched(sizes):
+        visited.clear()
+        found = Scripted(None, lambda size: size, None, None, [0], {}, None)
+        found.grow(sizes)
+        found.shrink()
+        return list(visited)
+
+    threshold = 10
+    assert searched([1, 2, 4, 8, 16, 32]) == [
+        1,
+        2,
+        4,
+        8,
+        16,
+        14,
+        12,
+        10,
+    ]  # 16 overfits; down to the smallest in between
+    threshold = 15
+    assert searched([1, 2, 4, 8, 16, 32]) == [1, 2, 4, 8, 16, 14]
+    threshold = 99
+    assert searched([1, 2, 4, 8, 16, 32]) == [1, 2, 4, 8, 16]  # 8 and 16 are no better than 4
+    threshold = 1
+    assert searched([1, 2, 4]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": [4]}, "two or more, the smallest first"),
+        ({"sizes": [8, 2]}, "two or more, the smallest first"),
+        ({"seeds": 0}, "seeds must be a whole number"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"how": "all"}, "how must be"),
+        ({"epochs": 0}, "epochs must be a whole number"),
+    ],
+)
+def test_wrong_use_is_told_in_a_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        search.search_capacity(
+            dense(), TRAIN, VAL, **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options
+        )
