@@ -31,6 +31,8 @@ CONVS = {
     "stride": ((7, 6), 3, 4, {"kernel_size": 3, "stride": (2, 3), "padding": 1}),
     "stride leaves an end": ((8, 9), 3, 4, {"kernel_size": 2, "stride": (3, 4)}),
     "stride over window": ((9, 7), 2, 4, {"kernel_size": 1, "stride": 2}),
+    "two columns at once": ((5, 6), 3, 20, {"kernel_size": (2, 3), "padding": (0, 1), "stride": (2, 1)}),
+    "1d, four columns at once": ((12,), 2, 3, {"kernel_size": 4, "padding": "same"}),
     "dilation": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": (2, 3), "padding": 2}),
     "dilation and stride": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": 2, "stride": 3, "padding": 3}),
     "groups": ((7, 6), 4, 6, {"kernel_size": 3, "groups": 2, "stride": 2}),

@@ -1,0 +1,385 @@
+"""The networks of chapters 6 to 8: training steps against the fastest torch form of the same operations
+
+Pictures of CIFAR's shape, random; batches of 64; SGD. Ours is the net as a user writes it, `nn.Conv2d`, `tanh`,
+`nn.max_pool`, trained by `train.train_epoch` (one program: shuffling, gather, checks for finite numbers and all).
+*The book's torch* is its loop: a `DataLoader` over a list of tensors, channels first, torch's own number of threads,
+`loss.item()` every step. *Best torch* is the fastest of channels first and last, one and all threads, compiled where
+tried, over tensors in memory. *First call* counts tracing and compiling; no other figure does. *Share of peak*: the
+products of the step, counted by torch's own flop counter, against the rate of a 2048 x 2048 float32 matrix product
+on the same device in the same run.
+"""
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from flax import nnx
+from timing import first_call, interleaved, readable
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlwp_jax import losses, nn, train
+from dlwp_jax.train.epoch import train_step
+from tests.reference import book_networks as reference
+
+BATCH, STEPS, RATE = 64, 8, 1e-2
+HAS_CUDA = torch.cuda.is_available() and jax.default_backend() == "gpu"
+DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
+THREADS = sorted({1, torch.get_num_threads()})
+Forms = dict[str, Callable[[], object]]
+
+
+def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, 32, 32, 3)).astype(np.float32), rng.integers(0, 2, n).astype(np.int32)
+
+
+# --- ours
+
+
+def loss_fn(model, batch):
+    return losses.cross_entropy(model(batch[0]), batch[1]), {}
+
+
+def learn(model: nnx.Module):
+    return train.make_learner(model, loss_fn, optax.sgd(RATE), key=jax.random.key(0))
+
+
+def our_epoch(model: nnx.Module, x, y):
+    learner, state = learn(model)
+    data = jnp.asarray(x), jnp.asarray(y)
+    jitted = jax.jit(lambda state, data: train.train_epoch(learner, state, data, batch_size=BATCH))
+    return lambda: jax.block_until_ready(jitted(state, data))
+
+
+def our_loop(model: nnx.Module, x, y):
+    """The same steps, each a call of its own from Python."""
+    learner, state = learn(model)
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    alive = jnp.array(True)
+    jitted = jax.jit(lambda state, x, y: train_step(learner, state, (x, y), state.key, alive)[0])
+    batches = [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+
+    def run():
+        after = state
+        for batch in batches:
+            after = jitted(after, *batch)
+        return jax.block_until_ready(after)
+
+    return run
+
+
+class SpecialConvNet(nn.ConvNet):
+    """The same function with convolution and pooling as one: pooled before tanh, which keeps order.
+
+    The four places of each pooling window become four groups of channels of one convolution of stride 2.
+    """
+
+    def __call__(self, x):  # [n 32 32 3] -> [n 2]
+        for layer in (self.conv1, self.conv2):
+            kernel = layer.kernel[...]
+            four = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
+            y = nn.conv(x, jnp.concatenate(four, -1), stride=2, padding=1)
+            y = y.reshape(*y.shape[:-1], 4, -1)
+            y = nn.max_pool(y.reshape(-1, 4, y.shape[-1]), 4).reshape(*y.shape[:-2], -1)
+            x = jnp.tanh(y + layer.bias[...])
+        return self.fc2(jnp.tanh(self.fc1(nn.flatten(x))))
+
+
+# --- torch
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchForm:
+    threads: int
+    channels_last: bool = False
+    compiled: str | None = None  # a mode of torch.compile
+
+    def __str__(self) -> str:
+        where = "cuda" if HAS_CUDA else f"{self.threads} thread{'s' * (self.threads > 1)}"
+        layout = "channels last" if self.channels_last else "channels first"
+        return ", ".join([where, layout] + [f"torch.compile {self.compiled}"] * (self.compiled is not None))
+
+
+def torch_forms(images: bool, compiled: bool) -> Iterable[TorchForm]:
+    """On a GPU: eager, compiled, compiled into CUDA graphs. On a CPU: layouts and threads, and compiled where asked."""
+    layouts = (False, True) if images else (False,)
+    threads = THREADS[:1] if HAS_CUDA else THREADS
+    yield from itertools.starmap(TorchForm, itertools.product(threads, layouts))
+    if compiled and shutil.which("g++"):
+        modes = ("default", "reduce-overhead") if HAS_CUDA else ("default",)
+        yield from (TorchForm(threads[-1], layouts[-1], mode) for mode in modes)
+
+
+def torch_epoch(model: torch.nn.Module, x, y, form: TorchForm, batch: int = BATCH):
+    """Shuffled minibatches of tensors in memory."""
+    memory = torch.channels_last if form.channels_last else torch.contiguous_format
+    x, y = torch.tensor(x).to(DEVICE, memory_format=memory), torch.tensor(y).long().to(DEVICE)
+    model = model.to(DEVICE, memory_format=memory)
+    opt = torch.optim.SGD(model.parameters(), lr=RATE)
+    forward = torch.compile(model, mode=form.compiled) if form.compiled else model
+
+    def run():
+        torch.set_num_threads(form.threads)
+        order = torch.randperm(len(x), device=DEVICE)
+        for rows in order.split(batch):
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(forward(x[rows]), y[rows]).backward()
+            opt.step()
+        if HAS_CUDA:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def book_epoch(model: torch.nn.Module, x, y):
+    """The book's loop, in our words."""
+    pairs = [(torch.tensor(image), int(label)) for image, label in zip(x, y, strict=True)]
+    loader = torch.utils.data.DataLoader(pairs, batch_size=BATCH, shuffle=True)
+    model, opt = model.to(DEVICE), torch.optim.SGD(model.parameters(), lr=RATE)
+    loss_fn = torch.nn.CrossEntropyLoss()
+
+    def run():
+        torch.set_num_threads(THREADS[-1])
+        total = 0.0
+        for images, labels in loader:
+            loss = loss_fn(model(images.to(DEVICE)), labels.to(DEVICE))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            total += loss.item()
+        return total
+
+    return run
+
+
+def torch_side(make: Callable[[], torch.nn.Module], x, y, *, compiled: bool) -> Forms:
+    x = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+    forms = {f"torch: {form}": torch_epoch(make(), x, y, form) for form in torch_forms(x.ndim == 4, compiled)}
+    return forms | {"book": book_epoch(make(), x, y)}
+
+
+def products(model: torch.nn.Module, x) -> float:
+    """Floating point operations of forward and backward, as torch counts them."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.tensor(np.moveaxis(x, -1, 1) if x.ndim == 4 else x)).sum().backward()
+    return counter.get_total_flops()
+
+
+# --- the table
+
+
+def row(what: str, times: dict[str, float], first: float, target: float, flops: float | None, peak: float):
+    theirs = {name: seconds for name, seconds in times.items() if name.startswith("torch")}
+    best = min(theirs, key=theirs.__getitem__)
+    return told(
+        what,
+        times["ours"],
+        times["ours"] / theirs[best],
+        target,
+        first=first,
+        book=times.get("book"),
+        best=f"{readable(theirs[best])} ({best.removeprefix('torch: ')})",
+        share="" if flops is None else f"{flops / times['ours'] / peak:.0%}",
+    )
+
+
+def told(what: str, ours: float, ratio: float, target: float, *, first=None, book=None, best="", share=""):
+    """A row: the ratio, its target, and whether it is met."""
+    return {
+        "work": what,
+        "dlwp_jax": readable(ours),
+        "first call": "" if first is None else readable(first),
+        "the book's torch": "" if book is None else readable(book),
+        "best torch, or what it is compared with": best,
+        "ratio": f"{ratio:.2f}",
+        "target": f"{target:.2f}",
+        "met": "yes" if ratio <= target else "no",
+        "share of peak": share,
+    }
+
+
+def matmul_rate() -> float:
+    a = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    return 2 * 2048**3 / interleaved({"": lambda: product(a, a).block_until_ready()}, rounds=7)[""]
+
+
+def conv_net(peak: float) -> list[dict[str, str]]:
+    x, y = pictures(BATCH * STEPS)
+    forms = {
+        "ours": our_epoch(nn.ConvNet(rngs=nnx.Rngs(0)), x, y),
+        "loop": our_loop(nn.ConvNet(rngs=nnx.Rngs(0)), x, y),
+        "special": our_epoch(SpecialConvNet(rngs=nnx.Rngs(0)), x, y),
+    }
+    first = first_call(forms["ours"])
+    times = interleaved(forms | torch_side(reference.ConvNet, x, y, compiled=True), rounds=9)
+    what = f"conv net (chapter 8), epoch of {STEPS} steps"
+    special, loop = times["special"], times["loop"]
+    return [
+        row(what, times, first, 0.70, products(reference.ConvNet(), x), peak),
+        row("the same in a special form", times | {"ours": special}, first_call(forms["special"]), 0.70, None, peak)
+        | {"first call": "", "the book's torch": ""},
+        told("as a user writes it / special form", times["ours"], times["ours"] / special, 1.5, best=readable(special)),
+        told("inside scan / Python loop over steps", times["ours"], times["ours"] / loop, 1.0, best=readable(loop)),
+    ]
+
+
+def fully_connected(peak: float) -> list[dict[str, str]]:
+    x, y = pictures(BATCH * STEPS)
+    x, widths = x.reshape(len(x), -1), (3072, 1024, 512, 128, 2)
+    rngs = nnx.Rngs(0)
+
+    def layers(linear, tanh):
+        pairs = list(itertools.pairwise(widths))
+        return [part for a, b in pairs for part in ((linear(a, b), tanh()) if b != widths[-1] else (linear(a, b),))]
+
+    ours = our_epoch(nn.Sequential(*layers(lambda a, b: nn.Linear(a, b, rngs=rngs), nn.Tanh)), x, y)
+
+    def theirs():
+        return torch.nn.Sequential(*layers(torch.nn.Linear, torch.nn.Tanh))
+
+    first = first_call(ours)
+    times = interleaved({"ours": ours} | torch_side(theirs, x, y, compiled=True), rounds=9)
+    return [
+        row(f"{'-'.join(map(str, widths))}, epoch of {STEPS} steps", times, first, 0.85, products(theirs(), x), peak)
+    ]
+
+
+def residual(peak: float, n_blocks: int = 100) -> list[dict[str, str]]:
+    x, y = pictures(BATCH)
+    model = nn.NetResDeep(n_blocks=n_blocks, rngs=nnx.Rngs(0))
+    model.resblocks = nn.LayerStack(*model.resblocks)
+    ours = our_epoch(model, x, y)
+    first = first_call(ours)
+
+    def theirs():
+        return reference.NetResDeep(n_blocks=n_blocks)
+
+    times = interleaved({"ours": ours} | torch_side(theirs, x, y, compiled=False), rounds=3)
+    return [row(f"{n_blocks} residual blocks, one step", times, first, 1.0, products(theirs(), x), peak)]
+
+
+def small_nets(members: int = 64, epochs: int = 100) -> list[dict[str, str]]:
+    """1-8-1 tanh nets on eleven points; torch as one net of three-dimensional weights, and as torch.func has it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((11, 1)).astype(np.float32)
+    y = np.tanh(x)
+
+    def member(key):
+        rngs = nnx.Rngs(key)
+        model = nn.Sequential(nn.Linear(1, 8, rngs=rngs), nn.Tanh(), nn.Linear(8, 1, rngs=rngs))
+        learner, state = train.make_learner(model, squared_error, optax.sgd(RATE), key=key)
+        return train.run(learner, state, (x, y), epochs=epochs, batch_size=len(x)).history["train/loss"]
+
+    keys = jax.random.split(jax.random.key(0), members)
+    jitted = jax.jit(jax.vmap(member))
+    forms: Forms = {"ours": lambda: jitted(keys).block_until_ready()}
+    first = first_call(forms["ours"])
+    for threads in THREADS:
+        forms[f"torch: bmm, {threads} threads"] = torch_bmm(x, y, members, epochs, threads)
+        forms[f"torch: torch.func, {threads} threads"] = torch_func(x, y, members, epochs, threads)
+    what = f"{members} nets 1-8-1 at once, {epochs} epochs each"
+    return [row(what, interleaved(forms, rounds=5), first, 0.1, None, 1.0)]
+
+
+def squared_error(model, batch):
+    return losses.mse_loss(model(batch[0]), batch[1]), {}
+
+
+def small_parameters(members: int) -> list[torch.Tensor]:
+    shapes = ((members, 1, 8), (members, 1, 8), (members, 8, 1), (members, 1, 1))
+    return [torch.randn(shape, device=DEVICE) for shape in shapes]
+
+
+def small_net(parameters, x):
+    w1, b1, w2, b2 = parameters
+    return torch.tanh(x @ w1 + b1) @ w2 + b2
+
+
+def torch_bmm(x, y, members, epochs, threads):
+    parameters = [p.requires_grad_() for p in small_parameters(members)]
+    x, y = torch.tensor(x).to(DEVICE).expand(members, -1, -1), torch.tensor(y).to(DEVICE)
+    opt = torch.optim.SGD(parameters, lr=RATE)
+
+    def run():
+        torch.set_num_threads(threads)
+        for _ in range(epochs):
+            opt.zero_grad()
+            ((small_net(parameters, x) - y) ** 2).mean(dim=(1, 2)).sum().backward()
+            opt.step()
+        return parameters[0].sum().item()
+
+    return run
+
+
+def torch_func(x, y, members, epochs, threads):
+    parameters = small_parameters(members)
+    x, y = torch.tensor(x).to(DEVICE), torch.tensor(y).to(DEVICE)
+    gradient = torch.func.vmap(torch.func.grad(lambda p: ((small_net(p, x) - y) ** 2).mean()))
+
+    def run():
+        torch.set_num_threads(threads)
+        for _ in range(epochs):
+            for parameter, grad in zip(parameters, gradient(parameters), strict=True):
+                parameter.sub_(RATE * grad)
+        return parameters[0].sum().item()
+
+    return run
+
+
+def conv_nets(members: int = 8, steps: int = 2) -> list[dict[str, str]]:
+    """Eight trainings of the conv net; torch one after the other in its best layout, and batched by torch.func."""
+    x, y = pictures(BATCH * steps)
+    learner, _ = learn(nn.ConvNet(rngs=nnx.Rngs(0)))
+    data = jnp.asarray(x), jnp.asarray(y)
+
+    def member(key):
+        _, state = learn(nn.ConvNet(rngs=nnx.Rngs(key)))
+        return train.train_epoch(learner, state, data, batch_size=BATCH)[1]["loss"]
+
+    keys = jax.random.split(jax.random.key(0), members)
+    jitted = jax.jit(lambda keys: jax.lax.map(member, keys))
+    forms: Forms = {"ours": lambda: jitted(keys).block_until_ready()}
+    first = first_call(forms["ours"])
+    first_channels = np.moveaxis(x, -1, 1)
+    for form in torch_forms(images=True, compiled=False):
+        runs = [torch_epoch(reference.ConvNet(), first_channels, y, form) for _ in range(members)]
+        forms[f"torch: one by one, {form}"] = lambda runs=runs: [run() for run in runs]
+    forms["torch: torch.func"] = conv_nets_by_func(first_channels, y, members)
+    what = f"{members} conv nets at once (lax.map), {steps} steps each"
+    return [row(what, interleaved(forms, rounds=5), first, 0.9, None, 1.0)]
+
+
+def conv_nets_by_func(x, y, members):
+    models = [reference.ConvNet().to(DEVICE) for _ in range(members)]
+    parameters, _ = torch.func.stack_module_state(models)
+    x, y = torch.tensor(x).to(DEVICE), torch.tensor(y).long().to(DEVICE)
+
+    def loss(parameters, images, labels):
+        logits = torch.func.functional_call(models[0], parameters, (images,))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    gradient = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None, None))
+
+    def run():
+        torch.set_num_threads(THREADS[-1])
+        for rows in torch.randperm(len(x), device=DEVICE).split(BATCH):
+            grads = gradient(parameters, x[rows], y[rows])
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.sub_(RATE * grads[name])
+        return parameters["fc2.bias"].sum().item()
+
+    return run
+
+
+def measure() -> list[dict[str, str]]:
+    peak = matmul_rate()
+    return [*conv_net(peak), *fully_connected(peak), *residual(peak), *small_nets(), *conv_nets()]
