@@ -23,7 +23,6 @@ __all__ = [
     "train",
     "weights",
 ]
-__all__ = ["autograd", "data", "diagnose", "losses", "nn", "optim", "plots", "runs", "storage", "train"]
 _ON_REQUEST = ("parity",)  # imports torch, so `from dlwp_jax import *` leaves it out
 
 
