@@ -156,3 +156,13 @@ def test_inputs_in_bfloat16_are_taken_and_steps_in_16_bits_are_refused_in_a_sent
     learner, state = train.make_learner(ours, lambda m, b: (jnp.mean(m(b)), {}), optim.sgd(0.1), key=jax.random.key(0))
     with pytest.raises(NotImplementedError, match=r"steps in torch\.bfloat16 are not compared; train both models in"):
         parity.compare_steps(theirs, opt, learner, state, [np.ones((4, 3))], lambda m, b: m(b).mean())
+
+
+def test_a_torch_model_in_float64_is_compared_with_a_port_in_float32():
+    theirs, ours = torch.nn.Linear(3, 2).double(), nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    with torch.no_grad():
+        theirs.weight.div_(3), theirs.bias.div_(3)  # no longer numbers that float32 has
+    parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, normal(4, 3))
+    assert {row.stage for row in report.rows if not row.ok} == {"weights"}  # rounded on the way, to the last place
+    assert max(row.max_rel for row in report.rows) < 1e-6

@@ -131,7 +131,7 @@ def tensors(inputs: Sequence[Any], dtype: torch.dtype | None = None) -> list[tor
 
 def arrays(inputs: Sequence[Any], turns: Sequence[bool], dtype: torch.dtype | None = None) -> list[jax.Array]:
     """The same inputs as the JAX model takes them."""
-    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    name = None if dtype is None else jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
     given = [(as_numpy(x), turn) for x, turn in zip(inputs, turns, strict=True)]
     return [
         jnp.asarray(np.moveaxis(x, 1, -1) if turn else x, name if np.issubdtype(x.dtype, np.floating) else None)

@@ -1,10 +1,10 @@
 """Many trainings at once: a sweep of 64 small networks, and a search for the right width
 
 The sweep: 64 networks 1-16-1 (tanh, squared error, gradient descent), each with its own initial weights and learning
-rate, 1000 full-batch epochs on 64 examples. Torch trains them one by one (eight are timed, times eight), and all at once by
-`torch.func`: `vmap(grad_and_value)` over stacked parameters. The capacity search: ten widths 1 to 64, three seeds each, 1000
-Adam epochs, all inside the largest in one program, against a program compiled for each width. There everything counts,
-since a search is run once: tracing, compiling (without a cache on disk), training, verdicts.
+rate, 1000 full-batch epochs on 64 examples. Torch trains them one by one (eight are timed, times eight), and all at
+once by `torch.func`: `vmap(grad_and_value)` over stacked parameters. The capacity search: ten widths 1 to 64, three
+seeds each, 1000 Adam epochs, all inside the largest in one program, against a program compiled for each width. There
+everything counts, since a search is run once: tracing, compiling (without a cache on disk), training, verdicts.
 """
 
 import time
@@ -123,8 +123,8 @@ def measure() -> list[dict[str, str]]:
     rows.insert(1, _row("sweep of 64: ours, `search.sweep` called once", whole.seconds, whole.seconds / ours))
     (at_once, nested), (each, single) = capacity("nested"), capacity("each")
     tried = {"nested": f"{len(nested.sizes)} sizes", "each": f"{len(single.sizes)} sizes, stopped when it knew"}
-    rows.append(_row(f"capacity: in one program ({tried['nested']}; takes {nested.recommended})", at_once, 1.0))
-    rows.append(_row(f"capacity: a program a width ({tried['each']}; takes {single.recommended})", each, each / at_once))
+    rows.append(_row(f"capacity: one program ({tried['nested']}; takes {nested.recommended})", at_once, 1.0))
+    rows.append(_row(f"capacity: one a width ({tried['each']}; takes {single.recommended})", each, each / at_once))
     return rows
 
 
