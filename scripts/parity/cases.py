@@ -204,6 +204,15 @@ WITHOUT_A_ROW = {
     **dict.fromkeys(("Conv", "ConvTranspose", "conv", "conv_transpose"), "Conv1d to ConvTranspose3d are these"),
     "ModuleList": "holds layers and computes nothing",
     **dict.fromkeys(("ConvNet", "LunaModel", "UNet", "UNetWrapper"), "networks of the book: tests/test_parity_book.py"),
+    **dict.fromkeys(
+        ("NetBatchNorm", "NetDepth", "NetDropout", "NetRes", "NetResDeep", "ResBlock"),
+        "networks of the book: tests/test_nn_conv_nets.py",
+    ),
+    **dict.fromkeys(
+        ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),
+        "networks of torchvision: tests/test_nn_imagenet.py",
+    ),
+    "LayerStack": "layers that have rows, as a loop: tests/test_nn_layer_stack.py",
     **dict.fromkeys(("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "lp_pool", "max_pool"), BY_LAYER),
     **dict.fromkeys(("interpolate", "pad"), BY_LAYER),
     **dict.fromkeys(("grad_norm", "groups", "torch_layout", "per_epoch"), "change no number of an optimizer's own"),
