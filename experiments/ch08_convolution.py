@@ -4,7 +4,9 @@ Run:    python -m experiments ch08_convolution                   scikit-learn's 
         python -m experiments ch08_convolution --classes ten     all ten digits
         python -m experiments ch08_convolution --data cifar10    the book's airplanes and birds, under DLWP_DATA
 Writes: runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,wrong.png}
-Expect: TODO
+Expect: 18,090 parameters; digits 3 and 8, seed 0: training .997, validation .886; 30 s of processor time
+        airplanes and birds, seed 0, 100 epochs: training loss .5684 at epoch 1 and .3407 at 10 (book .5634 and .3278),
+        accuracy .932 and .880, medians of the last ten epochs .932 and .887 (book .93 and .89); 285 s of processor time
 """
 
 import os

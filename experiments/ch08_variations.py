@@ -4,7 +4,8 @@ Run:    python -m experiments ch08_variations                                  s
         python -m experiments ch08_variations --nets baseline batch_norm       some of them
         python -m experiments ch08_variations --data cifar10                   the book's pictures and settings
 Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png}
-Expect: TODO
+Expect: digits 3 and 8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right; 86 s of
+        processor time
 
 The book's networks on its pictures have 32 channels and learn for 100 epochs; the digits are small, and so are theirs.
 """
