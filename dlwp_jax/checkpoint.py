@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -52,8 +53,7 @@ class Store:
             raise type(error)(
                 f"checkpoints cannot be written to {self.path} ({error.strerror}); name a directory that can be."
             ) from error
-        for partial in self.path.glob(".partial-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        self._tidy()
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future | None = None
 
@@ -67,7 +67,9 @@ class Store:
 
         self.wait()
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
-        partial = self.path / f".partial-{number:06d}"
+        partial = (
+            self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
+        )  # threads of a failed save may linger in its
         arrays = {name: jnp.copy(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
         with _told(self.path):
@@ -108,7 +110,12 @@ class Store:
     def close(self) -> None:
         """Let go of the directory, after the save that is going on."""
         self._worker.shutdown()
+        self._tidy()
         os.close(self._lock)
+
+    def _tidy(self) -> None:
+        for partial in self.path.glob(".partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def saved(directory: str | os.PathLike) -> list[Path]:
