@@ -160,9 +160,9 @@ nn.affine_grid(
 )
 
 # %% torch.nn.functional.grid_sample | channels last
-grid = 0.9 * torch.tanh(z[..., :2].reshape(2, 2, 3, 2))
+grid = 0.9 * torch.tanh(z[..., :2].reshape(2, 1, 3, 2))
 F.grid_sample(images, grid, align_corners=False)
 # %% jax
 # Neither JAX nor Flax has it; `nn.grid_sample` is differentiable in image and grid.
-grid = 0.9 * jnp.tanh(z[..., :2].reshape(2, 2, 3, 2))
+grid = 0.9 * jnp.tanh(z[..., :2].reshape(2, 1, 3, 2))
 nn.grid_sample(images, grid, align_corners=False)
