@@ -66,6 +66,11 @@ SEES = {
     "functions alone": (Function(lambda x: torch.nn.functional.layer_norm(x.relu(), (4,))), (2, 4, 4), False),
     "pooling by function": (Function(lambda x: torch.nn.functional.max_pool2d(x, 2)), (2, 4, 4, 4), True),
     "mixes its axes, then Linear only": (Function(lambda x: linear(x.flip(1).cumsum(2)[:, 1:])), (2, 4, 4), False),
+    "a network over flattened images": (
+        Function(lambda x: torch.nn.functional.linear(x.cumsum(2)[:, 1:].flatten(1), torch.ones(3, 48))),
+        (2, 4, 4, 4),
+        True,
+    ),
     "nothing tells": (torch.nn.ReLU(), (2, 4, 4), True),
     "rows": (torch.nn.Linear(4, 6), (2, 4), False),
 }

@@ -99,10 +99,12 @@ def _feature_axes(inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.
     def seen(name, x, arguments, y):
         if x is None or x.ndim < 2:
             return
-        over_images = name != "linear" and bool(arguments) and not isinstance(arguments[0], int | torch.Tensor)
-        last = bool(_LAST_AXIS.fullmatch(name)) and not (over_images and len(arguments[0]) > 1)
-        if last or _CHANNELS.fullmatch(name) or _LAST_AXIS.fullmatch(name):
-            read.add("last" if last else "channels")
+        sizes = next((a for a in arguments if isinstance(a, tuple | list)), ())  # of a norm over the last axes
+        reads_last = bool(_LAST_AXIS.fullmatch(name))
+        if reads_last or _CHANNELS.fullmatch(name):
+            last = reads_last and len(sizes) < 2  # a norm over C H W is one of images
+            if x.ndim > 2:  # a Linear over rows says nothing of images that were flattened
+                read.add("last" if last else "channels")
             axis, here = x.ndim - 1 if last else 1, known.get(x.data_ptr())
             if here is not None:
                 there = (x.shape[axis], x.stride(axis))
