@@ -40,11 +40,11 @@ class Thresholds:
     sure: float = 4.0
     blown_up: float = 2.0
     learned: float = 0.05
-    harm: float = 0.10
-    falling: float = 0.10
-    gap: float = 0.25
-    unexplained: float = 0.40
-    above: float = 0.10
+    harm: float = 0.1
+    falling: float = 0.1
+    gap: float = 0.3
+    unexplained: float = 0.15
+    above: float = 0.12
 
 
 def decide(
