@@ -6,6 +6,7 @@ each has one home here:
 | cure | here | what it is for |
 | --- | --- | --- |
 | more data, or changed copies | `data.augment.augment` | the one cure that adds knowledge: what must not matter |
+| a smaller model | `search.search_capacity` | too few weights to learn examples by heart |
 | stop in time | `train.EarlyStopping` | keep the weights from before the validation loss rose |
 | L2, L1 penalty | `l2`, `l1` | small weights make slow functions; L1 makes many of them zero |
 | weight decay | `optim.adamw`, `optim.sgd` | the same pull in the optimizer's update (`weight_decay=`) |

@@ -120,7 +120,7 @@ def report(found):
         | judged({k: v[:stopped] for k, v in found["no cure"][1].items()})
     )
     print(table(rows))
-    better = [row["cure"] for row in rows[1:] if row["val at the end"] < rows[0]["val at the end"]]
+    better = [str(row["cure"]) for row in rows[1:] if row["val at the end"] < rows[0]["val at the end"]]
     print(f"{len(better)} of {len(rows) - 1} cures end lower than no cure: {', '.join(better)}\n")
 
 

@@ -147,7 +147,7 @@ def test_one_unit_is_too_few_and_thirty_two_overfit_so_three_are_recommended(rep
     assert one.val > 2 * three.val
     assert many.verdict == "overfitting"
     assert report.recommended == 3, str(report)
-    assert one.train > 2 * three.train
+    assert one.train_end > 2 * three.train_end
     assert "Size 3 is recommended" in report.reason
     assert "one program" in report.how
     for words in ("<-- recommended", "overfitting", "parameters"):
@@ -172,7 +172,7 @@ def test_the_picture_marks_the_chosen_size(report):
 
 
 def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
-    return capacity.Size(n, n, 0.1, val, spread, 10, verdict, (verdict,), 1.0, members, None)
+    return capacity.Size(n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, None)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"seeds": 0}, "seeds must be a whole number"),
         ({"seeds": []}, "seeds is empty"),
         ({"how": "all"}, "how must be"),
+        ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be a whole number"),
     ],
 )

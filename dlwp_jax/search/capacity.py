@@ -25,11 +25,13 @@ BETWEEN = 3  # sizes that are tried between the last one that does not overfit a
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What the trainings of one size showed; losses are those of each seed's best epoch.
+    """What the trainings of one size showed.
 
     Attributes:
       size, parameters: as given to `make`, and how many numbers are trained.
-      train, val: mean losses over the seeds. spread: standard deviation of val (n - 1); NaN for one seed.
+      val: validation loss at each seed's best epoch, the mean over the seeds. spread: its standard deviation (n - 1);
+        NaN for one seed.
+      train_end, val_end: training and validation loss of the last epoch, means over the seeds.
       best_epoch: the median over the seeds.
       verdict: the most frequent one. verdicts: all of them, in the order of the seeds.
       seconds: of its trainings (in one program with other sizes: its share).
@@ -39,9 +41,10 @@ class Size:
 
     size: Any
     parameters: int
-    train: float
     val: float
     spread: float
+    train_end: float
+    val_end: float
     best_epoch: int
     verdict: str
     verdicts: tuple[str, ...]
@@ -90,9 +93,10 @@ class CapacityReport:
             {
                 "size": found.size,
                 "parameters": found.parameters,
-                "train": found.train,
-                "val": text.spread(found.val, found.spread),
-                "best epoch": found.best_epoch,
+                "best val": text.spread(found.val, found.spread),
+                "at epoch": found.best_epoch,
+                "train at the end": found.train_end,
+                "val at the end": found.val_end,
                 "seconds": round(found.seconds, 2),
                 "verdict": found.verdict + " <-- recommended" * (found.size == self.recommended),
             }
@@ -109,16 +113,23 @@ class CapacityReport:
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         x = [found.parameters for found in self.sizes]
         spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]
-        axes.plot(x, [found.train for found in self.sizes], "o-", color="C0", label="training")
+        axes.plot(x, [found.train_end for found in self.sizes], "o-", color="C0", label="training, last epoch")
+        axes.plot(x, [found.val_end for found in self.sizes], "s--", color="C1", label="validation, last epoch")
         axes.errorbar(
-            x, [f.val for f in self.sizes], spreads, fmt="s-", color="C1", capsize=3, label="validation ± spread"
+            x,
+            [f.val for f in self.sizes],
+            spreads,
+            fmt="s-",
+            color="C1",
+            capsize=3,
+            label="validation, best epoch ± spread",
         )
         chosen = self[self.recommended]
         axes.axvline(chosen.parameters, color="gray", linestyle=":")
         axes.plot(
             chosen.parameters, chosen.val, "*", color="k", markersize=16, label=f"recommended: size {chosen.size}"
         )
-        axes.set(xscale="log", yscale="log", xlabel="trained parameters", ylabel="loss at the best epoch")
+        axes.set(xscale="log", yscale="log", xlabel="trained parameters", ylabel="loss")
         axes.set_title("Grow until it fits, shrink until it does not overfit")
         axes.legend()
         return figure
@@ -181,11 +192,13 @@ def search_capacity(
     (4, [4, 13])
     """
     begun = time.perf_counter()
-    sizes, seeds = list(sizes), list(range(checks.count(seeds, "seeds")) if np.ndim(seeds) == 0 else seeds)
+    sizes, numbers = list(sizes), range(checks.count(seeds, "seeds")) if isinstance(seeds, int) else list(seeds)
     if how not in (None, "nested", "each"):
         raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
     train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
-    if not seeds:
+    if stop is not None and stop.mode == "max":
+        raise ValueError(f"stop must monitor what should fall, such as val/loss; {stop.monitor!r} is to rise.")
+    if not numbers:
         raise ValueError("seeds is empty; give at least one.")
     count = functools.cache(functools.partial(_parameters, make))
     counts = [count(size) for size in sizes]
@@ -197,7 +210,7 @@ def search_capacity(
         "stop": stop,
         "val_batch_size": val_batch_size,
     }
-    search = _Search(make, count, train, val, seeds, options, baseline)
+    search = _Search(make, count, train, val, list(numbers), options, baseline)
     told, is_nested = search.choose_way(sizes, how)
     if not is_nested:
         search.grow(sizes)
@@ -304,22 +317,27 @@ class _Search:
     def _size(self, size: Any, mean: float, baseline: Any) -> Size:
         result, its, seconds = self.done[size]
         index = list(its)
-        first = np.asarray(result.run.best.epoch)[index] - 1
-        losses = result.history["train/loss"][index, np.maximum(first, 0)]
+        ends = {name: self._last(result, index, name) for name in ("train/loss", result.monitor)}
         verdicts = self.verdicts(size, baseline)
         return Size(
-            size,
-            self.count(size),
-            float(losses.mean()),
-            mean,
-            float(np.std(result.scores[index], ddof=1)) if len(index) > 1 else float("nan"),
-            int(np.median(first + 1)),
-            _most(verdicts),
-            verdicts,
-            seconds,
-            its,
-            result,
+            size=size,
+            parameters=self.count(size),
+            val=mean,
+            spread=float(np.std(result.scores[index], ddof=1)) if len(index) > 1 else float("nan"),
+            train_end=ends["train/loss"],
+            val_end=ends[result.monitor],
+            best_epoch=int(np.median(np.asarray(result.run.best.epoch)[index])),
+            verdict=_most(verdicts),
+            verdicts=verdicts,
+            seconds=seconds,
+            members=its,
+            sweep=result,
         )
+
+    def _last(self, result: Sweep, index: list[int], name: str) -> float:
+        """The mean of the last values that the members recorded; NaN where one recorded none."""
+        columns = [column[np.isfinite(column)] for column in result.history[name][index]]
+        return float(np.mean([column[-1] if column.size else np.nan for column in columns]))
 
 
 def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:

@@ -87,7 +87,8 @@ def nest(make: Callable, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -
         ]
         together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
         first = jax.tree.map(lambda a: a[0], together)
-        return together, _compared(*make(sizes[0], keys[0]), learner, first, batch)
+        small_learner, small = make(sizes[0], keys[0])
+        return together, _compared(small_learner, small, learner, first, batch)
 
     together, compared = states(keys, batch)
     for what, pairs in compared.items():
@@ -111,7 +112,8 @@ def cut(state: TrainState, small: TrainState) -> TrainState:
 def _inside(small: TrainState, large: TrainState, learner: Learner) -> TrainState:
     params, extra = (jax.tree.map(_pad, getattr(small, k), getattr(large, k)) for k in ("params", "extra"))
     mask = jax.tree.map(lambda leaf, like: _pad(jnp.ones(leaf.shape, bool), like), small.params, large.params)
-    opt_state = MaskedState(learner.tx.init(params).inner, mask)
+    opt_state: Any = learner.tx.init(params)
+    opt_state = opt_state._replace(mask=mask)
     return dataclasses.replace(small, params=params, extra=extra, opt_state=opt_state)
 
 

@@ -66,9 +66,9 @@ class Sweep:
     def scores(self) -> np.ndarray:
         """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
         values = self.history[self.monitor]
-        empty = np.isnan(values).all(axis=1)
-        reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty[:, None], 0, values), axis=1)
-        return np.where(empty, np.nan, reduced)
+        empty = np.isnan(values).all(axis=1, keepdims=True)
+        reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty, 0, values), axis=1)
+        return np.where(empty.ravel(), np.nan, reduced)
 
     @property
     def best(self) -> int:

@@ -145,7 +145,7 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
 
 
-def _same_shapes(rows: list | None, count: int) -> list[list[int]]:
+def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
     """The members whose data have the same shapes, and so the same program."""
     groups = defaultdict(list)
     for i in range(count):
