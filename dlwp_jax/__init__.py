@@ -7,7 +7,7 @@ Modules are imported when they are first used, so `import dlwp_jax` costs nothin
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["autograd", "checkpoint", "data", "files", "losses", "nn", "optim", "runs", "storage", "train", "weights"]
+__all__ = ["autograd", "data", "losses", "nn", "optim", "runs", "storage", "train"]
 _ON_REQUEST = ("parity",)  # imports torch, so `from dlwp_jax import *` leaves it out
 
 
