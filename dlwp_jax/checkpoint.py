@@ -67,9 +67,8 @@ class Store:
 
         self.wait()
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
-        partial = (
-            self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
-        )  # threads of a failed save may linger in its
+        # Under a name of its own: threads of a save that failed may linger in theirs.
+        partial = self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
         arrays = {name: jnp.copy(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
         with _told(self.path):

@@ -57,7 +57,7 @@ def row(name, sizes, n, epochs):
         shutil.rmtree(root, ignore_errors=True)
         fit(train.Checkpoint(root, every_epochs=1, every_seconds=None))
 
-    times = interleaved({"without": fit, "with": saving}, rounds=5)
+    times = interleaved({"without": fit, "with": saving}, rounds=3)
     size = sum(file.stat().st_size for file in checkpoint.saved(root)[-1].rglob("*") if file.is_file())
     begin = time.perf_counter()
     fit(root)
@@ -75,6 +75,6 @@ def row(name, sizes, n, epochs):
 
 def measure() -> list[dict[str, str]]:
     return [
-        row("64-32-10, 1,437 examples", (64, 32, 10), 1437, 20),
-        row("3072-512-10, 10,000 examples", (3072, 512, 10), 10_000, 5),
+        row("64-32-10, 1,437 examples", (64, 32, 10), 1437, 10),
+        row("3072-512-10, 10,000 examples", (3072, 512, 10), 10_000, 3),
     ]
