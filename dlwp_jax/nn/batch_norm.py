@@ -43,8 +43,8 @@ def normalize_by_moments(x, scale, bias, eps: float, axes: tuple[int, ...]):
     """`normalize` by the moments over `axes`; returns (y, mean, var).
 
     The derivative is written so that its transpose reads the cotangent in two sums, that of the cotangent and
-    that of its product with the normalised input, which give the gradients of bias, scale and input alike. JAX's
-    own makes five passes; it takes 1.7 times as long (docs/performance.md).
+    that of its product with the normalised input, which give the gradients of bias, scale and input alike; JAX's
+    own takes more passes over the array (`scripts/bench layers` has both).
 
     >>> y, mean, var = normalize_by_moments(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0, (0,))
     >>> y.tolist(), mean.item(), var.item()
