@@ -14,6 +14,7 @@ __all__ = [
     "losses",
     "nn",
     "optim",
+    "plots",
     "regularization",
     "runs",
     "search",

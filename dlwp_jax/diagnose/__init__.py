@@ -12,9 +12,11 @@ import numpy as np
 
 from dlwp_jax.diagnose.advice import ADVICE
 from dlwp_jax.diagnose.history import read
-from dlwp_jax.diagnose.verdict import decide, measure
+from dlwp_jax.diagnose.measure import measure
+from dlwp_jax.diagnose.signs import signs
+from dlwp_jax.diagnose.verdict import decide
 
-__all__ = ["VERDICTS", "Diagnosis", "diagnose"]
+__all__ = ["VERDICTS", "Diagnosis", "diagnose", "known_losses"]
 VERDICTS = tuple(ADVICE)
 
 
@@ -24,7 +26,8 @@ class Diagnosis:
 
     Attributes:
       verdict: one of `VERDICTS`.
-      evidence: the figures it rests on, by name, in the units of the loss and in epochs.
+      evidence: the figures it rests on, by name, in the units of the loss and in epochs (`measure.py` explains
+        each); `margin` tells how far the nearest decision was from the other answer, as a share of its threshold.
       advice: what to try, first things first.
     """
 
@@ -51,7 +54,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
 
     Args:
       history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as arrays or lists. A NaN
-        tail is an early stop's. Without losses an accuracy or error is judged. `train/eval_loss`, where it is
+        tail is an early stop's. Without losses an accuracy is judged, by its error rate. `train/eval_loss`, where it is
         recorded, is taken in place of `train/loss`.
       baseline: the loss of a predictor that does not look at its input (the training targets' variance for a squared
         error, their entropy for a cross entropy); for an accuracy, that of always saying the most frequent class. It
@@ -71,24 +74,29 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     'overfitting'
     """
     curves = read(history)
-    trivial, reachable = _baseline(baseline)
+    trivial, reachable = (
+        None if loss is None else curves.turn[0] + curves.turn[1] * loss for loss in known_losses(baseline)
+    )
     if curves.failed_epoch:
-        return _diagnosis("diverged", {"failed_epoch": curves.failed_epoch})
-    evidence = measure(curves, trivial, reachable)
-    return _diagnosis(decide(curves, evidence, trivial, reachable), evidence)
+        verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
+    else:
+        evidence = measure(curves, trivial)
+        verdict, evidence["margin"] = decide(curves, evidence, trivial, reachable)
+    more, first = signs(curves.columns, verdict)
+    return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
 
 
-def _diagnosis(verdict: str, evidence: dict[str, Any]) -> Diagnosis:
-    return Diagnosis(verdict, evidence, ADVICE[verdict])
-
-
-def _baseline(value: Any) -> tuple[float | None, float | None]:
+def known_losses(value: Any) -> tuple[float | None, float | None]:
     """The loss of the trivial predictor, and the reachable one."""
     parts = value if isinstance(value, Mapping) else {"trivial": value}
     if unknown := sorted(set(parts) - {"trivial", "reachable"}):
         raise ValueError(f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}.")
     for name, part in parts.items():
-        if part is not None and not (np.ndim(part) == 0 and np.isfinite(np.asarray(part, np.float64))):
+        if part is not None and not _is_number(part):
             raise ValueError(f"baseline[{name!r}] must be one finite number; got {part!r}.")
     trivial, reachable = (None if parts.get(name) is None else float(parts[name]) for name in ("trivial", "reachable"))
     return trivial, reachable
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf" and bool(np.isfinite(value))

@@ -8,6 +8,7 @@ import numpy as np
 
 # Metrics that rise as the fit gets better; every other name is taken for a loss.
 RISING = ("accuracy", "acc", "auc", "f1", "precision", "recall", "iou", "dice", "r2", "psnr", "score")
+INFINITE = 1e100  # beyond it squares overflow, and no loss is worth a difference
 # Eval-mode loss on the training set: no dropout, running statistics. Preferred to train/loss where it is recorded.
 EVAL_LOSS = "train/eval_loss"
 
@@ -28,14 +29,21 @@ class Curves:
       train, val: the two curves, of one and the same quantity; None where it is not recorded.
       names: the names under which they stand in the history.
       failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was none.
-      others: every other column of the history, cut to the same length.
+      columns: the history without its NaN tail, as float64.
+      turn: (a, b), where the curves are a + b x the columns: so that lower is better.
     """
 
     train: Curve | None
     val: Curve | None
     names: tuple[str, ...]
     failed_epoch: int
-    others: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+    turn: tuple[float, float]
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the loss was never negative: then it is measured from zero."""
+        return all(curve is None or curve.values.min() >= 0 for curve in (self.train, self.val))
 
     @property
     def guide(self) -> Curve:
@@ -51,24 +59,18 @@ def read(history: Any) -> Curves:
     Raises:
       TypeError, ValueError: in one sentence, where there is nothing that can be judged.
     """
-    failure = int(np.asarray(getattr(history, "failure", (0, 0)))[0])
     columns = _columns(getattr(history, "history", history))
+    failure = int(np.asarray(getattr(history, "failure", (0, 0)))[0])
     train, val = _choose(columns)
     names = tuple(name for name in (train, val) if name)
     length = _length([columns[name] for name in names])
+    if not (length or failure):
+        raise ValueError(f"history holds no value of {' or '.join(names)}, so there is nothing to judge.")
     columns = {name: values[:length] for name, values in columns.items()}
-    if length == 0:
-        if failure:
-            return Curves(None, None, names, failure, columns)
-        raise ValueError(f"history holds no finite value of {' or '.join(names)}, so there is nothing to judge.")
-    lost = _lost(columns, train, val) or bool(failure)
-    curves = [None if name is None else _curve(columns[name], name) for name in (train, val)]
-    failed_epoch = failure or (length if lost else 0)
-    if all(curve is None or curve.values.size == 0 for curve in curves):
-        return Curves(None, None, names, failed_epoch, columns)
-    train_curve, val_curve = (None if curve is None or curve.values.size == 0 else curve for curve in curves)
-    others = {name: values for name, values in columns.items() if name not in names}
-    return Curves(train_curve, val_curve, names, failed_epoch, others)
+    failed_epoch = failure or (length if _lost(columns, train, val) else 0)
+    turn = _turn([columns[name] for name in names], names[0])
+    train_curve, val_curve = (None if name is None else _curve(columns[name], turn) for name in (train, val))
+    return Curves(train_curve, val_curve, names, failed_epoch, columns, turn)
 
 
 def _columns(history: Any) -> dict[str, np.ndarray]:
@@ -88,7 +90,7 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
                 f"history[{name!r}] must hold one number per epoch, shape [epochs]; got shape {column.shape}."
                 + " Diagnose the members of a vmapped training one by one." * (column.ndim == 2)
             )
-        columns[str(name)] = column
+        columns[str(name)] = np.where(np.abs(column) > INFINITE, np.copysign(np.inf, column), column)
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -133,12 +135,19 @@ def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) ->
     return bool(unvalidated[-1] and not unvalidated[:-1].any())
 
 
-def _curve(column: np.ndarray, name: str) -> Curve:
+def _turn(columns: list[np.ndarray], name: str) -> tuple[float, float]:
+    """A loss stays; of a share the complement is taken, an accuracy's error rate; any other metric is negated."""
+    if not _rises(name.split("/", 1)[1]):
+        return 0.0, 1.0
+    values = np.concatenate(columns)
+    values = values[np.isfinite(values)]
+    return (1.0, -1.0) if values.size and values.min() >= 0 and values.max() <= 1 else (0.0, -1.0)
+
+
+def _curve(column: np.ndarray, turn: tuple[float, float]) -> Curve | None:
+    """The finite values of a column, turned; None where there are none."""
     finite = np.isfinite(column)
-    values = column[finite]
-    if _rises(name.split("/", 1)[1]):
-        values = 1 - values if values.size and values.min() >= 0 and values.max() <= 1 else -values
-    return Curve(np.flatnonzero(finite) + 1, values)
+    return Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite]) if finite.any() else None
 
 
 def _short(values: Any) -> str:

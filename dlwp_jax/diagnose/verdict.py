@@ -1,122 +1,110 @@
-"""From the curves to figures, and from the figures to a verdict.
+"""From the evidence to a verdict.
 
 The rules are asked in this order, and the first that holds names the verdict:
 
 1. diverged: a loss was not finite, or ends far above where it began.
 2. too few epochs to tell.
-3. not learning: the training loss did not fall, or by next to nothing.
-4. overfitting: validation loss has risen from its best by more than noise, and by a share of its scale that matters.
-   Where it never was better than the baseline: uninformative data.
-5. not converged: it would still fall by a share that matters, were the training made as long again.
-6. overfitting under control: training and validation end apart.
-7. underfitting: they end together, and far above what can be reached (or leave much of the baseline unexplained).
-8. good fit.
+3. not learning: training loss did not fall, or by next to nothing (and was not low to begin with).
+4. overfitting: validation loss has risen from its best by a share that matters, more than by noise, and training loss
+   did not rise with it. Where data are known to carry no information: uninformative data.
+5. not converged: validation loss would still fall by a share that matters; or both losses jump up and down by as much.
+6. uninformative data: validation loss never was better than the trivial predictor's.
+7. overfitting under control: training and validation end apart.
+8. underfitting: they end together, far above what can be reached, or leave most of the trivial loss unexplained.
+9. good fit.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from dlwp_jax.diagnose.curves import level, noise, slope, smooth, window
-from dlwp_jax.diagnose.history import Curve, Curves
-
-MIN_EPOCHS = 8  # fewer tell nothing about trends
-SURE = 4.0  # standard errors beyond which a difference is no chance; a best value is chosen among many
-BLOWN_UP = 2.0  # ends at so many times the loss it began with: diverged though finite
-LEARNED = 0.05  # share of the starting loss by which training loss must have fallen
-HARM = 0.10  # rise of validation loss from its best, as a share of its scale
-FALLING = 0.10  # fall that is still to be expected, as a share of the scale
-GAP = 0.25  # distance between validation and training at the end, as a share of the scale
-UNEXPLAINED = 0.40  # share of the baseline that is left, above which a fit without a gap is too simple a model's
-REACHABLE = 0.10  # the same, above what is known to be reachable
-FLOOR = 0.05  # the scale is at least this share of the whole fall: 0.002 against 0.001 is no harm after 2.3
+from dlwp_jax.diagnose.history import Curves
 
 
-def measure(curves: Curves, baseline: float | None, reachable: float | None) -> dict[str, Any]:
-    """The evidence in numbers.
+@dataclass(frozen=True)
+class Thresholds:
+    """The numbers in the rules; docs/diagnose.md tells on what the last five were fitted, and how well they do.
 
-    `scale` is the size that counts as 100 %: the validation loss at its best, for a loss that is never negative, but
-    no more than the whole fall and no less than FLOOR of it; the whole fall for any other loss. It makes verdicts the
-    same for loss and 1000 x loss, and for log-likelihoods.
+    Attributes:
+      epochs: fewer tell nothing about trends.
+      sure: standard errors beyond which a difference is no chance (a best value is chosen among many).
+      blown_up: ends at so many times the loss it began with: diverged, though finite.
+      learned: share of its first value by which training loss must have fallen; also of the trivial loss, below which
+        validation must have come.
+      harm: rise of validation loss from its best, as a share of the scale.
+      falling: fall that is still to be expected, as a share of the scale.
+      gap: distance of validation from training at the end, as a share of the scale.
+      unexplained: share of `start` that is left at the end, above which the model is too simple.
+      above: share of the way from the reachable loss to `start` that is left, where the reachable loss is known.
     """
-    guide, train, val = curves.guide, curves.train, curves.val
-    values = smooth(guide.values)
-    best = int(np.argmin(guide.values))
-    evidence: dict[str, Any] = {
-        "epochs": int(guide.epochs[-1]),
-        "best_epoch": int(guide.epochs[best]),
-        "epochs_since_best": int(guide.epochs[-1] - guide.epochs[best]),
-    }
-    start = max(curve.values[0] for curve in (train, val) if curve is not None)
-    start = start if baseline is None else max(baseline, float(values.min()))
-    whole = start - float(values.min())
-    is_positive = all(curve is None or curve.values.min() >= 0 for curve in (train, val))
-    scale = min(whole, max(float(values.min()), FLOOR * whole)) if is_positive else whole
-    evidence |= {"start": float(start), "scale": float(scale)}
-    for name, curve in (("train", train), ("val", val)):
-        if curve is not None:
-            evidence |= _figures(name, curve)
-    evidence["rise"] = level(guide.values) - float(values.min())
-    evidence["rise_error"] = _error(guide.values)
-    evidence["still_to_fall"] = _still_to_fall(values)
-    if train is not None and val is not None:
-        evidence["gap"] = level(val.values) - level(train.values)
-        evidence["gap_error"] = float(np.hypot(_error(val.values), _error(train.values)))
-    return evidence
+
+    epochs: int = 8
+    sure: float = 4.0
+    blown_up: float = 2.0
+    learned: float = 0.05
+    harm: float = 0.10
+    falling: float = 0.10
+    gap: float = 0.25
+    unexplained: float = 0.40
+    above: float = 0.10
 
 
-def _figures(name: str, curve: Curve) -> dict[str, float]:
-    last = window(curve.values, 1 / 3)
-    change, error = slope(curve.epochs[-last:], curve.values[-last:])
-    return {
-        f"{name}_first": float(curve.values[0]),
-        f"{name}_last": level(curve.values),
-        f"{name}_noise": noise(curve.values),
-        f"{name}_slope": change,
-        f"{name}_slope_error": error,
-    }
+def decide(
+    curves: Curves,
+    evidence: dict[str, float],
+    trivial: float | None,
+    reachable: float | None,
+    limits: Thresholds = Thresholds(),
+) -> tuple[str, float]:
+    """The verdict, and its margin.
 
-
-def _error(values: np.ndarray) -> float:
-    """Standard error of the level, a median (1.25 times that of a mean)."""
-    return 1.25 * noise(values) / float(np.sqrt(window(values, 0.1)))
-
-
-def _still_to_fall(values: np.ndarray) -> float:
-    """The fall to be expected of as many epochs again.
-
-    Losses fall like powers of the epoch, or faster: each doubling of the epochs brings at most the share of the last
-    one's fall that the last one brought of the one before.
+    Returns:
+      The verdict by the rules above; and how far the nearest of the questions asked was from the other answer, as a
+      share of its threshold: below 0.2 or so a verdict is close.
     """
-    n = len(values)
-    quarter, half, end = values[n // 4], values[n // 2], values[-1]
-    before, last = quarter - half, half - end
-    if last <= 0:
-        return 0.0
-    return float(last * min(1.0, last / before)) if before > 0 else float(last)
+    e, margins = evidence, []
 
+    def exceeds(value: float, *thresholds: float) -> bool:
+        threshold = max(thresholds)
+        margins.append(abs(value - threshold) / threshold if threshold > 0 else 1.0)
+        return value > threshold
 
-def decide(curves: Curves, evidence: dict[str, Any], baseline: float | None, reachable: float | None) -> str:
-    """The verdict, by the rules above."""
-    start, scale = evidence["start"], evidence["scale"]
-    learner = "train" if curves.train is not None else "val"
-    first, last = evidence[f"{learner}_first"], evidence[f"{learner}_last"]
-    if last > 0 and first > 0 and last > BLOWN_UP * max(first, start):
-        return "diverged"
-    if evidence["epochs"] < MIN_EPOCHS:
-        return "too few epochs to tell"
-    begin = first if baseline is None else max(first, baseline)  # a resumed training has learned before
-    if not begin - last > max(LEARNED * abs(begin), SURE * evidence[f"{learner}_noise"]):
-        return "not learning"
-    if evidence["rise"] > max(HARM * scale, SURE * evidence["rise_error"]):
-        hopeless = baseline is not None and baseline - (evidence["val_last"] - evidence["rise"]) < LEARNED * baseline
-        return "uninformative data" if hopeless else "overfitting"
-    if evidence["still_to_fall"] > max(FALLING * scale, SURE * evidence["rise_error"]):
-        return "not converged"
-    gap = evidence.get("gap", 0.0)
-    if gap > max(GAP * scale, SURE * evidence.get("gap_error", 0.0)):
-        return "overfitting under control"
-    end = level(curves.guide.values)
-    floor, share = (0.0, UNEXPLAINED) if reachable is None else (reachable, REACHABLE)
-    too_high = end - floor > share * (start - floor)
-    return "underfitting" if too_high else "good fit"
+    def verdict() -> str:
+        learner, judge = ("train" if curves.train else "val"), ("val" if curves.val else "train")
+        first, last, learner_noise = (e[f"{learner}_{name}"] for name in ("first", "last", "noise"))
+        highest = max(first, e["start"])
+        blown_up = (limits.blown_up - 1) * highest if curves.is_positive else e["start"] - e["lowest"]
+        if last - highest > max(blown_up, limits.sure * learner_noise):
+            return "diverged"
+        if min(len(curve.values) for curve in (curves.train, curves.val) if curve) < limits.epochs:
+            return "too few epochs to tell"
+
+        zero = 0.0 if curves.is_positive and reachable is None else reachable
+        halfway = None if trivial is None or zero is None else (trivial + zero) / 2
+        was_low = halfway is not None and e[f"{judge}_last"] < halfway  # a resumed training has learned before
+        matters = limits.learned * first if curves.is_positive else 0.0
+        if not was_low and not exceeds(first - last, matters, limits.sure * learner_noise):
+            return "not learning"
+
+        best = e["lowest"] if reachable is None else reachable
+        hopeless = trivial is not None and not exceeds(trivial - best, limits.learned * abs(trivial))
+        if exceeds(e["rise"], limits.harm * e["scale"], limits.sure * e["rise_error"]):
+            if e.get("train_since_best", 0.0) > e["rise"] / 2:
+                return "not converged"
+            return "uninformative data" if hopeless else "overfitting"
+        if exceeds(e[f"{judge}_noise"], limits.harm * e["scale"]):
+            return "not converged"
+        is_falling = e["last_fall"] > limits.sure * e["rise_error"]
+        if is_falling and exceeds(e["still_to_fall"], limits.falling * e["scale"]):
+            return "not converged"
+        if hopeless:
+            return "uninformative data"
+        if "gap" in e and exceeds(e["gap"], limits.gap * e["scale"], limits.sure * e["gap_error"]):
+            return "overfitting under control"
+
+        end = e[f"{judge}_last"]
+        if reachable is not None:
+            is_high = exceeds(end - reachable, limits.above * (e["start"] - reachable))
+        else:
+            is_high = curves.is_positive and exceeds(end, limits.unexplained * e["start"])
+        return "underfitting" if is_high else "good fit"
+
+    return verdict(), min(margins, default=1.0)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlwp_jax.optim.clip import grad_norm
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.units import dead_share
@@ -135,13 +136,9 @@ def recorded(
 
 
 def norm(tree: PyTree) -> jax.Array:
-    """The Euclidean norm over all leaves, summed in float32 or wider. No gradient: at 0 there is none.
-
-    >>> float(norm({"w": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}))
-    5.0
-    """
-    magnitudes = [jnp.abs(leaf) for leaf in jax.tree.leaves(jax.lax.stop_gradient(tree))]
-    return jnp.sqrt(sum(jnp.sum(a.astype(jnp.promote_types(a.dtype, jnp.float32)) ** 2) for a in magnitudes))
+    """The Euclidean norm over all leaves, summed in float32 or wider; without a gradient, as at 0 there is none."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    return grad_norm(jax.lax.stop_gradient(wide))
 
 
 def understood(function: Callable, keywords: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""Measures how often `diagnose` is right on trainings whose truth is known, and writes the tables of docs/diagnose.md."""
+"""Measures how often `diagnose` is right where the truth is known, and writes the tables of docs/diagnose.md."""
 
 import argparse
-import hashlib
 import sys
-import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,100 +13,114 @@ import families  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import truth  # noqa: E402
+from known import Case, cases  # noqa: E402
 
-from dlwp_jax.diagnose import VERDICTS, diagnose  # noqa: E402
+from dlwp_jax.diagnose import VERDICTS, diagnose, known_losses  # noqa: E402
+from dlwp_jax.diagnose.history import read  # noqa: E402
+from dlwp_jax.diagnose.measure import measure  # noqa: E402
+from dlwp_jax.diagnose.verdict import Thresholds, decide  # noqa: E402
 
-CACHE = ROOT / ".cache" / "diagnosis"
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A history with what is known about its training."""
-
-    name: str
-    history: dict[str, np.ndarray]
-    trivial: float
-    facts: truth.Facts
-
-    @property
-    def truth(self) -> str:
-        return truth.truth(self.facts)
-
-
-def outcomes(group: families.Group, seed: int) -> dict[str, np.ndarray]:
-    """The group's trainings, from the cache where they were made by the same code before."""
-    code = Path(families.__file__).read_bytes() + repr((group, seed)).encode()
-    path = CACHE / f"{hashlib.sha256(code).hexdigest()[:16]}.npz"
-    if not path.exists():
-        begin = time.perf_counter()
-        made = families.train_group(group, seed)
-        print(f"{group.name}: {group.members} trainings in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **made)
-        partial.replace(path)
-    with np.load(path) as kept:
-        return dict(kept)
-
-
-def cases(groups: tuple[families.Group, ...] = families.GROUPS, seed: int = SEED) -> list[Case]:
-    """All trainings, with their facts."""
-    made = {group: outcomes(group, seed + i) for i, group in enumerate(groups)}
-    best: dict[tuple, float] = {}
-    for group, outcome in made.items():
-        for i, noise in enumerate(outcome["member/noise"]):
-            if outcome["member/informative"][i]:
-                key = (group.family, group.n, float(noise))
-                best[key] = min(best.get(key, np.inf), float(np.nanmin(outcome["val/test"][i])))
-    return [
-        case(group, {name: values[i] for name, values in outcome.items()}, best)
-        for group, outcome in made.items()
-        for i in range(group.members)
-    ]
-
-
-def case(group: families.Group, member: dict[str, np.ndarray], best: dict[tuple, float]) -> Case:
-    columns = ("train/loss", "val/loss", "train/eval_loss")
-    history = {name: member[name][: group.epochs] for name in columns if name in member}
-    facts = truth.Facts(
-        test=member["val/test"],
-        clean=member["val/clean"],
-        epochs=group.epochs,
-        failed=int(member["failed"]),
-        informative=bool(member["member/informative"]),
-        trivial=float(member["test_trivial"]),
-        reachable=best[group.family, group.n, float(member["member/noise"])],
-    )
-    return Case(group.name, history, float(member["trivial"]), facts)
+PAGE = ROOT / "docs" / "diagnose.md"
+CLEAR = 0.2  # a verdict of this margin is called clear
+OPPOSITES = {"overfitting", "underfitting"}
 
 
 KNOWN = {
-    "history alone": lambda case: None,
-    "with the trivial loss": lambda case: case.trivial,
-    "with the trivial and the reachable loss": lambda case: {
-        "trivial": case.trivial,
-        "reachable": case.facts.reachable,
-    },
+    "the history alone": lambda case: None,
+    "and the trivial loss": lambda case: case.trivial,
+    "and the reachable loss": lambda case: {"trivial": case.trivial, "reachable": case.reachable},
 }
+FITTED = {
+    "harm": (0.04, 0.05, 0.06, 0.08, 0.1, 0.12),
+    "falling": (0.04, 0.05, 0.06, 0.08, 0.1, 0.12),
+    "gap": (0.15, 0.2, 0.25, 0.3, 0.35),
+    "unexplained": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6),
+    "above": (0.06, 0.08, 0.1, 0.12, 0.15),
+}
+
+
+def fit(half: list[Case]) -> Thresholds:
+    """The thresholds that are right most often, one after the other, twice; the middle of those that are equal."""
+    measured = []
+    for case in half:
+        curves = read(case.history)
+        for known in KNOWN.values():
+            if not curves.failed_epoch:
+                trivial, reachable = known_losses(known(case))
+                measured.append((case.truth, (curves, measure(curves, trivial), trivial, reachable)))
+
+    def right(limits):
+        return sum(decide(*arguments, limits)[0] == t for t, arguments in measured)
+
+    best = Thresholds()
+    for name, values in 2 * list(FITTED.items()):
+        scores = {value: right(replace(best, **{name: value})) for value in values}
+        winners = [value for value, score in scores.items() if score == max(scores.values())]
+        best = replace(best, **{name: winners[len(winners) // 2]})
+        print(name, scores, file=sys.stderr)
+    return best
+
+
+def report(half: list[Case]) -> str:
+    """The tables, in Markdown."""
+    rows, matrices = [], []
+    for what, known in KNOWN.items():
+        told = [diagnose(case.history, baseline=known(case)) for case in half]
+        right = np.array([d.verdict == c.truth for d, c in zip(told, half, strict=True)])
+        fair = np.array([d.verdict in truth.acceptable(c.facts) for d, c in zip(told, half, strict=True)])
+        clear = np.array([d.evidence.get("margin", 1.0) >= CLEAR for d in told])
+        crossed = np.array([{d.verdict, c.truth} == OPPOSITES for d, c in zip(told, half, strict=True)])
+        rows.append(
+            f"| {what} | {right.mean():.1%} | {fair.mean():.1%} | {fair[clear].mean():.1%} of {clear.mean():.0%} "
+            f"| {crossed.sum()} | {(crossed & clear).sum()} |"
+        )
+        matrices.append(matrix(what, Counter((c.truth, d.verdict) for d, c in zip(told, half, strict=True))))
+    head = (
+        "| `diagnose` is told | right | right or on the border | the same, margin at least "
+        f"{CLEAR} | over- for underfitting or the reverse | of these, margin at least {CLEAR} |"
+    )
+    return "\n".join([head, "| --- " * 6 + "|", *rows, "", *matrices])
+
+
+def matrix(what: str, counts: Counter) -> str:
+    """How often which truth got which verdict."""
+    verdicts = [v for v in VERDICTS if any(v in pair for pair in counts)]
+    lines = [f"Told {what} (rows: truth, columns: verdict):", "", "| | " + " | ".join(verdicts) + " |"]
+    lines.append("| --- " * (len(verdicts) + 1) + "|")
+    for t in verdicts:
+        lines.append(f"| {t} | " + " | ".join(str(counts[t, v] or "") for v in verdicts) + " |")
+    return "\n".join([*lines, ""])
+
+
+def write(text: str) -> None:
+    """Put the tables between their marks in the page."""
+    begin, end = "<!-- measured -->\n", "<!-- /measured -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    partial = PAGE.with_suffix(".partial")
+    partial.write_text(before + begin + text + end + rest.partition(end)[2])
+    partial.replace(PAGE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/diagnosis_table", description=__doc__)
-    parser.add_argument("--half", choices=("fit", "report"), default="report", help="thresholds were fitted on `fit`")
+    parser.add_argument("--fit", action="store_true", help="fit the thresholds on one half, and print them")
+    parser.add_argument("--write", action="store_true", help="put the tables on the other half into docs/diagnose.md")
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     every = cases()
-    half = every[0::2] if args.half == "fit" else every[1::2]
-    print(len(every), "runs;", Counter(c.truth for c in half))
-    for what, known in KNOWN.items():
-        verdicts = [diagnose(c.history, baseline=known(c)).verdict for c in half]
-        strict = [v == c.truth for v, c in zip(verdicts, half)]
-        fair = [v in truth.acceptable(c.facts) for v, c in zip(verdicts, half)]
-        print(f"\n{what}: {np.mean(strict):.3f} right, {np.mean(fair):.3f} with the border")
-        for t in VERDICTS:
-            row = Counter(v for v, c in zip(verdicts, half) if c.truth == t)
-            print(f"{t:28s}", {v: row[v] for v in VERDICTS if row[v]})
+    if args.fit:
+        print(fit(every[0::2]))
+        return
+    half = every[1::2]
+    text = (
+        f"{len(every)} trainings in {len(families.GROUPS)} programs. The thresholds "
+        f"({', '.join(f'{name} {getattr(Thresholds(), name)}' for name in FITTED)}) were fitted on every second "
+        f"of them (`--fit`); these are the {len(half)} others.\n\n{report(half)}\n### What the truth is\n\n"
+        f"{(truth.__doc__ or '').partition(chr(10))[2].strip()}\n"
+    )
+    print(text)
+    if args.write:
+        write(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dlwp_jax import train
 
 LONGER = 3  # the training goes on for so many times the epochs of its history
 MAX_DEGREE = 12
-VAL, TEST = 100, 900  # rows
+TEST = 800  # rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Group:
       n: training rows.
       size: hidden units, `None` for polynomials, whose degree differs from member to member.
       dropout: of the hidden units.
+      val: validation rows.
       epochs, batch_size: of the history that is judged.
       members: how many.
     """
@@ -41,6 +42,7 @@ class Group:
     batch_size: int
     members: int
     dropout: float = 0.0
+    val: int = 300
 
     @property
     def name(self) -> str:
@@ -180,16 +182,16 @@ def trivial(train_y, y):
 def train_one(group: Group, member: dict[str, Any]) -> dict[str, jax.Array]:
     """The history of one member over all its epochs, and the trivial losses."""
     data_key, model_key = jax.random.split(jax.random.key(member["seed"]))
-    n = group.n
-    data = DATA[group.family](member, data_key, n + VAL + TEST)
+    n, val = group.n, group.val
+    rows = n + val + TEST
+    data = DATA[group.family](member, data_key, rows)
     train_set = {name: values[:n] for name, values in data.items()} | {"role": jnp.zeros(n, jnp.int32)}
-    roles = jnp.repeat(jnp.array([2, 0, 1]), jnp.array([n, VAL, TEST]), total_repeat_length=n + VAL + TEST)
+    roles = jnp.repeat(jnp.array([2, 0, 1]), jnp.array([n, val, TEST]), total_repeat_length=rows)
     optimizer = optax.sgd if group.family == "poly" else optax.adam
     tx = optax.inject_hyperparams(optimizer)(learning_rate=member["lr"])
     learner, state = train.make_learner(
         Net(group, rngs=nnx.Rngs(model_key)), loss_fn, tx, key=model_key, record=("eval_loss",) if group.dropout else ()
     )
-    rows = n + VAL + TEST
     run = train.run(
         learner,
         state,
@@ -200,7 +202,7 @@ def train_one(group: Group, member: dict[str, Any]) -> dict[str, jax.Array]:
         val_batch_size=rows,
     )
     y, train_y = data["y"], data["y"][:n]
-    constants = {"trivial": trivial(train_y, y[n : n + VAL]), "test_trivial": trivial(train_y, y[n + VAL :])}
+    constants = {"trivial": trivial(train_y, y[n : n + val]), "test_trivial": trivial(train_y, y[n + val :])}
     return run.history | constants | {"failed": run.failure[0]}
 
 

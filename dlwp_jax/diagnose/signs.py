@@ -1,0 +1,47 @@
+"""What else a history tells, where `make_learner(record=("norms", "dead_units"))` wrote it down."""
+
+import numpy as np
+
+EXPLODED = 10.0  # an epoch's mean gradient norm, over the median of the epochs before it
+DEAD = 0.25  # share of units that no gradient reaches; of rectifiers on small batches a few are always idle
+SMALL_STEP, LARGE_STEP = 1e-5, 0.1  # a step's length over the parameters' norm; around 1e-3 is usual
+
+STOPPED = ("not learning", "not converged", "underfitting", "diverged")  # verdicts that such signs may explain
+
+
+def signs(columns: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Figures from the columns beside the losses, and the advice that follows from those that are out of bounds."""
+    evidence, advice = {}, []
+    gradient = _known(columns, "train/grad_norm")
+    if gradient.size:
+        evidence["grad_norm"] = float(gradient[-1])
+        jumps = [gradient[i] / max(np.median(gradient[:i]), 1e-300) for i in range(2, len(gradient))]
+        evidence["grad_norm_jump"] = float(max(jumps, default=1.0))
+        if evidence["grad_norm_jump"] > EXPLODED:
+            advice.append(
+                f"The gradient explodes: in one epoch its norm was {evidence['grad_norm_jump']:.3g} times what it had "
+                "been before. Clip it (optim.clip_grad_norm), or make the learning rate smaller."
+            )
+    dead = _known(columns, "train/dead_units")
+    if dead.size:
+        evidence["dead_units"] = float(dead[-1])
+        if evidence["dead_units"] > DEAD:
+            advice.append(
+                f"No gradient reaches {evidence['dead_units']:.0%} of the units: make the learning rate smaller, check "
+                "the initialisation, or take an activation that has a slope everywhere (leaky ReLU)."
+            )
+    steps, sizes = _known(columns, "train/update_norm"), _known(columns, "train/param_norm")
+    if steps.size and sizes.size and sizes[-1] > 0:
+        evidence["update_ratio"] = float(steps[-1] / sizes[-1])
+        if verdict in STOPPED and not SMALL_STEP < evidence["update_ratio"] < LARGE_STEP:
+            way = "smaller" if evidence["update_ratio"] > SMALL_STEP else "larger"
+            advice.append(
+                f"A step moves the parameters by {evidence['update_ratio']:.1g} of their size: make the learning rate "
+                f"{way}."
+            )
+    return evidence, tuple(advice)
+
+
+def _known(columns: dict[str, np.ndarray], name: str) -> np.ndarray:
+    column = columns.get(name, np.zeros(0))
+    return column[~np.isnan(column)]

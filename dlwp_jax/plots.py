@@ -1,0 +1,51 @@
+"""Figures; matplotlib is imported when one is drawn."""
+
+from typing import Any
+
+import numpy as np
+
+from dlwp_jax.diagnose import diagnose
+from dlwp_jax.diagnose.history import read
+
+
+def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
+    """Draw the curves that `diagnose` judges, with its verdict as the title and the best epoch marked.
+
+    Args:
+      history: a `Run`, or its history.
+      baseline: as for `diagnose`; the trivial and the reachable loss are drawn where they are given.
+      axes: matplotlib axes to draw on; None makes a figure.
+
+    Returns:
+      The matplotlib figure.
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> epochs = np.arange(1, 101)
+    >>> falling = 2 * np.exp(-epochs / 10)
+    >>> figure = loss_curves({"train/loss": falling + 0.2, "val/loss": falling + 0.2 + 0.004 * epochs})
+    >>> figure.axes[0].get_title()
+    'overfitting'
+    """
+    diagnosis = diagnose(history, baseline=baseline)
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+    curves = read(history)
+    drawn = {name: curves.columns[name] for name in curves.names}
+    for (name, values), color in zip(drawn.items(), ("C0", "C1"), strict=False):
+        axes.plot(np.arange(1, len(values) + 1), values, color=color, label=name)
+    known = baseline if isinstance(baseline, dict) else {"trivial": baseline}
+    for name, loss in known.items():
+        if loss is not None:
+            axes.axhline(loss, color="gray", linestyle=":" if name == "trivial" else "--", label=f"{name} loss")
+    if "best_epoch" in diagnosis.evidence:
+        axes.axvline(diagnosis.evidence["best_epoch"], color="k", linewidth=0.8, label="best epoch")
+    finite = np.concatenate([values[np.isfinite(values)] for values in drawn.values()])
+    if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
+        axes.set_yscale("log")
+    what = " and ".join(sorted({name.split("/", 1)[1] for name in drawn}))
+    axes.set(xlabel="epoch", ylabel=what.replace("_", " "), title=diagnosis.verdict)
+    axes.legend()
+    return axes.figure
