@@ -15,8 +15,8 @@ multiple of 4, 8 or 16, and the gradient of the kernel by nine shifted products 
 no faster on every shape of the chapter. *Fully connected*: the products take as long as torch's; what is left is
 passes over 3.7 million parameters, some of them for the check that no number is infinite (the bare scan has none).
 *Residual net*: the convolutions run near the rate of a matrix product but for the gradient of the kernel; what is
-kept for the backward pass is copied into the stack of the scan and out again. Unrolled blocks were no faster a step, and
-each adds to the compile time; batch norm with a derivative of its own brought its share down by half.
+kept for the backward pass is copied into the stack of the scan and out again. Unrolled blocks were no faster a step,
+and each adds to the compile time; batch norm with a derivative of its own brought its share down by half.
 
 On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in place of threads. That
 branch has not been run: no GPU was at hand.
