@@ -34,6 +34,10 @@ class Config:
     flat: float = 0.005  # a function counts as saturated where its derivative is smaller than this
     out: Path = Path("runs")  # where the run directory is made
 
+    def __post_init__(self):
+        if not 0 < self.flat < 1:  # the steepest slope of any of them is 1
+            raise ValueError(f"--flat must be between 0 and 1; got {self.flat:g}.")
+
 
 def derivative(function):
     return jax.vmap(jax.grad(function))

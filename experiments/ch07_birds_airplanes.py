@@ -34,6 +34,10 @@ class Config(pictures.Config):
     epochs: int = 100  # with batches of 64
     single_epochs: int = 10  # with one picture at a time
 
+    def __post_init__(self):
+        if min(self.epochs, self.single_epochs) < 1:  # refused now, not after the training before it
+            raise ValueError(f"--epochs {self.epochs}, --single-epochs {self.single_epochs}: each must be at least 1.")
+
 
 def fully_connected(hidden, classes, *, rngs):
     """`"512"` is 3072-512-classes, with tanh after every hidden layer; the last layer gives logits."""

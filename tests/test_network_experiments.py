@@ -58,11 +58,8 @@ def test_the_book_holds_back_the_coldest_reading_and_the_second_warmest():
 def test_ch06_networks_as_a_person_runs_it(tmp_path, capsys):
     ch06_networks.main(ch06_networks.Config(epochs=1000, out=tmp_path))
     told = capsys.readouterr().out
-    for line in told.splitlines():
-        if line.startswith(("named Sequential  weights", "module class      weights")):
-            assert line.split("  ", 1)[1].split() == (
-                ["weights", "0", "outputs", "0", "gradients", "0", "losses", "0", "trained", "weights", "0"]
-            )
+    for way in ("named Sequential", "module class"):
+        assert f"{way:18s}weights 0  outputs 0  gradients 0  losses 0  trained weights 0\n" in told
     assert told.count("25 parameters") == 3
     assert "hidden_linear.kernel    (1, 8)  (8, 1)" in told
     (epoch,) = [line.split() for line in told.splitlines() if line.startswith("epoch 1000") and "6.6642" in line]
@@ -88,6 +85,12 @@ def test_where_activations_saturate_is_where_calculus_says():
         assert len(found) == len(ends[name]), name
         assert not found or np.allclose(found, ends[name], atol=0.01), name
     assert ch06_activations.saturated(nn.leaky_relu, x, 0.02) == [(-10, 0)]
+
+
+@pytest.mark.parametrize("flat", [-1.0, 0.0, 5.0, math.nan])
+def test_a_slope_at_which_nothing_or_everything_is_flat_is_refused(flat):
+    with pytest.raises(ValueError, match=f"--flat must be between 0 and 1; got {flat:g}"):
+        ch06_activations.Config(flat=flat)
 
 
 def test_ch06_activations_as_a_person_runs_it(tmp_path, capsys):
@@ -178,6 +181,13 @@ def test_a_fully_connected_net_is_torchs():
     with torch.no_grad():
         expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(ours(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_epochs_are_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="--epochs 0, --single-epochs 10: each must be at least 1"):
+        ch07_birds_airplanes.Config(epochs=0)
+    with pytest.raises(ValueError, match="--single-epochs -3"):
+        ch07_birds_airplanes.Config(single_epochs=-3)
 
 
 @pytest.mark.slow
