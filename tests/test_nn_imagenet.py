@@ -50,11 +50,19 @@ def test_counts_names_and_shapes_are_torchvisions(name):
     assert ours == theirs
 
 
-def test_resnet18_from_a_pth_equals_torch_forward_and_backward(tmp_path):
-    theirs = reference.make("resnet18", num_classes=10)
-    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
-    ours = nn.resnet18(10, rngs=nnx.Rngs(1))
-    loaded = parity.load_torch(ours, tmp_path / "resnet18.pth")
+@pytest.mark.parametrize(
+    ("name", "block", "depths"),
+    [
+        ("basic", nn.BasicBlock, (1, 1, 1, 1)),
+        pytest.param("bottleneck", nn.Bottleneck, (2, 1, 1, 1), marks=pytest.mark.slow),
+        pytest.param("resnet18", nn.BasicBlock, (2, 2, 2, 2), marks=pytest.mark.slow),
+    ],
+)
+def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths, tmp_path):
+    theirs = reference.make(name, num_classes=10)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1))
+    loaded = parity.load_torch(ours, tmp_path / "weights.pth")
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 32)).astype(np.float32)
     # In float64: where max pooling and ReLU are tied but for float32's rounding, gradients differ by more than that.

@@ -95,6 +95,9 @@ MAKE = {
     "resnet50": lambda **options: ResNet((3, 4, 6, 3), bottleneck=True, **options),
     "resnet101": lambda **options: ResNet((3, 4, 23, 3), bottleneck=True, **options),
     "alexnet": AlexNet,
+    # As small as a residual network gets that has each kind of shortcut: for gradients.
+    "basic": lambda **options: ResNet((1, 1, 1, 1), bottleneck=False, **options),
+    "bottleneck": lambda **options: ResNet((2, 1, 1, 1), bottleneck=True, **options),
 }
 
 
