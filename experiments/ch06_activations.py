@@ -2,7 +2,7 @@
 
 Run:    python -m experiments ch06_activations
 Writes: runs/ch06_activations/{config.json,activations.png,composition.png}
-Expect: tanh saturates beyond ±3.34, sigmoid beyond ±5.29, softplus and relu on the left only, leaky relu
+Expect: tanh saturates beyond ±3.35, sigmoid beyond ±5.29, softplus and relu on the left only, leaky relu
         nowhere; 6 s of processor time
 """
 
@@ -87,7 +87,7 @@ def four_neurons():
 def compose(x):
     """The book's shapes, each from those before it."""
     a, b, c, d = (jnp.tanh(w * x + bias) for w, bias in NEURONS.values())
-    names = (f"{name} = tanh({w:g}x {'−' if bias < 0 else '+'} {abs(bias):g})" for name, (w, bias) in NEURONS.items())
+    names = (f"{name} = tanh({w:g}x {'-' if bias < 0 else '+'} {abs(bias):g})" for name, (w, bias) in NEURONS.items())
     curves = dict(zip(names, (a, b, c, d), strict=True))
     curves |= {"A + B": a + b, "C + D": c + d, "A + B + C + D": a + b + c + d}
     w, bias = NEURONS["C"]

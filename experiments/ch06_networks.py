@@ -28,7 +28,7 @@ BOOK |= {3000: (2.9653, 1.0005), 4000: (2.2839, 1.6580), 5000: (2.1141, 2.0215)}
 
 @dataclass(frozen=True)
 class Config:
-    epochs: int = 5000
+    epochs: int = 5000  # each over the nine readings at once
     seed: int = 0  # of the weights
     out: Path = Path("runs")  # where the run directory is made
 

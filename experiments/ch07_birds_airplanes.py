@@ -100,13 +100,15 @@ def show_losses():
 
 
 def draw_losses():
-    score = jnp.linspace(-10.0, 10.0, 401)
+    score, slopes = jnp.linspace(-10.0, 10.0, 401), {}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for name, (loss, _) in LOSSES.items():
+        slopes[name] = jax.vmap(jax.grad(loss_of_scores(loss)))(score)
         axes[0].plot(score, jax.vmap(loss_of_scores(loss))(score), label=f"{name} of the softmax")
-        axes[1].plot(score, jax.vmap(jax.grad(loss_of_scores(loss)))(score), label=f"{name} of the softmax")
-    axes[0].set(ylabel="loss", ylim=(0, 5), title="Both fall as the right class scores")
-    axes[1].set(ylabel="slope of the loss", title="Where it is most wrong, squared error has no slope")
+        axes[1].plot(score, slopes[name], label=f"{name} of the softmax")
+    told = ", ".join(f"{name} {float(slope[0]):.1g}" for name, slope in slopes.items())
+    axes[0].set(ylabel="loss", ylim=(0, 5), title="Two losses of one example")
+    axes[1].set(ylabel="slope of the loss", title=f"Slope at {float(score[0]):g}: {told}")
     for ax in axes:
         ax.set(xlabel="score of the right class − score of the other")
         ax.legend()

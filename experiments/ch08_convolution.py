@@ -9,17 +9,17 @@ Expect: 18,090 parameters; digits 3 and 8, seed 0: training .997, validation .88
         accuracy .932 and .880, medians of the last ten epochs .932 and .887 (book .93 and .89); 285 s of processor time
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
 
-from dlwp_jax import data, nn, runs
+from dlwp_jax import data, nn, runs, train, weights
 from experiments import pictures
 from experiments.book import Table
 from experiments.ch07_birds_airplanes import fully_connected
@@ -82,22 +82,12 @@ def show_networks(batch):
     print(f"their outputs for {len(batch)} pictures by {difference(*outputs):g}\n")
 
 
-def save(net, path):
-    """The parameters by name, as an .npz that NumPy alone can read; written whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    with open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **parameters(net))
-    os.replace(partial, path)
-
-
-def load(net, path):
-    """Fill a network with what `save` wrote of one like it."""
-    state = nnx.state(net, nnx.Param)
-    with np.load(path) as arrays:
-        for place, leaf in nnx.to_flat_state(state):
-            leaf[...] = jnp.asarray(arrays[".".join(map(str, place))])
-    nnx.update(net, state)
-    return net
+def through_a_file(state, classes, path, seed):
+    """The net of a state, saved and then loaded into a net that began with other weights."""
+    weights.save_weights(path, state)
+    other = sequential(classes, rngs=nnx.Rngs(seed))
+    learner, blank = train.make_learner(other, pictures.loss_fn, optax.sgd(1e-2), key=jax.random.key(seed))
+    return learner.model(weights.load_weights(path, blank))
 
 
 def show_training(config, fit):
@@ -140,7 +130,6 @@ def main(config: Config):
     pictures.show_wrong(shown, fit.probabilities, run_dir)
 
     path = run_dir.path / "net.npz"
-    save(fit.net, path)
-    loaded = load(sequential(len(shown.names), rngs=nnx.Rngs(config.seed + 1)), path)
+    loaded = through_a_file(fit.state, len(shown.names), path, config.seed + 1)
     off = difference(*({"logits": net(shown.val["image"])} for net in (fit.net, loaded)))
     print(f"wrote {path}, {path.stat().st_size} bytes; loaded into another network, the outputs differ by {off:g}")

@@ -95,6 +95,7 @@ def loss_fn(model, batch):
 
 class Trained(NamedTuple):
     net: Any
+    state: train.TrainState  # the net's weights are in it
     history: dict[str, jax.Array]
     probabilities: np.ndarray  # [n_val classes], of the pictures to check
     train: float  # accuracy in eval mode after the last epoch
@@ -118,7 +119,7 @@ def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, s
     logits = train.predict(learner, result.state, pictures.val["image"], batch_size=500)
     probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
     net = learner.model(result.state)
-    return Trained(net, result.history, probabilities, known, new)
+    return Trained(net, result.state, result.history, probabilities, known, new)
 
 
 def show_wrong(pictures: Pictures, probabilities, run_dir, most=15):
