@@ -35,7 +35,7 @@ def check(scripts, groups, tmp_path):
 
 def test_polynomials(scripts, tmp_path):
     group = next(group for group in scripts["families"].GROUPS if group.family == "poly" and group.n == 40)
-    assert check(scripts, (group,), tmp_path) > 0.8  # 0.9 was measured; other machines round otherwise
+    assert check(scripts, (group,), tmp_path) > 0.8  # 0.925 here; other machines round otherwise
 
 
 @pytest.mark.slow

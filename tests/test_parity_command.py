@@ -78,6 +78,7 @@ def test_check_shows_a_wrong_port(folder, capsys):
     ("arguments", "message"),
     [
         (("models.py:TorchNet", "models.py:Nat"), "models.py has no Nat"),
+        (("models.py:nn", "models.py:Net"), "models.py:nn is a module; name a model"),
         (("models.py:TorchNet", "none.py:Net"), "none.py: there is no such file"),
         (("models.py:TorchNet", "Net"), "give FILE.py:NAME"),
         (("models.py:Net", "models.py:TorchNet"), r"models.py:Net made a Net; a torch.nn\S*Module is wanted"),

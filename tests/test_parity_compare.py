@@ -96,6 +96,8 @@ def test_compare_refuses_what_cannot_agree():
         parity.compare(theirs, ours, x, train=True)
     with pytest.raises(ValueError, match="at least one input"):
         parity.compare(theirs, ours)
+    with pytest.raises(TypeError, match="the first model is a Sequential; a torch"):
+        parity.compare(ours, theirs, x)
     other = nn.Sequential(nn.Linear(3, 3, rngs=nnx.Rngs(0)), lambda y: y[:, :2])
     parity.load_torch(other, theirs)
     with pytest.raises(ValueError, match=r"shape \(2, 3\) in torch and \(2, 2\) here"):

@@ -127,6 +127,8 @@ def _build(target: str) -> Any:
     torch.manual_seed(0)
     if isinstance(made, torch.nn.Module | nnx.Module):
         return made
+    if not callable(made):
+        raise TypeError(f"{target} is a {type(made).__name__}; name a model, its class, or a function that makes it.")
     # nnx's metaclass hides the signature of the class itself.
     makes, own = (made.__init__, (None,)) if inspect.isclass(made) else (made, ())
     signature = inspect.signature(makes)

@@ -79,6 +79,7 @@ def compare(
 
     Raises:
       ValueError: where the models do not fit together, or outputs have different shapes.
+      TypeError: for models of another kind, as the two in the wrong order.
 
     >>> from dlwp_jax import nn, parity
     >>> theirs = torch.nn.Linear(3, 2)
@@ -87,6 +88,7 @@ def compare(
     >>> parity.compare(theirs, ours, np.ones((4, 3), np.float32)).raise_if_different().ok
     True
     """
+    refuse_other_models(torch_module, model)
     if not inputs:
         raise ValueError("compare needs at least one input.")
     if double:
@@ -120,6 +122,15 @@ def compare(
     theirs_grads = theirs["grads"] | theirs["input_grads"]
     rows += rows_of("gradient", ours_grads, theirs_grads, tolerance=tolerance)
     return ParityReport(tuple(rows), frozen_notes(reference, entries) + _dropout_notes(reference, train))
+
+
+def refuse_other_models(torch_module: Any, model: Any) -> None:
+    """Two models in the wrong order, or of another kind."""
+    for which, given, kind in (("first", torch_module, torch.nn.Module), ("second", model, nnx.Module)):
+        if not isinstance(given, kind):
+            raise TypeError(
+                f"the {which} model is a {type(given).__name__}; a {kind.__module__}.{kind.__name__} is wanted."
+            )
 
 
 def _doubled(model: nnx.Module) -> nnx.Module:

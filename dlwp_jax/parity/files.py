@@ -1,20 +1,24 @@
 """Reading torch's files without running what is in them."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-TORCH_SUFFIXES = (".pt", ".pth", ".state", ".ckpt", ".bin")
+from dlwp_jax.parity.table import listed
+
+TORCH_SUFFIXES = (".pt", ".pth", ".tar", ".state", ".ckpt", ".bin")  # .tar of `checkpoint.pth.tar`, which is none
 
 
 def read(path: str | Path) -> Any:
     """What a checkpoint file holds: tensors, numbers and dicts of them, nothing that runs.
 
     Args:
-      path: `.pt`, `.pth`, `.state`, `.ckpt` or `.bin` (torch.load with `weights_only=True`), or `.safetensors`.
+      path: `.safetensors`, or `.pt`, `.pth`, `.pth.tar`, `.state`, `.ckpt` or `.bin` (torch.load with
+        `weights_only=True`).
 
     Returns:
       The state_dict, or the dict around it.
@@ -26,12 +30,12 @@ def read(path: str | Path) -> Any:
     >>> read("weights.h5")
     Traceback (most recent call last):
       ...
-    ValueError: weights.h5: only .pt, .pth, .state, .ckpt, .bin and .safetensors files are read.
+    ValueError: weights.h5: only .pt, .pth, .tar, .state, .ckpt, .bin and .safetensors files are read.
     """
     path = Path(path)
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
         raise ValueError(f"{path}: only {', '.join(TORCH_SUFFIXES)} and .safetensors files are read.")
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
@@ -61,7 +65,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    text = repr(error) if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return re.sub(r"\x1b\[\d*m", "", text).splitlines()[0].strip()  # torch prints parts in bold
 
 
 def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
@@ -112,7 +117,11 @@ def _only_state_dict(source: Mapping) -> Mapping:
     if not source or _is_state_dict(source):
         return source
     inside = [name for name, value in source.items() if _is_state_dict(value)]
-    if len(inside) != 1:
-        found = f"has several: {inside}" if inside else f"has none: it holds {list(source)}"
-        raise ValueError(f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}.")
-    return source[inside[0]]
+    if len(inside) == 1:
+        return source[inside[0]]
+    if inside:
+        found = f"has several: {inside}; choose one, as load_torch(model, parity.read(path)[{inside[0]!r}])"
+    else:
+        others = [str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)]
+        found = f"has none, nor is it one: these entries are no tensors: {listed(others)}"
+    raise ValueError(f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}.")

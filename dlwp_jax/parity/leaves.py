@@ -9,18 +9,13 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.rules import CHANNELS_LAST, FLIPPED, KERNEL, SAME, Transform
+from dlwp_jax.parity.rules import CHANNELS_LAST, FLIPPED, KERNEL, OF_BATCH_LAST, SAME, Transform
 
 Path = tuple[Any, ...]
 
 # Our name of a leaf -> torch's. Others are called the same.
-TORCH_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "embedding": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_STATISTICS = {"mean": "running_mean", "var": "running_var"}  # of a batch norm; a model's own `mean` keeps its name
 
 _REFUSED = (
     torch.nn.RNNBase,
@@ -49,12 +44,20 @@ class Leaf:
     @property
     def torch_name(self) -> str:
         """What torch calls it inside its layer."""
-        return TORCH_NAMES.get(self.path[-1], str(self.path[-1]))
+        names = _STATISTICS if isinstance(self.variable, nnx.BatchStat) else TORCH_NAMES
+        return names.get(self.path[-1], self.own_name)
+
+    @property
+    def own_name(self) -> str:
+        """What the JAX model calls it inside its layer."""
+        return str(self.path[-1])
 
     @property
     def expected_shape(self) -> tuple[int, ...]:
         """The shape torch's array has, if the layer is laid out as `dlwp_jax.nn`'s are."""
         shape = tuple(self.variable.shape)
+        if self.own_name not in (*TORCH_NAMES, "bias"):
+            return shape
         turn = self.transform((*shape[-1:], *shape[:-1]))
         assert turn.undo is not None  # the turns of layers all have a way back
         return turn.undo(np.broadcast_to(np.float32(0), shape)).shape
@@ -65,8 +68,17 @@ class Leaf:
         if name == "kernel":
             flipped = isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
             return FLIPPED if flipped else KERNEL
-        turned = name in ("scale", "bias") and len(shape) > 1 and (*torch_shape[1:], *torch_shape[:1]) == shape
-        return CHANNELS_LAST if turned else SAME
+        if name in ("scale", "bias") and len(shape) > 1:
+            return CHANNELS_LAST if (*torch_shape[1:], *torch_shape[:1]) == shape else SAME
+        same = torch_shape == shape or len(torch_shape) != len(shape) or len(shape) < 3
+        return SAME if same else _the_one_that_fits(torch_shape, shape)
+
+
+def _the_one_that_fits(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> Transform:
+    """For a loose parameter or buffer, as `[1 C H W]`: which of torch's first two axes holds the channels."""
+    array = np.broadcast_to(np.float32(0), torch_shape)
+    fitting = [turn for turn in (CHANNELS_LAST, OF_BATCH_LAST) if turn.apply(array).shape == shape]
+    return fitting[0] if len(fitting) == 1 else SAME
 
 
 @dataclasses.dataclass
@@ -98,10 +110,19 @@ def jax_layers(model: nnx.Module) -> list[Layer]:
         if path in canonical:
             by_id[id(variable)] = leaf
         layer = found.setdefault(dotted(name), Layer([dotted(name)]))
-        layer.leaves[leaf.torch_name] = leaf
+        layer.leaves[leaf.own_name] = leaf
     for layer in found.values():
-        layer.leaves = {name: by_id[id(leaf.variable)] for name, leaf in layer.leaves.items()}
+        layer.leaves = _by_torch_names({name: by_id[id(leaf.variable)] for name, leaf in layer.leaves.items()})
     return _without_repeats(found.values(), lambda leaf: leaf.path)
+
+
+def _by_torch_names(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """A layer's leaves under torch's names, or their own where torch's is taken (a `scale` beside a `kernel`)."""
+    named: dict[str, Leaf] = {}
+    for own, leaf in leaves.items():
+        taken = leaf.torch_name != own and (leaf.torch_name in leaves or leaf.torch_name in named)
+        named[own if taken else leaf.torch_name] = leaf
+    return named
 
 
 def _walk(node: Any, path: Path, name: Path, above: tuple[int, ...] = ()) -> Iterator:

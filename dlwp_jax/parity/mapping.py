@@ -22,6 +22,7 @@ from dlwp_jax.parity.leaves import (
     torch_layers,
 )
 from dlwp_jax.parity.rules import Rule, Transform, as_transform
+from dlwp_jax.parity.table import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +55,10 @@ class Mapped:
         if self.unexpected or self.missing:
             raise ValueError(
                 "the models do not fit together. "
-                f"Left over in torch: {_listed(self.unexpected)}. "
-                f"Not filled in the JAX model: {_listed([dotted(path) for path in self.missing])}. "
+                f"Left over in torch: {listed(self.unexpected)}. "
+                f"Not filled in the JAX model: {listed([dotted(path) for path in self.missing])}. "
                 "Name the pairs by rules=[(regex, path)], or drop an entry of torch's by (regex, None)."
             )
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    """The names; of a deep network's hundreds the first ones and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "nothing") + more
 
 
 def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule] = ()) -> Mapped:
@@ -80,9 +75,11 @@ def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequen
     left = _rest(torch_layers(state), lambda name: name in taken)
     places = _rest(ours, lambda leaf: leaf.path in filled)
     for theirs, layer, how in _match(left, places, state):
+        own = {leaf.own_name: leaf for leaf in layer.leaves.values()}
         for leaf_name, name in theirs.leaves.items():
-            if leaf_name in layer.leaves:
-                pairs[name] = (layer.leaves[leaf_name], None, how)
+            leaf = layer.leaves.get(leaf_name) or own.get(leaf_name)
+            if leaf is not None:
+                pairs[name] = (leaf, None, how)
     _add_aliases(state, pairs)
     entries = _entries(state, pairs)
     dropped += [n for n in state if n not in pairs and n not in dropped and n.endswith("num_batches_tracked")]

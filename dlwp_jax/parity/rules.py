@@ -52,6 +52,8 @@ KERNEL = Transform("kernel", _kernel, _kernel_back)
 FLIPPED = Transform("flipped kernel", _flipped, _flipped_back)
 # [C *spatial] -> [*spatial C], for LayerNorm over more than one axis.
 CHANNELS_LAST = Transform("channels last", lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, -1, 0))
+# [N C *spatial] -> [N *spatial C], for a model's own arrays.
+OF_BATCH_LAST = Transform("channels last", lambda x: np.moveaxis(x, 1, -1), lambda x: np.moveaxis(x, -1, 1))
 
 
 def flatten_rows(*sizes: int) -> Transform:
