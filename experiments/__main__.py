@@ -36,7 +36,9 @@ def run(name: str, flags: list[str]) -> None:
     import tyro
 
     module = importlib.import_module(f"experiments.{name}")
-    config = tyro.cli(module.Config, args=flags, prog=f"experiments {name}", description=module.__doc__)
+    if {"--help", "-h"} & set(flags):
+        print(module.__doc__)  # as it was written; as a description its lines would be run together
+    config = tyro.cli(module.Config, args=flags, prog=f"experiments {name}", description="")
     module.main(config)
 
 
