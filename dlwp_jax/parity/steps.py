@@ -176,6 +176,7 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, t
     before = _parameters(torch_model, entries)
 
     torch_opt.zero_grad()
+    torch_model.zero_grad()  # what is in no group of the optimizer's would add its gradients up
     loss = torch_loss(torch_model, theirs_batch)
     loss.backward()
     torch_grads = turned_leaves(entries, gradients(torch_model))
