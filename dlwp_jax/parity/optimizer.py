@@ -12,7 +12,7 @@ import torch
 
 from dlwp_jax import optim
 from dlwp_jax.parity.leaves import Path, dotted, to_numpy
-from dlwp_jax.parity.rules import SAME, Transform
+from dlwp_jax.parity.rules import KERNEL, SAME, Transform
 from dlwp_jax.parity.weights import LoadReport
 
 _FACTORIES = {
@@ -199,15 +199,20 @@ def _transformation(
 
 def _in_torch_layout(tx: optax.GradientTransformation, places: Places) -> optax.GradientTransformation:
     """`tx` given every array just as torch has it, where `optim.torch_layout` takes each for a kernel."""
-    turns = {path: _numbers(path, p, transform) for path, (p, transform) in places.items() if transform is not SAME}
+    kernels = {path for path, (_, transform) in places.items() if transform is KERNEL}  # for these a transposition does
+    others = {path: _numbers(path, p, t) for path, (p, t) in places.items() if t not in (KERNEL, SAME)}
 
     def to_torch(path, x):
-        if (numbers := turns.get(_keys(path))) is None:
+        if _keys(path) in kernels:
+            return jnp.moveaxis(x, (-1, -2), (0, 1))
+        if (numbers := others.get(_keys(path))) is None:
             return x
         return x.ravel()[np.argsort(numbers, axis=None)].reshape(places[_keys(path)][0].shape)
 
     def back(path, x):
-        return x if (numbers := turns.get(_keys(path))) is None else x.ravel()[numbers]
+        if _keys(path) in kernels:
+            return jnp.moveaxis(x, (0, 1), (-1, -2))
+        return x if (numbers := others.get(_keys(path))) is None else x.ravel()[numbers]
 
     def update(updates, state, params=None):
         there = [jax.tree_util.tree_map_with_path(to_torch, tree) for tree in (updates, params)]
