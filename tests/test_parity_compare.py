@@ -96,6 +96,8 @@ def test_compare_refuses_what_cannot_agree():
         parity.compare(theirs, ours, x, train=True)
     with pytest.raises(ValueError, match="at least one input"):
         parity.compare(theirs, ours)
+    with pytest.raises(ValueError, match=r"with values; shapes: \[\(0, 3\)\]"):
+        parity.compare(theirs, ours, x[:0])
     with pytest.raises(TypeError, match="the first model is a Sequential; a torch"):
         parity.compare(ours, theirs, x)
     other = nn.Sequential(nn.Linear(3, 3, rngs=nnx.Rngs(0)), lambda y: y[:, :2])
@@ -167,6 +169,17 @@ def test_wrong_statistics_are_found_in_the_forward_stage():
     opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
     first = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss).first_difference
     assert (first.step, first.stage, first.leaf) == (0, "forward", "norm.mean")
+
+
+def test_no_batch_at_all_proves_nothing():
+    theirs, ours = torch.nn.Linear(3, 2), nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    parity.load_torch(ours, theirs)
+    learner, state = train.make_learner(ours, loss_fn, optim.sgd(0.1), key=jax.random.key(0))
+    opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="at least one batch"):
+        parity.compare_steps(theirs, opt, learner, state, iter(()), torch_loss)
+    with pytest.raises(TypeError, match="the first model is a Linear; a torch"):
+        parity.compare_steps(ours, opt, learner, state, iter(()), torch_loss)
 
 
 def test_weights_that_differ_from_the_start_are_the_first_difference():

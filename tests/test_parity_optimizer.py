@@ -146,6 +146,44 @@ def test_muon_goes_on_too():
     np.testing.assert_array_equal(buffer, opt.state[theirs.weight]["momentum_buffer"])
 
 
+class Reshaped(nnx.Module):
+    """A flatten in H W C order, and a Linear that is a bare array in torch's layout."""
+
+    def __init__(self, *, rngs):
+        self.conv, self.middle = nn.Conv2d(2, 4, 2, rngs=rngs), nn.Linear(16, 5, rngs=rngs)
+        self.last = nnx.Param(jnp.zeros((3, 5)))
+
+    def __call__(self, x):
+        return self.middle(jnp.tanh(self.conv(x)).reshape(len(x), -1)) @ self.last[...].T
+
+
+class TorchReshaped(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.middle = torch.nn.Conv2d(2, 4, 2), torch.nn.Linear(16, 5)
+        self.last = torch.nn.Parameter(torch.randn(3, 5))
+
+    def forward(self, x):
+        return self.middle(torch.tanh(self.conv(x)).flatten(1)) @ self.last.T
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adafactor, torch.optim.Muon])
+def test_rules_of_rows_and_columns_see_torchs_layout_behind_a_turned_flatten_too(cls):
+    torch.manual_seed(0)
+    theirs, ours = TorchReshaped(), Reshaped(rngs=nnx.Rngs(0))
+    matrices = [theirs.middle.weight, theirs.last]  # the convolution is then in no group, but not frozen either
+    opt = cls(matrices if cls is torch.optim.Muon else theirs.parameters(), lr=0.05)
+    train_torch(theirs, opt, 2)
+    loaded = parity.load_torch(ours, theirs, probe=X)
+    assert "rows turned from 4 2 2" in str(loaded)
+    tx, opt_state = parity.torch_optimizer(opt, loaded)
+    learner, state = train.make_learner(ours, loss_fn, tx, key=jax.random.key(0))
+    state = dataclasses.replace(state, opt_state=opt_state)
+    batches = [{"x": X, "y": Y}] * 2
+    report = parity.compare_steps(theirs, opt, learner, state, batches, torch_loss, loaded=loaded)
+    report.raise_if_different()
+
+
 def test_what_is_not_carried_over_is_refused_by_name():
     theirs, ours = models()
     with pytest.raises(NotImplementedError, match="LBFGS is not carried over; these are: SGD, Adam"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from torch.nn.utils import prune
 
 from dlwp_jax import nn, parity
 
@@ -388,6 +389,11 @@ ODD = {
         lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2)),
         NotImplementedError,
         "is a parametrization",
+    ),
+    "pruned": (
+        lambda: prune.l1_unstructured(torch.nn.Linear(3, 2), "weight", amount=1),
+        NotImplementedError,
+        "weight_orig is part of a weight that hooks put together",
     ),
 }
 

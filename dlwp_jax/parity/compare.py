@@ -89,8 +89,8 @@ def compare(
     True
     """
     refuse_other_models(torch_module, model)
-    if not inputs:
-        raise ValueError("compare needs at least one input.")
+    if not inputs or not all(map(np.size, inputs)):
+        raise ValueError(f"compare needs at least one input, with values; shapes: {list(map(np.shape, inputs))}.")
     if double:
         with jax.enable_x64(True):
             return compare(

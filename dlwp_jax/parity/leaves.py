@@ -192,6 +192,11 @@ def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
                 f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into the weight first: "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
             )
+        if name.rpartition(".")[2] in ("weight_g", "weight_orig"):
+            raise NotImplementedError(
+                f"{name} is part of a weight that hooks put together; fold it into the weight first: "
+                "torch.nn.utils.remove_weight_norm, torch.nn.utils.remove_spectral_norm or torch.nn.utils.prune.remove."
+            )
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from dlwp_jax import optim
 from dlwp_jax.parity.leaves import Path, dotted, to_numpy
-from dlwp_jax.parity.rules import SAME, Transform
+from dlwp_jax.parity.rules import KERNEL, SAME, Transform
 from dlwp_jax.parity.weights import LoadReport
 
 _FACTORIES = {
@@ -185,7 +185,9 @@ def _transformation(
     if factory is None:
         known = ", ".join(cls.__name__ for cls in _FACTORIES)
         raise NotImplementedError(f"{type(opt).__name__} is not carried over; these are: {known}.")
-    made = [_of_group(type(opt), factory, group, loaded is not None) for group in opt.param_groups]
+    made = [_of_group(type(opt), factory, group) for group in opt.param_groups]
+    if isinstance(opt, _IN_TORCH_LAYOUT):
+        made = [_in_torch_layout(tx, places) for tx in made]
     path_of = {id(p): path for path, (p, _) in places.items() if p.requires_grad}
     paths = [frozenset(path_of[id(p)] for p in group["params"] if id(p) in path_of) for group in opt.param_groups]
     whole = len(path_of) == len(places | _parameters(loaded))
@@ -193,6 +195,42 @@ def _transformation(
         return made[0]
     used = {_OneOf(mine): tx for mine, tx in zip(paths, made, strict=True) if mine}
     return optim.groups(used, default=None if whole else optax.set_to_zero())
+
+
+def _in_torch_layout(tx: optax.GradientTransformation, places: Places) -> optax.GradientTransformation:
+    """`tx` given every array just as torch has it, where `optim.torch_layout` takes each for a kernel."""
+    kernels = {path for path, (_, transform) in places.items() if transform is KERNEL}  # for these a transposition does
+    others = {path: _numbers(path, p, t) for path, (p, t) in places.items() if t not in (KERNEL, SAME)}
+
+    def to_torch(path, x):
+        if _keys(path) in kernels:
+            return jnp.moveaxis(x, (-1, -2), (0, 1))
+        if (numbers := others.get(_keys(path))) is None:
+            return x
+        return x.ravel()[np.argsort(numbers, axis=None)].reshape(places[_keys(path)][0].shape)
+
+    def back(path, x):
+        if _keys(path) in kernels:
+            return jnp.moveaxis(x, (0, 1), (-1, -2))
+        return x if (numbers := others.get(_keys(path))) is None else x.ravel()[numbers]
+
+    def update(updates, state, params=None):
+        there = [jax.tree_util.tree_map_with_path(to_torch, tree) for tree in (updates, params)]
+        updates, state = tx.update(there[0], state, there[1])
+        return jax.tree_util.tree_map_with_path(back, updates), state
+
+    return optax.GradientTransformation(
+        lambda params: tx.init(jax.tree_util.tree_map_with_path(to_torch, params)), update
+    )
+
+
+def _numbers(path: Path, parameter: torch.nn.Parameter, transform: Transform) -> np.ndarray:
+    """Which of torch's values stands at each place here."""
+    every = np.arange(parameter.numel())
+    numbers = transform.apply(every.reshape(tuple(parameter.shape)))
+    if not np.array_equal(np.sort(numbers, axis=None), every):
+        raise ValueError(f"the transform of {dotted(path)} changes values; this optimizer's state cannot follow it.")
+    return numbers
 
 
 class _OneOf:
@@ -208,7 +246,7 @@ class _OneOf:
         return f"paths {sorted(map(dotted, self.paths))}"
 
 
-def _of_group(cls, factory, group: Mapping[str, Any], turned: bool) -> optax.GradientTransformation:
+def _of_group(cls, factory, group: Mapping[str, Any]) -> optax.GradientTransformation:
     options = {name: _plain(value) for name, value in group.items() if name not in _IGNORED}
     if cls in (torch.optim.Adam, torch.optim.AdamW):
         decoupled = options.pop("decoupled_weight_decay", cls is torch.optim.AdamW)
@@ -217,8 +255,7 @@ def _of_group(cls, factory, group: Mapping[str, Any], turned: bool) -> optax.Gra
     unknown = [name for name in options if name not in taken]
     if unknown:
         raise NotImplementedError(f"{cls.__name__}'s options {unknown} are not carried over.")
-    tx = factory(**options)
-    return optim.torch_layout(tx) if turned and cls in _IN_TORCH_LAYOUT else tx
+    return factory(**options)
 
 
 def _plain(value: Any) -> Any:
@@ -248,5 +285,8 @@ def _split(path) -> tuple[str | None, Path]:
     if not fields:
         return None, ()
     last = fields[-1]
-    keys = path[last + 1 :]
-    return path[last].name, tuple(getattr(key, "key", getattr(key, "idx", None)) for key in keys)
+    return path[last].name, _keys(path[last + 1 :])
+
+
+def _keys(path) -> Path:
+    return tuple(getattr(key, "key", getattr(key, "idx", None)) for key in path)

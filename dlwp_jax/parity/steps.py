@@ -20,6 +20,7 @@ from dlwp_jax.parity.compare import (
     frozen_notes,
     gradients,
     matched,
+    refuse_other_models,
     turned_leaves,
 )
 from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random, unwrapped
@@ -73,7 +74,7 @@ def compare_steps(
       one is the last, and its `first_difference` names step, stage and leaf.
 
     Raises:
-      ValueError: where the models do not fit together, or a random layer (dropout) is on.
+      ValueError: where the models do not fit together, a random layer (dropout) is on, or there is no batch.
       NotImplementedError: for a torch model in 16-bit floats, whose rounding hides a wrong step.
 
     >>> from flax import nnx
@@ -89,6 +90,7 @@ def compare_steps(
     >>> report.first_difference.step, report.first_difference.stage  # 0.2 is not 0.1
     (0, 'update')
     """
+    refuse_other_models(torch_model, learner.model(state))
     torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
     if double:
         _double_in_place(torch_model, torch_opt)
@@ -123,6 +125,8 @@ def compare_steps(
         kept += differing or _worst(rows)
         if differing:
             break
+    if not kept:
+        raise ValueError("compare_steps needs at least one batch; `batches` is empty (a generator that was used up?).")
     return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
 
 
@@ -176,6 +180,7 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, t
     before = _parameters(torch_model, entries)
 
     torch_opt.zero_grad()
+    torch_model.zero_grad()  # what is in no group of the optimizer's would add its gradients up
     loss = torch_loss(torch_model, theirs_batch)
     loss.backward()
     torch_grads = turned_leaves(entries, gradients(torch_model))

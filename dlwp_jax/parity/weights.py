@@ -60,8 +60,9 @@ def load_torch(
     """Fill an NNX module with the weights of a torch model, in place.
 
     Layers are found by rules, then by name (`features.0` is `features.0` here), else by their order among
-    layers of the same shapes. Kernels are turned to channels last; `num_batches_tracked` is dropped where the
-    model does not count batches; weights that torch ties must be tied here. Nothing is written unless all fits.
+    layers of the same shapes. Kernels are turned to channels last, and so are a model's own arrays of three axes or
+    more (`[1 C H W]`) where their shapes ask for it; `num_batches_tracked` is dropped where the model does not count
+    batches; weights that torch ties must be tied here. Nothing is written unless all fits.
 
     Args:
       model: a Flax NNX module: of `dlwp_jax.nn`, of Flax's own layers, or both.
