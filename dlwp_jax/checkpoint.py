@@ -45,6 +45,7 @@ class Store:
     """A directory of checkpoints, open for writing. Only one process has it."""
 
     def __init__(self, directory: str | os.PathLike, *, keep: int):
+        _orbax()  # missed now, and not when there is a training to lose
         self.path, self.keep = Path(os.path.abspath(directory)), keep
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -63,8 +64,6 @@ class Store:
         Raises:
           CheckpointError: where the last save failed. What was there before it still is.
         """
-        from orbax.checkpoint import v1 as orbax
-
         self.wait()
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
         # Under a name of its own: threads of a save that failed may linger in theirs.
@@ -73,7 +72,7 @@ class Store:
         about = about | {"leaves": shapes(tree)}
         with _told(self.path):
             partial.mkdir()
-            writing = orbax.save_async(str(partial / ARRAYS), arrays)
+            writing = _orbax().save_async(str(partial / ARRAYS), arrays)
         self._pending = self._worker.submit(self._finish, writing.result, partial, number, about)
 
     def _finish(self, written: Callable[[], None], partial: Path, number: int, about: About) -> None:
@@ -110,6 +109,7 @@ class Store:
         """Let go of the directory, after the save that is going on."""
         self._worker.shutdown()
         self._tidy()
+        _held.remove(self._lock)
         os.close(self._lock)
 
     def _tidy(self) -> None:
@@ -156,13 +156,19 @@ def _judged(path: Path, misfit: Callable[[About], str | None]) -> tuple[str | No
 
 def load(path: Path, like: PyTree) -> PyTree:
     """The arrays of a checkpoint, in the structure, dtypes and shardings of `like`."""
-    from orbax.checkpoint import v1 as orbax
-
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in plain(like).items()
     }
-    arrays = orbax.load(os.path.abspath(path / ARRAYS), wanted)
+    arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, arrays.get(keystr(path))), like)
+
+
+def _orbax() -> Any:
+    try:
+        from orbax.checkpoint import v1
+    except ImportError as error:
+        raise ImportError("checkpoints need a newer Orbax: pip install 'dlwp-jax[checkpoint]'") from error
+    return v1
 
 
 # Leaves: what JAX holds, as what can be written.
@@ -252,7 +258,20 @@ def _lock(directory: Path) -> int:
         ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+    _held.add(descriptor)
     return descriptor
+
+
+_held: set[int] = set()  # the locks of this process
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):  # a loader's forked worker may outlive a process that is killed
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -137,6 +138,21 @@ def test_sigterm_saves_and_then_goes_to_whom_it_was_sent(learned, tmp_path, whol
     assert heard == [1]  # the checkpoint stood by then
     assert int(train.restore(tmp_path, learned[1]).state.epoch) == 2
     assert_same_bits(whole, again(learned, tmp_path))
+
+
+def test_sigterm_is_not_lost_where_a_callback_raises_too(learned, tmp_path):
+    def callback(progress):
+        signal.raise_signal(signal.SIGTERM)
+        raise Broken
+
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(len(checkpoint.saved(tmp_path))))
+    try:
+        with pytest.raises(Broken):
+            again(learned, tmp_path, callbacks=[callback])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1]
 
 
 def test_a_callback_that_ended_the_training_is_asked_again(learned, tmp_path, whole):
@@ -320,6 +336,45 @@ def test_a_batch_that_was_taken_and_not_used_is_taken_again(learned, tmp_path):
     assert_same_bits(whole, again(learned, tmp_path, Placed(), VAL, batch_size=None))
 
 
+def test_a_batch_that_was_only_looked_at_is_not_counted(learned, tmp_path, monkeypatch):
+    """Told to stop before the first step: the iterator is past a batch whose shapes alone were asked for."""
+    describe = host.describe_call
+
+    def told(*args):
+        signal.raise_signal(signal.SIGINT)
+        return describe(*args)
+
+    monkeypatch.setattr(host, "describe_call", told)
+    assert int(again(learned, tmp_path, Placed(), VAL, batch_size=None).state.step) == 0
+    monkeypatch.undo()
+    whole = train.fit(*learned, Placed(), VAL, **STREAMED)
+    assert_same_bits(whole, again(learned, tmp_path, Placed(), VAL, batch_size=None))
+
+
+class Unwritable(Placed):
+    """A place that JSON cannot hold."""
+
+    def __iter__(self):
+        iterator = PlacedIterator(self)
+        iterator.get_state = lambda: {"next": np.int64(iterator.next)}
+        return iterator
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_training(learned, tmp_path):
+    heard = []
+    with pytest.raises(TypeError, match="get_state must give bytes, or what JSON can hold"):
+        again(learned, tmp_path, Unwritable(), VAL, batch_size=None, callbacks=[heard.append])
+    assert heard == []
+    train.fit(*learned, Unwritable(), VAL, **STREAMED)  # where nothing is saved it need not be
+
+
+def test_none_in_a_stream_does_not_end_the_epoch(learned):
+    stream = [{"x": TRAIN["x"][:8], "y": TRAIN["y"][:8]}, None, None]
+    batches = type("Stream", (), {"__iter__": lambda self: iter(stream)})()
+    with pytest.raises(ValueError, match=r"train \(epoch 1, batch 2\)"):
+        train.fit(*learned, batches, **STREAMED | {"stop": None})
+
+
 def test_a_stream_that_is_shorter_than_it_was_is_refused(learned, tmp_path):
     class Short(Loader):
         def __iter__(self):
@@ -336,6 +391,26 @@ def test_a_stream_that_cannot_tell_its_place_after_one_that_could_is_refused(lea
         train.fit(*learned, Shuffled(broken_at=5), VAL, **STREAMED, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="this Loader has no set_state"):
         again(learned, tmp_path, Loader(), VAL, batch_size=None)
+
+
+def test_a_forked_worker_that_outlives_its_process_does_not_hold_the_directory(tmp_path):
+    script = f"""
+import os, signal, time
+from dlwp_jax import checkpoint
+store = checkpoint.Store({str(tmp_path)!r}, keep=2)
+if (worker := os.fork()) == 0:
+    time.sleep(60)
+    os._exit(0)
+print(worker, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        assert process.wait() == -signal.SIGKILL
+    try:
+        checkpoint.Store(tmp_path, keep=2).close()
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 # What is refused
@@ -366,7 +441,7 @@ OTHER_LEARNERS = {
     "optimizer": ({"tx": optax.sgd(1e-2)}, r"only the checkpoint has a leaf \.opt_state"),
     "learning rate": ({"tx": optax.adam(1e-3)}, r"of another program.*learning rate.*exact=False"),
     "loss": ({"loss_fn": absolute_error}, "of another program"),
-    "seed": ({"seed": 1}, r"begun from another state: \.params.* differs"),
+    "seed": ({"seed": 1}, r"begun from another state: \.params\S* differs\."),
 }
 OTHER_SETTINGS = {
     "batch size": ({"batch_size": 9}, "begun with batch_size=8, not 9"),
@@ -402,6 +477,21 @@ def test_other_data_are_refused_or_allowed(learned, directory):
     assert int(again(learned, train.Checkpoint(directory, exact=False), *data).state.epoch) == 6
 
 
+def test_data_of_another_size_are_refused_in_any_case(learned, directory):
+    """The step that an epoch is at may not exist in a smaller one."""
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"\['train'\]\['x'\] was \['float32', \[37, 3\]\], not .*\[9, 3"
+    ):
+        again(learned, train.Checkpoint(directory, exact=False), regression(9), VAL)
+
+
+def test_the_state_of_a_finished_training_is_not_its_start(learned, directory, whole):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"differs \(that one was at epoch 0, step 0, the state given is at epoch 6"
+    ):
+        again((learned[0], whole.state), directory)
+
+
 def test_other_versions_are_refused_or_allowed(learned, directory, whole, monkeypatch):
     true = resume.version
     monkeypatch.setattr(resume, "version", lambda name: "0.9.9" if name == "jax" else true(name))
@@ -413,6 +503,16 @@ def test_other_versions_are_refused_or_allowed(learned, directory, whole, monkey
     monkeypatch.setattr(resume, "FORMAT", 2)
     with pytest.raises(checkpoint.CheckpointError, match="has format 1, written by another version of dlwp-jax"):
         train.restore(directory, learned[1])
+
+
+def test_restore_knows_metrics_of_any_name(tmp_path):
+    def loss_fn(model, batch):
+        loss, _ = squared_error(model, batch)
+        return loss, {"it's": loss, "back\\slash": loss}
+
+    learned = learner_of(Plain, loss_fn=loss_fn)
+    run = train.fit(*learned, TRAIN, epochs=1, batch_size=37, progress=False, checkpoint=tmp_path)
+    assert_same_bits(run, train.restore(tmp_path, learned[1]))
 
 
 def test_restore_refuses_another_model_by_name(interrupted, tmp_path):
@@ -502,11 +602,17 @@ def test_wrong_checkpoints(learned, wrong, message):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"every_epochs": 0}, "every_epochs"), ({"every_seconds": -1}, "every_seconds"), ({"keep": 0}, "keep")],
+    [
+        ({"every_epochs": 0}, "every_epochs"),
+        ({"every_seconds": -1}, "every_seconds"),
+        ({"every_seconds": "30"}, "every_seconds"),
+        ({"keep": 0}, "keep"),
+        ({"directory": "gs://bucket/run"}, "mounted"),
+    ],
 )
 def test_wrong_settings(wrong, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        train.Checkpoint(tmp_path, **wrong)
+        train.Checkpoint(**{"directory": tmp_path} | wrong)
 
 
 # Disks
@@ -554,6 +660,13 @@ def test_a_read_only_disk_is_refused_at_once_and_loses_nothing(learned, interrup
             again(learned, directory)
         assert int(train.restore(directory, learned[1]).state.epoch) == 3
         assert listing(directory) == before
+
+
+def test_a_missing_orbax_is_told_before_training(learned, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(ImportError, match=r"pip install 'dlwp-jax\[checkpoint\]'"):
+        again(learned, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_file_in_the_directorys_place_is_refused(learned, tmp_path):

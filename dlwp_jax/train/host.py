@@ -162,7 +162,7 @@ def fit(
             raise ValueError(f"batch_size={batch_size} does not apply to a stream, which brings its own batches.")
         if val is not None and not is_stream(val):
             val = checks.dataset(val, "val")
-        source = Source(train)
+        source = Source(train, is_saved=checkpoint is not None)
         first = source.peek()
         batch, kept = _shape(first), {"val": None if is_stream(val) else val}
         plan = make_plan(learner, state, batch, val, epochs, n_rows(first), stop, val_batch_size, skip_nonfinite)
@@ -186,10 +186,7 @@ def fit(
     numbers = [signal.SIGINT] if checkpoint is None else [signal.SIGINT, signal.SIGTERM]
     with _signals(*numbers) as heard, saving(checkpoint, call, source) as saver:
         held.loop = saver.resumed(held.loop)
-        run = _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
-    if signal.SIGTERM in heard:
-        signal.raise_signal(signal.SIGTERM)  # all is saved: now to whom it was sent
-    return run
+        return _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
 
 
 @dataclass
@@ -406,6 +403,8 @@ def _shape(batch: PyTree) -> PyTree:
 def _signals(*numbers: int) -> Iterator[list[int]]:
     """Collect these signals in a list that is looked at between chunks; a second Ctrl-C raises.
 
+    SIGTERM is passed on at the end, even where that is an exception, to whom it was sent.
+
     A chunk gives back the buffers of the one before, so an exception in its midst would leave nothing to return or to
     save. Elsewhere than in the main thread Python delivers no signal, and nothing is changed.
     """
@@ -427,3 +426,5 @@ def _signals(*numbers: int) -> Iterator[list[int]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        if signal.SIGTERM in heard:
+            signal.raise_signal(signal.SIGTERM)

@@ -1,9 +1,11 @@
 """`fit(..., checkpoint=...)`: what is saved and when, and what a saved training must agree in to be gone on with."""
 
+import ast
 import contextlib
 import functools
 import hashlib
 import json
+import numbers
 import os
 import re
 import time
@@ -58,10 +60,13 @@ class Checkpoint:
             raise TypeError(
                 f"checkpoint must be a directory's path or a Checkpoint; got {checks.describe(self.directory)}."
             )
+        if "://" in str(self.directory):
+            raise ValueError(f"checkpoint must be a path of a mounted file system; got {self.directory!r}.")
         if self.every_epochs is not None:
             checks.count(self.every_epochs, "every_epochs")
-        if self.every_seconds is not None and not self.every_seconds >= 0:
-            raise ValueError(f"every_seconds must be 0 or more, or None; got {self.every_seconds!r}.")
+        seconds = self.every_seconds
+        if seconds is not None and not (isinstance(seconds, numbers.Real) and seconds >= 0):
+            raise ValueError(f"every_seconds must be 0 or more, or None; got {seconds!r}.")
         checks.count(self.keep, "keep")
 
 
@@ -103,8 +108,8 @@ def _like(about: About, state: TrainState) -> Loop:
         return jnp.zeros(shape, dtype)
 
     def under(field):
-        heads = {name: re.fullmatch(rf"\.{field}\['(.*)'\]", name) for name in leaves}
-        return {head[1]: zeros(name) for name, head in heads.items() if head}
+        heads = {name: re.fullmatch(rf"\.{field}\[(.*)\]", name) for name in leaves}
+        return {ast.literal_eval(head[1]): zeros(name) for name, head in heads.items() if head}
 
     plain = ("best_value", "reference", "waited", "done", "step", "alive", "stopped", "lost", "skipped")
     rest = {field: zeros(f".{field}") for field in plain}
@@ -266,6 +271,10 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
     if wrong is None and name is not None:
         cure = " Checkpoint(..., extend=True) allows more of them." * (name == "epochs")
         wrong = f"was begun with {name}={then['asked'].get(name)!r}, not {now['asked'].get(name)!r}.{cure}"
+    if wrong is None:  # the place in an epoch is one among so many examples
+        sizes = [{name: leaf[:2] for name, leaf in about["data"].items()} for about in (now, then)]
+        name = differing(*sizes)
+        wrong = name and f"was trained on other data: {name} was {sizes[1].get(name)}, not {sizes[0].get(name)}."
     if wrong is not None or not settings.exact:
         return wrong
     if name := differing(now["versions"], then["versions"]):
@@ -273,11 +282,9 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
     elif name := differing(now["data"], then["data"]):
         wrong = f"was trained on other data: {name} differs."
     elif name := differing(now["start"]["leaves"], then["start"]["leaves"]):
-        begun = "epoch {epoch}, step {step}".format
-        wrong = (
-            f"was begun from another state: {name} differs (that one was at {begun(**then['start'])}, the state given "
-            f"is at {begun(**now['start'])})."
-        )
+        at = [f"epoch {about['start']['epoch']}, step {about['start']['step']}" for about in (then, now)]
+        where = f" (that one was at {at[0]}, the state given is at {at[1]})" if at[0] != at[1] else ""
+        wrong = f"was begun from another state: {name} differs{where}."
     elif now["program"] != then["program"]:
         wrong = "is of another program: the model, loss, optimizer or a constant in them (a learning rate) differs."
     return wrong and f"{wrong} Checkpoint(..., exact=False) goes on without the promise of equal bits."

@@ -27,15 +27,19 @@ class Source:
     The place is the number of batches taken in the epoch. Where the stream itself has `get_state` and `set_state` (one
     that shuffles anew in every epoch needs them), its state at the epoch's beginning is part of it; where its
     iterators have them, as grain's do, they are set instead of being read up to there.
+
+    Args:
+      stream: gives an iterator of batches for each epoch.
+      is_saved: whether the place will be asked for. Otherwise no state is, and it may be of any kind.
     """
 
-    def __init__(self, stream: Iterable[PyTree]):
-        self.stream = stream
+    def __init__(self, stream: Iterable[PyTree], *, is_saved: bool):
+        self.stream, self.is_saved = stream, is_saved
         self.recent: deque[PyTree] = deque(maxlen=64)  # batches that nobody has looked back at
         self._end()
 
     def _begin(self) -> None:
-        self.has_begun, self.before = True, _state_of(self.stream)
+        self.has_begun, self.before = True, _state_of(self.stream) if self.is_saved else None
         self.rest = self.iterator = iter(self.stream)
 
     def _end(self) -> None:
@@ -46,6 +50,8 @@ class Source:
     def peek(self) -> PyTree:
         """The first batch, which stays in the stream."""
         self._begin()
+        if self.is_saved:
+            _state_of(self.iterator)  # one that cannot be written is refused before training
         first = list(itertools.islice(self.iterator, 1))
         if not first:
             raise ValueError("the stream gave no batch in epoch 1.")
@@ -57,7 +63,7 @@ class Source:
         if not self.has_begun:
             self._begin()
         self.taken += 1  # counted before it is asked for: where that fails the iterator may have moved or not
-        while (batch := next(self.rest, None)) is not None:
+        for batch in self.rest:
             self.recent.append(checks.dataset(batch, f"train (epoch {number}, batch {self.taken})"))
             yield self.recent[-1]
             self.taken += 1
@@ -87,7 +93,7 @@ class Source:
         """What brings an equal stream to after `step` batches of this epoch, in JSON."""
         if not self.has_begun:
             return {"step": 0, "before": _state_of(self.stream), "now": None}
-        at_step = self.taken == step  # else the last batch was asked for and not used
+        at_step = 0 < step == self.taken  # else a batch was looked at (`peek`), or asked for, and not used
         return {"step": step, "before": self.before, "now": _state_of(self.iterator) if at_step else None}
 
     def go_to(self, place: dict[str, Any]) -> None:
