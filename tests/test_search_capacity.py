@@ -165,6 +165,17 @@ def test_the_recommended_model_can_be_taken_out_and_trained_on(report):
         report[7]
 
 
+def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_state():
+    make = dense(tx=optax.sgd(1e20))
+    report = search.search_capacity(make, TRAIN, VAL, sizes=[1, 2], seeds=2, epochs=2, batch_size=24)
+    assert [found.verdicts for found in report.sizes] == [("diverged", "diverged")] * 2
+    assert "every one diverged" in report.reason
+    _, state = report.member()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    pytest.importorskip("matplotlib").use("Agg")
+    report.figure().canvas.draw()
+
+
 def test_the_picture_marks_the_chosen_size(report):
     pytest.importorskip("matplotlib").use("Agg")
     figure = report.figure()
@@ -237,8 +248,14 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
     [
         ({"sizes": [4]}, "two or more, the smallest first"),
         ({"sizes": [8, 2]}, "two or more, the smallest first"),
+        ({"sizes": [2, 2]}, "each of them once"),
+        ({"sizes": [[2], [4]]}, "each of them once"),
         ({"seeds": 0}, "seeds must be a whole number"),
-        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": []}, "seeds must be a number of them"),
+        ({"seeds": "ab"}, "seeds must be a number of them"),
+        ({"sizes": 4}, "two or more, the smallest first"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"baseline": "high"}, "must be one finite number"),
         ({"how": "all"}, "how must be"),
         ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be a whole number"),

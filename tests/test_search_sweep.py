@@ -153,6 +153,19 @@ def test_larger_is_better_where_the_monitor_says_so():
     assert result.scores[1] == result.history["val/score"][1].max()
 
 
+def test_the_time_that_is_told_includes_the_work_that_was_only_queued(monkeypatch):
+    clock, ready = [0.0], jax.block_until_ready
+
+    def wait(arrays):
+        clock[0] += 100.0
+        return ready(arrays)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    result = search.sweep(plain, TRAIN, VAL, over={"lr": [0.1], "key": [0]}, epochs=1, batch_size=37)
+    assert (result.seconds, result.compile_seconds) == (100.0, 0.0)
+
+
 # What cannot be swept
 
 
@@ -201,12 +214,15 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"over": {}}, ValueError, "nothing to sweep"),
         ({"over": [{"lr": 0.1}, {"penalty": 0.1}]}, ValueError, "must name the same values"),
         ({"over": [0.1, 0.2]}, TypeError, "over must be"),
+        ({"over": None}, TypeError, "over must be"),
         ({"over": {"speed": [0.1]}}, TypeError, "speed"),
         ({"how": "pmap"}, ValueError, "how must be"),
         ({"chunk": 0}, ValueError, "chunk must be a whole number"),
         ({"folds": [([0, 1], [2])]}, ValueError, "leave val out"),
         ({"folds": [([0, 1], [99])], "val": None}, ValueError, "outside the 37 examples"),
         ({"folds": [([0, 1], [])], "val": None}, ValueError, "pairs of row numbers"),
+        ({"folds": [], "val": None}, ValueError, "pairs of row numbers"),
+        ({"folds": 3, "val": None}, ValueError, "pairs of row numbers"),
         ({"stop": train.EarlyStopping(1, monitor="val/accuracy")}, ValueError, "is not recorded"),
     ],
 )
@@ -224,3 +240,5 @@ def test_an_error_of_the_users_own_is_passed_on():
         search.sweep(broken, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
     with pytest.raises(TypeError, match="make must return"):
         search.sweep(lambda lr: lr, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
+    with pytest.raises(TypeError, match="make must return"):
+        search.sweep(lambda lr: (plain(lr)[0], Plain(nnx.Rngs(0))), TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.search import members, text
-from dlwp_jax.search.result import Sweep
+from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import train_members
 from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks, evaluate, run, train_epoch
 
@@ -169,7 +169,7 @@ class LearningCurve:
     def gain(self) -> tuple[float, float]:
         """By how much twice the data should lower the validation loss: mean over the draws, and its standard error."""
         gains = self.val[-1] - self.doubled
-        error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        error = float(np.nan_to_num(deviation(gains))) / math.sqrt(len(gains))
         return float(gains.mean()), error
 
     @property
@@ -190,7 +190,7 @@ class LearningCurve:
 
 
 def _mean(values: np.ndarray) -> str:
-    return text.spread(float(values.mean()), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"))
+    return text.spread(float(values.mean()), deviation(values))
 
 
 def learning_curve(
