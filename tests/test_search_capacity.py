@@ -119,9 +119,8 @@ def normed(width, key):
 
 def deep(depth, key):
     r = nnx.Rngs(key)
-    model = nn.Sequential(
-        nn.Linear(1, 4, rngs=r), *[jnp.tanh, nn.Linear(4, 4, rngs=r)] * depth, nn.Linear(4, 1, rngs=r)
-    )
+    hidden = [layer for _ in range(depth) for layer in (jnp.tanh, nn.Linear(4, 4, rngs=r))]
+    model = nn.Sequential(nn.Linear(1, 4, rngs=r), *hidden, nn.Linear(4, 1, rngs=r))
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
 
@@ -194,6 +193,8 @@ def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
         ([size(1, 1.0), size(2, 0.9), size(4, 0.3)], 4, "grow further"),
         ([size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")], 2, "stop near epoch 10"),
         ([size(1, 0.51, "overfitting"), size(2, 0.5)], 2, "does not overfit"),
+        ([size(1, 0.5, "not converged"), size(2, 0.5)], 1, "verdict is not converged: train longer"),
+        ([size(np.int64(1), 1.0), size(np.int64(2), 0.5)], 2, "Size 2"),
         ([size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")], 1, "every one diverged"),
     ],
 )
@@ -201,6 +202,7 @@ def test_which_size_is_recommended(sizes, recommended, said):
     chosen, reason = capacity.recommend(sizes)
     assert chosen == recommended
     assert said in reason
+    assert str(capacity.CapacityReport(tuple(sizes), chosen, reason, "each", 1.0, dense)).count("<-- recommended") == 1
 
 
 def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch):

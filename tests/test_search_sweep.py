@@ -1,5 +1,7 @@
 """Many trainings at once: each equals its training alone, and what cannot be traced is named."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +166,16 @@ def test_the_time_that_is_told_includes_the_work_that_was_only_queued(monkeypatc
     monkeypatch.setattr(jax, "block_until_ready", wait)
     result = search.sweep(plain, TRAIN, VAL, over={"lr": [0.1], "key": [0]}, epochs=1, batch_size=37)
     assert (result.seconds, result.compile_seconds) == (100.0, 0.0)
+
+
+def test_the_epoch_in_which_a_member_failed_is_no_score():
+    """Accuracy is finite in it: the mean over the steps until then."""
+    history = {"train/accuracy": np.array([[0.9, np.nan], [0.5, 0.6], [0.4, 0.95]])}
+    run = types.SimpleNamespace(history=history, failure=np.array([[1, 3], [0, 0], [2, 1]]))
+    values = {"lr": np.array([3.0, 0.1, 2.0])}
+    told = search.Sweep(values, run, "train/accuracy", "max", "vmap", 1.0, 0.0, plain)
+    np.testing.assert_array_equal(told.scores, [np.nan, 0.6, 0.4])
+    assert told.best == 1
 
 
 # What cannot be swept

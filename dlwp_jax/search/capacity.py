@@ -21,6 +21,7 @@ from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
 PyTree = Any
 PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
 NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
+UNSETTLED = ("too few epochs to tell", "not converged", "not learning")  # no verdict on a size
 BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
 
 
@@ -100,7 +101,7 @@ class CapacityReport:
                 "train at the end": found.train_end,
                 "val at the end": found.val_end,
                 "seconds": round(found.seconds, 2),
-                "verdict": found.verdict + " <-- recommended" * (found.size == self.recommended),
+                "verdict": found.verdict + (" <-- recommended" if found.size == self.recommended else ""),
             }
             for found in self.sizes
         ]
@@ -363,6 +364,8 @@ def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
     reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
     if not calm:
         reason += f" Every size this good overfits later: stop near epoch {chosen.best_epoch}, or regularise."
+    elif chosen.verdict in UNSETTLED:
+        reason += f" But its verdict is {chosen.verdict}: train longer, or with another rate, before you believe it."
     elif chosen is sizes[-1]:
         reason += " It is the largest that was tried: grow further."
     return chosen.size, reason

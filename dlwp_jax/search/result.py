@@ -74,7 +74,9 @@ class Sweep:
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
-        values = self.history[self.monitor]
+        values, failed = self.history[self.monitor].copy(), np.asarray(self.run.failure)[:, 0]
+        its = np.flatnonzero((failed > 0) & (failed <= values.shape[1]))
+        values[its, failed[its] - 1] = np.nan  # the running mean of an epoch that was not finished
         empty = np.isnan(values).all(axis=1, keepdims=True)
         reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty, 0, values), axis=1)
         return np.where(empty.ravel(), np.nan, reduced)
