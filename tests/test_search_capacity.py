@@ -1,5 +1,7 @@
 """The right size: small networks inside a large one are the same networks; the recommended size is the right one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,8 +173,6 @@ def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_st
     assert "every one diverged" in report.reason
     _, state = report.member()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    pytest.importorskip("matplotlib").use("Agg")
-    report.figure().canvas.draw()
 
 
 def test_the_picture_marks_the_chosen_size(report):
@@ -203,6 +203,15 @@ def test_which_size_is_recommended(sizes, recommended, said):
     assert chosen == recommended
     assert said in reason
     assert str(capacity.CapacityReport(tuple(sizes), chosen, reason, "each", 1.0, dense)).count("<-- recommended") == 1
+
+
+@pytest.mark.parametrize(("loss", "scale"), [(0.5, "log"), (-0.5, "linear"), (float("nan"), "linear")])
+def test_losses_that_have_no_logarithm_are_drawn_too(loss, scale):
+    pytest.importorskip("matplotlib").use("Agg")
+    sizes = tuple(dataclasses.replace(size(n, loss), train_end=loss) for n in (1, 2))
+    figure = capacity.CapacityReport(sizes, 1, "", "each", 1.0, dense).figure()
+    figure.canvas.draw()
+    assert figure.axes[0].get_yscale() == scale
 
 
 def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch):

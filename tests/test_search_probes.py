@@ -35,6 +35,18 @@ def test_the_suggested_rate_is_below_the_known_limit_and_learns():
     assert f"{found.suggestion:.2g}" in str(found)
 
 
+def test_the_noise_of_small_batches_is_not_taken_for_a_fall():
+    """At 1e-6 nothing is learned in forty steps; a regression of unit inputs is learned from about 1e-3 on."""
+
+    def make(lr):
+        return train.make_learner(nnx.Linear(3, 1, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY)
+
+    x = jax.random.normal(KEY, (20, 3))
+    for seed in range(3):
+        data = {"x": x, "y": x.sum(axis=1, keepdims=True) + jax.random.normal(jax.random.key(seed), (20, 1))}
+        assert 1e-3 < search.find_learning_rate(make, data, batch_size=4).suggestion < 1
+
+
 def test_the_rates_are_those_that_were_trained_with():
     """Each step's rate, read back from what one step of gradient descent did."""
     seen = []

@@ -132,7 +132,10 @@ class CapacityReport:
         axes.plot(
             chosen.parameters, chosen.val, "*", color="k", markersize=16, label=f"recommended: size {chosen.size}"
         )
-        axes.set(xscale="log", yscale="log", xlabel="trained parameters", ylabel="loss")
+        losses = np.array([(found.train_end, found.val_end, found.val) for found in self.sizes])
+        finite = losses[np.isfinite(losses)]
+        yscale = "log" if finite.size and finite.min() > 0 else "linear"
+        axes.set(xscale="log", yscale=yscale, xlabel="trained parameters", ylabel="loss")
         axes.set_title("Grow until it fits, shrink until it does not overfit")
         axes.legend()
         return figure

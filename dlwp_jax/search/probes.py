@@ -85,10 +85,20 @@ def find_learning_rate(
     lowest = int(np.argmin(smoothed[:end])) if end else 0
     if lowest < 2 or not smoothed[lowest] < smoothed[0]:
         raise ValueError(f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss.")
-    slopes = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
-    suggestion = float(rates[int(np.argmin(slopes))])
+    suggestion = float(rates[_steepest(smoothed[: lowest + 1], steps)])
     limit = float(rates[end]) if end < len(losses) else None
     return LearningRates(rates[:end], losses[:end], smoothed[:end], suggestion, limit)
+
+
+def _steepest(smoothed: np.ndarray, steps: int) -> int:
+    """The step around which the loss falls most, over a tenth of all steps: from one to the next, batches decide.
+
+    The first values are left out, being means of few batches.
+    """
+    settled = min(round(1 / (1 - SMOOTHING)), len(smoothed) // 3)
+    half = max(1, min(steps // 20, (len(smoothed) - settled - 1) // 2))
+    falls = smoothed[settled : -2 * half] - smoothed[settled + 2 * half :]
+    return settled + half + int(np.argmax(falls))
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
