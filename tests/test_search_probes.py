@@ -130,6 +130,15 @@ def test_a_power_law_is_carried_on_exactly_and_a_rising_curve_is_not_believed():
     assert probes._carried_on(sizes, rising, 160) >= rising.min()
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
+    sizes, losses = (10, 20, 40), np.array([[1.0, 0.9], [0.6, 0.5], [lost, 0.3]])
+    doubled = np.array([probes._carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)])
+    curve = search.LearningCurve(sizes, losses, losses, doubled, ())
+    assert not curve.more_data_would_help
+    assert "no telling" in str(curve)
+
+
 def test_a_learning_curve_refuses_sizes_that_are_none():
     for sizes in ([8, 4, 2], [1, 2], [16, 32, 65]):
         with pytest.raises(ValueError, match="sizes must be three or more"):

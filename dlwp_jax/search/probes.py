@@ -195,6 +195,8 @@ class LearningCurve:
         ]
         last, gain, error = float(self.val[-1].mean()), *self.gain
         told = f"{2 * self.sizes[-1]} examples should bring it from {last:.4g} to {last - gain:.4g} ± {error:.2g}"
+        if not math.isfinite(gain):
+            return f"{text.table(rows)}\nno telling whether more data would help: not every training stayed finite"
         answer = "more data would help" if self.more_data_would_help else "more data would hardly help"
         return f"{text.table(rows)}\n{told}: {answer}"
 
@@ -257,7 +259,12 @@ def learning_curve(
 
 
 def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
-    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss."""
+    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss.
+
+    NaN where a training diverged.
+    """
+    if not np.isfinite(losses).all():
+        return math.nan
     best, value = math.inf, float(losses[-1])
     for power in POWERS:
         x = (sizes / sizes[-1]) ** -power
