@@ -103,7 +103,7 @@ def linear(key):
     return train.make_learner(model, lambda m, b: (jnp.mean((m(b["x"]) - b["y"]) ** 2), {}), optax.adam(0.05), key=key)
 
 
-@pytest.mark.parametrize(("n", "helps"), [(24, True), (1600, False)])
+@pytest.mark.parametrize(("n", "helps"), [(24, True), pytest.param(1600, False, marks=pytest.mark.slow)])
 def test_more_data_helps_where_few_examples_are_overfitted_and_not_at_the_noise(n, helps):
     """Ten weights from n examples cost 10 / n of the noise in validation loss: a lot of 24, nothing of 1600."""
     curve = search.learning_curve(
