@@ -1,5 +1,7 @@
 """The right size: small networks inside a large one are the same networks; the recommended size is the right one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,9 +121,8 @@ def normed(width, key):
 
 def deep(depth, key):
     r = nnx.Rngs(key)
-    model = nn.Sequential(
-        nn.Linear(1, 4, rngs=r), *[jnp.tanh, nn.Linear(4, 4, rngs=r)] * depth, nn.Linear(4, 1, rngs=r)
-    )
+    hidden = [layer for _ in range(depth) for layer in (jnp.tanh, nn.Linear(4, 4, rngs=r))]
+    model = nn.Sequential(nn.Linear(1, 4, rngs=r), *hidden, nn.Linear(4, 1, rngs=r))
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
 
@@ -165,6 +166,15 @@ def test_the_recommended_model_can_be_taken_out_and_trained_on(report):
         report[7]
 
 
+def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_state():
+    make = dense(tx=optax.sgd(1e20))
+    report = search.search_capacity(make, TRAIN, VAL, sizes=[1, 2], seeds=2, epochs=2, batch_size=24)
+    assert [found.verdicts for found in report.sizes] == [("diverged", "diverged")] * 2
+    assert "every one diverged" in report.reason
+    _, state = report.member()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
 def test_the_picture_marks_the_chosen_size(report):
     pytest.importorskip("matplotlib").use("Agg")
     figure = report.figure()
@@ -183,6 +193,8 @@ def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
         ([size(1, 1.0), size(2, 0.9), size(4, 0.3)], 4, "grow further"),
         ([size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")], 2, "stop near epoch 10"),
         ([size(1, 0.51, "overfitting"), size(2, 0.5)], 2, "does not overfit"),
+        ([size(1, 0.5, "not converged"), size(2, 0.5)], 1, "verdict is not converged: train longer"),
+        ([size(np.int64(1), 1.0), size(np.int64(2), 0.5)], 2, "Size 2"),
         ([size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")], 1, "every one diverged"),
     ],
 )
@@ -190,6 +202,16 @@ def test_which_size_is_recommended(sizes, recommended, said):
     chosen, reason = capacity.recommend(sizes)
     assert chosen == recommended
     assert said in reason
+    assert str(capacity.CapacityReport(tuple(sizes), chosen, reason, "each", 1.0, dense)).count("<-- recommended") == 1
+
+
+@pytest.mark.parametrize(("loss", "scale"), [(0.5, "log"), (-0.5, "linear"), (float("nan"), "linear")])
+def test_losses_that_have_no_logarithm_are_drawn_too(loss, scale):
+    pytest.importorskip("matplotlib").use("Agg")
+    sizes = tuple(dataclasses.replace(size(n, loss), train_end=loss) for n in (1, 2))
+    figure = capacity.CapacityReport(sizes, 1, "", "each", 1.0, dense).figure()
+    figure.canvas.draw()
+    assert figure.axes[0].get_yscale() == scale
 
 
 def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch):
@@ -237,8 +259,14 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
     [
         ({"sizes": [4]}, "two or more, the smallest first"),
         ({"sizes": [8, 2]}, "two or more, the smallest first"),
+        ({"sizes": [2, 2]}, "each of them once"),
+        ({"sizes": [[2], [4]]}, "each of them once"),
         ({"seeds": 0}, "seeds must be a whole number"),
-        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": []}, "seeds must be a number of them"),
+        ({"seeds": "ab"}, "seeds must be a number of them"),
+        ({"sizes": 4}, "two or more, the smallest first"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"baseline": "high"}, "must be one finite number"),
         ({"how": "all"}, "how must be"),
         ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be a whole number"),

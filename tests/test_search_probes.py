@@ -35,6 +35,18 @@ def test_the_suggested_rate_is_below_the_known_limit_and_learns():
     assert f"{found.suggestion:.2g}" in str(found)
 
 
+def test_the_noise_of_small_batches_is_not_taken_for_a_fall():
+    """At 1e-6 nothing is learned in forty steps; a regression of unit inputs is learned from about 1e-3 on."""
+
+    def make(lr):
+        return train.make_learner(nnx.Linear(3, 1, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY)
+
+    x = jax.random.normal(KEY, (20, 3))
+    for seed in range(3):
+        data = {"x": x, "y": x.sum(axis=1, keepdims=True) + jax.random.normal(jax.random.key(seed), (20, 1))}
+        assert 1e-3 < search.find_learning_rate(make, data, batch_size=4).suggestion < 1
+
+
 def test_the_rates_are_those_that_were_trained_with():
     """Each step's rate, read back from what one step of gradient descent did."""
     seen = []
@@ -91,7 +103,7 @@ def linear(key):
     return train.make_learner(model, lambda m, b: (jnp.mean((m(b["x"]) - b["y"]) ** 2), {}), optax.adam(0.05), key=key)
 
 
-@pytest.mark.parametrize(("n", "helps"), [(24, True), (1600, False)])
+@pytest.mark.parametrize(("n", "helps"), [(24, True), pytest.param(1600, False, marks=pytest.mark.slow)])
 def test_more_data_helps_where_few_examples_are_overfitted_and_not_at_the_noise(n, helps):
     """Ten weights from n examples cost 10 / n of the noise in validation loss: a lot of 24, nothing of 1600."""
     curve = search.learning_curve(
@@ -116,6 +128,15 @@ def test_a_power_law_is_carried_on_exactly_and_a_rising_curve_is_not_believed():
     np.testing.assert_allclose(probes._carried_on(sizes, 2 * sizes**-0.5, 160), 2 * 160**-0.5, rtol=1e-3)
     rising = np.array([1.0, 1.1, 1.0, 1.2])
     assert probes._carried_on(sizes, rising, 160) >= rising.min()
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
+    sizes, losses = (10, 20, 40), np.array([[1.0, 0.9], [0.6, 0.5], [lost, 0.3]])
+    doubled = np.array([probes._carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)])
+    curve = search.LearningCurve(sizes, losses, losses, doubled, ())
+    assert not curve.more_data_would_help
+    assert "no telling" in str(curve)
 
 
 def test_a_learning_curve_refuses_sizes_that_are_none():

@@ -1,5 +1,7 @@
 """Many trainings at once: each equals its training alone, and what cannot be traced is named."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,15 +59,18 @@ def test_every_member_equals_the_training_run_alone(swept):
     over, options, result = swept
     assert result.how == "vmap"
     assert len(set(np.asarray(result.run.state.epoch).tolist())) > 1  # they stopped at different epochs
+    traced = jax.jit(lambda values: train.run(*make(**values), TRAIN, VAL, **options))  # one compilation for the rest
     for i, values in enumerate(over):
-        alone = train.run(*make(**values | {"key": jax.random.key(values["key"])}), TRAIN, VAL, **options)
+        alone_values = values | {"key": jax.random.key(values["key"])}
+        # The one with dropout from Python numbers, as a person would write it.
+        alone = train.run(*make(**alone_values), TRAIN, VAL, **options) if i == 3 else traced(alone_values)
         assert int(alone.best.epoch) == int(result.run.best.epoch[i])
         for name, column in alone.history.items():
             # Batched matrix products sum in another order; up to sixty SGD steps of float32 rounding.
             np.testing.assert_allclose(result.history[name][i], column, rtol=1e-4, err_msg=f"{values} {name}")
-        learner, state = result.member(i)
-        evaluated = train.evaluate(learner, state, VAL)["loss"]
-        np.testing.assert_allclose(evaluated, np.nanmin(alone.history["val/loss"]), rtol=1e-4)
+    for i in (2, 4):  # the penalty and the noise that the best states are evaluated with
+        evaluated = train.evaluate(*result.member(i), VAL)["loss"]
+        np.testing.assert_allclose(evaluated, np.nanmin(result.history["val/loss"][i]), rtol=1e-4)
 
 
 def test_map_and_chunks_give_what_vmap_gives():
@@ -153,6 +158,29 @@ def test_larger_is_better_where_the_monitor_says_so():
     assert result.scores[1] == result.history["val/score"][1].max()
 
 
+def test_the_time_that_is_told_includes_the_work_that_was_only_queued(monkeypatch):
+    clock, ready = [0.0], jax.block_until_ready
+
+    def wait(arrays):
+        clock[0] += 100.0
+        return ready(arrays)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    result = search.sweep(plain, TRAIN, VAL, over={"lr": [0.1], "key": [0]}, epochs=1, batch_size=37)
+    assert (result.seconds, result.compile_seconds) == (100.0, 0.0)
+
+
+def test_the_epoch_in_which_a_member_failed_is_no_score():
+    """Accuracy is finite in it: the mean over the steps until then."""
+    history = {"train/accuracy": np.array([[0.9, np.nan], [0.5, 0.6], [0.4, 0.95]])}
+    run = types.SimpleNamespace(history=history, failure=np.array([[1, 3], [0, 0], [2, 1]]))
+    values = {"lr": np.array([3.0, 0.1, 2.0])}
+    told = search.Sweep(values, run, "train/accuracy", "max", "vmap", 1.0, 0.0, plain)
+    np.testing.assert_array_equal(told.scores, [np.nan, 0.6, 0.4])
+    assert told.best == 1
+
+
 # What cannot be swept
 
 
@@ -201,12 +229,15 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"over": {}}, ValueError, "nothing to sweep"),
         ({"over": [{"lr": 0.1}, {"penalty": 0.1}]}, ValueError, "must name the same values"),
         ({"over": [0.1, 0.2]}, TypeError, "over must be"),
+        ({"over": None}, TypeError, "over must be"),
         ({"over": {"speed": [0.1]}}, TypeError, "speed"),
         ({"how": "pmap"}, ValueError, "how must be"),
         ({"chunk": 0}, ValueError, "chunk must be a whole number"),
         ({"folds": [([0, 1], [2])]}, ValueError, "leave val out"),
         ({"folds": [([0, 1], [99])], "val": None}, ValueError, "outside the 37 examples"),
         ({"folds": [([0, 1], [])], "val": None}, ValueError, "pairs of row numbers"),
+        ({"folds": [], "val": None}, ValueError, "pairs of row numbers"),
+        ({"folds": 3, "val": None}, ValueError, "pairs of row numbers"),
         ({"stop": train.EarlyStopping(1, monitor="val/accuracy")}, ValueError, "is not recorded"),
     ],
 )
@@ -224,3 +255,5 @@ def test_an_error_of_the_users_own_is_passed_on():
         search.sweep(broken, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
     with pytest.raises(TypeError, match="make must return"):
         search.sweep(lambda lr: lr, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
+    with pytest.raises(TypeError, match="make must return"):
+        search.sweep(lambda lr: (plain(lr)[0], Plain(nnx.Rngs(0))), TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)

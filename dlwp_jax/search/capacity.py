@@ -6,20 +6,22 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from dlwp_jax.diagnose import known_losses
 from dlwp_jax.search import members, nested, text
-from dlwp_jax.search.result import Sweep
+from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import sweep
 from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
 
 PyTree = Any
 PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
 NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
+UNSETTLED = ("too few epochs to tell", "not converged", "not learning")  # no verdict on a size
 BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
 
 
@@ -82,7 +84,8 @@ class CapacityReport:
     def member(self, size: Any = None) -> tuple[Learner, TrainState]:
         """Learner and state of the best seed of a size (None: the recommended one), to evaluate or train on."""
         found = self[self.recommended if size is None else size]
-        best = found.members[int(np.nanargmin(found.sweep.scores[list(found.members)]))]
+        scores = found.sweep.scores[list(found.members)]
+        best = found.members[int(np.argmin(np.where(np.isnan(scores), np.inf, scores)))]
         state = jax.tree.map(lambda a: a[best], found.sweep.run.best)
         learner, small = self.make(found.size, state.key)
         return learner, nested.cut(state, small)
@@ -98,7 +101,7 @@ class CapacityReport:
                 "train at the end": found.train_end,
                 "val at the end": found.val_end,
                 "seconds": round(found.seconds, 2),
-                "verdict": found.verdict + " <-- recommended" * (found.size == self.recommended),
+                "verdict": found.verdict + (" <-- recommended" if found.size == self.recommended else ""),
             }
             for found in self.sizes
         ]
@@ -129,7 +132,10 @@ class CapacityReport:
         axes.plot(
             chosen.parameters, chosen.val, "*", color="k", markersize=16, label=f"recommended: size {chosen.size}"
         )
-        axes.set(xscale="log", yscale="log", xlabel="trained parameters", ylabel="loss")
+        losses = np.array([(found.train_end, found.val_end, found.val) for found in self.sizes])
+        finite = losses[np.isfinite(losses)]
+        yscale = "log" if finite.size and finite.min() > 0 else "linear"
+        axes.set(xscale="log", yscale=yscale, xlabel="trained parameters", ylabel="loss")
         axes.set_title("Grow until it fits, shrink until it does not overfit")
         axes.legend()
         return figure
@@ -173,8 +179,8 @@ def search_capacity(
       A `CapacityReport`.
 
     Raises:
-      ValueError: where `sizes` has fewer than two, or is not ascending by parameters; or where `how="nested"` and
-        the family does not nest, with the reason.
+      ValueError: where `sizes` has fewer than two, has one twice, or is not ascending by parameters; or where
+        `how="nested"` and the family does not nest, with the reason.
 
     >>> import jax.numpy as jnp, optax
     >>> from flax import nnx
@@ -192,14 +198,19 @@ def search_capacity(
     (4, [4, 13])
     """
     begun = time.perf_counter()
-    sizes, numbers = list(sizes), range(checks.count(seeds, "seeds")) if isinstance(seeds, int) else list(seeds)
+    sizes = list(sizes) if np.iterable(sizes) else [sizes]
+    numbers = list(seeds) if np.iterable(seeds) else range(checks.count(seeds, "seeds"))
+    checks.count(batch_size, "batch_size")
+    known_losses(baseline)  # refuses now what would be refused after the training
     if how not in (None, "nested", "each"):
         raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
     train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
     if stop is not None and stop.mode == "max":
         raise ValueError(f"stop must monitor what should fall, such as val/loss; {stop.monitor!r} is to rise.")
-    if not numbers:
-        raise ValueError("seeds is empty; give at least one.")
+    if len(numbers) == 0 or not all(isinstance(number, int | np.integer) for number in numbers):
+        raise ValueError(f"seeds must be a number of them or a list of whole numbers, at least one; got {seeds!r}.")
+    if not all(isinstance(size, Hashable) for size in sizes) or len(set(sizes)) < len(sizes):
+        raise ValueError(f"sizes must be numbers, words or tuples, each of them once; got {sizes}.")
     count = functools.cache(functools.partial(_parameters, make))
     counts = [count(size) for size in sizes]
     if len(sizes) < 2 or any(a > b for a, b in itertools.pairwise(counts)):
@@ -276,7 +287,7 @@ class _Search:
             scores = result.scores[list(its)]
             if self.is_overfitting(size):
                 return
-            error = 0.0 if len(scores) < 2 else float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+            error = np.nan_to_num(deviation(scores) / math.sqrt(len(scores)))
             best, since = (float(scores.mean()), 0) if scores.mean() < best - error else (best, since + 1)
             if since == PATIENCE:
                 return
@@ -323,7 +334,7 @@ class _Search:
             size=size,
             parameters=self.count(size),
             val=mean,
-            spread=float(np.std(result.scores[index], ddof=1)) if len(index) > 1 else float("nan"),
+            spread=deviation(result.scores[index]),
             train_end=ends["train/loss"],
             val_end=ends[result.monitor],
             best_epoch=int(np.median(np.asarray(result.run.best.epoch)[index])),
@@ -356,6 +367,8 @@ def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
     reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
     if not calm:
         reason += f" Every size this good overfits later: stop near epoch {chosen.best_epoch}, or regularise."
+    elif chosen.verdict in UNSETTLED:
+        reason += f" But its verdict is {chosen.verdict}: train longer, or with another rate, before you believe it."
     elif chosen is sizes[-1]:
         reason += " It is the largest that was tried: grow further."
     return chosen.size, reason

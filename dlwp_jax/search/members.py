@@ -26,7 +26,7 @@ def expand(over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]]) -> dict[s
         grid = list(itertools.product(*(range(len(column)) for column in columns.values())))
         index = np.array(grid, int).reshape(len(grid), len(columns))
         return {name: column[index[:, i]] for i, (name, column) in enumerate(columns.items())}
-    members = list(over)
+    members = list(over) if isinstance(over, Sequence) else []
     if not members or not all(isinstance(member, Mapping) for member in members):
         raise TypeError(
             "over must be {name: values}, of which every combination is trained, or a list of {name: value}, one for "
@@ -62,7 +62,7 @@ def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 def made(make: Callable, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
     """What `make` returns, checked."""
     pair = make(*args, **values)
-    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Learner)):
+    if not (isinstance(pair, tuple) and [*map(type, pair)] == [Learner, TrainState]):
         raise TypeError(f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}.")
     return pair
 

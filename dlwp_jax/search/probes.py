@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.search import members, text
-from dlwp_jax.search.result import Sweep
+from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import train_members
 from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks, evaluate, run, train_epoch
 
@@ -85,10 +85,20 @@ def find_learning_rate(
     lowest = int(np.argmin(smoothed[:end])) if end else 0
     if lowest < 2 or not smoothed[lowest] < smoothed[0]:
         raise ValueError(f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss.")
-    slopes = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
-    suggestion = float(rates[int(np.argmin(slopes))])
+    suggestion = float(rates[_steepest(smoothed[: lowest + 1], steps)])
     limit = float(rates[end]) if end < len(losses) else None
     return LearningRates(rates[:end], losses[:end], smoothed[:end], suggestion, limit)
+
+
+def _steepest(smoothed: np.ndarray, steps: int) -> int:
+    """The step around which the loss falls most, over a tenth of all steps: from one to the next, batches decide.
+
+    The first values are left out, being means of few batches.
+    """
+    settled = min(round(1 / (1 - SMOOTHING)), len(smoothed) // 3)
+    half = max(1, min(steps // 20, (len(smoothed) - settled - 1) // 2))
+    falls = smoothed[settled : -2 * half] - smoothed[settled + 2 * half :]
+    return settled + half + int(np.argmax(falls))
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
@@ -169,7 +179,7 @@ class LearningCurve:
     def gain(self) -> tuple[float, float]:
         """By how much twice the data should lower the validation loss: mean over the draws, and its standard error."""
         gains = self.val[-1] - self.doubled
-        error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        error = float(np.nan_to_num(deviation(gains))) / math.sqrt(len(gains))
         return float(gains.mean()), error
 
     @property
@@ -185,12 +195,14 @@ class LearningCurve:
         ]
         last, gain, error = float(self.val[-1].mean()), *self.gain
         told = f"{2 * self.sizes[-1]} examples should bring it from {last:.4g} to {last - gain:.4g} ± {error:.2g}"
+        if not math.isfinite(gain):
+            return f"{text.table(rows)}\nno telling whether more data would help: not every training stayed finite"
         answer = "more data would help" if self.more_data_would_help else "more data would hardly help"
         return f"{text.table(rows)}\n{told}: {answer}"
 
 
 def _mean(values: np.ndarray) -> str:
-    return text.spread(float(values.mean()), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"))
+    return text.spread(float(values.mean()), deviation(values))
 
 
 def learning_curve(
@@ -247,7 +259,12 @@ def learning_curve(
 
 
 def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
-    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss."""
+    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss.
+
+    NaN where a training diverged.
+    """
+    if not np.isfinite(losses).all():
+        return math.nan
     best, value = math.inf, float(losses[-1])
     for power in POWERS:
         x = (sizes / sizes[-1]) ** -power

@@ -17,6 +17,15 @@ REPEATS = ("key", "fold")  # what is averaged over: a setting is good if it is g
 MOST_ROWS = 40  # of a printed table
 
 
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation (n - 1); NaN for one value, and where one is not finite.
+
+    >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0])), deviation(np.array([1.0, np.inf]))
+    (1.4142135623730951, nan, nan)
+    """
+    return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else float("nan")
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """The members that differ in their seed or fold only.
@@ -65,7 +74,9 @@ class Sweep:
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
-        values = self.history[self.monitor]
+        values, failed = self.history[self.monitor].copy(), np.asarray(self.run.failure)[:, 0]
+        its = np.flatnonzero((failed > 0) & (failed <= values.shape[1]))
+        values[its, failed[its] - 1] = np.nan  # the running mean of an epoch that was not finished
         empty = np.isnan(values).all(axis=1, keepdims=True)
         reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty, 0, values), axis=1)
         return np.where(empty.ravel(), np.nan, reduced)
@@ -151,12 +162,11 @@ class Sweep:
 
     def _setting(self, values: dict[str, Any], group: list[int]) -> Setting:
         scores = self.scores[group]
-        spread = float(np.std(scores, ddof=1)) if len(group) > 1 else float("nan")
         mean = {name: column[group].mean(axis=0) for name, column in self.history.items()}
         finished = np.logical_and.reduce([~np.isnan(column) for column in mean.values()])
         length = len(finished) if finished.all() else int(np.argmin(finished))
         history = {name: column[:length] for name, column in mean.items()}
-        return Setting(values, tuple(group), float(scores.mean()), spread, history)
+        return Setting(values, tuple(group), float(scores.mean()), deviation(scores), history)
 
     def _number(self, i: int | None) -> int:
         if i is None:

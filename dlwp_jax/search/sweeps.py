@@ -111,11 +111,11 @@ def train_members(
         size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
         results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
         order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
-    together = _in_order(parts, order)
+    together = jax.block_until_ready(_in_order(parts, order))  # the clock must not stop when the work is only queued
     seconds = time.perf_counter() - begun
     monitor = stop.monitor if stop is not None else "train/loss" if val is None and rows is None else "val/loss"
     mode = "min" if stop is None else stop.mode
-    return Sweep(values, jax.block_until_ready(together), monitor, mode, way, seconds, compiling, make)
+    return Sweep(values, together, monitor, mode, way, seconds, compiling, make)
 
 
 def _in_order(parts: list[Run], order: list[int]) -> Run:
@@ -135,14 +135,19 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
         return values, None
     if val is not None:
         raise ValueError("folds take their validation examples from train; leave val out.")
-    folds = [tuple(np.asarray(side) for side in fold) for fold in folds]
+    folds = list(folds) if np.iterable(folds) else []
+    folds = [tuple(map(np.asarray, fold)) if np.iterable(fold) else () for fold in folds]
+    if not folds or not all(map(_is_fold, folds)):
+        raise ValueError("folds must be pairs of row numbers (training, validation), as data.k_fold gives them.")
     for fold in folds:
-        if len(fold) != 2 or any(side.ndim != 1 or side.dtype.kind not in "iu" or side.size == 0 for side in fold):
-            raise ValueError("folds must be pairs of row numbers (training, validation), as data.k_fold gives them.")
         if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:
             raise ValueError(f"folds hold a row outside the {n} examples of train (0 to {n - 1}).")
     values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
+
+
+def _is_fold(sides: tuple[np.ndarray, ...]) -> bool:
+    return len(sides) == 2 and all(side.ndim == 1 and side.dtype.kind in "iu" and side.size for side in sides)
 
 
 def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
