@@ -174,11 +174,12 @@ def layers():
         "Unflatten": (1, (2, 2)),
         "Sequential": (),
         "ModuleList": (),
+        "LayerStack": (nn.Tanh(), nn.Tanh()),
     }
-    networks = ("dlwp_jax.nn.book", "dlwp_jax.nn.conv_nets")
+    networks = ("book", "conv_nets", "resnet", "alexnet")
     for name in dir(nn):
         cls = getattr(nn, name)
-        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__ not in networks:
+        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__.split(".")[-1] not in networks:
             sized = ("Pool", "Pad", "Pixel")
             yield name, cls, special.get(name, (2,) if any(word in name for word in sized) else ())
 
