@@ -1,6 +1,7 @@
 """What every test shares: compiled programs kept between runs, torch on few threads, where the real data is."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -22,6 +23,13 @@ def _torch_on_one_thread_and_warning_every_time():
 
     torch.set_num_threads(1)
     torch.set_warn_always(True)  # what torch warns of once a process would fail whichever test comes first
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard():
+    """A job in the background is deaf to Ctrl-C, which `fit` respects; the tests that press it want to be heard."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
