@@ -162,6 +162,7 @@ def test_cifar10_as_the_book_loads_it(real_cifar, monkeypatch):
 # Chapter 7
 
 
+@pytest.mark.slow
 def test_losses_and_parameter_counts_are_the_books(capsys):
     ch07_birds_airplanes.show_losses()
     told = capsys.readouterr().out

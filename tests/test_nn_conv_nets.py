@@ -36,6 +36,7 @@ def pictures(n=4):
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS.items(), ids=NETWORKS)
+@pytest.mark.slow
 def test_networks_equal_their_torch_twins_forward_and_backward(name, options):
     theirs, ours, loaded = pair(name, **options)
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}

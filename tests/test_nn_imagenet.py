@@ -54,10 +54,11 @@ def test_counts_names_and_shapes_are_torchvisions(name):
     ("name", "block", "depths"),
     [
         ("basic", nn.BasicBlock, (1, 1, 1, 1)),
-        pytest.param("bottleneck", nn.Bottleneck, (2, 1, 1, 1), marks=pytest.mark.slow),
-        pytest.param("resnet18", nn.BasicBlock, (2, 2, 2, 2), marks=pytest.mark.slow),
+        ("bottleneck", nn.Bottleneck, (2, 1, 1, 1)),
+        ("resnet18", nn.BasicBlock, (2, 2, 2, 2)),
     ],
 )
+@pytest.mark.slow
 def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths, tmp_path):
     theirs = reference.make(name, num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")

@@ -42,6 +42,7 @@ def unet(shared_data):
 
 
 @pytest.mark.parametrize(("model", "file"), [(nn.ConvNet, BIRDS), (nn.LunaModel, LUNA)])
+@pytest.mark.slow
 def test_checkpoints_load_from_the_file_alone(shared_data, model, file):
     loaded = parity.load_torch(model(rngs=nnx.Rngs(0)), shared_data / file)
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
@@ -134,6 +135,7 @@ def test_luna_model_equals_torch_on_ct(shared_data):
 
 
 @pytest.mark.parametrize("train_mode", [False, True])
+@pytest.mark.slow
 def test_unet_equals_torch_on_random_input(shared_data, train_mode):
     theirs, ours, loaded, _ = unet(shared_data)
     x = RNG.standard_normal((2, 7, 32, 32)).astype(np.float32)
@@ -159,6 +161,7 @@ def dice_loss(model, batch):
     return jnp.mean(1 - (2 * overlap + 1) / (jnp.sum(prediction + label, axis=(1, 2, 3)) + 1)), {}
 
 
+@pytest.mark.slow
 def test_unet_trains_on_with_the_optimizer_state_of_the_checkpoint(shared_data):
     theirs, ours, loaded, checkpoint = unet(shared_data)
     opt = torch.optim.Adam(theirs.parameters())

@@ -133,6 +133,7 @@ def test_a_bad_shape_is_answered_with_an_example(capsys):
     assert "2,x: give whole numbers, as in 1,3,32,32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_check_runs_from_the_shell(folder):
     command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet", "models.py:Net"]
     settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}

@@ -140,6 +140,7 @@ def networks(dtype, wrong=False):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("own", [True, False])
+@pytest.mark.slow
 def test_models_in_16_bits_are_compared_in_their_own_dtype(dtype, own):
     theirs, ours = networks(getattr(jnp, dtype) if own else None)
     theirs = theirs.to(getattr(torch, dtype))

@@ -30,6 +30,7 @@ def sample_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pair", [*PAIRS, *BITES.pairs], ids=lambda pair: pair.names[0])
+@pytest.mark.slow
 def test_both_halves_agree(pair, sample_files, monkeypatch):
     monkeypatch.chdir(sample_files)
     execute.check(pair)

@@ -57,6 +57,7 @@ def penalised(model, batch):
     ],
     ids=["tanh, adam", "sigmoid, clipped adamw", "batch norm, l2"],
 )
+@pytest.mark.slow
 def test_a_small_network_inside_a_large_one_is_the_small_network(family):
     """The same initial weights, loss and gradient, and the same weights after training, as trained on its own."""
     make = dense(**family)
@@ -127,6 +128,7 @@ def deep(depth, key):
 
 
 @pytest.mark.parametrize(("make", "why"), [(normed, "another gradient"), (deep, "different parameters")])
+@pytest.mark.slow
 def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told(make, why):
     options = {"sizes": [2, 3], "seeds": 2, "epochs": 10, "batch_size": 24}
     report = search.search_capacity(make, TRAIN, VAL, **options)

@@ -99,6 +99,7 @@ def test_the_best_member_and_the_tables(swept):
         result.member(5)
 
 
+@pytest.mark.slow
 def test_folds_and_seeds_are_averaged_and_every_example_is_validated_once():
     folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of 13, 12, 12: two shapes
     result = search.sweep(plain, TRAIN, over={"lr": [0.1, 0.01], "key": [0, 1]}, folds=folds, epochs=3, batch_size=40)

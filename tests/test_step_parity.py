@@ -122,6 +122,7 @@ def our_losses(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS.items(), ids=NETWORKS)
+@pytest.mark.slow
 def test_two_trainings_that_never_meet_have_the_same_losses(name, options):
     """Forty steps, in which every network learns (the loss falls by 10 to 95 percent).
 
