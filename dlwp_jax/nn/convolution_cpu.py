@@ -4,7 +4,8 @@ XLA:CPU gathers the window of every output place into a buffer and multiplies it
 few output channels, the gathering takes most of the time. So neighbouring output columns are computed together:
 a window that is `r - 1` columns wider, moved `r` columns at a time, with `r` shifted copies of the kernel, zeros
 around them, as its output channels. The result is the same memory, read as `[N H W/r r*out]`. At most twice the
-products, far fewer gathers (`scripts/bench layers` has the times).
+products, far fewer gathers (`scripts/bench layers` has the times). One thing differs from torch: the zeros turn
+infinity into NaN, so an input that is not finite spoils all `r` columns computed together where it would spoil one.
 """
 
 import jax.numpy as jnp
