@@ -13,8 +13,8 @@ Where a target is missed, what was tried. *Conv net*: several output columns at 
 most (`scripts/bench layers`); space to depth, im2col with a matrix product, batch-last arrays, channels padded to a
 multiple of 4, 8 or 16 were slower or no faster. The gradient of the kernel by nine shifted products, or over blocks of
 columns, was faster for 3 to 32 channels only: a lead. On one pinned core of a loaded machine the epoch took 0.83 of
-torch's time: torch gains more from the second core. *Fully connected*: the products take as long as torch's; what is left
-is passes over 3.7 million parameters, some of them for the check that no number is infinite (the bare scan has none).
+torch's time: torch gains more from the second core. *Fully connected*: the products take as long as torch's;
+what is left is passes over 3.7 million parameters, some of them to check for infinite numbers (the bare scan has none).
 *Residual net*: the convolutions run near the rate of a matrix product but for the gradient of the kernel; what is
 kept for the backward pass is copied into the stack of the scan and out again. Twenty unrolled blocks were no
 faster a step, and each adds to the compile time; batch norm with a derivative of its own brought its share
