@@ -184,7 +184,7 @@ def test_balanced_rows_shuffle_within_the_classes():
     assert len(set(rows)) == 30
     assert (rows != batches.balanced_rows(labels, ratio=2, n=30)).any()
     for wrong in ({"ratio": 0, "n": 3}, {"ratio": 1, "n": -1}):
-        with pytest.raises(ValueError, match="ratio="):
+        with pytest.raises(ValueError, match="ratio must|n must"):
             batches.balanced_rows(labels, **wrong)
     with pytest.raises(ValueError, match="0 and 1 only"):
         batches.balanced_rows([0, 2], ratio=1, n=3)
@@ -292,7 +292,7 @@ def test_stream_resumes_and_passes_errors_on():
 
     with pytest.raises(data.BrokenFile, match="a is broken"):
         list(data.stream.stream(["a"], broken, batch_size=1))
-    with pytest.raises(ValueError, match="0 items"):
+    with pytest.raises(ValueError, match="items must hold one"):
         data.stream.stream([], broken, batch_size=1)
 
 

@@ -108,7 +108,7 @@ def test_chirp_peaks_where_it_should():
 
 @pytest.mark.parametrize("options", [{"nperseg": 2000}, {"noverlap": 256}, {"nperseg": 0}])
 def test_impossible_segments_are_refused(options):
-    with pytest.raises(ValueError, match="nperseg="):
+    with pytest.raises(ValueError, match="nperseg"):
         audio.spectrogram(np.zeros(1000), 8000, **options)
     with pytest.raises(ValueError, match="nperseg="):
         audio.spectrogram(np.float32(1), 8000)
@@ -158,11 +158,11 @@ def test_broken_videos_are_refused(clip, tmp_path):
         video.read(tmp_path / "sound.wav")
     with pytest.raises(FileNotFoundError):
         video.read(tmp_path / "absent.mp4")
-    with pytest.raises(ValueError, match="step=0"):
+    with pytest.raises(ValueError, match="step must be at least 1"):
         video.read(path, step=0)
 
 
 @pytest.mark.parametrize("rate", [0, -8000])
 def test_a_rate_that_is_not_positive_is_refused(rate):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="rate must be a finite number above 0"):
         audio.spectrogram(np.zeros(512, np.float32), rate)

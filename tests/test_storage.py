@@ -313,7 +313,7 @@ REFUSED = {
     "short permutation": (lambda t: t.permute(0), RuntimeError, r"input.dim\(\) = 2"),
     "dimension": (lambda t: t.transpose(0, 2), IndexError, r"range of \[-2, 1\], but got 2"),
     "view of a transpose": (lambda t: t.t().view(-1), RuntimeError, r"Use \.reshape"),
-    "view as another dtype": (lambda t: t.view(jnp.int32), TypeError, "expected integers"),
+    "view as another dtype": (lambda t: t.view(jnp.int32), TypeError, "must be integers"),
     "view of another count": (lambda t: t.view(4), RuntimeError, "invalid for input of size 6"),
     "expand": (lambda t: t.expand(3, 4), RuntimeError, r"expanded size of the tensor \(4\)"),
     "as_strided out of bounds": (

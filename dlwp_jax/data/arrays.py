@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.storage import StridedTensor
 
 BLOCK = 2**14  # rows of data that are in float64 at a time
@@ -37,12 +38,17 @@ def take(data: Any, rows: Any) -> Any:
     """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a dense one.
 
     Raises:
-      IndexError: where a row is not in -n .. n - 1.
+      IndexError: where a row is not in -n .. n - 1, or a mask has another length.
+      TypeError: where rows are no whole numbers.
 
     >>> take({"x": np.arange(4) * 10}, [3, 0])["x"].tolist()
     [30, 0]
     """
-    rows = np.asarray(rows)
+    length(data)
+    rows = checks.on_host(rows, "rows")
+    rows = rows if rows.size else rows.astype(int)
+    if rows.dtype.kind not in "iub":
+        raise TypeError(f"rows must be row numbers, or a mask; got {checks.describe(rows)}.")
     return jax.tree.map(lambda leaf: _rows(leaf, rows), data, is_leaf=_is_strided)
 
 
@@ -52,8 +58,13 @@ def _is_strided(leaf: Any) -> bool:
 
 def _rows(leaf: Any, rows: np.ndarray) -> Any:
     """Rows of one array; JAX alone would clamp those that are not there."""
-    leaf = leaf.to_array() if isinstance(leaf, StridedTensor) else leaf
+    if isinstance(leaf, StridedTensor):
+        leaf = leaf.to_array()
+    elif not isinstance(leaf, jax.Array | np.ndarray):
+        leaf = np.asarray(leaf)  # a torch tensor, a data frame
     n = len(leaf)
+    if rows.dtype == bool and rows.shape != (n,):
+        raise IndexError(f"rows is a mask of shape {rows.shape}; the data has {n} examples.")
     if rows.dtype.kind in "iu" and rows.size and not -n <= rows.min() <= rows.max() < n:
         raise IndexError(f"rows go from {rows.min()} to {rows.max()}; the data has {n} examples.")
     return leaf[rows]
@@ -75,7 +86,7 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
 
     Raises:
-      TypeError: where `val` is no number.
+      TypeError: where `val` is no number, `key` no key, or groups or labels cannot be compared.
       ValueError: where either side would be empty, or the leading axes differ.
 
     >>> import jax.numpy as jnp
@@ -87,9 +98,10 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
     >>> set(train["patient"].tolist()) & set(val["patient"].tolist())
     set()
     """
-    n = length(data)
+    n, key = length(data), checks.key(key)
     if isinstance(val, bool) or not isinstance(val, numbers.Real):
         raise TypeError(f"val={val!r} must be a number: how many examples, or which fraction of them.")
+    checks.real(val, "val")
     if groups is not None and labels is not None:
         raise ValueError("split takes groups or labels, not both: a group cannot be cut to keep the classes even.")
     if groups is not None:
@@ -132,7 +144,7 @@ def _split_classes(labels: np.ndarray, val: int | float, key: jax.Array) -> tupl
 
 
 def _aligned(values: Any, n: int, name: str) -> np.ndarray:
-    values = np.asarray(values)
+    values = checks.names_of(values, name)
     if values.shape != (n,):
         raise ValueError(f"{name} has shape {values.shape}; one for each of the {n} examples is needed.")
     return values
@@ -157,6 +169,7 @@ def k_fold(
     >>> [len(held) for _, held in folds]
     [4, 3, 3]
     """
+    n, k, key = checks.whole(n, "n", 1), checks.whole(k, "k"), checks.key(key)
     if groups is not None and labels is not None:
         raise ValueError("k_fold takes groups or labels, not both.")
     if groups is not None:
@@ -195,6 +208,15 @@ class Scale:
     offset: np.ndarray
     unit: np.ndarray
 
+    def __post_init__(self):
+        for name, value in (("offset", self.offset), ("unit", self.unit)):
+            number = checks.numbers_of(value, name)
+            if not isinstance(number, jax.core.Tracer) and not np.isfinite(np.asarray(number)).all():
+                raise ValueError(f"{name} must be finite numbers; got {checks.describe(value)}.")
+            object.__setattr__(self, name, number)
+        if not isinstance(self.unit, jax.core.Tracer) and not np.asarray(self.unit).all():
+            raise ValueError("unit must not be 0: nothing can be measured in it.")
+
     @classmethod
     def standard(cls, x: Any, *, axis: int | tuple[int, ...] = 0, correction: int = 1) -> Scale:
         """Mean and standard deviation over `axis`; a constant column keeps unit 1, so it becomes 0.
@@ -208,7 +230,7 @@ class Scale:
         1.0
         """
         x = _finite(x)
-        axes = (axis,) if isinstance(axis, int) else axis
+        axes, correction = _axes(x, axis), checks.whole(correction, "correction", 0)
         n = math.prod(x.shape[i] for i in axes)
         if n <= correction:
             raise ValueError(f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more.")
@@ -224,23 +246,37 @@ class Scale:
         [0.0, 0.75]
         """
         x = _finite(x)
-        low, high = (np.asarray(limit, np.float64) for limit in (x.min(axis=axis), x.max(axis=axis)))
-        return cls._of(x, low, high - low, (axis,) if isinstance(axis, int) else axis)
+        axes = _axes(x, axis)
+        low, high = (np.asarray(limit, np.float64) for limit in (x.min(axis=axes), x.max(axis=axes)))
+        return cls._of(x, low, high - low, axes)
 
     @classmethod
     def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]) -> Scale:
         dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(np.float32)
         unit = np.where(unit > 0, unit, 1.0)
+        if np.issubdtype(dtype, np.floating) and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max:
+            raise ValueError(f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first.")
+        unit = np.maximum(unit, np.finfo(dtype).smallest_normal)  # not 0, once it is rounded
         shape = _left(x, axes)
         return cls(np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape))
 
     def apply(self, x: Any) -> Any:
         """x in the new unit; NumPy or JAX array, as it came."""
-        return (x - self.offset) / self.unit
+        return (self._fitting(x, "x") - self.offset) / self.unit
 
     def undo(self, z: Any) -> Any:
         """z back in the old unit."""
-        return z * self.unit + self.offset
+        return self._fitting(z, "z") * self.unit + self.offset
+
+    def _fitting(self, x: Any, name: str) -> Any:
+        """Numbers to which offset and unit can be applied without giving them another shape."""
+        x = x.to_array() if isinstance(x, StridedTensor) else checks.numbers_of(x, name)
+        for measured in (self.offset, self.unit):
+            shape = np.shape(measured)
+            lead = x.ndim - len(shape)
+            if lead < 0 or any(m not in (1, n) for m, n in zip(shape, x.shape[lead:], strict=True)):
+                raise ValueError(f"{name} has shape {x.shape}, which a scale of shape {shape} does not fit.")
+        return x
 
 
 def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -268,12 +304,23 @@ def _left(x: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _finite(x: Any) -> np.ndarray:
-    x = np.asarray(x)
+    x = checks.real_on_host(x, "x")
     if x.dtype == bool:
         raise TypeError("x is bool and has no unit to scale; make it numbers first.")
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"x of shape {x.shape} is empty or holds values that are not finite; mask them first.")
     return x
+
+
+def _axes(x: np.ndarray, axis: Any) -> tuple[int, ...]:
+    """Axes counted from the front, each once."""
+    single = checks.as_int(axis)
+    if single is None and not isinstance(axis, tuple | list):
+        raise TypeError(f"axis must be a whole number, or several in a tuple; got {checks.describe(axis)}.")
+    axes = tuple(checks.whole(one, "axis") for one in ((single,) if single is not None else axis))
+    if any(not -x.ndim <= one < x.ndim for one in axes) or len({one % x.ndim for one in axes}) < len(axes):
+        raise ValueError(f"axis={axis} names an axis twice, or one that x of shape {x.shape} has not.")
+    return tuple(one % x.ndim for one in axes)
 
 
 def standardize(train: Any, *others: Any, axis: int | tuple[int, ...] = 0) -> tuple[Any, ...]:

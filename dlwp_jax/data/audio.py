@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 
@@ -50,7 +51,8 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
         rate, samples = wavfile.read(io.BytesIO(content))
     if not samples.size or rate <= 0:
         raise BrokenFile(f"{path} holds {samples.size} samples at {rate} a second.")
-    return samples.reshape(len(samples), -1), rate
+    native = samples.astype(samples.dtype.newbyteorder("="), copy=False)  # RIFX files are big-endian
+    return native.reshape(len(samples), -1), rate
 
 
 def _check_size(content: bytes, path) -> None:
@@ -78,13 +80,14 @@ def to_float(samples: np.ndarray) -> np.ndarray:
     >>> to_float(np.array([0, 128], np.uint8)).tolist(), to_float(np.array([-32768], np.int16)).tolist()
     ([-1.0, 0.0], [-1.0])
     """
-    samples = np.asarray(samples)
+    samples = checks.on_host(samples, "samples")
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype in (np.int16, np.int32):
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     if np.issubdtype(samples.dtype, np.floating):
-        return samples.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return samples.astype(np.float32)
     raise TypeError(f"samples are {samples.dtype}; uint8, int16, int32 or floating is wanted.")
 
 
@@ -122,6 +125,9 @@ def spectrogram(
       nperseg: samples in a segment.
       noverlap: samples that neighbours share; None is an eighth.
 
+    Raises:
+      TypeError, ValueError: where the waveform is not real, the segments do not fit it, or the window is unknown.
+
     Returns:
       A `Spectrogram`, power `[... nperseg // 2 + 1, segments]`.
 
@@ -130,17 +136,24 @@ def spectrogram(
     """
     from scipy.signal import get_window
 
-    if not rate > 0:
-        raise ValueError(f"rate={rate} must be positive.")
-    noverlap = nperseg // 8 if noverlap is None else noverlap
-    samples = np.shape(waveform)[-1] if np.ndim(waveform) else 0
+    rate, nperseg = checks.real(rate, "rate", above=0), checks.whole(nperseg, "nperseg", 1)
+    noverlap = nperseg // 8 if noverlap is None else checks.whole(noverlap, "noverlap", 0)
+    waveform = checks.on_device(waveform, "waveform")
+    if jnp.iscomplexobj(waveform):
+        raise TypeError(f"waveform must be real; got {checks.describe(waveform)}.")
+    samples = waveform.shape[-1] if waveform.ndim else 0
     if not 0 < nperseg <= samples or not 0 <= noverlap < nperseg:
         raise ValueError(
             f"nperseg={nperseg}, noverlap={noverlap} of {samples} samples: 0 <= noverlap < nperseg <= samples."
         )
-    weights = np.asarray(get_window(window, nperseg), np.float32)
+    try:
+        weights = np.asarray(get_window(window, nperseg), np.float32)
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise ValueError(f"window={window!r} is none that SciPy knows ({error}).") from error
+    if not np.isfinite(weights).all() or not weights.any():
+        raise ValueError(f"window={window!r} gives weights that are 0 or not finite.")
     starts = np.arange(0, samples - nperseg + 1, nperseg - noverlap)
-    power = _segment_power(jnp.asarray(waveform), weights, rate, step=nperseg - noverlap)
+    power = _segment_power(waveform, weights, rate, step=nperseg - noverlap)
     return Spectrogram(
         jnp.asarray(np.fft.rfftfreq(nperseg, 1 / rate), power.dtype),
         jnp.asarray((starts + nperseg / 2) / rate, power.dtype),

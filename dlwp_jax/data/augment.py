@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
+
+from dlwp_jax import checks
 
 TURN = 2 * jnp.pi
 
@@ -28,7 +31,10 @@ def flip(key: jax.Array, dims: int, *, axes: Sequence[int] | None = None) -> jax
     >>> jnp.abs(flip(jax.random.key(0), 2)).tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    allowed = jnp.isin(jnp.arange(dims), jnp.array(range(dims) if axes is None else list(axes)))
+    key, dims = checks.key(key), _dims(dims)
+    if axes is not None:
+        axes = _axes(axes, dims)
+    allowed = jnp.isin(jnp.arange(dims), jnp.array(range(dims) if axes is None else axes, int))
     signs = jnp.where(jax.random.bernoulli(key, shape=(dims,)) & allowed, -1.0, 1.0)
     return jnp.diag(jnp.append(signs, 1.0))
 
@@ -39,6 +45,7 @@ def shift(key: jax.Array, dims: int, amount: float) -> jax.Array:
     >>> bool((jnp.abs(shift(jax.random.key(0), 3, 0.1)[:3, 3]) <= 0.1).all())
     True
     """
+    key, dims, amount = checks.key(key), _dims(dims), _amount(amount, "amount")
     offsets = amount * jax.random.uniform(key, (dims,), minval=-1.0, maxval=1.0)
     return jnp.eye(dims + 1).at[:dims, dims].set(offsets)
 
@@ -49,6 +56,7 @@ def scale(key: jax.Array, dims: int, amount: float) -> jax.Array:
     >>> bool((jnp.abs(jnp.diag(scale(jax.random.key(0), 2, 0.2)) - 1) <= 0.2).all())
     True
     """
+    key, dims, amount = checks.key(key), _dims(dims), _amount(amount, "amount")
     factors = 1 + amount * jax.random.uniform(key, (dims,), minval=-1.0, maxval=1.0)
     return jnp.diag(jnp.append(factors, 1.0))
 
@@ -61,6 +69,7 @@ def rotate(key: jax.Array, dims: int, *, most: float = TURN) -> jax.Array:
     >>> rotate(jax.random.key(0), 3).shape
     (4, 4)
     """
+    key, dims, most = checks.key(key), _dims(dims), _amount(most, "most")
     angle = jax.random.uniform(key, maxval=most)
     s, c = jnp.sin(angle), jnp.cos(angle)
     return jnp.eye(dims + 1).at[:2, :2].set(jnp.array([[c, -s], [s, c]]))
@@ -72,7 +81,11 @@ def noise(key: jax.Array, x: jax.Array, amount: float | jax.Array) -> jax.Array:
     >>> noise(jax.random.key(0), jnp.zeros((4, 4, 1)), 0.5).shape
     (4, 4, 1)
     """
-    return x + amount * jax.random.normal(key, x.shape, x.dtype)
+    key, x, amount = checks.key(key), _floating(x), checks.on_device(amount, "amount")
+    fits = amount.ndim <= x.ndim and all(m in (1, n) for m, n in zip(amount.shape[::-1], x.shape[::-1], strict=False))
+    if jnp.iscomplexobj(amount) or not fits:
+        raise ValueError(f"amount must be one real number, or fit x of shape {x.shape}; got {checks.describe(amount)}.")
+    return x + amount.astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
 
 
 def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -91,12 +104,14 @@ def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
     >>> warp(x, jnp.diag(jnp.array([-1.0, 1.0, 1.0])))[..., 0].tolist()
     [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]]
     """
+    x, matrix = checks.on_device(x, "x"), checks.on_device(matrix, "matrix")
     sizes = x.shape[:-1]
     dims = len(sizes)
     if dims not in (2, 3) or matrix.shape != (dims + 1, dims + 1):
         raise ValueError(f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W C] (4, 4).")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x is {x.dtype}; floating numbers are needed, see image.to_float.")
+    x = _floating(x)
+    if not x.size or jnp.iscomplexobj(matrix):
+        raise ValueError(f"x of shape {x.shape} is empty, or matrix of dtype {matrix.dtype} is not real.")
     axes = [(2 * jnp.arange(n) + 1) / n - 1 for n in sizes]
     grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij")[::-1])  # [x y (z)] at every place
     source = jnp.tensordot(matrix[:dims, :dims], grid, 1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
@@ -129,10 +144,18 @@ def augment(
     Returns:
       An array like x.
 
+    Raises:
+      TypeError, ValueError: where x is not floating, of another number of axes, or an amount is no finite number.
+
     >>> augment(jax.random.key(0), jnp.ones((8, 8, 1)), flips=True, offset=0.1, turn=TURN).shape
     (8, 8, 1)
     """
-    dims = x.ndim - 1
+    key, x = checks.key(key), _floating(x)
+    dims = _dims(x.ndim - 1)
+    if not isinstance(flips, bool) and flips is not None:
+        flips = _axes(flips, dims)
+    amounts = {"offset": offset, "stretch": stretch, "turn": turn, "std": std}
+    offset, stretch, turn, std = (_amount(value, name) for name, value in amounts.items())
     keys = jax.random.split(key, 5)
     matrix = jnp.eye(dims + 1)
     if flips:
@@ -141,3 +164,31 @@ def augment(
     matrix = shift(keys[1], dims, offset) @ scale(keys[2], dims, stretch) @ matrix @ rotate(keys[3], dims, most=turn)
     changed = warp(x, matrix) if flips or offset or stretch or turn else x
     return noise(keys[4], changed, std) if std else changed
+
+
+def _dims(dims: int) -> int:
+    """2 or 3."""
+    if checks.as_int(dims) not in (2, 3):
+        raise ValueError(f"dims must be 2, of [H W C], or 3, of [D H W C]; got {checks.describe(dims)}.")
+    return int(dims)
+
+
+def _axes(axes: Sequence[int], dims: int) -> tuple[int, ...]:
+    """Which of x, y, z."""
+    if not isinstance(axes, Sequence) or any(checks.as_int(axis) not in range(dims) for axis in axes):
+        raise ValueError(f"the axes of flips must be of 0 (x) to {dims - 1}; got {checks.describe(axes)}.")
+    return tuple(axes)
+
+
+def _amount(value: float | jax.Array, name: str) -> float | jax.Array:
+    """A finite number; a traced one passes unlooked at."""
+    if isinstance(value, Tracer) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
+        return value
+    return checks.real(value, name)
+
+
+def _floating(x: jax.Array) -> jax.Array:
+    x = checks.on_device(x, "x")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x is {x.dtype}; floating numbers are needed, see image.to_float.")
+    return x

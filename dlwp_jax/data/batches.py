@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dlwp_jax import checks
+
 
 class Plan(NamedTuple):
     """The rows of one epoch: `full` is `[steps batch_size]`, `rest` the `[n % batch_size]` rows left over.
@@ -36,9 +38,8 @@ def batch_plan(n: int, batch_size: int, *, key: jax.Array | None = None) -> Plan
     >>> plan.full.shape, plan.rest.shape, sorted(np.concatenate(plan.steps()).tolist()) == list(range(11))
     ((2, 4), (3,), True)
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n={n} and batch_size={batch_size}; both must be at least 1.")
-    rows = np.arange(n) if key is None else np.asarray(jax.random.permutation(key, n))
+    n, batch_size = checks.whole(n, "n", 1), checks.whole(batch_size, "batch_size", 1)
+    rows = np.arange(n) if key is None else np.asarray(jax.random.permutation(checks.key(key), n))
     cut = n - n % batch_size
     return Plan(rows[:cut].reshape(-1, batch_size), rows[cut:])
 
@@ -63,11 +64,10 @@ def balanced_rows(labels: Any, *, ratio: int, n: int, key: jax.Array | None = No
     >>> balanced_rows([0, 0, 1, 0, 0], ratio=2, n=7).tolist()
     [2, 0, 1, 2, 3, 4, 2]
     """
-    labels = np.asarray(labels)
+    labels, key = checks.on_host(labels, "labels"), None if key is None else checks.key(key)
     if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels of shape {labels.shape} must be one-dimensional, 0 and 1 only.")
-    if ratio < 1 or n < 0:
-        raise ValueError(f"ratio={ratio}, n={n}; ratio must be at least 1 and n not negative.")
+    ratio, n = checks.whole(ratio, "ratio", 1), checks.whole(n, "n", 0)
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     if not len(positive) or not len(negative):
         raise ValueError(f"labels hold {len(positive)} positives and {len(negative)} negatives; both are needed.")

@@ -8,12 +8,14 @@ make Python reserve much memory, by a memo slot with a huge number.
 import io
 import mmap
 import pickle
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -37,8 +39,14 @@ def read(folder: str | Path, *, classes: tuple[str, ...] | None = None) -> tuple
     Raises:
       BrokenFile: where a file is damaged or wants to do more than describe an array and its labels.
     """
-    if classes is not None and (unknown := set(classes) - set(CLASSES)):
-        raise ValueError(f"classes has {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}.")
+    if classes is not None:
+        if not isinstance(classes, tuple | list) or not classes or len({*map(str, classes)}) < len(classes):
+            raise ValueError(
+                f"classes must be different names of {', '.join(CLASSES)}; got {checks.describe(classes)}."
+            )
+        if unknown := [name for name in map(str, classes) if name not in CLASSES]:
+            raise ValueError(f"classes has {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}.")
+    checks.path(folder, "folder")
     image, label, ends = _read([Path(folder, name) for name in (*TRAIN, *TEST)])
     sides = np.split(image, ends[-2:-1]), np.split(label, ends[-2:-1])
     train, test = ({"image": images, "label": labels} for images, labels in zip(*sides, strict=True))
@@ -61,6 +69,8 @@ def read_batches(paths: Any) -> dict:
     Returns:
       `{"image": [n 32 32 3] uint8, "label": [n] int32}`.
     """
+    if isinstance(paths, str) or not isinstance(paths, Sequence) or not len(paths):
+        raise TypeError(f"paths must be a list of files, one at least; got {checks.describe(paths)}.")
     image, label, _ = _read(list(paths))
     return {"image": image, "label": label}
 

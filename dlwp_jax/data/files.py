@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlwp_jax import checks
+
 
 class BrokenFile(ValueError):
     """A file that is not what its reader reads: truncated, damaged, ragged, or of another kind.
@@ -26,12 +28,14 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
 
     Raises:
       BrokenFile: in place of any of `causes`.
+      TypeError, ValueError: where the path is none.
 
     >>> with reading("words.txt", "text in UTF-8", UnicodeDecodeError):
     ...     b"\\xff".decode()
     Traceback (most recent call last):
     dlwp_jax.data.files.BrokenFile: words.txt cannot be read as text in UTF-8: 'utf-8' codec can't decode byte ...
     """
+    checks.path(path)
     try:
         yield
     except (BrokenFile, FileNotFoundError, PermissionError, IsADirectoryError):
@@ -49,6 +53,9 @@ def files_in(folder: str | Path, *suffixes: str) -> list[Path]:
     >>> [path.name for path in files_in(Path(__file__).parent, ".typed", ".py")][0]
     '__init__.py'
     """
+    checks.path(folder, "folder")
+    for suffix in suffixes:
+        checks.text(suffix, "a suffix")
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")

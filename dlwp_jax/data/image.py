@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.arrays import Scale
 from dlwp_jax.data.files import BrokenFile, files_in, reading
+from dlwp_jax.storage import StridedTensor
 
 # What Pillow calls the ways to store a pixel, and how many channels each becomes here.
 CHANNELS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+MOST_ROWS = 2**16  # or columns, of a picture that is asked for
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -34,6 +37,8 @@ def read(path: str | Path, *, channels: int | None = None) -> np.ndarray:
     """
     from PIL import Image
 
+    if channels is not None:
+        checks.whole(channels, "channels", 1, 4)
     with reading(path, "a PNG or JPEG image", *_pillow_failures()):
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             image.verify()  # checks every chunk's checksum, but leaves the image unusable
@@ -94,6 +99,7 @@ def read_folder(
     >>> batch.shape, names
     ((2, 32, 48, 3), ['china.jpg', 'flower.jpg'])
     """
+    size = None if size is None else checks.wholes(size, "size", 2, 1, MOST_ROWS)
     paths = files_in(folder, *SUFFIXES)
     images = [read(path, channels=channels) for path in paths]
     if size is not None:
@@ -119,19 +125,23 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     """
     from PIL import Image
 
+    image = _checked(image)
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
-    _check_image(image)
-    height, width = _in_proportion(image.shape[:2], size) if isinstance(size, int) else size
+    if (shorter := checks.as_int(size)) is not None:
+        size = _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
+    height, width = checks.wholes(size, "size", 2, 1, MOST_ROWS)
     planes = [
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def _check_image(image: np.ndarray) -> None:
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = checks.on_host(image, "image")
     if image.ndim != 3 or not image.size:
         raise ValueError(f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1.")
+    return image
 
 
 def _in_proportion(sizes: tuple[int, ...], shorter: int) -> tuple[int, ...]:
@@ -153,10 +163,8 @@ def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     >>> center_crop(np.ones((1, 2, 1), int), (1, 5)).ravel().tolist()
     [0, 1, 1, 0, 0]
     """
-    _check_image(image)
-    wanted = (size, size) if isinstance(size, int) else size
-    if min(wanted) < 1:
-        raise ValueError(f"size={size!r}; a crop has at least one row and one column.")
+    image = _checked(image)
+    wanted = checks.wholes((size, size) if checks.as_int(size) is not None else size, "size", 2, 1, MOST_ROWS)
     missing = [max(want - have, 0) for want, have in zip(wanted, image.shape, strict=False)]
     framed = np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)])
     top, left = (round((have - want) / 2) for want, have in zip(wanted, framed.shape, strict=False))
@@ -183,6 +191,8 @@ def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarra
     ((4, 8, 8, 3), (3,), True)
     """
     x = to_float(images)
+    if scale is not None and not isinstance(scale, Scale):
+        raise TypeError(f"scale must be a data.Scale, or None to measure one; got {checks.describe(scale)}.")
     scale = scale or Scale.standard(x, axis=tuple(range(x.ndim - 1)))
     return scale.apply(x), scale
 
@@ -193,10 +203,12 @@ def to_float(images: np.ndarray) -> np.ndarray:
     >>> to_float(np.array([0, 255], np.uint8)).tolist()
     [0.0, 1.0]
     """
-    images = np.asarray(images)
+    images = checks.on_host(images, "images")
     if images.dtype in (np.uint8, np.uint16):
         return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
     if np.issubdtype(images.dtype, np.floating):
+        if images.dtype.itemsize > 4 and (np.abs(images) > np.finfo(np.float32).max)[np.isfinite(images)].any():
+            raise ValueError(f"images hold numbers up to {np.nanmax(np.abs(images)):.3g}, beyond float32.")
         return images.astype(np.float32)
     raise TypeError(f"images are {images.dtype}; uint8, uint16 or floating is wanted.")
 
@@ -220,8 +232,10 @@ def channels_last(images, *, spatial: int = 2):
 
 
 def _move_axis(images, source: int, target: int, spatial: int):
+    spatial = checks.whole(spatial, "spatial", 1)
+    images = images if isinstance(images, StridedTensor) else checks.numbers_of(images, "images")
     if images.ndim < spatial + 1:
         raise ValueError(f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed.")
     axes = list(range(images.ndim))
     axes.insert(images.ndim + target, axes.pop(source))
-    return images.transpose(axes)
+    return images.permute(axes) if isinstance(images, StridedTensor) else images.transpose(axes)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data import image, text
 from dlwp_jax.data.arrays import Scale
 from dlwp_jax.data.files import BrokenFile
@@ -32,6 +33,7 @@ def preprocess(picture: np.ndarray) -> np.ndarray:
     >>> x.shape, x[0, 0].round(2).astype(str).tolist()
     ((224, 224, 3), ['0.01', '0.14', '0.36'])
     """
+    picture = checks.on_host(picture, "picture")
     if picture.ndim != 3 or picture.shape[-1] != 3:
         raise ValueError(f"the picture has shape {picture.shape}; [height width 3] is wanted (channels=3 of `read`).")
     cropped = image.center_crop(image.resize(picture, 256), 224)
@@ -53,6 +55,7 @@ def read_labels(path: str | Path, classes: int = 1000) -> list[str]:
     >>> read_labels(path, classes=2)
     ['tench, Tinca tinca', 'goldfish']
     """
+    classes = checks.whole(classes, "classes", 1)
     labels = [line.strip() for line in text.read(path, encoding="utf-8-sig").rstrip().split("\n")]
     if len(labels) != classes or "" in labels:
         empty = f", {labels.count('')} of them empty" if "" in labels else ""

@@ -4,8 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlwp_jax import checks
+
 if TYPE_CHECKING:
     from dlwp_jax.storage import StridedTensor
+
+MOST_TICKS = 10**8  # of a clock: three years of seconds
 
 
 def missing_times(times: Any, step: Any) -> np.ndarray:
@@ -24,14 +28,20 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
     >>> missing_times(["2011-01-02T04", "2011-01-02T06"], (1, "h")).astype(str).tolist()
     ['2011-01-02T05']
     """
-    times, step = np.asarray(times, dtype="datetime64"), _step(step)
+    times, step = _times(times), _step(step)
     if times.ndim != 1 or not len(times) or np.isnat(times).any():
         raise ValueError(f"times of shape {times.shape} must be one-dimensional, not empty and without NaT.")
     gaps = np.diff(times)
     if (gaps <= np.timedelta64(0)).any():
         i = int(np.argmax(gaps <= np.timedelta64(0)))
         raise ValueError(f"times must increase; {times[i]} is followed by {times[i + 1]}.")
-    ticks = np.arange(times[0], times[-1] + step, step)
+    try:
+        count = int((times[-1] - times[0]).astype("m8[s]").astype(int)) / max(step.astype("m8[s]").astype(int), 1e-9)
+        if count > MOST_TICKS:
+            raise ValueError(f"times from {times[0]} to {times[-1]} have more than {MOST_TICKS} steps of {step}.")
+        ticks = np.arange(times[0], times[-1] + step, step)
+    except TypeError as error:  # days do not divide a month
+        raise ValueError(f"times in {times.dtype} cannot be counted in steps of {step}: {error}.") from error
     if not (on_tick := np.isin(times, ticks)).all():
         raise ValueError(f"times must be steps of {step} apart from {times[0]}; {times[np.argmin(on_tick)]} is not.")
     return np.setdiff1d(ticks, times)
@@ -59,10 +69,28 @@ def check_regular(times: Any, step: Any) -> None:
 
 
 def _step(step: Any) -> np.timedelta64:
-    step = step if isinstance(step, np.timedelta64) else np.timedelta64(*step)
+    if not isinstance(step, np.timedelta64):
+        if not (isinstance(step, tuple | list) and len(step) == 2 and isinstance(step[1], str)):
+            raise TypeError(f"step must be a timedelta64, or a pair such as (1, 'h'); got {checks.describe(step)}.")
+        try:
+            step = np.timedelta64(checks.whole(step[0], "step"), step[1])
+        except TypeError as error:
+            raise ValueError(f"step={step!r} is no span of time: {error}.") from error
+    if step.dtype == "m8":
+        raise ValueError(f"step={step!r} has no unit; give a pair such as (1, 'h').")
     if not step > np.timedelta64(0):
         raise ValueError(f"step={step} must be positive.")
     return step
+
+
+def _times(times: Any) -> np.ndarray:
+    times = np.asarray(checks.names_of(times, "times"))
+    if times.dtype.kind not in "MU":
+        raise TypeError(f"times must be datetime64, or dates as text; got {checks.describe(times)}.")
+    try:
+        return times.astype("datetime64")
+    except ValueError as error:
+        raise ValueError(f"times must be dates as ISO 8601 writes them: {error}.") from error
 
 
 def days(x: Any, *, hours: int = 24) -> "StridedTensor":
@@ -84,7 +112,9 @@ def days(x: Any, *, hours: int = 24) -> "StridedTensor":
     """
     from dlwp_jax import storage
 
-    shape = np.shape(x)
+    hours = checks.whole(hours, "hours", 1)
+    x = checks.on_host(x, "x")
+    shape = x.shape
     if len(shape) != 2 or not shape[0] or shape[0] % hours:
         raise ValueError(f"x has shape {shape}; [steps channels] is needed with steps a multiple of hours={hours}.")
     return storage.tensor(x).view(-1, hours, shape[1]).transpose(1, 2)
@@ -106,7 +136,10 @@ def ordinal_one_hot(levels: Any, *, low: int, high: int) -> np.ndarray:
     """
     from dlwp_jax.data.table import one_hot
 
-    levels = np.asarray(levels)
+    levels = checks.real_on_host(levels, "levels")
+    low, high = checks.whole(low, "low", -(2**31)), checks.whole(high, "high", low)
+    if levels.dtype.kind == "u":  # levels - low must not wrap round
+        levels = levels.astype(np.float64)
     if levels.size and not (low <= levels.min() and levels.max() <= high):
         raise ValueError(f"levels go from {levels.min()} to {levels.max()}, not within low={low} to high={high}.")
     return one_hot(levels - low, high - low + 1)

@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data import audio as wav
 from dlwp_jax.data import cifar, dicom, idx, image, synthetic, table, text
 from dlwp_jax.data.fetch import FetchError, Remote, data_root, fetch
@@ -126,7 +127,8 @@ def luna_scans(folder: Path) -> dict[str, Path]:
     Raises:
       FileNotFoundError: where there is none.
     """
-    scans = {path.stem: path for path in sorted(folder.glob("subset*/*.mhd"))}
+    checks.path(folder, "folder")
+    scans = {path.stem: path for path in sorted(Path(folder).glob("subset*/*.mhd"))}
     if not scans:
         raise FileNotFoundError(f"{folder} has no subset*/*.mhd; LUNA's subsets are unpacked there by hand.")
     return scans
@@ -386,6 +388,7 @@ def find(name: str) -> Source:
     >>> find("digits").size
     '1,797 images'
     """
+    checks.text(name, "name")
     if name not in SOURCES:
         raise ValueError(f"no data set is called {name!r}; there are {', '.join(SOURCES)}.")
     return SOURCES[name]
@@ -406,7 +409,10 @@ def place(name: str, *, root: Path | None = None, progress: bool = True) -> Path
       FetchError: where it is not here and cannot be brought; the message says what to do.
       ValueError: where the name is unknown, or the data set is embedded and has no file.
     """
-    source, root = find(name), root or data_root()
+    source = find(name)
+    if root is not None:
+        checks.path(root, "root")
+    root = data_root() if root is None else Path(root)
     if not source.path:
         raise ValueError(f"{name} is embedded: it has no file and needs no fetching.")
     here = root / source.path

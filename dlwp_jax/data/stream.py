@@ -7,6 +7,8 @@ loader that handles them one by one tens of thousands.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dlwp_jax import checks
+
 
 def stream(
     items: Sequence[Any],
@@ -41,8 +43,16 @@ def stream(
     """
     import grain
 
-    if not len(items) or batch_size < 1:
-        raise ValueError(f"{len(items)} items in batches of {batch_size}; both must be at least 1.")
+    if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or isinstance(items, dict):
+        raise TypeError(f"items must have a length and an index, as a list of paths; got {checks.describe(items)}.")
+    if not len(items):
+        raise ValueError("items must hold one item at least, and are empty.")
+    if not callable(decode):
+        raise TypeError(f"decode must be a function of one item; got {checks.describe(decode)}.")
+    batch_size = checks.whole(batch_size, "batch_size", 1)
+    seed = None if seed is None else checks.whole(seed, "seed", 0, 2**32 - 1)
+    epochs = None if epochs is None else checks.whole(epochs, "epochs", 1)
+    threads = checks.whole(threads, "threads", 1, 2**10)
     data = grain.MapDataset.source(items)
     if seed is not None:
         data = data.shuffle(seed=seed)

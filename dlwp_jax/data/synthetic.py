@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.table import Table
 from dlwp_jax.data.volume import Volume
 
@@ -49,6 +50,10 @@ def ct_phantom(
     >>> scan.voxels.shape, scan.voxels[i, r, c].item()
     ((12, 32, 32), -50.0)
     """
+    shape, noise = checks.wholes(shape, "shape", 3), checks.real(noise, "noise", 0)
+    for nodule in nodules:
+        if not isinstance(nodule, tuple) or len(nodule) != 2 or np.shape(nodule[0]) != (3,):
+            raise TypeError(f"nodules must be Nodules, a centre and a diameter each; got {checks.describe(nodule)}.")
     spacing = np.array([360.0, 360.0, 144.0]) / shape[::-1]
     scan = Volume(
         np.full(shape, -1000.0, np.float32),
@@ -63,7 +68,7 @@ def ct_phantom(
     hu[x**2 + (y - 85) ** 2 < 18**2] = 400
     for (cx, cy, cz), diameter in nodules:
         hu[(x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2 < (diameter / 2) ** 2] = -50
-    hu += np.random.default_rng(seed).normal(0, noise, shape) if noise else 0
+    hu += np.random.default_rng(checks.whole(seed, "seed", 0, 2**63)).normal(0, noise, shape) if noise else 0
     return Phantom(scan, nodules)
 
 
@@ -76,6 +81,8 @@ def chirp(
     >>> samples.shape, samples.dtype.name, rate
     ((44100, 1), 'int16', 22050)
     """
+    seconds, rate = checks.real(seconds, "seconds", above=0), checks.whole(rate, "rate", 1)
+    low, high = checks.real(low, "low"), checks.real(high, "high")
     t = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * (low * t + (high - low) * t**2 / (2 * seconds))
     return (20000 * np.sin(phase)).astype(np.int16)[:, None], rate
@@ -93,6 +100,8 @@ def disc_video(
     >>> video.shape, fps
     ((4, 72, 128, 3), 20.0)
     """
+    frames, height, width = checks.wholes((frames, height, width), "frames, height and width", 3)
+    radius = checks.real(radius, "radius", 0)
     s = np.linspace(0, 1, frames)[:, None, None]
     row, column = np.mgrid[:height, :width]
     center_row, center_column = height * (0.75 - 2 * s * (1 - s)), width * s
@@ -134,7 +143,7 @@ def bike_counts(days: int = 28, *, seed: int = 0) -> Table:
     >>> bike_counts(2).values.shape
     (48, 17)
     """
-    rng = np.random.default_rng(seed)
+    days, rng = checks.whole(days, "days", 1), np.random.default_rng(checks.whole(seed, "seed", 0, 2**63))
     hour, day = np.tile(np.arange(24), days), np.repeat(np.arange(days), 24)
     date = np.datetime64("2011-01-03") + day
     month = date.astype("datetime64[M]").astype(int) % 12 + 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 
@@ -23,9 +24,9 @@ class Table(NamedTuple):
     values: np.ndarray  # [rows columns] float32
 
     def __getitem__(self, name):  # type: ignore[override]
-        if isinstance(name, str):
-            return self.values[:, self.column(name)]
-        return tuple(self)[name]
+        if isinstance(name, int | slice):  # a tuple's own: names, values
+            return tuple(self)[name]
+        return self.values[:, self.column(name)]
 
     def column(self, name: str) -> int:
         """Where a column stands.
@@ -33,8 +34,9 @@ class Table(NamedTuple):
         >>> Table(("ph", "alcohol"), np.zeros((2, 2))).column("alcohol")
         1
         """
-        if name not in self.names:
-            raise ValueError(f"column {name!r} is not in the table; there are {', '.join(self.names)}.")
+        if not isinstance(name, str) or name not in self.names:
+            told = repr(name) if isinstance(name, str) else checks.describe(name)
+            raise ValueError(f"column {told} is not in the table; there are {', '.join(map(str, self.names))}.")
         return self.names.index(name)
 
 
@@ -60,9 +62,11 @@ def read(
     >>> read(path, delimiter=";").values.tolist() == np.float32([[3.0, 8.8], [3.3, 9.5]]).tolist()
     True
     """
+    if not isinstance(converters, Mapping | None) or not all(map(callable, (converters or {}).values())):
+        raise TypeError(f"converters must be a dict of functions by column; got {checks.describe(converters)}.")
     columns = read_columns(path, delimiter=delimiter)
     if unknown := set(converters or {}) - set(columns):
-        raise ValueError(f"converters names {', '.join(sorted(unknown))}; {path} has {', '.join(columns)}.")
+        raise ValueError(f"converters names {', '.join(sorted(map(str, unknown)))}; {path} has {', '.join(columns)}.")
     for name, convert in (converters or {}).items():
         with reading(path, f"a table with numbers in column {name!r}", ValueError):
             columns[name] = np.array([float(convert(str(field))) for field in columns[name]])
@@ -104,6 +108,8 @@ def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndar
     >>> read_columns(path)
     {'scan': array(['1.3.6', '1.3.7'], dtype='<U5'), 'mm': array([5.5, 4. ])}
     """
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise ValueError(f"delimiter must be one character that is no quote or line end; got {delimiter!r}.")
     with reading(path, "delimited text", ValueError, csv.Error):
         text = Path(path).read_text("utf-8-sig")
         # strict: a quotation mark out of place is an error. The csv module is used and not pandas, which fills short
@@ -144,8 +150,9 @@ def categories(values: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> codes.tolist(), names.tolist()
     ([0, 1, 0], ['red', 'white'])
     """
-    names, codes = np.unique(np.asarray(values), return_inverse=True)
-    return codes.reshape(np.shape(values)), names
+    array = checks.names_of(values, "values")
+    names, codes = np.unique(array, return_inverse=True)
+    return codes.reshape(array.shape), names
 
 
 def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
@@ -167,13 +174,13 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
     >>> one_hot([1, 0, 3]).astype(int).tolist()
     [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     """
-    codes = np.asarray(codes)
+    codes = checks.real_on_host(codes, "codes")
     with np.errstate(invalid="ignore"):  # NaN and infinity: they differ from whatever integer they become
         whole = codes.astype(np.int64)
     if codes.size and ((whole != codes).any() or whole.min() < 0):
         raise ValueError("codes must be whole numbers from 0; use categories() to number other values.")
     largest = int(whole.max()) if codes.size else -1
-    classes = largest + 1 if classes is None else classes
+    classes = largest + 1 if classes is None else checks.whole(classes, "classes", 0)
     if largest >= classes:
         raise ValueError(f"codes go up to {largest}; classes={classes} leaves no column for it, give {largest + 1}.")
     rows = np.zeros((*codes.shape, classes), np.float32)
@@ -200,10 +207,11 @@ def agreement(predicted: Any, actual: Any) -> Agreement:
     >>> agreement([True, True, False, False], [True, False, True, False])
     Agreement(predicted=2, actual=2, matches=1, precision=0.5, recall=0.5)
     """
-    predicted, actual = np.asarray(predicted), np.asarray(actual)
+    predicted, actual = checks.on_host(predicted, "predicted"), checks.on_host(actual, "actual")
     if predicted.shape != actual.shape or not predicted.dtype == actual.dtype == np.bool_:
         raise ValueError(
-            f"masks of one shape are needed; these are {predicted.shape} and {actual.shape}, {predicted.dtype}."
+            f"predicted and actual must be masks of one shape; got {predicted.shape} of {predicted.dtype} and "
+            f"{actual.shape} of {actual.dtype}."
         )
     counts = (int(mask.sum()) for mask in (predicted, actual, predicted & actual))
     said, true, both = counts

@@ -1,11 +1,14 @@
 """Text: characters and words to numbers (chapter 4.5)."""
 
+import codecs
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import reading
 from dlwp_jax.data.table import one_hot
 
@@ -29,7 +32,12 @@ def read(path: str | Path, *, encoding: str = "utf-8") -> str:
     >>> read(path)
     'Naïve.'
     """
-    with reading(path, f"text in {encoding}", UnicodeDecodeError):
+    checks.text(encoding, "encoding")
+    try:
+        codecs.lookup(encoding)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"encoding={encoding!r} is none that Python knows.") from error
+    with reading(path, f"text in {encoding}", UnicodeDecodeError, LookupError):
         return Path(path).read_text(encoding)
 
 
@@ -49,6 +57,8 @@ def one_hot_characters(text: str, *, unknown: int | None = None) -> np.ndarray:
     >>> one_hot_characters("“Impossible”", unknown=0).argmax(axis=1)[:3].tolist()
     [0, 73, 109]
     """
+    checks.text(text, "text")
+    unknown = None if unknown is None else checks.whole(unknown, "unknown", 0, ASCII - 1)
     codes = np.array([ord(character) for character in text], dtype=np.int64)
     beyond = codes >= ASCII
     if unknown is None and beyond.any():
@@ -63,7 +73,10 @@ def decode_characters(rows: Any) -> str:
     >>> decode_characters(one_hot_characters("mr. bennet"))
     'mr. bennet'
     """
-    return "".join(chr(code) for code in np.asarray(rows).argmax(axis=-1))
+    rows = checks.real_on_host(rows, "rows")
+    if rows.ndim != 2 or not rows.shape[1] or rows.shape[1] > sys.maxunicode or np.isnan(rows.astype(float)).any():
+        raise ValueError(f"rows must be [characters codes] without NaN; got {checks.describe(rows)}.")
+    return "".join(chr(code) for code in rows.argmax(axis=-1))
 
 
 def clean_words(text: str) -> list[str]:
@@ -72,6 +85,7 @@ def clean_words(text: str) -> list[str]:
     >>> clean_words("“Impossible, Mr. Bennet, impossible!”")
     ['impossible', 'mr', 'bennet', 'impossible']
     """
+    checks.text(text, "text")
     return [word.strip(PUNCTUATION) for word in text.lower().replace("\n", " ").split()]
 
 
@@ -81,7 +95,16 @@ def vocabulary(words: Iterable[str]) -> dict[str, int]:
     >>> vocabulary(["mr", "bennet", "mr"])
     {'bennet': 0, 'mr': 1}
     """
-    return {word: code for code, word in enumerate(sorted(set(words)))}
+    return {word: code for code, word in enumerate(sorted(set(_words(words))))}
+
+
+def _words(words: Iterable[str]) -> list[str]:
+    if not isinstance(words, Iterable) or getattr(words, "ndim", 1) != 1:
+        raise TypeError(f"words must be an iterable of str; got {checks.describe(words)}.")
+    words = list(words)
+    if wrong := [word for word in words if not isinstance(word, str)]:
+        raise TypeError(f"words must be str; got {checks.describe(wrong[0])} among them.")
+    return words
 
 
 def encode(words: Sequence[str], codes: Mapping[str, int], *, unknown: int | None = None) -> np.ndarray:
@@ -101,9 +124,18 @@ def encode(words: Sequence[str], codes: Mapping[str, int], *, unknown: int | Non
     >>> encode(["mr", "bennet"], {"bennet": 0, "mr": 1}).tolist()
     [1, 0]
     """
+    words, codes = _words(words), _codes(codes)
+    unknown = None if unknown is None else checks.whole(unknown, "unknown", -(2**31))
     if unknown is None and (strangers := [word for word in words if word not in codes]):
         raise ValueError(f"words has {strangers[0]!r}, which is not among the {len(codes)} words of the vocabulary.")
     return np.array([codes.get(word, unknown) for word in words], dtype=np.int32)
+
+
+def _codes(codes: Mapping[str, int]) -> dict[str, int]:
+    """A vocabulary, its numbers whole ones that int32 holds."""
+    if not isinstance(codes, Mapping):
+        raise TypeError(f"codes must be a vocabulary, a dict of numbers by word; got {checks.describe(codes)}.")
+    return {word: checks.whole(code, f"the number of {word!r} in codes", -(2**31)) for word, code in codes.items()}
 
 
 def decode(numbers: Any, codes: Mapping[str, int]) -> list[str]:
@@ -112,8 +144,8 @@ def decode(numbers: Any, codes: Mapping[str, int]) -> list[str]:
     >>> decode([1, 0], {"bennet": 0, "mr": 1})
     ['mr', 'bennet']
     """
-    words = {code: word for word, code in codes.items()}
-    numbers = np.ravel(numbers)
+    words = {code: word for word, code in _codes(codes).items()}
+    numbers = np.ravel(checks.on_host(numbers, "numbers"))
     if numbers.size and numbers.dtype.kind not in "iu":
         raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
     if strangers := [int(number) for number in numbers if int(number) not in words]:
@@ -137,11 +169,14 @@ def embed(vectors: Any, numbers: Any) -> Any:
     """
     import jax.numpy as jnp
 
-    vectors, numbers = jnp.asarray(vectors), jnp.asarray(numbers)
+    vectors, numbers = checks.on_device(vectors, "vectors"), checks.on_device(numbers, "numbers")
+    if not vectors.ndim:
+        raise ValueError("vectors has no axes; [words features] is needed, one row for each word.")
     if not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
     if not jnp.issubdtype(vectors.dtype, jnp.inexact):
         raise TypeError(f"vectors are {vectors.dtype}; floats are needed, which have a NaN for numbers out of range.")
     # A negative number would count from the end: send it past it instead.
-    numbers = jnp.where(numbers < 0, len(vectors), numbers)
+    wide = jnp.promote_types(numbers.dtype, jnp.int32)  # a small integer type could not hold len(vectors)
+    numbers = jnp.where(numbers < 0, len(vectors), numbers.astype(wide))
     return jnp.take(vectors, numbers, axis=0, mode="fill")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 
@@ -26,8 +27,7 @@ def frames(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = No
     import av
     from av.error import FFmpegError
 
-    if step < 1:
-        raise ValueError(f"step={step} must be at least 1.")
+    step, size = checks.whole(step, "step", 1), None if size is None else checks.wholes(size, "size", 2, 1, 2**14)
     with reading(path, "a video", FFmpegError, ValueError), av.open(str(path)) as container:
         if not container.streams.video:
             raise BrokenFile(f"{path} holds no picture.")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 IDENTITY = np.eye(3)
@@ -39,14 +40,16 @@ class Volume:
 
     def __post_init__(self):
         for name, shape in (("spacing", (3,)), ("origin", (3,)), ("direction", (3, 3))):
-            value = np.asarray(getattr(self, name), float)
+            value = checks.real_on_host(getattr(self, name), name).astype(float)
             if value.shape != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name}={value.tolist()}; finite numbers of shape {shape} are needed.")
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "voxels", checks.numbers_of(self.voxels, "voxels"))
         if np.ndim(self.voxels) != 3:
             raise ValueError(f"voxels have shape {np.shape(self.voxels)}; [index row column] is needed.")
         if (self.spacing <= 0).any() or not np.allclose(self.direction @ self.direction.T, IDENTITY, atol=1e-3):
-            raise ValueError(f"spacing={self.spacing} must be positive and direction={self.direction} orthonormal.")
+            told = f"spacing={self.spacing.tolist()} must be positive and direction={self.direction.tolist()}"
+            raise ValueError(f"{told} orthonormal.")
 
     def xyz(self, irc: Any) -> np.ndarray:
         """Millimetres of a place given as index, row, column: origin + direction @ (spacing * cri).
@@ -57,7 +60,7 @@ class Volume:
         >>> Volume(np.zeros((2, 2, 2)), spacing=(1, 1, 3)).xyz([1, 0, 0]).tolist()
         [0.0, 0.0, 3.0]
         """
-        column_row_index = np.asarray(irc, float)[..., ::-1]
+        column_row_index = _places(irc, "irc")[..., ::-1]
         return self.origin + (column_row_index * self.spacing) @ self.direction.T
 
     def irc(self, xyz: Any) -> np.ndarray:
@@ -69,7 +72,7 @@ class Volume:
         Args:
           xyz: `[... 3]`.
         """
-        offset = np.asarray(xyz, float) - self.origin
+        offset = _places(xyz, "xyz") - self.origin
         return (offset @ np.linalg.inv(self.direction).T / self.spacing)[..., ::-1]
 
     def chunk(self, center: Any, width: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,10 +95,15 @@ class Volume:
         >>> scan.chunk([0, 0, 0], (1, 2, 2))[0].tolist()
         [[[0.0, 1.0], [3.0, 4.0]]]
         """
-        middle = np.round(self.irc(center)).astype(int)
+        center, width = _places(center, "center"), checks.wholes(width, "width", 3)
+        if center.shape != (3,) or not np.isfinite(center).all():
+            raise ValueError(f"center={center.tolist()}; three finite numbers of millimetres are needed.")
+        middle = np.clip(np.round(self.irc(center)), -1, 2**31).astype(int)
         shape = np.array(self.voxels.shape)
         if ((middle < 0) | (middle >= shape)).any():
-            raise ValueError(f"center={center} mm is voxel {middle.tolist()}, outside of a scan of {shape.tolist()}.")
+            raise ValueError(
+                f"center={center.tolist()} mm is voxel {middle.tolist()}, outside of a scan of {shape.tolist()}."
+            )
         if (np.array(width) > shape).any() or min(width) < 1:
             raise ValueError(f"width={width} does not fit into a scan of {shape.tolist()}.")
         # Python's round, as in the book: halves go to the even number.
@@ -113,12 +121,23 @@ class Volume:
         >>> {k: v.shape for k, v in Volume(np.zeros((2, 3, 4))).planes().items()}
         {'axial': (3, 4), 'coronal': (2, 4), 'sagittal': (2, 3)}
         """
-        i, r, c = (n // 2 for n in self.voxels.shape) if irc is None else (int(n) for n in irc)
+        irc = [n // 2 for n in self.voxels.shape] if irc is None else checks.wholes(irc, "irc", 3, 0)
+        if any(i >= n for i, n in zip(irc, self.voxels.shape, strict=True)):
+            raise ValueError(f"irc={tuple(irc)} is outside of a scan of {list(self.voxels.shape)}.")
+        i, r, c = irc
         return {
             "axial": self.voxels[i],
             "coronal": self.voxels[::-1, r],  # head up
             "sagittal": self.voxels[::-1, :, c],
         }
+
+
+def _places(places: Any, name: str) -> np.ndarray:
+    """Places `[... 3]` in float64."""
+    array = checks.real_on_host(places, name).astype(float)
+    if not array.ndim or array.shape[-1] != 3:
+        raise ValueError(f"{name} has shape {array.shape}; [... 3] is needed, three numbers for each place.")
+    return array
 
 
 def window(hu: Any, *, low: float = -1000.0, high: float = 400.0) -> np.ndarray:
@@ -127,8 +146,10 @@ def window(hu: Any, *, low: float = -1000.0, high: float = 400.0) -> np.ndarray:
     >>> window(np.array([-2000.0, -300.0, 3000.0])).tolist()
     [0.0, 0.5, 1.0]
     """
+    low, high = checks.real(low, "low"), checks.real(high, "high")
     if not low < high:
         raise ValueError(f"low={low} must be below high={high}.")
+    hu = checks.real_on_host(hu, "hu")
     return (np.clip(hu, low, high) - low) / (high - low)
 
 
@@ -143,6 +164,7 @@ def read_mhd(path: str | Path) -> Volume:
     """
     import SimpleITK
 
+    checks.path(path)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")

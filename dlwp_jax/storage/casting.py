@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.checks import on_device
+
 KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the ones before it
 
 
@@ -13,12 +15,13 @@ def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
     """The values, if `torch.Tensor.copy_` takes them: what broadcasts to the size and can be cast to the dtype.
 
     Raises:
+      TypeError, ValueError, OverflowError: they are no numbers that JAX can hold.
       RuntimeError: the values do not broadcast, or they are complex and the dtype is not.
 
     >>> copyable([1.5], jnp.dtype("int32"), (2,))
     Array([1.5], dtype=float32)
     """
-    array = _array(values)
+    array = jnp.asarray(numeric(values, "values"))
     if _kind(array.dtype) > _kind(dtype) and jnp.iscomplexobj(array):
         raise RuntimeError(
             f"{array.dtype} values would lose their imaginary part in a tensor of {dtype}; take .real first"
@@ -32,24 +35,23 @@ def addable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
     Raises:
       RuntimeError: the values do not broadcast, or the sum would be of another kind (int + float is float).
     """
-    array = _array(values)
+    array = jnp.asarray(numeric(values, "values"))
     if _kind(array.dtype) > _kind(dtype):
         raise RuntimeError(f"result type {array.dtype} can't be cast to the desired output type {dtype}")
     return _fitting(array, size)
 
 
-def refuse_too_large(data: Any) -> None:
-    """Raise OverflowError where JAX would cut 64-bit integers down to 32 bits without a word."""
-    if not isinstance(data, np.ndarray | np.integer) or data.dtype.kind not in "iu" or not data.size:
-        return
-    limits = np.iinfo(jax.dtypes.canonicalize_dtype(data.dtype))
-    if data.max() > limits.max or data.min() < limits.min:
-        raise OverflowError(f"data of {data.dtype} reaches {data.min()}..{data.max()} and does not fit {limits.dtype}")
+def numeric(data: Any, name: str) -> Any:
+    """Data as JAX can hold it: numbers, and no 64-bit integers that it would cut down to 32 bits without a word.
 
+    A Python number stays one: its type is weak.
 
-def _array(values: Any) -> jax.Array:
-    refuse_too_large(values)
-    return jnp.asarray(values)
+    Raises:
+      TypeError, ValueError: the data are no numbers, or ragged.
+      OverflowError: an integer does not fit.
+    """
+    array = on_device(data, name)
+    return data if isinstance(data, bool | int | float | complex) else array
 
 
 def _kind(dtype: np.dtype) -> int:

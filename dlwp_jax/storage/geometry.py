@@ -1,10 +1,13 @@
 """Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer arithmetic."""
 
 import math
-import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Self
+
+from dlwp_jax.checks import as_int, describe
+
+MOST = 2**63 - 1  # what torch's and XLA's sizes can be
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Geometry:
       offset: the storage position of element (0, 0, ...).
 
     Raises:
-      RuntimeError: size and stride differ in length, or a number is negative.
+      RuntimeError: size and stride differ in length, or a number is negative or beyond 64 bits.
+      TypeError: something is no whole number.
     """
 
     size: tuple[int, ...]
@@ -28,9 +32,9 @@ class Geometry:
     offset: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "size", tuple(map(operator.index, self.size)))
-        object.__setattr__(self, "stride", tuple(map(operator.index, self.stride)))
-        object.__setattr__(self, "offset", operator.index(self.offset))
+        object.__setattr__(self, "size", as_ints((self.size,), "size"))
+        object.__setattr__(self, "stride", as_ints((self.stride,), "stride"))
+        object.__setattr__(self, "offset", integer(self.offset, "the storage offset"))
         if len(self.size) != len(self.stride):
             raise RuntimeError(
                 f"mismatch in length of strides and shape: size {list(self.size)}, stride {list(self.stride)}"
@@ -41,6 +45,10 @@ class Geometry:
             raise RuntimeError(f"negative strides are not supported, got strides {list(self.stride)}")
         if self.offset < 0:
             raise RuntimeError(f"the storage offset must be non-negative, got {self.offset}")
+        if math.prod(self.size) > MOST or max((self.offset, *self.size, *self.stride)) > MOST:
+            raise RuntimeError(
+                f"size {list(self.size)}, stride {list(self.stride)}, storage offset {self.offset}: beyond 64 bits"
+            )
 
     @classmethod
     def contiguous(cls, size: Iterable[int]) -> Self:
@@ -50,7 +58,7 @@ class Geometry:
         >>> Layout.contiguous((3, 2))
         Layout(size=(3, 2), stride=(2, 1), offset=0)
         """
-        size = tuple(size)
+        size = as_ints((size,), "size")
         return cls(size, contiguous_strides(size))
 
     @property
@@ -91,10 +99,15 @@ class Geometry:
         >>> Layout((3, 2), (2, 1)).replace_dim(0, (), (), skip=4)  # row 2
         Layout(size=(2,), stride=(1,), offset=4)
         """
+        dim, size, stride = (
+            self._place("dim", dim, self.ndim - 1),
+            as_ints((size,), "size"),
+            as_ints((stride,), "stride"),
+        )
         return type(self)(
             self.size[:dim] + size + self.size[dim + 1 :],
             self.stride[:dim] + stride + self.stride[dim + 1 :],
-            self.offset + skip,
+            self.offset + integer(skip, "skip"),
         )
 
     def new_dim(self, dim: int) -> Self:
@@ -104,6 +117,7 @@ class Geometry:
         >>> Layout((3, 2), (2, 1)).new_dim(0)
         Layout(size=(1, 3, 2), stride=(6, 2, 1), offset=0)
         """
+        dim = self._place("dim", dim, self.ndim)
         step = self.size[dim] * self.stride[dim] if dim < self.ndim else 1
         return type(self)(
             (*self.size[:dim], 1, *self.size[dim:]),
@@ -111,30 +125,39 @@ class Geometry:
             self.offset,
         )
 
+    def _place(self, name: str, dim: int, last: int) -> int:
+        """A place among the dimensions, counted from the front."""
+        if not 0 <= (place := integer(dim, name)) <= last:
+            raise IndexError(f"{name} must be from 0 to {last}, got {place}")
+        return place
 
-def as_ints(args: tuple[Any, ...]) -> tuple[int, ...]:
+
+def integer(value: Any, name: str) -> int:
+    """One whole number: an int, a NumPy integer, an integer array without dimensions; a bool is none."""
+    if (number := as_int(value)) is None:
+        raise TypeError(f"{name} must be an integer, got {describe(value)}")
+    return number
+
+
+def as_ints(args: tuple[Any, ...], name: str) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in torch."""
-    if len(args) == 1 and (getattr(args[0], "ndim", 0) or not hasattr(args[0], "__index__")):
-        if not isinstance(args[0], Iterable):
-            raise TypeError(f"expected integers, one by one or as one sequence, got {args[0]!r}")
-        args = tuple(args[0])
-    return tuple(map(operator.index, args))
+    if len(args) == 1 and as_int(args[0]) is None:
+        (only,) = args
+        unordered = isinstance(only, str | bytes | Set | Mapping)
+        if unordered or not isinstance(only, Iterable) or getattr(only, "ndim", 1) != 1:
+            raise TypeError(f"{name} must be integers, one by one or as one sequence, got {describe(only)}")
+        args = tuple(only)
+    return tuple(integer(value, name) for value in args)
 
 
 def is_int(value: Any) -> bool:
-    """Whether a value is one whole number: an int, a NumPy integer, an integer array without dimensions."""
-    if isinstance(value, bool) or getattr(value, "ndim", 0):
-        return False
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
+    """Whether a value is one whole number."""
+    return as_int(value) is not None
 
 
 def wrap_dim(dim: int, ndim: int) -> int:
     """A dimension counted from the front; a tensor without dimensions accepts 0 and -1, as in torch."""
-    dim, ndim = operator.index(dim), max(ndim, 1)
+    dim, ndim = integer(dim, "a dimension"), max(ndim, 1)
     if not -ndim <= dim < ndim:
         raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
     return dim % ndim

@@ -42,4 +42,4 @@ class Layout(Reordering, Resizing, Splitting):
         >>> Layout.contiguous((6,)).as_strided((2, 2), (3, 1), 1)
         Layout(size=(2, 2), stride=(3, 1), offset=1)
         """
-        return type(self)(tuple(size), tuple(stride), self.offset if storage_offset is None else storage_offset)
+        return type(self)(size, stride, self.offset if storage_offset is None else storage_offset)

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .casting import refuse_too_large
+from dlwp_jax.checks import describe, is_numeric, refuse_too_large
+
+from .casting import numeric
 from .layout import Layout
 from .operators import dense
 from .strided import StridedTensor
@@ -23,7 +25,9 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
 
     Raises:
       ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them switched off.
-      OverflowError: an integer does not fit.
+      TypeError: the data are no numbers, or the dtype is none of numbers.
+      OverflowError: a number does not fit an integer dtype (too large, NaN, infinite).
+      RuntimeError: the data are complex and the dtype is not.
 
     >>> tensor([[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]])
     StridedTensor([[4., 1.],
@@ -31,12 +35,28 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
                    [2., 1.]],
                   size=(3, 2), stride=(2, 1), offset=0, dtype=float32)
     """
-    data = dense(data)
-    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise ValueError(
-            f"dtype {np.dtype(dtype)} needs 64-bit types, which JAX has switched off; "
-            "call jax.config.update('jax_enable_x64', True) first"
-        )
-    refuse_too_large(data)
+    data = numeric(dense(data), "data")
+    if dtype is not None:
+        dtype = _numbers(dtype)
+        array = np.asarray(data) if isinstance(data, bool | int | float | complex) else data
+        if jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise RuntimeError(f"data of {array.dtype} would lose their imaginary part as {dtype}; take .real first")
+        refuse_too_large(array, dtype, "data")
     array = jnp.array(data, dtype)
     return StridedTensor(array.reshape(-1), Layout.contiguous(array.shape))
+
+
+def _numbers(dtype: Any) -> np.dtype:
+    """A dtype of numbers that JAX has switched on."""
+    try:
+        found = np.dtype(dtype) if isinstance(dtype, str | type | np.dtype) else None
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not is_numeric(found):
+        raise TypeError(f"dtype must be one of numbers, such as jnp.float32; got {describe(dtype)}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise ValueError(
+            f"dtype {found} needs 64-bit types, which JAX has switched off; "
+            "call jax.config.update('jax_enable_x64', True) first"
+        )
+    return found

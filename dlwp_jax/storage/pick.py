@@ -1,9 +1,10 @@
 """Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, x[...]."""
 
-import operator
 from typing import Any, Self
 
-from .geometry import Geometry, is_int, wrap_dim
+from dlwp_jax.checks import describe
+
+from .geometry import Geometry, integer, is_int, wrap_dim
 
 
 class Picking(Geometry):
@@ -20,7 +21,7 @@ class Picking(Geometry):
         Layout(size=(2,), stride=(1,), offset=4)
         """
         dim, n = self._existing("select", dim)
-        index = operator.index(index)
+        index = integer(index, "index")
         if not -n <= index < n:
             raise IndexError(
                 f"select(): index {index} out of range for tensor of size {list(self.size)} at dimension {dim}"
@@ -40,7 +41,9 @@ class Picking(Geometry):
         Layout(size=(2, 2), stride=(4, 1), offset=2)
         """
         dim, n = self._existing("slice", dim)
-        if operator.index(step) <= 0:
+        start, end = (None if place is None else integer(place, "a slice's start and end") for place in (start, end))
+        step = integer(step, "slice step")
+        if step <= 0:
             raise RuntimeError(f"slice step must be positive, got {step}")
         picked = range(n)[start:end:step]
         # An empty slice keeps the place where it would have begun: torch's offset.
@@ -59,11 +62,12 @@ class Picking(Geometry):
         """
         if not self.ndim:
             raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
+        length = integer(length, "narrow(): length")
         if length < 0:
             raise RuntimeError(f"narrow(): length must be non-negative, got {length}")
         if not is_int(start):
-            raise RuntimeError(f"narrow(): start must be an int or a 0-dim integral tensor, got {start!r}")
-        dim, start = wrap_dim(dim, self.ndim), operator.index(start)
+            raise RuntimeError(f"narrow(): start must be an int or a 0-dim integral tensor, got {describe(start)}")
+        dim, start = wrap_dim(dim, self.ndim), integer(start, "start")
         n = self.size[dim]
         if not -n <= start <= n:
             raise IndexError(f"start out of range (expected to be in range of [{-n}, {n}], but got {start})")
@@ -84,6 +88,7 @@ class Picking(Geometry):
         >>> Layout.contiguous((3, 4)).diagonal(1)
         Layout(size=(3,), stride=(5,), offset=1)
         """
+        offset = integer(offset, "diagonal's offset")
         row, column = wrap_dim(dim1, self.ndim), wrap_dim(dim2, self.ndim)
         if row == column:
             raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
@@ -111,6 +116,7 @@ class Picking(Geometry):
         Layout(size=(3, 3), stride=(2, 1), offset=0)
         """
         dim = wrap_dim(dimension, self.ndim)
+        size, step = integer(size, "size"), integer(step, "step")
         n, stride = (self.size[dim], self.stride[dim]) if self.ndim else (1, 1)
         if size < 0:
             raise RuntimeError(f"size is {size} but must be >= 0")
@@ -143,7 +149,7 @@ class Picking(Geometry):
                     dim + 1,
                 )
             else:
-                number, n = operator.index(part), view.size[dim]
+                number, n = integer(part, "index"), view.size[dim]
                 if not -n <= number < n:
                     raise IndexError(f"index {number} is out of bounds for dimension {position} with size {n}")
                 view = view.select(dim, number)
@@ -176,7 +182,7 @@ def _full_index(index: Any, ndim: int) -> list[Any]:
 
 def _check_basic(part: Any) -> None:
     if isinstance(part, slice):
-        if part.step is not None and part.step <= 0:
+        if part.step is not None and integer(part.step, "slice step") <= 0:
             raise ValueError(f"slice step must be greater than zero, got {part.step}")
     elif part is not None and part is not Ellipsis and not is_int(part):
         raise TypeError(

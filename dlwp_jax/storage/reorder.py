@@ -23,7 +23,7 @@ class Reordering(Geometry):
         >>> Layout.contiguous((2, 3, 4)).permute(2, 0, 1)
         Layout(size=(4, 2, 3), stride=(1, 12, 4), offset=0)
         """
-        order = as_ints(dims)
+        order = as_ints(dims, "dims")
         if len(order) != self.ndim:
             raise RuntimeError(
                 "permute: number of dimensions in the tensor input does not match the length of the desired "
@@ -67,7 +67,7 @@ class Reordering(Geometry):
         >>> Layout.contiguous((8, 3, 32, 24)).movedim(1, -1).size  # N C H W -> N H W C
         (8, 32, 24, 3)
         """
-        sources, destinations = as_ints((source,)), as_ints((destination,))
+        sources, destinations = as_ints((source,), "source"), as_ints((destination,), "destination")
         if len(sources) != len(destinations):
             raise RuntimeError(
                 f"movedim: Invalid source or destination dims: source ({list(sources)} dims) should contain "

@@ -24,7 +24,7 @@ class Resizing(Geometry):
         >>> Layout.contiguous((4, 6)).view(2, -1, 3)
         Layout(size=(2, 4, 3), stride=(12, 3, 1), offset=0)
         """
-        size = infer_size(as_ints(shape), self.numel)
+        size = infer_size(as_ints(shape, "shape"), self.numel)
         stride = view_strides(self, size)
         if stride is None:
             raise RuntimeError(
@@ -71,7 +71,7 @@ class Resizing(Geometry):
         >>> Layout.contiguous((2, 12)).unflatten(1, (3, -1))
         Layout(size=(2, 3, 4), stride=(12, 4, 1), offset=0)
         """
-        dim, sizes = wrap_dim(dim, self.ndim), as_ints((sizes,))
+        dim, sizes = wrap_dim(dim, self.ndim), as_ints((sizes,), "sizes")
         if not sizes:
             raise RuntimeError("unflatten: sizes must be non-empty")
         if not self.ndim:
@@ -106,7 +106,7 @@ class Resizing(Geometry):
         if dim is None:
             dims = range(self.ndim)
         else:
-            dims = [wrap_dim(d, self.ndim) for d in as_ints((dim,))]
+            dims = [wrap_dim(d, self.ndim) for d in as_ints((dim,), "dim")]
             if repeated := [d for d in dims if dims.count(d) > 1]:
                 raise RuntimeError(f"dim {repeated[0]} appears multiple times in the list of dims")
         keep = [d for d in range(self.ndim) if d not in dims or self.size[d] != 1]
@@ -125,7 +125,7 @@ class Resizing(Geometry):
         >>> Layout.contiguous((3, 1)).expand(2, -1, 4)
         Layout(size=(2, 3, 4), stride=(0, 1, 0), offset=0)
         """
-        wanted = as_ints(sizes)
+        wanted = as_ints(sizes, "sizes")
         lead = len(wanted) - self.ndim
         if lead < 0:
             raise RuntimeError(

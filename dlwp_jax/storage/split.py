@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Self
 
-from .geometry import as_ints, is_int, wrap_dim
+from .geometry import as_ints, integer, is_int, wrap_dim
 from .pick import Picking
+
+MOST_PARTS = 2**20  # more views than that at once is a mistake
 
 
 class Splitting(Picking):
@@ -26,7 +28,7 @@ class Splitting(Picking):
         dim, n = self._divisible("split", dim)
         if not is_int(split_size):
             return self.split_with_sizes(split_size, dim)  # type: ignore[arg-type]
-        (step,) = as_ints((split_size,))
+        step = integer(split_size, "split_size")
         if step < 0:
             raise RuntimeError(f"split expects split_size be non-negative, but got split_size={step}")
         if step == 0 and n:
@@ -42,7 +44,7 @@ class Splitting(Picking):
         [(1, 2), (4, 2)]
         """
         dim, n = self._divisible("split", dim)
-        sizes = as_ints((split_sizes,))
+        sizes = as_ints((split_sizes,), "split_sizes")
         if sum(sizes) != n or any(size < 0 for size in sizes):
             raise RuntimeError(
                 f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size "
@@ -58,8 +60,11 @@ class Splitting(Picking):
         [(2,), (2,), (1,)]
         """
         dim, n = self._divisible("chunk", dim)
+        chunks = integer(chunks, "chunks")
         if chunks <= 0:
             raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
+        if not n and chunks > MOST_PARTS:
+            raise RuntimeError(f"chunk expects `chunks` to be at most {MOST_PARTS}, got: {chunks}")
         return self.split(-(-n // chunks), dim) if n else self.split_with_sizes([0] * chunks, dim)
 
     def tensor_split(self, indices_or_sections: Any, dim: int = 0) -> tuple[Self, ...]:
@@ -76,11 +81,11 @@ class Splitting(Picking):
         """
         dim, n = self._divisible("tensor_split", dim)
         if is_int(indices_or_sections):
-            (sections,) = as_ints((indices_or_sections,))
-            if sections <= 0:
-                raise RuntimeError(f"number of sections must be larger than 0, got {sections}")
+            sections = integer(indices_or_sections, "sections")
+            if not 0 < sections <= MOST_PARTS:
+                raise RuntimeError(f"number of sections must be larger than 0 and at most {MOST_PARTS}, got {sections}")
             return self.split_with_sizes([n // sections + (i < n % sections) for i in range(sections)], dim)
-        stops = [int(stop) for stop in indices_or_sections]
+        stops = as_ints((indices_or_sections,), "indices_or_sections")
         return tuple(self.slice(dim, start, stop) for start, stop in pairwise([0, *stops, n]))
 
     def hsplit(self, indices_or_sections: Any) -> tuple[Self, ...]:
@@ -116,9 +121,7 @@ class Splitting(Picking):
                 f"torch.{name} requires a tensor with at least {least} dimension, "
                 f"but got a tensor with {self.ndim} dimensions!"
             )
-        if isinstance(sections, str):
-            raise TypeError(f"{name}() expects an int or a sequence of ints, got {sections!r}")
-        if is_int(sections) and (sections == 0 or self.size[dim] % sections):
+        if is_int(sections) and (sections == 0 or self.size[dim] % integer(sections, "sections")):
             raise RuntimeError(
                 f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension "
                 f"{self.size[dim]} is not divisible by the split_size {sections}!"

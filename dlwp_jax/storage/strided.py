@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from dlwp_jax.checks import describe
+
 from . import complex_parts, lowering
 from .casting import addable, copyable
 from .dense import dense_copy_strides
@@ -59,7 +61,7 @@ class StridedTensor(DenseOperators):
       layout: size, stride and offset.
 
     Raises:
-      TypeError: the storage is not an array.
+      TypeError: the storage is not an array of numbers, or the layout is none.
       RuntimeError: the storage is not 1-D, or the layout reaches beyond its end.
 
     The names are those of `torch.Tensor`. `jnp` functions and arithmetic take a tensor and give an array.
@@ -86,6 +88,10 @@ class StridedTensor(DenseOperators):
             raise RuntimeError(
                 f"storage must be 1-D, got shape {storage.shape}; a batch of storages is used inside jax.vmap"
             )
+        if not isinstance(layout, Layout):
+            raise TypeError(f"layout must be a Layout, got {describe(layout)}")
+        if jax.dtypes.issubdtype(storage.dtype, jax.dtypes.extended):
+            raise TypeError(f"storage must be numbers, got PRNG keys of shape {storage.shape}")
         if layout.end > storage.shape[0]:
             raise RuntimeError(
                 f"size {list(layout.size)}, stride {list(layout.stride)} and storage offset {layout.offset} "
@@ -196,11 +202,11 @@ class StridedTensor(DenseOperators):
 
     def view_as(self, other: Any) -> "StridedTensor":
         """`view` in the shape of another tensor or array."""
-        return self.view(other.shape)
+        return self.view(_shape_of(other))
 
     def expand_as(self, other: Any) -> "StridedTensor":
         """`expand` to the shape of another tensor or array."""
-        return self.expand(other.shape)
+        return self.expand(_shape_of(other))
 
     # Views where they can be, copies where not.
 
@@ -213,7 +219,7 @@ class StridedTensor(DenseOperators):
         >>> flat.tolist(), flat.storage is columns.storage
         ([4.0, 5.0, 1.0, 3.0], False)
         """
-        size = infer_size(as_ints(shape), self.numel())
+        size = infer_size(as_ints(shape, "shape"), self.numel())
         stride = view_strides(self.layout, size)
         if stride is None:
             return _fresh(self.to_array(), Layout.contiguous(size))
@@ -221,7 +227,7 @@ class StridedTensor(DenseOperators):
 
     def reshape_as(self, other: Any) -> "StridedTensor":
         """`reshape` to the shape of another tensor or array."""
-        return self.reshape(other.shape)
+        return self.reshape(_shape_of(other))
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "StridedTensor":
         """Some dimensions joined into one: a view if one exists, else a copy (`torch.Tensor.flatten`)."""
@@ -487,6 +493,13 @@ class At:
     def get(self) -> jax.Array:
         """The indexed part as an array."""
         return self._view.to_array()
+
+
+def _shape_of(other: Any) -> tuple[int, ...]:
+    shape = getattr(other, "shape", None)
+    if not isinstance(shape, tuple):  # torch.Size is one
+        raise TypeError(f"other must be a tensor or an array, which have a shape; got {describe(other)}")
+    return shape
 
 
 def _fresh(array: jax.Array, layout: Layout) -> StridedTensor:

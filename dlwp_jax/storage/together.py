@@ -1,6 +1,10 @@
 """Views of several tensors at once: broadcast_tensors, meshgrid, atleast_1d, atleast_2d, atleast_3d."""
 
+from typing import Any
+
 import numpy as np
+
+from dlwp_jax.checks import describe
 
 from .strided import StridedTensor
 
@@ -10,12 +14,14 @@ def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:
 
     Raises:
       RuntimeError: the sizes do not broadcast.
+      TypeError: one is no StridedTensor.
 
     >>> from dlwp_jax import storage
     >>> column, row = broadcast_tensors(storage.tensor([[1], [2]]), storage.tensor([3, 4, 5]))
     >>> column.stride(), row.stride()
     ((1, 0), (0, 1))
     """
+    _check(*tensors)
     shapes = [tensor.shape for tensor in tensors]
     try:
         size = np.broadcast_shapes(*shapes)
@@ -39,10 +45,11 @@ def meshgrid(*tensors: StridedTensor, indexing: str = "ij") -> tuple[StridedTens
     >>> rows.tolist(), columns.stride()
     ([[1, 1, 1], [2, 2, 2]], (0, 1))
     """
+    _check(*tensors)
     if not tensors:
         raise RuntimeError("meshgrid expects at least one tensor")
-    if indexing not in ("ij", "xy"):
-        raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {indexing}')
+    if not isinstance(indexing, str) or indexing not in ("ij", "xy"):
+        raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {describe(indexing)}')
     if indexing == "xy" and len(tensors) > 1:
         return _swap_first_two(meshgrid(*_swap_first_two(tensors)))
     for axis in tensors:
@@ -59,14 +66,23 @@ def _swap_first_two(tensors: tuple[StridedTensor, ...]) -> tuple[StridedTensor, 
 
 def atleast_1d(tensor: StridedTensor) -> StridedTensor:
     """A tensor without dimensions gets one (`torch.atleast_1d`)."""
+    _check(tensor)
     return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
 def atleast_2d(tensor: StridedTensor) -> StridedTensor:
     """A vector becomes one row (`torch.atleast_2d`)."""
+    _check(tensor)
     return tensor.view(1, 1) if tensor.ndim == 0 else tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
 
 
 def atleast_3d(tensor: StridedTensor) -> StridedTensor:
     """A vector [n] becomes [1 n 1], a matrix [n m] becomes [n m 1] (`torch.atleast_3d`)."""
+    _check(tensor)
     return atleast_2d(tensor).unsqueeze(-1) if tensor.ndim < 3 else tensor
+
+
+def _check(*tensors: Any) -> None:
+    for tensor in tensors:
+        if not isinstance(tensor, StridedTensor):
+            raise TypeError(f"expected a StridedTensor as tensor, got {describe(tensor)}; storage.tensor() makes one")

@@ -9,6 +9,8 @@ import optax
 from flax import nnx
 from jax.core import Tracer
 
+from dlwp_jax.checks import describe, is_array, key  # noqa: F401 (the rooms of training find them here)
+
 PyTree = Any
 
 
@@ -35,16 +37,6 @@ def optimizer(value: Any) -> None:
         raise TypeError(
             f"tx must be an optax.GradientTransformation such as optax.adam(1e-3); got {describe(value)}.{hint}"
         )
-
-
-def key(value: Any) -> jax.Array:
-    """A PRNG key in the typed form; both of JAX's forms are taken."""
-    if isinstance(value, jax.Array):
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
-            return value
-        if value.dtype == jnp.uint32 and value.shape == jax.random.key_data(jax.random.key(0)).shape:
-            return jax.random.wrap_key_data(value)
-    raise TypeError(f"key must be one PRNG key such as jax.random.key(0); got {describe(value)}.")
 
 
 def trainable(params: PyTree, chosen_by: Any) -> None:
@@ -174,21 +166,6 @@ def as_array(leaf: Any) -> Any:
     return np.asarray(leaf) if is_foreign else leaf
 
 
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf has the shape and dtype of an array."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
 def name(path: tuple) -> str:
     """A leaf's path as it is written in Python: ['x'][0]."""
     return jax.tree_util.keystr(path)
-
-
-def describe(value: Any) -> str:
-    """What came, in a few words."""
-    if is_array(value):
-        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    shown = repr(value)
-    return f"{type(value).__name__} {shown}" if len(shown) <= 60 else f"a {type(value).__name__}"
