@@ -106,6 +106,8 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
         raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
     if not isinstance(value, jax.Array):
         value = _read(value, argument)
+    if not isinstance(value, jax.Array | np.ndarray | np.generic):  # a shape and a dtype, as jax.eval_shape gives
+        raise TypeError(f"{argument} must be numbers; got {describe(value)}.")
     if not is_numeric(value.dtype):
         raise TypeError(f"{argument} must be numbers; got {describe(value)}.")
     if not value.dtype.isnative:
@@ -117,6 +119,8 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
 
 def is_numeric(dtype: Any) -> bool:
     """Whether a dtype is one of numbers, bool and bfloat16 among them; NumPy counts spans of time as integers."""
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return False
     return (jax.dtypes.issubdtype(dtype, np.number) and dtype.kind != "m") or dtype.kind == "b"
 
 

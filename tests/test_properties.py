@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.properties import data as _data  # noqa: F401 (registers)
 from tests.properties import storage as _storage  # noqa: F401
+from tests.properties import train as _train  # noqa: F401
 from tests.properties.subject import SUBJECTS, hostile, try_hostile, try_valid
 
 DEEP = os.environ.get("DLWP_HYPOTHESIS") == "deep"
-names = pytest.mark.parametrize("name", SUBJECTS)
 
 
 def trying(name, *, share=1.0):
@@ -32,7 +32,7 @@ def trying(name, *, share=1.0):
     )
 
 
-@names
+@pytest.mark.parametrize("name", [name for name, one in SUBJECTS.items() if one.right])
 def test_what_is_right_is_taken(name):
     @trying(name, share=0.5)
     @given(arguments=SUBJECTS[name].valid)

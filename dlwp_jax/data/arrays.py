@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ def length(data: Any) -> int:
     >>> length({"x": np.zeros((11, 3)), "y": np.zeros(11)})
     11
     """
+    if isinstance(data, Iterator | range):
+        raise ValueError(f"data needs arrays with one common leading axis; got {checks.describe(data)}.")
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data, is_leaf=_is_strided)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"data needs arrays with one common leading axis; their leading axes are {lengths}.")

@@ -24,7 +24,7 @@ class Table(NamedTuple):
     values: np.ndarray  # [rows columns] float32
 
     def __getitem__(self, name):  # type: ignore[override]
-        if isinstance(name, int | slice):  # a tuple's own: names, values
+        if checks.as_int(name) in (0, 1) or isinstance(name, slice):  # a tuple's own: names, values
             return tuple(self)[name]
         return self.values[:, self.column(name)]
 

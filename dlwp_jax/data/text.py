@@ -176,7 +176,9 @@ def embed(vectors: Any, numbers: Any) -> Any:
         raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
     if not jnp.issubdtype(vectors.dtype, jnp.inexact):
         raise TypeError(f"vectors are {vectors.dtype}; floats are needed, which have a NaN for numbers out of range.")
-    # A negative number would count from the end: send it past it instead.
-    wide = jnp.promote_types(numbers.dtype, jnp.int32)  # a small integer type could not hold len(vectors)
-    numbers = jnp.where(numbers < 0, len(vectors), numbers.astype(wide))
+    if not len(vectors):
+        raise ValueError(f"vectors of shape {vectors.shape} holds no word.")
+    # A small integer type could not hold len(vectors), and a large unsigned one would turn negative inside `take`.
+    numbers = numbers.astype(jnp.uint32 if jnp.issubdtype(numbers.dtype, jnp.unsignedinteger) else jnp.int32)
+    numbers = jnp.where((numbers < 0) | (numbers >= len(vectors)), len(vectors), numbers).astype(jnp.int32)
     return jnp.take(vectors, numbers, axis=0, mode="fill")

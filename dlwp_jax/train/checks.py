@@ -1,5 +1,6 @@
 """Wrong use, told in one sentence before anything is compiled."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import optax
 from flax import nnx
 from jax.core import Tracer
 
-from dlwp_jax.checks import describe, is_array, key  # noqa: F401 (the rooms of training find them here)
+from dlwp_jax.checks import describe, is_array, is_numeric, key, numbers_of, on_device  # noqa: F401
+
+MOST = 2**31 - 1  # steps and epochs are counted in int32
 
 PyTree = Any
 
@@ -66,8 +69,39 @@ def hashable(learner: Any) -> None:
 def count(value: Any, argument: str) -> int:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{argument} must be a whole number of at least 1; got {value!r}.")
+        told = repr(value) if isinstance(value, int | float) else describe(value)
+        raise ValueError(f"{argument} must be a whole number of at least 1; got {told}.")
+    if value > MOST:
+        raise ValueError(f"{argument} must be at most {MOST}, which the counters hold; got {value}.")
     return int(value)
+
+
+def pair(learner: Any, state: Any) -> None:
+    """Refuse what `make_learner` did not give, or in the other order."""
+    from dlwp_jax.train.learner import Learner, TrainState
+
+    if not isinstance(learner, Learner) or not isinstance(state, TrainState):
+        raise TypeError(
+            f"learner and state must be what make_learner returns, in this order; got {describe(learner)} and "
+            f"{describe(state)}."
+        )
+
+
+def stopping(stop: Any, skip_nonfinite: Any) -> None:
+    """Refuse what is no early stopping, and no yes or no."""
+    from dlwp_jax.train.loop import EarlyStopping
+
+    if stop is not None and not isinstance(stop, EarlyStopping):
+        raise TypeError(f"stop must be a train.EarlyStopping, or None; got {describe(stop)}.")
+    if not isinstance(skip_nonfinite, bool | np.bool_):
+        raise TypeError(f"skip_nonfinite must be True or False; got {describe(skip_nonfinite)}.")
+
+
+def arrays(data: PyTree, argument: str) -> PyTree:
+    """A pytree of numbers as device arrays: native byte order, nothing masked, no integer that would be cut."""
+    if isinstance(data, Iterator):
+        raise TypeError(f"{argument} must be a pytree of arrays; got {describe(data)}, which can be read only once.")
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: on_device(leaf, argument + name(path)), data)
 
 
 def rows(data: PyTree, argument: str) -> int:
@@ -82,7 +116,7 @@ def rows(data: PyTree, argument: str) -> int:
                 f"{argument} must be a pytree of arrays with a common leading axis, one example a row; "
                 f"{argument}{name(path)} is {describe(leaf)}."
             )
-        if leaf.dtype == object or leaf.dtype.kind in "USMm":
+        if not is_numeric(leaf.dtype):
             raise TypeError(
                 f"{argument}{name(path)} has dtype {leaf.dtype}, which JAX cannot hold; encode it as numbers."
             )
@@ -100,9 +134,11 @@ def rows(data: PyTree, argument: str) -> int:
 
 def dataset(data: PyTree, argument: str) -> PyTree:
     """A data set as device arrays: common leading axis, no NaN. Tracers pass unlooked at."""
-    data = jax.tree.map(as_array, data)
+    if isinstance(data, Iterator):
+        raise TypeError(f"{argument} must be a pytree of arrays; got {describe(data)}, which can be read only once.")
+    data = jax.tree_util.tree_map_with_path(lambda path, leaf: as_array(leaf, argument + name(path)), data)
     rows(data, argument)
-    data = jax.tree.map(jnp.asarray, data)
+    data = arrays(data, argument)
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -160,10 +196,10 @@ def monitor(wanted: str, names: list[str]) -> None:
         raise ValueError(f"monitor={wanted!r} is not recorded; there are {', '.join(names)}.{hint}")
 
 
-def as_array(leaf: Any) -> Any:
+def as_array(leaf: Any, argument: str) -> Any:
     """A leaf that offers itself as an array (a torch tensor, a data frame) as NumPy's; any other as it is."""
     is_foreign = hasattr(leaf, "__array__") and not isinstance(leaf, jax.Array | np.ndarray | np.generic)
-    return np.asarray(leaf) if is_foreign else leaf
+    return numbers_of(leaf, argument) if is_foreign else leaf
 
 
 def name(path: tuple) -> str:

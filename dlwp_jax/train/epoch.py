@@ -34,6 +34,7 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
     Returns:
       The state after the epoch, and `{"loss": [steps], metric: [steps], ...}` with `steps = ceil(n / batch_size)`.
     """
+    checks.pair(learner, state)
     data = checks.dataset(data, "data")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(data))
     return _train_epoch(learner, state, data, batch_size)
@@ -64,6 +65,7 @@ def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: i
     Returns:
       `{"loss": scalar, metric: scalar, ...}`: means over the n examples, where `loss_fn` returns means over its batch.
     """
+    checks.pair(learner, state)
     data = checks.dataset(data, "data")
     batch_size = n_rows(data) if batch_size is None else min(checks.count(batch_size, "batch_size"), n_rows(data))
     return mean_logs(learner, state, data, batch_size)

@@ -94,6 +94,8 @@ class every:  # reads as a word: callbacks=[every(100, show)]
 
     def __post_init__(self):
         checks.count(self.epochs, "epochs")
+        if not callable(self.callback):
+            raise TypeError(f"callback must be a function of a Progress; got {checks.describe(self.callback)}.")
 
     def __call__(self, progress: Progress) -> bool | None:
         """Call the callback."""

@@ -159,8 +159,10 @@ def make_learner(
 
 def _known(record: Collection[str]) -> tuple[str, ...]:
     """What is to be recorded, in the order of RECORDS; a single word is refused before it is read as letters."""
-    if isinstance(record, str) or not set(record) <= RECORDS.keys():
-        raise ValueError(f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {record!r}.")
+    known = isinstance(record, tuple | list | set | frozenset | dict) and all(kind in [*RECORDS] for kind in record)
+    if not known:
+        told = checks.describe(record)
+        raise ValueError(f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {told}.")
     return tuple(kind for kind in RECORDS if kind in record)
 
 
@@ -175,6 +177,8 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
     Returns:
       `model(inputs)`, `[n ...]`.
     """
+    checks.pair(learner, state)
+    inputs = checks.arrays(inputs, "inputs")
     if batch_size is None:
         return _predict(learner, state, inputs)
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")

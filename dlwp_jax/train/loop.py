@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from dlwp_jax.checks import real
 from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import (
     Logs,
@@ -45,11 +46,11 @@ class EarlyStopping:
 
     def __post_init__(self):
         checks.count(self.patience, "patience")
-        if not self.min_delta >= 0:
-            raise ValueError(f"min_delta must be 0 or more; got {self.min_delta!r}.")
-        object.__setattr__(self, "min_delta", float(self.min_delta))
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max'; got {self.mode!r}.")
+        object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"monitor must be a name in the history; got {checks.describe(self.monitor)}.")
+        if not isinstance(self.mode, str) or self.mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max'; got {checks.describe(self.mode)}.")
 
 
 @jax.tree_util.register_dataclass
@@ -205,6 +206,7 @@ def planned(
     skip_nonfinite: bool,
 ) -> tuple[PyTree, PyTree | None, Plan]:
     """Check everything that `run` and `fit` are given; the data as arrays, and the plan."""
+    checks.pair(learner, state)
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(train))
@@ -226,6 +228,7 @@ def make_plan(
 ) -> Plan:
     """Check what does not depend on where the training data come from."""
     epochs = checks.count(epochs, "epochs")
+    checks.stopping(stop, skip_nonfinite)
     recorded = list(history_names(learner, all_logs(learner, state, batch), val is not None))
     monitor = stop.monitor if stop is not None else "train/loss" if val is None else "val/loss"
     checks.monitor(monitor, recorded)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dlwp_jax.checkpoint import About, CheckpointError, Store, differing, fingerprint, load, newest, shapes
+from dlwp_jax.checks import path
 from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import train_step
 from dlwp_jax.train.learner import Learner, TrainState
@@ -89,11 +90,14 @@ def restore(directory: str | os.PathLike, state: TrainState) -> Run:
       CheckpointError: where there is none, where it is damaged, or where it is of another model or optimizer; it names
         the newest that can be taken.
     """
+    path(directory, "directory")
+    if not isinstance(state, TrainState):
+        raise TypeError(f"state must be a TrainState, as make_learner gives it; got {checks.describe(state)}.")
     found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {directory}.")
-    path, about = found
-    loop = load(path, _like(about, state))
+    folder, about = found
+    loop = load(folder, _like(about, state))
     done = int(loop.done)
     run = result(loop)
     return replace(run, history={name: values[: done + bool(run.failure[0])] for name, values in run.history.items()})

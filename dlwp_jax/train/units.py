@@ -66,6 +66,7 @@ def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, 
     >>> {name: float(share) for name, share in unit_health(learner, state, {"x": jnp.array([[2.0], [3.0]])}).items()}
     {'dead': 0.5, 'saturated': 0.0}
     """
+    checks.pair(learner, state)
     return _health(learner, state, checks.dataset(data, "data"))
 
 

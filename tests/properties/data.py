@@ -95,6 +95,8 @@ def is_strided(leaf):
 
 
 def leaves(sets):
+    if isinstance(sets, torch.Tensor):
+        sets = sets.detach()
     found = [np.asarray(leaf) for leaf in jax.tree.leaves(sets, is_leaf=is_strided)]
     lengths = {leaf.shape[:1] for leaf in found}
     if len(lengths) != 1 or () in lengths:

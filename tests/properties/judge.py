@@ -54,11 +54,14 @@ def complaint_about(error: Exception, words: tuple[str, ...]) -> str | None:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return None
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name == "squared" or frame.filename.endswith("tests/models.py") for frame in frames):
+        return None  # the caller's own loss or model does not take these data, and says so
     if isinstance(error, MemoryError):
         return None if "Unable to allocate" in text else "a bare MemoryError"
     if not isinstance(error, OURS):
         return "of a type that nothing announces"
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    last = frames[-1]
     if not Path(last.filename).is_relative_to(HOME):
         return f"raised in {last.filename}:{last.lineno}, not by us"
     if last.lineno not in _raising_lines(last.filename):

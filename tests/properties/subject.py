@@ -26,6 +26,7 @@ class Subject:
       reference: the same arguments -> what is right, by NumPy, torch or plain Python; it raises where they are nonsense.
       agrees: (result, reference's) -> None, or an AssertionError.
       near: argument -> values that are wrong by little, tried as often as all others.
+      right: whether a valid call succeeds (one without a file to read cannot).
       fixed: arguments that are left alone (a loss function; what the caller's own mistake would break).
       words: beside the names of arguments, what an error may speak of.
       examples: (fast, deep), how often it is tried with valid and with hostile arguments.
@@ -39,6 +40,7 @@ class Subject:
     near: Mapping[str, st.SearchStrategy] = dataclasses.field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    right: bool = True
     where: Callable[[Arguments], bool] = lambda arguments: True
     examples: tuple[int, int] = (8, 400)
 
