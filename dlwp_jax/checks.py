@@ -79,6 +79,7 @@ def real(value: Any, argument: str, least: float = -math.inf, *, above: float = 
     """
     try:
         is_number = not isinstance(value, bool | np.bool_ | str | bytes | complex) and np.ndim(value) == 0
+        is_number = is_number and not str(getattr(value, "dtype", "")).endswith("bool")
         number = float(value) if is_number and (is_array(value) or isinstance(value, numbers.Real)) else None
     except (TypeError, ValueError, OverflowError):
         number = None

@@ -7,12 +7,22 @@ reference, or an error of our own says clearly what is wrong (tests/properties/j
 `DLWP_HYPOTHESIS=deep python -m pytest -n 0 -q tests/test_properties.py` tries thousands and prints what came of them.
 """
 
+import importlib
+import inspect
 import os
+import pkgutil
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.properties import data as _data  # noqa: F401 (registers)
+from dlwp_jax import data, storage
+from tests.properties import data as _data  # noqa: F401 (each registers its subjects)
+from tests.properties import diagnose as _diagnose  # noqa: F401
+from tests.properties import files as _files  # noqa: F401
+from tests.properties import judge
+from tests.properties import pictures_and_sound as _pictures  # noqa: F401
+from tests.properties import search as _search  # noqa: F401
 from tests.properties import storage as _storage  # noqa: F401
 from tests.properties import train as _train  # noqa: F401
 from tests.properties.subject import SUBJECTS, hostile, try_hostile, try_valid
@@ -50,3 +60,88 @@ def test_what_is_wrong_is_refused_or_right_all_the_same(name):
         try_hostile(SUBJECTS[name], arguments)
 
     check()
+
+
+# Public names without a subject, and why. A new public function must have either.
+RECORDS = "a record that only holds what its function gives"
+TAKES_NOTHING = "takes no argument; tests/test_data_sources.py checks what it gives"
+METHODS = "methods of a finished search, tried on real ones in tests/test_search_sweep.py and test_search_capacity.py"
+REASONS = {
+    **dict.fromkeys(("train.Learner", "train.TrainState", "train.Run", "train.Progress"), RECORDS),
+    **dict.fromkeys(("search.LearningRates", "search.Memory", "search.Setting", "search.Size"), RECORDS),
+    **dict.fromkeys(("search.LearningCurve", "search.CapacityReport", "search.Sweep"), METHODS),
+    **dict.fromkeys(("diagnose.VERDICTS", "diagnose.Diagnosis"), RECORDS),
+    **dict.fromkeys(
+        ("data.audio.Spectrogram", "data.batches.Plan", "data.sources.Source", "data.fetch.Remote"), RECORDS
+    ),
+    **dict.fromkeys(("data.synthetic.Nodule", "data.synthetic.Phantom", "data.table.Table"), RECORDS),
+    **dict.fromkeys(("data.table.Agreement", "data.arrays.Scale"), RECORDS),
+    **dict.fromkeys(("data.files.BrokenFile", "data.fetch.FetchError"), "an exception"),
+    **{
+        f"data.sources.{name}": TAKES_NOTHING
+        for name in ("thermometer", "digits", "pydoc_topics", "sklearn_wine", "sample_photos")
+        + ("phantom_annotations", "phantom_candidates")
+    },
+    "data.fetch.data_root": TAKES_NOTHING,
+    "data.fetch.fetch": "a network is needed; tests/test_data_sources.py serves one",
+    "data.sources.place": "as fetch; its name and root are checked by `find` and `checks.path`",
+    "data.sources.load": "as fetch; tests/test_data_sources.py loads every name",
+    "data.files.reading": "a context for readers, all of which are tried",
+    "data.image.read_folder": "read, resize and files_in, which are tried",
+    "data.idx.read_pair": "read twice, which is tried",
+    "data.stream.stream": "tests/test_data_arrays.py; each call starts threads",
+    **{
+        f"data.pictures.{name}": "draws; tests/test_data_experiment.py and its doctest do so"
+        for name in ("grid", "planes", "histograms", "day", "characters", "sound")
+    },
+    "search.learning_curve": "seconds a call; its checks are tried by name in tests/test_search_probes.py",
+    "search.search_capacity": "seconds a call; its checks are tried by name in tests/test_search_capacity.py",
+    "storage.Layout.offset": "a field",
+    "storage.StridedTensor.tree_flatten_with_keys": "JAX's own protocol, tried by every jit in tests/test_storage.py",
+    "storage.StridedTensor.tree_unflatten": "JAX's own protocol, unchecked on purpose",
+}
+
+
+def public_names():
+    """Every public function and class, and the methods of those classes whose arguments are a user's."""
+    for module in ("train", "storage", "search", "diagnose"):
+        for name in importlib.import_module(f"dlwp_jax.{module}").__all__:
+            yield f"{module}.{name}"
+    for cls in (storage.Layout, storage.StridedTensor):
+        yield from (f"storage.{cls.__name__}.{name}" for name in dir(cls) if not name.startswith("_"))
+    for found in pkgutil.iter_modules(data.__path__):
+        module = importlib.import_module(f"dlwp_jax.data.{found.name}")
+        for name, thing in vars(module).items():
+            if (
+                not name.startswith("_")
+                and found.name[0] != "_"
+                and getattr(thing, "__module__", "") == module.__name__
+            ):
+                if callable(thing):
+                    yield f"data.{found.name}.{name}"
+    for cls in (data.arrays.Scale, data.volume.Volume):
+        where = f"data.{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
+        yield from (f"{where}.{name}" for name, _ in inspect.getmembers(cls, callable) if not name.startswith("_"))
+
+
+def test_every_public_name_is_tried_or_told_why_not():
+    names = set(public_names())
+    assert names - set(SUBJECTS) - set(REASONS) == set()
+    assert set(REASONS) - names == set(), "reasons for what is gone"
+    assert set(SUBJECTS) & set(REASONS) == set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _told(request):
+    """What came of all calls, by group, printed at the end of a deep run."""
+    yield
+    if not DEEP:
+        return
+    totals: dict[str, Counter[str]] = {}
+    for (name, what), count in judge.counts.items():
+        totals.setdefault(SUBJECTS[name].group, Counter())[what] += count
+    write = request.config.pluginmanager.get_plugin("terminalreporter").write_line
+    write("\n| group | functions | calls | right | refused |\n|---|---|---|---|---|")
+    for group, total in sorted(totals.items()):
+        n = sum(one.group == group for one in SUBJECTS.values())
+        write(f"| {group} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")

@@ -103,7 +103,8 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
     """
     n, key = length(data), checks.key(key)
     if isinstance(val, bool) or not isinstance(val, numbers.Real):
-        raise TypeError(f"val={val!r} must be a number: how many examples, or which fraction of them.")
+        told = checks.describe(val)
+        raise TypeError(f"val must be a number: how many examples, or which fraction of them; got {told}.")
     checks.real(val, "val")
     if groups is not None and labels is not None:
         raise ValueError("split takes groups or labels, not both: a group cannot be cut to keep the classes even.")
@@ -255,7 +256,9 @@ class Scale:
 
     @classmethod
     def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]) -> Scale:
-        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(np.float32)
+        # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would become 10**9.
+        small = np.float32 if x.dtype.itemsize < 4 else np.float64
+        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(small)
         unit = np.where(unit > 0, unit, 1.0)
         if np.issubdtype(dtype, np.floating) and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max:
             raise ValueError(f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first.")

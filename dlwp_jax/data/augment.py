@@ -169,7 +169,7 @@ def augment(
 def _dims(dims: int) -> int:
     """2 or 3."""
     if checks.as_int(dims) not in (2, 3):
-        raise ValueError(f"dims must be 2, of [H W C], or 3, of [D H W C]; got {checks.describe(dims)}.")
+        raise ValueError(f"dims must be 2, of x [H W C], or 3, of x [D H W C]; got {checks.describe(dims)}.")
     return int(dims)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dlwp_jax import checks
 
+MOST_TOLD = 240  # characters of a library's own complaint
+
 
 class BrokenFile(ValueError):
     """A file that is not what its reader reads: truncated, damaged, ragged, or of another kind.
@@ -41,7 +43,9 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
     except (BrokenFile, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except causes as error:
-        raise BrokenFile(f"{path} cannot be read as {kind}: {error or type(error).__name__}") from error
+        told = " ".join(str(error).split()) or type(error).__name__  # some libraries write paragraphs, the reason last
+        told = told if len(told) <= MOST_TOLD else f"...{told[-MOST_TOLD:]}"
+        raise BrokenFile(f"{path} cannot be read as {kind}: {told}") from error
 
 
 def files_in(folder: str | Path, *suffixes: str) -> list[Path]:

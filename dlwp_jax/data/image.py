@@ -219,6 +219,7 @@ def channels_first(images, *, spatial: int = 2):
     >>> channels_first(np.zeros((5, 32, 48, 3))).shape
     (5, 3, 32, 48)
     """
+    spatial = checks.whole(spatial, "spatial", 1)
     return _move_axis(images, -1, -1 - spatial, spatial)
 
 
@@ -228,11 +229,11 @@ def channels_last(images, *, spatial: int = 2):
     >>> channels_last(np.zeros((3, 720, 1280))).shape
     (720, 1280, 3)
     """
+    spatial = checks.whole(spatial, "spatial", 1)
     return _move_axis(images, -1 - spatial, -1, spatial)
 
 
 def _move_axis(images, source: int, target: int, spatial: int):
-    spatial = checks.whole(spatial, "spatial", 1)
     images = images if isinstance(images, StridedTensor) else checks.numbers_of(images, "images")
     if images.ndim < spatial + 1:
         raise ValueError(f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed.")

@@ -51,6 +51,7 @@ def ct_phantom(
     ((12, 32, 32), -50.0)
     """
     shape, noise = checks.wholes(shape, "shape", 3), checks.real(noise, "noise", 0)
+    seed = checks.whole(seed, "seed", 0, 2**63)
     for nodule in nodules:
         if not isinstance(nodule, tuple) or len(nodule) != 2 or np.shape(nodule[0]) != (3,):
             raise TypeError(f"nodules must be Nodules, a centre and a diameter each; got {checks.describe(nodule)}.")
@@ -68,7 +69,7 @@ def ct_phantom(
     hu[x**2 + (y - 85) ** 2 < 18**2] = 400
     for (cx, cy, cz), diameter in nodules:
         hu[(x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2 < (diameter / 2) ** 2] = -50
-    hu += np.random.default_rng(checks.whole(seed, "seed", 0, 2**63)).normal(0, noise, shape) if noise else 0
+    hu += np.random.default_rng(seed).normal(0, noise, shape) if noise else 0
     return Phantom(scan, nodules)
 
 

@@ -117,7 +117,7 @@ def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndar
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
     if len(rows) < 2 or not all(name.strip() for name in rows[0]) or len(set(rows[0])) < len(rows[0]):
         raise BrokenFile(
-            f"{path} has {max(len(rows) - 1, 0)} rows under the names {rows[:1]}; rows and names are needed."
+            f"{path} has {max(len(rows) - 1, 0)} rows under the names {str(rows[:1])[:80]}; rows and names are needed."
         )
     names, *rows = rows
     for i, row in enumerate(rows):

@@ -37,7 +37,7 @@ def read(path: str | Path, *, encoding: str = "utf-8") -> str:
         codecs.lookup(encoding)
     except (LookupError, ValueError) as error:
         raise ValueError(f"encoding={encoding!r} is none that Python knows.") from error
-    with reading(path, f"text in {encoding}", UnicodeDecodeError, LookupError):
+    with reading(path, f"text in {encoding}", UnicodeError, LookupError):
         return Path(path).read_text(encoding)
 
 

@@ -195,6 +195,8 @@ def _check_raw_size(path: Path) -> None:
     header = path.read_bytes()[:10_000].decode("latin-1")
     fields = dict(line.split(" = ", 1) for line in header.splitlines() if " = " in line)
     raw = path.parent / fields.get("ElementDataFile", "").strip()
+    if fields.get("ElementDataFile", "").strip() == "LOCAL":
+        raw = path  # a header may announce terabytes that the same file does not hold
     if not raw.is_file() or fields.get("CompressedData", "False").strip().lower() == "true":
         return  # inside the header file, or compressed: SimpleITK notices a short one itself
     probe = SimpleITK.Image([1, 1], reader.GetPixelID())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.checks import real_on_host
 from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
@@ -38,7 +39,10 @@ def expand(over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
-    column = np.asarray(values)
+    try:
+        column = real_on_host(values, f"over[{name!r}]")
+    except (TypeError, ValueError):
+        column = np.empty(0)
     if column.ndim != 1 or column.size == 0 or column.dtype.kind not in "biuf":
         raise TypeError(
             f"over[{name!r}] must be a list of numbers, since all members are one program; got "
@@ -61,6 +65,8 @@ def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 
 def made(make: Callable, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
     """What `make` returns, checked."""
+    if not callable(make):
+        raise TypeError(f"make must be a function that returns (learner, state); got {checks.describe(make)}.")
     pair = make(*args, **values)
     if not (isinstance(pair, tuple) and [*map(type, pair)] == [Learner, TrainState]):
         raise TypeError(f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}.")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.checks import real
 from dlwp_jax.search import members, text
 from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import train_members
@@ -69,6 +70,7 @@ def find_learning_rate(
     >>> 0.01 < found.suggestion < 2 < found.limit
     True
     """
+    low, high = real(low, "low", above=0), real(high, "high", above=0)
     if not 0 < low < high < math.inf:
         raise ValueError(f"low and high must be 0 < low < high; got {low!r} and {high!r}.")
     if checks.count(steps, "steps") < 10:
@@ -150,7 +152,9 @@ def memorises(
     >>> bool(memorises(*pair, data)), bool(memorises(*pair, data | {"x": jnp.zeros((8, 8))}))
     (True, False)
     """
-    data = checks.dataset(data, "data")
+    checks.pair(learner, state)
+    data, steps = checks.dataset(data, "data"), checks.count(steps, "steps")
+    share = real(share, "share", above=0)
     examples = min(checks.count(examples, "examples"), checks.rows(data, "data"))
     few = jax.tree.map(lambda a: a[:examples], data)
     result = run(learner, state, few, epochs=steps, batch_size=examples)
@@ -234,9 +238,13 @@ def learning_curve(
     Returns:
       A `LearningCurve`.
     """
-    train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
+    train, val, key = checks.dataset(train, "train"), checks.dataset(val, "val"), checks.key(key)
+    epochs, batch_size = checks.count(epochs, "epochs"), checks.count(batch_size, "batch_size")
     n, m = checks.rows(train, "train"), checks.rows(val, "val")
-    sizes = [n // 8, n // 4, n // 2, n] if sizes is None else list(sizes)
+    sizes = [n // 8, n // 4, n // 2, n] if sizes is None else sizes
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise TypeError(f"sizes must be a list of numbers of examples; got {checks.describe(sizes)}.")
+    sizes = [checks.count(size, "each of sizes") for size in sizes]
     if len(sizes) < 3 or not all(0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)):
         raise ValueError(f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}.")
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, val)

@@ -70,8 +70,14 @@ def sweep(
     >>> result.history["val/loss"].shape, result.values["lr"][result.best].item()
     ((2, 5), 0.1)
     """
-    if how not in (None, "vmap", "map"):
-        raise ValueError(f"how must be 'vmap', 'map' or None; got {how!r}.")
+    if how is not None and not (isinstance(how, str) and how in ("vmap", "map")):
+        raise ValueError(f"how must be 'vmap', 'map' or None; got {checks.describe(how)}.")
+    if not callable(make):
+        raise TypeError(f"make must be a function that returns (learner, state); got {checks.describe(make)}.")
+    if chunk is not None:
+        checks.count(chunk, "chunk")
+    checks.stopping(stop, False)
+    epochs, batch_size = checks.count(epochs, "epochs"), checks.count(batch_size, "batch_size")
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
     values, rows = _with_folds(members.expand(over), folds, val, checks.rows(train, "train"))
@@ -136,7 +142,7 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     if val is not None:
         raise ValueError("folds take their validation examples from train; leave val out.")
     folds = list(folds) if np.iterable(folds) else []
-    folds = [tuple(map(np.asarray, fold)) if np.iterable(fold) else () for fold in folds]
+    folds = [tuple(map(_side, fold)) if np.iterable(fold) else () for fold in folds]
     if not folds or not all(map(_is_fold, folds)):
         raise ValueError("folds must be pairs of row numbers (training, validation), as data.k_fold gives them.")
     for fold in folds:
@@ -144,6 +150,13 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
             raise ValueError(f"folds hold a row outside the {n} examples of train (0 to {n - 1}).")
     values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
+
+
+def _side(rows: Any) -> np.ndarray:
+    try:
+        return checks.on_host(rows, "folds")
+    except (TypeError, ValueError):
+        return np.empty(0)  # which `_is_fold` refuses
 
 
 def _is_fold(sides: tuple[np.ndarray, ...]) -> bool:

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.core import Tracer
 
-from dlwp_jax.checks import describe, is_array, is_numeric, key, numbers_of, on_device  # noqa: F401
+from dlwp_jax.checks import describe, is_array, is_numeric, key, numbers_of, on_device, on_host  # noqa: F401
 
 MOST = 2**31 - 1  # steps and epochs are counted in int32
 

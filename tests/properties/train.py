@@ -346,7 +346,9 @@ def restored(directory, state):
 
 subject(
     "train.restore",
-    lambda directory, state: train.restore(directory, pair()[1] if state == "good" else state),
+    lambda directory, state: train.restore(
+        directory, pair()[1] if isinstance(state, str) and state == "good" else state
+    ),
     takes={"directory": st.just(tempfile.gettempdir() + "/no such checkpoint"), "state": st.just("good")},
     where=lambda arguments: True,
     reference=restored,
