@@ -116,9 +116,8 @@ def public_names():
                 not name.startswith("_")
                 and found.name[0] != "_"
                 and getattr(thing, "__module__", "") == module.__name__
-            ):
-                if callable(thing):
-                    yield f"data.{found.name}.{name}"
+            ) and callable(thing):
+                yield f"data.{found.name}.{name}"
     for cls in (data.arrays.Scale, data.volume.Volume):
         where = f"data.{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
         yield from (f"{where}.{name}" for name, _ in inspect.getmembers(cls, callable) if not name.startswith("_"))

@@ -1,32 +1,22 @@
 """Subjects: `dlwp_jax.data` but for its files, with NumPy and torch as the reference."""
 
-import itertools
 import string
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.signal
 import torch
 from hypothesis import strategies as st
 
 from dlwp_jax import data
 from dlwp_jax.data import (
     arrays,
-    audio,
-    augment,
     batches,
-    image,
-    imagenet,
-    pictures,
-    series,
-    synthetic,
     table,
     text,
-    volume,
 )
 from dlwp_jax.storage import StridedTensor
-from tests.properties.hostile import Made, fresh, recipes
+from tests.properties.hostile import recipes
 from tests.properties.storage import accepts
 from tests.properties.subject import same, subject
 
@@ -35,7 +25,7 @@ from tests.properties.subject import same, subject
 
 def numbers(value, kinds="biuf"):
     """Numbers as NumPy reads them; anything else is refused."""
-    if isinstance(value, np.ma.MaskedArray) or isinstance(value, jax.core.Tracer):
+    if isinstance(value, (np.ma.MaskedArray, jax.core.Tracer)):
         raise TypeError("masked, or traced")
     if isinstance(value, StridedTensor):
         value = value.numpy()
@@ -81,10 +71,13 @@ def need_key(key):
 KEYS = st.sampled_from(recipes("jax.random.key(0)", "jax.random.key(3)", "jax.random.PRNGKey(1)"))
 SETS = st.sampled_from(
     recipes(
-        "{'x': arange(22).reshape(11, 2), 'y': jnp.arange(11.0)}", "arange(11)", "(ones((11, 0)), arange(11))",
-        "{'x': torch.arange(11.0), 'y': Frame(arange(11))}", "storage.tensor(arange(22.0)).view(11, 2)",
+        "{'x': arange(22).reshape(11, 2), 'y': jnp.arange(11.0)}",
+        "arange(11)",
+        "(ones((11, 0)), arange(11))",
+        "{'x': torch.arange(11.0), 'y': Frame(arange(11))}",
+        "storage.tensor(arange(22.0)).view(11, 2)",
     )
-)  # fmt: skip
+)
 WRONG_SETS = st.sampled_from(
     recipes("{'x': arange(11), 'y': arange(10)}", "{'x': arange(11), 'y': array(3)}", "zeros((0, 3))")
 )
@@ -176,7 +169,7 @@ def split_sizes(data, val, key, groups, labels):
 
 
 def is_split(result, expected):
-    found, (groups, labels), held = expected
+    found, (groups, _labels), held = expected
     train, val = map(rows_of, result)
     marks = [leaf for leaf in found if leaf.ndim and leaf.size == len(leaf) and len(np.unique(leaf)) == len(leaf)]
     for mine, other, leaf in zip(train, val, found, strict=True):
@@ -261,8 +254,15 @@ subject(
 )
 
 TABLES = st.sampled_from(
-    recipes("arange(12.0).reshape(4, 3)", "array([1.0, 2.0, 4.0])", "arange(24, dtype=np.uint8).reshape(2, 3, 4)", "ones((3, 2), float16)", "jnp.ones((3, 2))", "array([[1e30, 2], [3e30, 2]], '>f4')")
-)  # fmt: skip
+    recipes(
+        "arange(12.0).reshape(4, 3)",
+        "array([1.0, 2.0, 4.0])",
+        "arange(24, dtype=np.uint8).reshape(2, 3, 4)",
+        "ones((3, 2), float16)",
+        "jnp.ones((3, 2))",
+        "array([[1e30, 2], [3e30, 2]], '>f4')",
+    )
+)
 NOT_SCALED = st.sampled_from(
     recipes(
         "ones(1)",
@@ -350,7 +350,7 @@ def standardized(train, other, axis):
 
 def is_standardized(result, expected):
     x, offset, unit, other = expected
-    train, changed, scale = result
+    train, changed, _scale = result
     if x.dtype == np.float16 or np.abs(x).max() > 1e20 or 0 < np.abs(x).max() < 1e-20:
         return  # rounding rules
     np.testing.assert_allclose(np.asarray(train, float), (x - offset) / unit, rtol=1e-3, atol=1e-4)
@@ -461,29 +461,49 @@ subject(
     "data.batches.balanced_rows",
     lambda labels, ratio, n, key: batches.balanced_rows(labels, ratio=ratio, n=n, key=key),
     takes={
-        "labels": st.sampled_from([[0, 0, 1, 0], *recipes("array([True, False, True])", "jnp.array([0, 1, 1])", "array([0.0, 1.0])")]),
-        "ratio": st.integers(1, 3), "n": st.integers(0, 12), "key": st.none() | KEYS,
+        "labels": st.sampled_from(
+            [[0, 0, 1, 0], *recipes("array([True, False, True])", "jnp.array([0, 1, 1])", "array([0.0, 1.0])")]
+        ),
+        "ratio": st.integers(1, 3),
+        "n": st.integers(0, 12),
+        "key": st.none() | KEYS,
     },
     reference=balanced,
     agrees=is_balanced,
     near={"labels": st.sampled_from([[0, 0], [1], [0, 2, 1], [[0, 1]], []]), "ratio": st.integers(-1, 0)},
     words=("ratio",),
-)  # fmt: skip
+)
 
 # Tables.
 
 subject(
     "data.table.one_hot",
     table.one_hot,
-    takes={"codes": st.sampled_from([[1, 0, 3], [], [[0, 1], [2, 2]], 2, *recipes("array([2.0, 0.0])", "arange(3, dtype=np.uint8)", "array([True, False])")]), "classes": st.sampled_from([None, 4, 7])},
+    takes={
+        "codes": st.sampled_from(
+            [
+                [1, 0, 3],
+                [],
+                [[0, 1], [2, 2]],
+                2,
+                *recipes("array([2.0, 0.0])", "arange(3, dtype=np.uint8)", "array([True, False])"),
+            ]
+        ),
+        "classes": st.sampled_from([None, 4, 7]),
+    },
     reference=lambda codes, classes: one_hot(codes, classes),
-    near={"codes": st.sampled_from([[-1], [0.5], [8], *recipes("array([nan, 0])", "array([2**63], np.uint64)", "array(['1', '0'])")]), "classes": st.sampled_from([0, 3, -1, 2.0])},
-)  # fmt: skip
+    near={
+        "codes": st.sampled_from(
+            [[-1], [0.5], [8], *recipes("array([nan, 0])", "array([2**63], np.uint64)", "array(['1', '0'])")]
+        ),
+        "classes": st.sampled_from([0, 3, -1, 2.0]),
+    },
+)
 
 
 def one_hot(codes, classes):
     codes = numbers(codes)
-    whole = codes.astype(object) if codes.dtype.kind != "f" else codes
+    codes.astype(object) if codes.dtype.kind != "f" else codes
     if codes.size and (
         not np.isfinite(codes.astype(float)).all() or (codes != np.floor(codes.astype(float))).any() or codes.min() < 0
     ):
@@ -631,7 +651,7 @@ subject("data.text.clean_words", lambda text: data.text.clean_words(text), takes
 
 
 def word_list(words):
-    words = list(words) if np.ndim(words) <= 1 and not isinstance(words, np.ndarray) or np.ndim(words) == 1 else None
+    words = list(words) if (np.ndim(words) <= 1 and not isinstance(words, np.ndarray)) or np.ndim(words) == 1 else None
     if words is None or not all(isinstance(word, str) for word in words):
         raise TypeError("no words")
     return words
@@ -697,7 +717,7 @@ subject(
 def looked_up(vectors, numbers_):
     vectors, numbers_ = numbers(vectors, "fc"), numbers(numbers_, "iu")
     if not vectors.ndim or (
-        numbers_.size and (numbers_.max() > 2**31 - 1 and numbers_.dtype != np.uint32 or numbers_.min() < -(2**31))
+        numbers_.size and ((numbers_.max() > 2**31 - 1 and numbers_.dtype != np.uint32) or numbers_.min() < -(2**31))
     ):
         raise ValueError("no table")
     inside = (numbers_ >= 0) & (numbers_ < len(vectors))
@@ -717,9 +737,17 @@ def as_float32(result, expected):
 subject(
     "data.text.embed",
     lambda vectors, numbers: text.embed(vectors, numbers),
-    takes={"vectors": st.sampled_from(recipes("arange(8.0).reshape(4, 2)", "jnp.ones((300, 2))")), "numbers": st.sampled_from([[1, 1, 0], 2, *recipes("array([-1, 5], np.int8)", "array([[0, 3]], np.uint8)")])},
+    takes={
+        "vectors": st.sampled_from(recipes("arange(8.0).reshape(4, 2)", "jnp.ones((300, 2))")),
+        "numbers": st.sampled_from([[1, 1, 0], 2, *recipes("array([-1, 5], np.int8)", "array([[0, 3]], np.uint8)")]),
+    },
     reference=lambda vectors, numbers: looked_up(vectors, numbers),
     agrees=as_float32,
-    near={"numbers": st.sampled_from([[2**32], [0.5], *recipes("array([255], np.uint8)", "array([2**32 - 1], np.uint32)")]), "vectors": st.sampled_from(recipes("arange(4)", "zeros((0, 2))"))},
+    near={
+        "numbers": st.sampled_from(
+            [[2**32], [0.5], *recipes("array([255], np.uint8)", "array([2**32 - 1], np.uint32)")]
+        ),
+        "vectors": st.sampled_from(recipes("arange(4)", "zeros((0, 2))")),
+    },
     examples=(8, 200),
-)  # fmt: skip
+)

@@ -3,7 +3,6 @@
 Damaged bytes are tests/test_data_damage.py's: truncated, changed and random ones, of every format.
 """
 
-import os
 import pathlib
 import tempfile
 
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlwp_jax.data import audio, cifar, dicom, files, idx, image, imagenet, sources, table, text, video, volume
-from tests.properties.hostile import Made, recipes
-from tests.properties.subject import same, subject
+from tests.properties.hostile import recipes
+from tests.properties.subject import subject
 from tests.test_data_damage import READERS, WRITERS
 
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="properties-"))

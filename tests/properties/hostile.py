@@ -1,6 +1,7 @@
 """Values that no argument asks for, made anew for each use (a generator is used up, an array may be written to)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ NAMES |= {"Frame": Frame, "Broken": Broken, "nnx": nnx}
 
 def recipes(*texts: str) -> list[Made]:
     """Expressions as recipes."""
-    return [Made(text, lambda code=compile(text, text, "eval"): eval(code, NAMES)) for text in texts]
+    return [Made(text, functools.partial(eval, compile(text, text, "eval"), NAMES)) for text in texts]
 
 
 SCALARS = recipes(

@@ -82,7 +82,7 @@ def _raising_lines(path: str) -> frozenset[int]:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """A clock and a bound on memory around a call: a hang or a runaway allocation is an exception, not a dead machine."""
+    """A clock and a bound on memory: a hang or a runaway allocation is an exception, not a dead machine."""
 
     def late(_number, _frame):
         raise Hang

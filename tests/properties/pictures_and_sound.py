@@ -1,7 +1,5 @@
 """Subjects: images, volumes, sound, clocks, made-up data and their pictures, from `dlwp_jax.data`."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.signal
 import torch
@@ -11,7 +9,6 @@ from PIL import Image
 
 from dlwp_jax import data
 from dlwp_jax.data import audio, augment, image, imagenet, series, synthetic, volume
-from dlwp_jax.storage import StridedTensor
 from tests.properties.data import integer, need_key, number, numbers
 from tests.properties.hostile import recipes
 from tests.properties.subject import same, subject
@@ -251,7 +248,7 @@ subject(
     "data.series.check_regular",
     lambda times, step: series.check_regular(times, step),
     takes={"times": st.just(["2011-01-01T00", "2011-01-01T01"]), "step": st.just((1, "h"))},
-    reference=lambda times, step: missing(times, step) and 1 / 0 or None,
+    reference=lambda times, step: (missing(times, step) and 1 / 0) or None,
     near={"times": HOURS},
 )
 

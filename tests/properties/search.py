@@ -38,15 +38,25 @@ subject(
         make, data, over=over, epochs=epochs, batch_size=10, how=how, chunk=chunk
     ).history["train/loss"],
     takes={
-        "data": SETS, "over": st.sampled_from([{"lr": [0.1, 0.2]}, {"lr": [0.05]}]), "epochs": st.just(2),
-        "how": st.sampled_from([None, "map"]), "chunk": st.sampled_from([None, 1]),
+        "data": SETS,
+        "over": st.sampled_from([{"lr": [0.1, 0.2]}, {"lr": [0.05]}]),
+        "epochs": st.just(2),
+        "how": st.sampled_from([None, "map"]),
+        "chunk": st.sampled_from([None, 1]),
     },
     reference=each_alone,
-    near={"data": WRONG, "epochs": WRONG_SIZES, "chunk": WRONG_SIZES, "over": st.sampled_from([{}, [], {"lr": []}, {"lr": ["x"]}, {"lr": [[1.0]]}, {"key": [0.5]}, [{"lr": 1.0}, {"x": 1.0}]])},
+    near={
+        "data": WRONG,
+        "epochs": WRONG_SIZES,
+        "chunk": WRONG_SIZES,
+        "over": st.sampled_from(
+            [{}, [], {"lr": []}, {"lr": ["x"]}, {"lr": [[1.0]]}, {"key": [0.5]}, [{"lr": 1.0}, {"x": 1.0}]]
+        ),
+    },
     words=("train", "x", "lr", "sweep", "batch"),
     fixed=(),
     examples=(12, 40),
-)  # fmt: skip
+)
 
 
 def memory(data, examples, steps, share):
@@ -59,14 +69,23 @@ def memory(data, examples, steps, share):
 
 subject(
     "search.memorises",
-    lambda data, examples, steps, share: [(found := search.memorises(*pair(), data, examples=examples, steps=steps, share=share)).learned, found.before, found.after],
-    takes={"data": SETS, "examples": st.sampled_from([2, 8]), "steps": st.just(3), "share": st.sampled_from([0.05, 0.9])},
+    lambda data, examples, steps, share: [
+        (found := search.memorises(*pair(), data, examples=examples, steps=steps, share=share)).learned,
+        found.before,
+        found.after,
+    ],
+    takes={
+        "data": SETS,
+        "examples": st.sampled_from([2, 8]),
+        "steps": st.just(3),
+        "share": st.sampled_from([0.05, 0.9]),
+    },
     reference=memory,
     agrees=lambda result, expected: same(result, expected, rtol=1e-3),
     near={"data": WRONG, "examples": WRONG_SIZES, "steps": WRONG_SIZES, "share": st.sampled_from([0.0, -1.0])},
     words=("x", "loss"),
     examples=(12, 60),
-)  # fmt: skip
+)
 
 
 def no_rate(data, batch_size, low, high, steps):
@@ -79,12 +98,20 @@ def no_rate(data, batch_size, low, high, steps):
 
 subject(
     "search.find_learning_rate",
-    lambda data, batch_size, low, high, steps: search.find_learning_rate(make, data, batch_size=batch_size, low=low, high=high, steps=steps),
-    takes={"data": st.sampled_from(recipes("{'x': arange(6.0) / 6, 'y': ones(6)}")), "batch_size": st.just(6), "low": st.just(1e-4), "high": st.just(100.0), "steps": st.just(30)},
+    lambda data, batch_size, low, high, steps: search.find_learning_rate(
+        make, data, batch_size=batch_size, low=low, high=high, steps=steps
+    ),
+    takes={
+        "data": st.sampled_from(recipes("{'x': arange(6.0) / 6, 'y': ones(6)}")),
+        "batch_size": st.just(6),
+        "low": st.just(1e-4),
+        "high": st.just(100.0),
+        "steps": st.just(30),
+    },
     reference=no_rate,
     agrees=lambda found, _: same(bool(1e-5 < found.suggestion < (found.limit or np.inf)), True),
     near={"batch_size": WRONG_SIZES, "steps": st.sampled_from([0, 9, 2.5]), "low": st.sampled_from([0.0, -1.0, 1e3])},
     fixed=("data",),
     words=("rate", "loss"),
     examples=(12, 60),
-)  # fmt: skip
+)

@@ -23,7 +23,7 @@ class Subject:
       name: "module.function", as the completeness test counts it.
       call: takes the drawn arguments by name.
       takes: argument -> values that must give a result; `where` leaves out combinations that must not.
-      reference: the same arguments -> what is right, by NumPy, torch or plain Python; it raises where they are nonsense.
+      reference: the same arguments -> what is right, by NumPy, torch or Python; it raises where they are nonsense.
       agrees: (result, reference's) -> None, or an AssertionError.
       near: argument -> values that are wrong by little, tried as often as all others.
       right: whether a valid call succeeds (one without a file to read cannot).

@@ -16,7 +16,6 @@ from dlwp_jax import train
 from tests.models import Scalar
 from tests.properties.data import integer, leaves, need_key, number, numbers
 from tests.properties.hostile import recipes
-from tests.properties.storage import accepts
 from tests.properties.subject import same, subject
 
 RATE = 0.1
@@ -168,22 +167,10 @@ def called(train_data, val, epochs, batch_size, stop, val_batch_size=None, skip_
 
 
 for _name in ("run", "fit"):
+    more = {"progress": False} if _name == "fit" else {}
 
-    def _drive(
-        train_data,
-        val,
-        epochs,
-        batch_size,
-        stop,
-        val_batch_size,
-        skip_nonfinite,
-        drive=getattr(train, _name),
-        more={"progress": False} if _name == "fit" else {},
-    ):  # noqa: B006, E501
-        return drive(
-            *pair(), train_data, val, epochs=epochs, batch_size=batch_size, stop=stop, val_batch_size=val_batch_size,
-            skip_nonfinite=skip_nonfinite, **more,
-        )  # fmt: skip
+    def _drive(train_data, val, drive=_name, more=more, **asked):
+        return getattr(train, drive)(*pair(), train_data, val, **asked, **more)
 
     subject(
         f"train.{_name}",
