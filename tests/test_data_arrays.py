@@ -184,7 +184,7 @@ def test_balanced_rows_shuffle_within_the_classes():
     assert len(set(rows)) == 30
     assert (rows != batches.balanced_rows(labels, ratio=2, n=30)).any()
     for wrong in ({"ratio": 0, "n": 3}, {"ratio": 1, "n": -1}):
-        with pytest.raises(ValueError, match="ratio must|n must"):
+        with pytest.raises(ValueError, match=r"ratio must|n must"):
             batches.balanced_rows(labels, **wrong)
     with pytest.raises(ValueError, match="0 and 1 only"):
         batches.balanced_rows([0, 2], ratio=1, n=3)

@@ -749,5 +749,5 @@ subject(
         ),
         "vectors": st.sampled_from(recipes("arange(4)", "zeros((0, 2))")),
     },
-    examples=(8, 200),
+    examples=(8, 40),
 )

@@ -61,7 +61,7 @@ subject(
     reference=judged,
     agrees=has_verdict,
     near={"history": WRONG, "baseline": st.sampled_from([{"best": 1.0}, {"trivial": math.nan}, {"trivial": "x"}])},
-    examples=(60, 3000),
+    examples=(60, 600),
 )
 
 

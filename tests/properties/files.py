@@ -60,7 +60,7 @@ def reader(name: str, kind: str, call, expected, **options) -> None:
         reference=reference,
         near={"path": EVERY},
         words=("damaged", "file", str(ROOT), *options.pop("words", ())),
-        examples=(24, 150),
+        examples=(24, 40),
         **options,
     )
 
@@ -84,7 +84,7 @@ subject(
     reference=picture,
     near={"path": EVERY},
     words=(str(ROOT),),
-    examples=(24, 150),
+    examples=(24, 40),
 )
 reader("data.audio.read", "wav", lambda path: audio.read(path)[0], known("wav"))
 reader("data.dicom.read_slice", "dicom", lambda path: dicom.read_slice(path)[1], known("dicom"))
@@ -107,7 +107,7 @@ subject(
     reference=lambda path, encoding: (decoded(path), pathlib.Path(path).read_text(encoding))[1],
     near={"path": EVERY, "encoding": st.sampled_from(["utf-8-sig", "nonsense", "ascii", "utf-16", "base64"])},
     words=(str(ROOT),),
-    examples=(24, 150),
+    examples=(24, 40),
 )
 
 
@@ -132,7 +132,7 @@ subject(
     reference=columns,
     near={"path": EVERY},
     words=(str(ROOT),),
-    examples=(24, 150),
+    examples=(24, 40),
 )
 subject(
     "data.imagenet.read_labels",
@@ -143,7 +143,7 @@ subject(
     ],
     near={"path": EVERY},
     words=(str(ROOT),),
-    examples=(24, 150),
+    examples=(24, 40),
 )
 
 
@@ -172,7 +172,7 @@ for _name, _call, _argument in (
         right=False,
         near={_argument: st.sampled_from(others)},
         words=(str(ROOT), "path"),
-        examples=(24, 100),
+        examples=(24, 40),
     )
 subject(
     "data.files.files_in",

@@ -214,7 +214,7 @@ subject(
         "noverlap": st.sampled_from([-1, 256]),
         "rate": st.sampled_from([0, -1]),
     },
-    examples=(10, 100),
+    examples=(10, 40),
 )
 
 # Clocks.
@@ -548,7 +548,7 @@ subject(
         "x": st.sampled_from(recipes("ones((4, 5), float32)", "ones((4, 5, 1), int8)", "zeros((0, 5, 1))")),
         "matrix": st.sampled_from(recipes("np.eye(4)", "np.eye(2)")),
     },
-    examples=(10, 100),
+    examples=(10, 40),
 )
 subject(
     "data.augment.noise",

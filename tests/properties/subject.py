@@ -42,7 +42,7 @@ class Subject:
     words: tuple[str, ...] = ()
     right: bool = True
     where: Callable[[Arguments], bool] = lambda arguments: True
-    examples: tuple[int, int] = (6, 150)
+    examples: tuple[int, int] = (6, 60)
 
     @property
     def valid(self) -> st.SearchStrategy[Arguments]:

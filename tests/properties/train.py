@@ -83,7 +83,7 @@ subject(
     agrees=close,
     near={"data": WRONG, "batch_size": WRONG_SIZES},
     words=WORDS,
-    examples=(30, 150),
+    examples=(30, 40),
 )
 
 
@@ -148,7 +148,7 @@ subject(
     agrees=is_epoch,
     near={"data": WRONG, "batch_size": WRONG_SIZES},
     words=WORDS,
-    examples=(30, 150),
+    examples=(30, 40),
 )
 
 
@@ -188,7 +188,7 @@ for _name in ("run", "fit"):
         agrees=is_trained,
         near={"train_data": WRONG, "val": WRONG, "epochs": WRONG_SIZES, "batch_size": WRONG_SIZES},
         words=(*WORDS, "stop", "skip_nonfinite", "epochs"),
-        examples=(30, 100),
+        examples=(30, 40),
     )
 
 
@@ -217,7 +217,7 @@ subject(
     agrees=outputs,
     near={"batch_size": WRONG_SIZES, "inputs": st.sampled_from(recipes("ones(3, '>f4')", "zeros((0, 2))"))},
     words=WORDS,
-    examples=(30, 150),
+    examples=(30, 40),
 )
 
 
@@ -236,7 +236,7 @@ subject(
     agrees=close,
     near={"data": WRONG},
     words=WORDS,
-    examples=(20, 100),
+    examples=(20, 40),
 )
 
 
@@ -295,7 +295,7 @@ subject(
     reference=learner,
     agrees=lambda made, w: same(np.asarray(made[1].params["w"]), np.float32(w)),
     near={"record": st.sampled_from(["norms", ("nonsense",), [["norms"]]])},
-    examples=(20, 200),
+    examples=(20, 40),
 )
 
 
