@@ -5,6 +5,25 @@ Modules are imported when they are first used, so `import dlwp_jax` costs nothin
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlwp_jax import (
+        autograd,
+        checkpoint,
+        data,
+        diagnose,
+        losses,
+        nn,
+        optim,
+        plots,
+        regularization,
+        runs,
+        search,
+        storage,
+        train,
+        weights,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
