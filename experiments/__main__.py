@@ -16,6 +16,15 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name.startswith("ch"))
 
 
+def known(name: str) -> str:
+    """The name, if it is one of an experiment's; ends the program otherwise."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
+        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
+    return name
+
+
 def list_experiments() -> None:
     for name in names():
         # The docstring is read, not imported: a list should not wait for JAX.
@@ -49,14 +58,10 @@ def main() -> None:
     elif name in ("--help", "-h"):
         print(f"{__doc__}\n\nWithout a name: {DEFAULT}. Flags of one: NAME --help.\n")
         list_experiments()
-    elif name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
-        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
     else:
         prepare()
         try:
-            run(name, flags)
+            run(known(name), flags)
         except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
             sys.exit(f"{name}: {error}")
 
