@@ -51,6 +51,13 @@ def run(name: str, flags: list[str]) -> None:
     module.main(config)
 
 
+def told(error: OSError | ValueError) -> str:
+    """An error in words; the system's own have the file last and a number first."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def main() -> None:
     name, flags = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else (DEFAULT, [])
     if name in ("--list", "-l", "list"):
@@ -63,7 +70,7 @@ def main() -> None:
         try:
             run(known(name), flags)
         except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
-            sys.exit(f"{name}: {error}")
+            sys.exit(f"{name}: {told(error)}")
 
 
 if __name__ == "__main__":
