@@ -1,11 +1,15 @@
 """Adam and what was made of it."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
 from dlwp_jax.optim._rule import (
+    LearningRate,
+    Scalar,
     is_zero,
     lerp,
     one_minus_power,
@@ -27,10 +31,10 @@ class AdamState(NamedTuple):
 
 
 def adam(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
@@ -64,10 +68,10 @@ def adam(
 
 
 def adamw(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=1e-2,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 1e-2,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
@@ -86,7 +90,7 @@ def adamw(
     return _adam("adamw", lr, betas, eps, amsgrad, decay=weight_decay, maximize=maximize)
 
 
-def _adam(name, lr, betas, eps, amsgrad, *, l2=0.0, decay=0.0, maximize):
+def _adam(name, lr, betas, eps, amsgrad, *, l2: Scalar = 0.0, decay: Scalar = 0.0, maximize):
     require_non_negative(name, lr=lr, eps=eps, weight_decay=l2 if is_zero(decay) else decay)
     require_betas(name, betas)
     beta1, beta2 = betas
@@ -121,7 +125,12 @@ class AdamaxState(NamedTuple):
 
 
 def adamax(
-    lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, *, maximize: bool = False
+    lr: LearningRate = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    *,
+    maximize: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with a maximum in place of the second average (`torch.optim.Adamax`).
 
@@ -158,11 +167,11 @@ class NAdamState(NamedTuple):
 
 
 def nadam(
-    lr=2e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
-    momentum_decay=4e-3,
+    lr: LearningRate = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum_decay: Scalar = 4e-3,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
@@ -225,10 +234,10 @@ class RAdamState(NamedTuple):
 
 
 def radam(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
