@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -94,15 +94,15 @@ class StridedTensor(DenseOperators):
         object.__setattr__(self, "storage", storage)
         object.__setattr__(self, "layout", layout)
 
-    def __setattr__(self, name: str, value: Any):
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
             f"a StridedTensor is immutable: cannot set {name!r}; .set(), .at[] and .over() make new ones"
         )
 
-    def __setitem__(self, index: Any, value: Any):
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value")
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, jax.Array]], Layout]:
         """The storage as the only leaf, the layout as static data."""
         return ((jax.tree_util.GetAttrKey("storage"), self.storage),), self.layout
 
