@@ -15,7 +15,7 @@ PyTree = Any
 NOT_TRACEABLE = (jax.errors.ConcretizationTypeError, TypeError, ValueError)
 
 
-def expand(over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def expand(over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the mappings of a list.
 
     >>> {name: column.tolist() for name, column in expand({"lr": [0.1, 0.2], "key": [0, 1]}).items()}

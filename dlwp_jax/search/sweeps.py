@@ -23,7 +23,7 @@ def sweep(
     train: PyTree,
     val: PyTree | None = None,
     *,
-    over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]],
+    over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
     epochs: int,
     batch_size: int,
     stop: EarlyStopping | None = None,
