@@ -159,11 +159,11 @@ class InputNoise(nnx.Module):
     def __init__(self, std: float | jax.Array, *, rngs: nnx.Rngs):
         if not isinstance(std, jax.Array) and not 0 <= std < float("inf"):
             raise ValueError(f"std={std} must be finite, and 0 or more.")
-        self.std = nnx.data(std) if isinstance(std, jax.Array) else std
+        self.std: float | jax.Array = nnx.data(std) if isinstance(std, jax.Array) else std
         self.deterministic = False  # nnx's model.train() and model.eval() set it
-        self.rngs = rngs.noise.fork()
+        self.rngs: nnx.RngStream = rngs.noise.fork()
 
-    def __call__(self, x):  # any shape -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # any shape -> the same
         """`x` with noise in train mode; `x` itself in eval mode."""
         return x if self.deterministic else augment.noise(self.rngs(), x, self.std)
 
