@@ -20,7 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 PyTree = Any
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def numerical_gradient(f: Callable[[Any], ArrayLike], x: PyTree, eps: float | None = None) -> PyTree:
@@ -147,7 +147,7 @@ def _disagreements(exact, numeric, rtol, atol, default):
             yield float(excess[index]), where, float(ours[index]), float(theirs[index])
 
 
-def detach(x: T) -> T:
+def detach(x: _T) -> _T:
     """The same values, taken as constants by every derivative (`Tensor.detach`): `lax.stop_gradient`.
 
     >>> import jax

@@ -36,6 +36,7 @@ from flax import nnx
 from dlwp_jax.data import augment
 from dlwp_jax.nn.batch_norm import RunningMoments
 from dlwp_jax.nn.layer_norm import GroupNorm, LayerNorm, RMSNorm
+from dlwp_jax.nn.signature import shown
 from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
@@ -141,6 +142,7 @@ def smoothness(function: Callable, x: jax.Array, *, key: jax.Array | None = None
     return jnp.sum(jnp.square(slopes)) / x.shape[0]
 
 
+@shown
 class InputNoise(nnx.Module):
     """Normal noise on the input in train mode, nothing in eval mode: the book's cheapest way to "more" data.
 

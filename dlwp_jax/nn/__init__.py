@@ -5,6 +5,8 @@ draws random numbers takes `rngs=nnx.Rngs(seed)`. `model.train()` and `model.eva
 place.
 """
 
+from flax import nnx as _nnx
+
 from dlwp_jax.nn import init as init
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
 from dlwp_jax.nn.activations import *  # noqa: F403
@@ -24,4 +26,10 @@ from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
 from dlwp_jax.nn.resize import *  # noqa: F403
 from dlwp_jax.nn.resnet import *  # noqa: F403
+from dlwp_jax.nn.signature import shown as _shown
 from dlwp_jax.nn.spatial import *  # noqa: F403
+
+for _layer in list(globals().values()):
+    if isinstance(_layer, type) and issubclass(_layer, _nnx.Module):
+        _shown(_layer)
+del _layer
