@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 
 
 class Store:
-    """A directory of checkpoints, open for writing. Only one process has it."""
+    """A directory of checkpoints, the newest `keep` of them, open for writing. Only one process has it."""
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int):
         _orbax()  # missed now, and not when there is a training to lose
@@ -60,7 +60,7 @@ class Store:
         self._pending: Future[Any] | None = None
 
     def save(self, tree: PyTree, about: About) -> None:
-        """Begin to save a pytree of arrays, which may be given away at once; the last save is waited for first.
+        """Begin to save the arrays of `tree`, which may be given away at once; the last save is waited for first.
 
         Raises:
           CheckpointError: where the last save failed. What was there before it still is.
@@ -307,5 +307,5 @@ def _digest(leaf: jax.Array) -> str:
 
 
 def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
-    """The first name whose values differ, or None."""
+    """The first name whose values in `now` and `then` differ, or None."""
     return next((name for name in {**now, **then} if now.get(name) != then.get(name)), None)

@@ -174,7 +174,10 @@ class InputNoise(nnx.Module):
 
 
 class AveragingState(NamedTuple):
-    """What `ema` and `swa` keep: the wrapped optimizer's state, the average, and how many weights are in it."""
+    """What `ema` and `swa` keep: the average, and how many weights are in it.
+
+    `inner` is the state of the wrapped optimizer, `step` counts its updates.
+    """
 
     inner: optax.OptState
     average: PyTree

@@ -55,7 +55,7 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
 
 
 def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
-    """A state with the weights of a file in place of its own; all else (optimizer, keys, epoch) stays.
+    """A state with the weights of the file `path` in place of its own; all else (optimizer, keys, epoch) stays.
 
     Raises:
       FileNotFoundError: where there is no such file.

@@ -305,7 +305,7 @@ class Softmin(nnx.Module):
 
 
 class Softplus(nnx.Module):
-    """Smooth ReLU; torch.nn.Softplus. The function is `activations.softplus`.
+    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus. The function is `activations.softplus`.
 
     >>> print(Softplus()(jnp.array([0.0])).round(4))
     [0.6931]

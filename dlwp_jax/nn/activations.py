@@ -116,7 +116,7 @@ def leaky_relu(x: jax.Array, negative_slope: float | jax.Array = 0.01) -> jax.Ar
 
 
 def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """`leaky_relu` with a learned slope, one `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
+    """`leaky_relu` with a learned slope `weight`, `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
 
     >>> prelu(jnp.array([-1.0, 2.0]), jnp.array([0.5])).tolist()
     [-0.5, 2.0]
@@ -265,7 +265,7 @@ def threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
 
 
 def glu(x: jax.Array, dim: int = -1) -> jax.Array:
-    """First half times the sigmoid of the second half of an axis; torch.nn.functional.glu.
+    """First half of axis `dim` of `x` times the sigmoid of the second; torch.nn.functional.glu.
 
     >>> glu(jnp.array([4.0, 0.0])).tolist()
     [2.0]
@@ -277,7 +277,7 @@ def glu(x: jax.Array, dim: int = -1) -> jax.Array:
 
 
 def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
-    """`exp(x) / sum(exp(x))` along an axis, by default the channels; torch.nn.functional.softmax.
+    """`exp(x) / sum(exp(x))` along axis `dim`, by default the channels; torch.nn.functional.softmax.
 
     >>> softmax(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -286,7 +286,7 @@ def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
 
 
 def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
-    """`softmax(-x)`; torch.nn.functional.softmin.
+    """`softmax(-x)` along axis `dim`; torch.nn.functional.softmin.
 
     >>> softmin(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -295,7 +295,7 @@ def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
 
 
 def log_softmax(x: jax.Array, dim: int = -1) -> jax.Array:
-    """`log(softmax(x))`, computed without the quotient; torch.nn.functional.log_softmax.
+    """`log(softmax(x))` along axis `dim`, without the quotient; torch.nn.functional.log_softmax.
 
     >>> print(log_softmax(jnp.array([1.0, 1.0])).round(4))
     [-0.6931 -0.6931]

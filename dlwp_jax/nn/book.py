@@ -145,8 +145,8 @@ class UNet(nnx.Module):
 class UNetWrapper(nnx.Module):
     """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter 13.5).
 
-    Takes the arguments of `UNet`. The book's has seven slices in, one class out, `depth=3, wf=4`, padding and
-    batch norm.
+    Takes the arguments of `UNet`, all but the first two as `options`. The book's has seven slices in, one class
+    out, `depth=3, wf=4`, padding and batch norm.
 
     >>> model = UNetWrapper(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))
     >>> model(jnp.ones((2, 8, 8, 7))).shape

@@ -178,7 +178,7 @@ def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
 
 
 def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
-    """Give an axis of torch's order the shape `sizes`, also in torch's order; the inverse of `flatten`.
+    """Give axis `dim`, in torch's order, the shape `sizes`, also in torch's order; the inverse of `flatten`.
 
     >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # [N C=3 H=2 W=2] is [N H W C] here
     (1, 2, 2, 3)
@@ -214,7 +214,9 @@ class Flatten(nnx.Module):
 
 
 class Unflatten(nnx.Module):
-    """`unflatten` as a layer: rows in torch's C, H, W order to images; torch.nn.Unflatten.
+    """`unflatten` as a layer: axis `dim` gets the shape `unflattened_size`; torch.nn.Unflatten.
+
+    For example rows in torch's C, H, W order become images.
 
     >>> Unflatten(1, (3, 4, 4))(jnp.ones((2, 48))).shape
     (2, 4, 4, 3)

@@ -74,7 +74,7 @@ class Linear(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """The input itself, whatever arguments the layer was given; torch.nn.Identity.
+    """The input itself, whatever arguments (`args`, `kwargs`) the layer was given; torch.nn.Identity.
 
     >>> Identity(54)(3.0)
     3.0

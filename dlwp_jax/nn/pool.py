@@ -267,6 +267,8 @@ class _LPPool(_Pool):
 class MaxPool1d(_MaxPool):
     """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in `max_pool`.
 
+    `kernel_size` is the window.
+
     >>> MaxPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
     """
@@ -276,6 +278,8 @@ class MaxPool1d(_MaxPool):
 
 class MaxPool2d(_MaxPool):
     """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in `max_pool`.
+
+    `kernel_size` is the window.
 
     >>> MaxPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
@@ -287,6 +291,8 @@ class MaxPool2d(_MaxPool):
 class MaxPool3d(_MaxPool):
     """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in `max_pool`.
 
+    `kernel_size` is the window.
+
     >>> MaxPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
     """
@@ -296,6 +302,8 @@ class MaxPool3d(_MaxPool):
 
 class AvgPool1d(_AvgPool):
     """The mean of each window of `[N L C]`; torch.nn.AvgPool1d. Options as in `avg_pool`.
+
+    `kernel_size` is the window.
 
     >>> AvgPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -307,6 +315,8 @@ class AvgPool1d(_AvgPool):
 class AvgPool2d(_AvgPool):
     """The mean of each window of `[N H W C]`; torch.nn.AvgPool2d. Options as in `avg_pool`.
 
+    `kernel_size` is the window.
+
     >>> AvgPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
     """
@@ -316,6 +326,8 @@ class AvgPool2d(_AvgPool):
 
 class AvgPool3d(_AvgPool):
     """The mean of each window of `[N D H W C]`; torch.nn.AvgPool3d. Options as in `avg_pool`.
+
+    `kernel_size` is the window.
 
     >>> AvgPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
@@ -327,6 +339,8 @@ class AvgPool3d(_AvgPool):
 class LPPool1d(_LPPool):
     """`lp_pool` over `[N L C]`; torch.nn.LPPool1d. Options as in `lp_pool`.
 
+    `kernel_size` is the window.
+
     >>> LPPool1d(2.0, 2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
     """
@@ -337,6 +351,8 @@ class LPPool1d(_LPPool):
 class LPPool2d(_LPPool):
     """`lp_pool` over `[N H W C]`; torch.nn.LPPool2d. Options as in `lp_pool`.
 
+    `kernel_size` is the window.
+
     >>> LPPool2d(2.0, 2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
     """
@@ -346,6 +362,8 @@ class LPPool2d(_LPPool):
 
 class LPPool3d(_LPPool):
     """`lp_pool` over `[N D H W C]`; torch.nn.LPPool3d. Options as in `lp_pool`.
+
+    `kernel_size` is the window.
 
     >>> LPPool3d(2.0, 2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)

@@ -209,7 +209,8 @@ class UpsamplingBilinear2d(Upsample):
 def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
     """Channels become pixels: `[... H W C*r*r] -> [... H*r W*r C]`; torch.nn.functional.pixel_shuffle.
 
-    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's order.
+    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's order, with r the
+    `upscale_factor`.
 
     >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 4), 2)[:, :, 0].tolist()
     [[0, 1], [2, 3]]
@@ -225,6 +226,8 @@ def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
 
 def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     """Pixels become channels: `[... H*r W*r C] -> [... H W C*r*r]`; the inverse of `pixel_shuffle`.
+
+    r is `downscale_factor`.
 
     >>> pixel_unshuffle(jnp.arange(4).reshape(2, 2, 1), 2).tolist()
     [[[0, 1, 2, 3]]]

@@ -22,7 +22,10 @@ from dlwp_jax.optim._rule import (
 
 
 class AdamState(NamedTuple):
-    """torch's fields: moving averages of the gradient and of its square, the largest of these (amsgrad)."""
+    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, the latter's maximum.
+
+    `max_exp_avg_sq` is there with `amsgrad` only.
+    """
 
     step: Any
     exp_avg: Any
@@ -117,7 +120,7 @@ def _averages(g, exp_avg, exp_avg_sq, betas):
 
 
 class AdamaxState(NamedTuple):
-    """torch's fields: the moving average of the gradient, and the decayed maximum of its size."""
+    """torch's fields: `step`, the average `exp_avg` of the gradient, and `exp_inf`, the decayed maximum of its size."""
 
     step: Any
     exp_avg: Any
@@ -158,7 +161,10 @@ def adamax(
 
 
 class NAdamState(NamedTuple):
-    """torch's fields; `mu_product` is the product of the momentum coefficients, a scalar per parameter."""
+    """torch's fields: those of `AdamState`, and `mu_product`, the product of the momentum coefficients.
+
+    It is a scalar for each parameter.
+    """
 
     step: Any
     exp_avg: Any
@@ -226,7 +232,7 @@ def nadam(
 
 
 class RAdamState(NamedTuple):
-    """torch's fields: the moving averages of the gradient and of its square."""
+    """torch's fields: `step`, and the moving averages `exp_avg` of the gradient, `exp_avg_sq` of its square."""
 
     step: Any
     exp_avg: Any

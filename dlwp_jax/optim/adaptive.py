@@ -20,7 +20,10 @@ from dlwp_jax.optim._rule import (
 
 
 class RmspropState(NamedTuple):
-    """torch's fields; `momentum_buffer` and `grad_avg` are None without momentum and centering."""
+    """torch's fields: `square_avg`, the average of the squared gradient, and what momentum and centering keep.
+
+    `momentum_buffer` and `grad_avg` are None without them.
+    """
 
     step: Any
     square_avg: Any
@@ -143,7 +146,7 @@ def adagrad(
 
 
 class AdadeltaState(NamedTuple):
-    """torch's fields: the moving averages of the squared gradient and of the squared step."""
+    """torch's fields: the averages `square_avg` of the squared gradient and `acc_delta` of the squared step."""
 
     step: Any
     square_avg: Any

@@ -36,7 +36,7 @@ def clip_grad_norm(max_norm: float, norm_type: float = 2.0) -> optax.GradientTra
 
 
 def grad_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
-    """The p-norm of all gradients as one vector (`torch.nn.utils.get_total_norm`).
+    """The p-norm of all gradients as one vector, p = `norm_type` (`torch.nn.utils.get_total_norm`).
 
     >>> import jax.numpy as jnp
     >>> float(grad_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))

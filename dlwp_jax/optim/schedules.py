@@ -42,7 +42,7 @@ def step_lr(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
 
 
 def multi_step_lr(lr: Scalar, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
-    """Times gamma at each milestone; one that is named twice counts twice (`MultiStepLR`).
+    """Times gamma at each of the `milestones`; one that is named twice counts twice (`MultiStepLR`).
 
     >>> [round(float(multi_step_lr(1.0, [1, 3])(step)), 3) for step in range(4)]
     [1.0, 0.1, 0.1, 0.01]
@@ -107,7 +107,7 @@ def cosine_annealing_lr(lr: Scalar, T_max: int, eta_min: float = 0.0) -> Schedul
 
 
 def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
-    """Half a cosine that starts again after T_0, then T_0 T_mult, then T_0 T_mult^2, ... steps.
+    """Half a cosine to `eta_min` that starts again after T_0, then T_0 T_mult, then T_0 T_mult^2, ... steps.
 
     torch's `CosineAnnealingWarmRestarts`.
 
@@ -192,7 +192,7 @@ def one_cycle_momentum(
     """The momentum that `OneCycleLR` sets beside the learning rate: low where the rate is high.
 
     Use both by `optax.inject_hyperparams(sgd)(lr=one_cycle_lr(...), momentum=one_cycle_momentum(...))`.
-    Arguments and errors are those of `one_cycle_lr`.
+    It goes from `max_momentum` to `base_momentum` and back; other arguments, and errors, are those of `one_cycle_lr`.
 
     >>> schedule = one_cycle_momentum(total_steps=11, pct_start=0.5)
     >>> [round(float(schedule(step)), 2) for step in (0, 10)]
@@ -273,7 +273,9 @@ def cyclic_momentum(
     scale_fn: Schedule | None = None,
     scale_mode: Literal["cycle", "iterations"] = "cycle",
 ) -> Schedule:
-    """The momentum that `CyclicLR` sets beside the learning rate, by the same options.
+    """The momentum that `CyclicLR` sets beside the learning rate: high where the rate is low.
+
+    It goes from `max_momentum` down to `base_momentum` and up again; the other options are those of `cyclic_lr`.
 
     >>> [round(float(cyclic_momentum(0.5, 1.0, step_size_up=1)(step)), 2) for step in range(3)]
     [1.0, 0.5, 1.0]
@@ -305,7 +307,7 @@ def _cyclic_height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mo
 
 
 def lambda_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
-    """lr times your own function of the step, which must be jittable (`LambdaLR`).
+    """lr times your own function `lr_lambda` of the step, which must be jittable (`LambdaLR`).
 
     >>> float(lambda_lr(0.5, lambda step: 1 / (1 + step))(1))
     0.25
@@ -314,7 +316,7 @@ def lambda_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
 
 
 def multiplicative_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
-    """lr times your function of 1, of 2, ... of the step (`MultiplicativeLR`).
+    """lr times your function `lr_lambda` of 1, of 2, ... of the step (`MultiplicativeLR`).
 
     The product is formed anew at every call, in as many operations as there were steps.
 

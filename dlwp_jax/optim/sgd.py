@@ -80,7 +80,10 @@ def sgd(
 
 
 class AsgdState(NamedTuple):
-    """torch's fields; `ax` is the running average of the parameters, the thing to use in the end."""
+    """torch's fields: the rate `eta`, the weight `mu` of the average, and `ax`, the running average of the parameters.
+
+    `ax` is the thing to use in the end.
+    """
 
     step: Any
     eta: Any
@@ -139,7 +142,7 @@ def asgd(
 
 
 class RpropState(NamedTuple):
-    """torch's fields: the last gradient (0 where its sign turned), and each element's own step."""
+    """torch's fields: `prev`, the last gradient (0 where its sign turned), and `step_size`, each element's own step."""
 
     step: Any
     prev: Any

@@ -110,7 +110,10 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after."""
+    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after.
+
+    `examples` were shown, in `steps` steps of the optimizer.
+    """
 
     learned: bool
     before: float

@@ -106,7 +106,7 @@ class Sweep:
         return {name: column[:length] for name, column in columns.items()}
 
     def diagnose(self, i: int | None = None, *, baseline: Any = None) -> Diagnosis:
-        """`diagnose` of one member (None: the best one)."""
+        """`diagnose` of member `i` (None: the best one), with its `baseline`."""
         i = self._number(i)
         columns = {name: values[i] for name, values in self.history.items()}
         failure = np.asarray(self.run.failure)[i]
