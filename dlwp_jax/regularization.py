@@ -89,7 +89,7 @@ def _absolute(w: jax.Array) -> jax.Array:
     return w * jnp.sign(w)
 
 
-def _sum_of(size: Callable, model: nnx.Module, of: Any, biases: bool, norms: bool) -> jax.Array:
+def _sum_of(size: Callable[[jax.Array], jax.Array], model: nnx.Module, of: Any, biases: bool, norms: bool) -> jax.Array:
     checks.model(model)
     inside_norms = () if norms else _paths(model, _NORMS)
     chosen = [
@@ -107,7 +107,7 @@ def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:
     return {path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
 
 
-def smoothness(function: Callable, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+def smoothness(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
     """The mean over examples of |d output / d input|^2, to be added to a loss (the gradient penalty).
 
     It asks for what L2 only hints at: that the function itself be flat around the examples, whatever its weights.

@@ -436,7 +436,9 @@ class StridedTensor(DenseOperators):
         """`t.at[index].set(values)` and `.add(values)`: this tensor over the storage written at the index."""
         return At(self)
 
-    def _written(self, static: Callable, at_offset: Callable, values: jax.Array) -> "StridedTensor":
+    def _written(
+        self, static: Callable[..., jax.Array], at_offset: Callable[..., jax.Array], values: jax.Array
+    ) -> "StridedTensor":
         self._require_one_storage()
         if not self.numel():
             return self
