@@ -23,6 +23,8 @@ Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try ma
         return losses.mse_loss(model(batch["x"]), batch["y"]) + strength * regularization.l2(model, biases=False), {}
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from functools import partial

@@ -4,6 +4,8 @@ Torch's `inplace` has no counterpart: arrays here do not change. Axes are counte
 so torch's `dim=1` of an image, the channels, is -1 here; that is the default.
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
 import jax

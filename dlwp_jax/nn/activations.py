@@ -5,6 +5,8 @@ Where a function has a kink, its derivative there is torch's choice (relu'(0) = 
 safe value, so that gradients stay finite.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

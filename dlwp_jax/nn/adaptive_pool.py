@@ -4,6 +4,8 @@ Output i of an axis of `size` places is pooled from places `floor(i * size / out
 / outputs)`.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

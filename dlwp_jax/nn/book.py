@@ -4,6 +4,8 @@ Layers carry the names of the book's checkpoints, so `parity.load_torch` finds t
 networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too, is also found here.
 """
 
+from __future__ import annotations
+
 from typing import Any, cast
 
 import jax

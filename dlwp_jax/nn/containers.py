@@ -1,5 +1,7 @@
 """Containers of layers, and the turn between images and rows in torch's order."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self

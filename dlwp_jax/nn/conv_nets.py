@@ -5,6 +5,8 @@ listings, so `parity.load_torch` finds their places by name. All take `[n 32 32 
 classes; L1 and L2 penalties belong to the loss and the optimizer, not to a network.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from flax import nnx

@@ -1,5 +1,7 @@
 """Dropout of values, or of whole channels (chapter 8)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from flax import nnx

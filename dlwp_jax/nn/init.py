@@ -5,6 +5,8 @@ torch's fan-in (product of all other axes) and fan-out (spatial axes times outpu
 convolution's `[*spatial, out, in]` gives torch's own reading of its `[in, out, *spatial]` weight.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal

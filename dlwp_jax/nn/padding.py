@@ -1,5 +1,7 @@
 """Padding of the spatial axes, torch's amounts in torch's order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal
 

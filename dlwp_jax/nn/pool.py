@@ -1,5 +1,7 @@
 """Max, average and power-average pooling over windows, with torch's defaults: the stride is the window."""
 
+from __future__ import annotations
+
 import math
 
 import jax

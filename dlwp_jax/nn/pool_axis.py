@@ -1,5 +1,7 @@
 """Pooling along one axis. Windows of several axes are pooled axis by axis: max and sum allow it."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

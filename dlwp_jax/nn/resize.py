@@ -1,5 +1,7 @@
 """Changing the size of images: interpolation without antialiasing, as torch does it, and pixel shuffling."""
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

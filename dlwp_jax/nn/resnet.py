@@ -3,6 +3,8 @@
 Layers carry torchvision's names, so `parity.load_torch` finds the places of its weights by name.
 """
 
+from __future__ import annotations
+
 import jax
 from flax import nnx
 

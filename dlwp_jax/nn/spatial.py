@@ -1,5 +1,7 @@
 """Affine grids and sampling from images and volumes: what chapter 12 augments CT candidates with."""
 
+from __future__ import annotations
+
 import itertools
 from typing import Literal
 
