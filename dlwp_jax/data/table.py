@@ -22,7 +22,7 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     values: np.ndarray  # [rows columns] float32
 
-    def __getitem__(self, name):  # type: ignore[override]
+    def __getitem__(self, name: Any) -> Any:
         if isinstance(name, str):
             return self.values[:, self.column(name)]
         return tuple(self)[name]

@@ -27,7 +27,7 @@ class Geometry:
     stride: tuple[int, ...]
     offset: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(map(operator.index, self.size)))
         object.__setattr__(self, "stride", tuple(map(operator.index, self.stride)))
         object.__setattr__(self, "offset", operator.index(self.offset))

@@ -156,7 +156,7 @@ def kept(extra: PyTree, before: PyTree) -> None:
         )
 
 
-def kind(leaf: Any) -> tuple:
+def kind(leaf: Any) -> tuple[Any, ...]:
     """What a compiled loop must keep of a leaf."""
     return leaf.shape, leaf.dtype
 
@@ -179,7 +179,7 @@ def is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def name(path: tuple) -> str:
+def name(path: tuple[Any, ...]) -> str:
     """A leaf's path as it is written in Python: ['x'][0]."""
     return jax.tree_util.keystr(path)
 

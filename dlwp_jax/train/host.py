@@ -92,7 +92,7 @@ class every:  # reads as a word: callbacks=[every(100, show)]
     epochs: int
     callback: Callback
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.count(self.epochs, "epochs")
 
     def __call__(self, progress: Progress) -> bool | None:
@@ -112,7 +112,7 @@ def fit(
     val_batch_size: int | None = None,
     skip_nonfinite: bool = False,
     callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | os.PathLike | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Run:
     """Train from the host in compiled chunks: parameters and history are those of `run`.

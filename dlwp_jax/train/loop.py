@@ -43,7 +43,7 @@ class EarlyStopping:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.count(self.patience, "patience")
         if not self.min_delta >= 0:
             raise ValueError(f"min_delta must be 0 or more; got {self.min_delta!r}.")
