@@ -5,7 +5,6 @@ where they are called by a name of it; one that leads nowhere is a warning, whic
 """
 
 import ast
-import functools
 import logging
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PICTURES = ROOT / "runs" / "site"
 LINK = re.compile(r"\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s]+)\)")
-API_NAME = re.compile(r"`(dlwp_jax(?:\.\w+)+)`")
+API_NAME = re.compile(r"`(?:dlwp_jax\.)?([a-z]\w*(?:\.\w+)*)`")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 log = logging.getLogger("mkdocs.plugins.site")
 
@@ -63,9 +62,11 @@ def apart(package: str) -> list[str]:
     return modules + [f"{module}.{name}" for module, name in imported if module == f"{full}.{name}"]
 
 
-@functools.cache
-def functions_apart() -> set[str]:
-    return {name for package in modules() for name in apart(package)}
+def documented(name: str) -> str:
+    """Under which name the API has it: a function in a module of its own name stands under both."""
+    package, _, last = name.partition(".")
+    twice = f"dlwp_jax.{name}.{last}"
+    return twice if twice in apart(package) else f"dlwp_jax.{name}"
 
 
 def summary(path: Path) -> str:
@@ -80,7 +81,7 @@ def on_page_markdown(markdown, page, config, files):
         return markdown
     base = ROOT if name == "index.md" else DOCS
     parts = FENCED.split(markdown)  # code, at the odd places, is left alone
-    parts[::2] = [LINK.sub(lambda match: _link(match, base, name, config.repo_url), part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(lambda match: _link(match, base, name, config.extra["repository"]), part) for part in parts[::2]]
     markdown = "".join(parts)
     if name == "experiments.md":
         markdown = re.sub(r"^## (ch\w+)\n(.*?)(?=^## |\Z)", _experiment, markdown, flags=re.MULTILINE | re.DOTALL)
@@ -99,9 +100,8 @@ def _link(match, base: Path, page: str, repository: str) -> str:
         return f"[{text}]({file.relative_to(DOCS)}{sign}{anchor})"
     if file == ROOT / "README.md":
         return f"[{text}](index.md{sign}{anchor})"
-    if name := API_NAME.fullmatch(text):
-        twice = f"{name[1]}.{name[1].rpartition('.')[2]}"  # a function in a module of its name
-        return f"[{text}][{twice if twice in functions_apart() else name[1]}]"
+    if file.is_relative_to(ROOT / "dlwp_jax") and (name := API_NAME.fullmatch(text)):
+        return f"[{text}][{documented(name[1])}]"
     kind = "tree" if file.is_dir() else "blob"
     return f"[{text}]({repository}/{kind}/main/{file.relative_to(ROOT)}{sign}{anchor})"
 
