@@ -2,8 +2,8 @@
 
 The ```python blocks of a page run in order, in one namespace, in a folder of their own. A block with `title="x.py"` is
 a file, and is written there instead. A ```text block right behind a block is what it prints: words to the letter,
-numbers to one unit of their last printed digit (trainings end in other last digits on other machines), `...` for
-anything.
+whole numbers exactly, others to a unit of their last digit or 2 % (trainings end in other last digits on other
+machines), `...` for anything.
 """
 
 import contextlib
@@ -83,7 +83,8 @@ def same(printed: str, shown: str) -> bool:
 
 
 def near(printed: str, shown: str) -> bool:
-    """Whether a number is the one that is shown, to a unit of the last digit shown."""
+    """Whether a number is the one that is shown: a whole one exactly, others to a unit of their last digit, or 2 %."""
     digits, _, exponent = shown.partition("e")
-    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2])) if "." in shown or exponent else 0.0
-    return abs(float(printed) - float(shown)) <= 1.001 * unit
+    is_whole = "." not in digits and not exponent
+    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    return abs(float(printed) - float(shown)) <= (0 if is_whole else max(1.001 * unit, 0.02 * abs(float(shown))))
