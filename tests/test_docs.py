@@ -142,10 +142,9 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_a_broken_link_is_found(tmp_path):
-    page = ROOT / "docs" / "made_up.md"
     links = {"data.md": False, "none.md": True, "data.md#augmentation": False, "data.md#none": True, "/etc": True}
     text = " ".join(f"[a]({link})" for link in links)
-    fake = type(page)(tmp_path / "made_up.md")
+    fake = tmp_path / "made_up.md"
     fake.write_text(text.replace("data.md", os.path.relpath(ROOT / "docs" / "data.md", tmp_path)))
     assert len(broken(fake)) == sum(links.values())
 
@@ -168,7 +167,7 @@ def public_modules() -> list[str]:
 
 
 def names_in(page: Path) -> set[str]:
-    """The names of ours that stand in code in the text of a page: `dlwp_jax.train.fit`, `train.fit`, `train.fit(...)`."""
+    """The names of ours in the text of a page: `dlwp_jax.train.fit`, `train.fit`, `train.fit(...)`."""
     modules = "|".join(public_modules())
     pattern = rf"(?:dlwp_jax\.)?((?:{modules})(?:\.[A-Za-z_]\w*)*)(?:\(.*)?"
     found = [re.fullmatch(pattern, code) for code in IN_CODE.findall(prose(page))]

@@ -245,7 +245,7 @@ def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> boo
 
 def _is_true(answer: Any) -> bool:
     """Whether an answer is True: Python's, NumPy's or JAX's, as comparing values of the history gives it."""
-    return getattr(answer, "dtype", type(answer)) == bool and bool(answer)
+    return answer is True or (getattr(answer, "dtype", None) == np.bool_ and bool(answer))
 
 
 def _latest(loop: Loop, done: int) -> dict[str, float]:

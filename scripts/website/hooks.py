@@ -5,6 +5,7 @@ where they are called by a name of it; one that leads nowhere is a warning, whic
 """
 
 import ast
+import functools
 import logging
 import re
 from pathlib import Path
@@ -56,7 +57,9 @@ def apart(package: str) -> list[str]:
     if not folder.is_dir():
         return []
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
-    imported = [(node.module, name.name) for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names]
+    imported = [
+        (node.module, name.name) for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
+    ]
     full = f"dlwp_jax.{package}"
     modules = [f"{full}.{name}" for module, name in imported if module == full]
     return modules + [f"{module}.{name}" for module, name in imported if module == f"{full}.{name}"]
@@ -80,15 +83,16 @@ def on_page_markdown(markdown, page, config, files):
     if name.startswith("api/"):
         return markdown
     base = ROOT if name == "index.md" else DOCS
+    turn = functools.partial(_link, base=base, page=name, repository=config.extra["repository"])
     parts = FENCED.split(markdown)  # code, at the odd places, is left alone
-    parts[::2] = [LINK.sub(lambda match: _link(match, base, name, config.extra["repository"]), part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(turn, part) for part in parts[::2]]
     markdown = "".join(parts)
     if name == "experiments.md":
         markdown = re.sub(r"^## (ch\w+)\n(.*?)(?=^## |\Z)", _experiment, markdown, flags=re.MULTILINE | re.DOTALL)
     return markdown
 
 
-def _link(match, base: Path, page: str, repository: str) -> str:
+def _link(match, *, base: Path, page: str, repository: str) -> str:
     text, target = match["text"], match["target"]
     path, sign, anchor = target.partition("#")
     if "://" in target or not path:
@@ -107,12 +111,13 @@ def _link(match, base: Path, page: str, repository: str) -> str:
 
 
 def _experiment(match) -> str:
-    """A section of the experiments' page, and under it what the run printed of itself: pictures, source."""
+    """A section of the experiments' page, and under it its pictures, what its docstring tells, and its source."""
     name, words = match[1], match[2].rstrip()
     source = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or ""
     details = doc.partition("\n")[2].strip()
-    shown = [f"![{picture.stem}](pictures/{name}/{picture.name})" for picture in pictures(name)]
+    drawn = sorted((PICTURES / name).glob("*.png"))
+    shown = [f"![{picture.stem}](pictures/{name}/{picture.name})" for picture in drawn]
     return "\n\n".join(
         [
             f"## {name}",
@@ -123,10 +128,6 @@ def _experiment(match) -> str:
             "",
         ]
     )
-
-
-def pictures(name: str) -> list[Path]:
-    return sorted((PICTURES / name).glob("*.png"))
 
 
 def _folded(title: str, language: str, code: str) -> str:

@@ -1,7 +1,7 @@
 """Pictures for the site: runs every experiment whose pictures are absent or older than it, into runs/site.
 
-    python scripts/website/pictures.py            (five minutes of processor time the first time, then nothing)
-    python scripts/website/pictures.py --readme   the README's picture, docs/assets/cures.png, from the run of ch05_overfitting
+That takes three to five minutes the first time, then nothing. With --readme it also makes the README's picture,
+docs/assets/cures.png, from the run of ch05_overfitting.
 """
 
 import io
