@@ -103,8 +103,8 @@ def _halves(pair: Pair) -> Iterator[str]:
 BITES = """# {title}
 
 Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs all of it, and
-finds the first JAX different from torch and the second equal. The inputs and the names of torch one by one:
-[torch_to_jax.md](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity.md](parity.md).
+finds the first JAX different from torch and the second equal. The inputs, and torch's other names:
+[name by name](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity](parity.md).
 
 {words}
 """
