@@ -102,6 +102,13 @@ def test_lines_that_are_missing_or_too_many_are_a_difference():
         assert pages.difference(printed, "a\nb\n")
 
 
+@pytest.mark.parametrize("page", by_name([*PAGES, ROOT / "CONTRIBUTING.md"]))
+def test_every_block_is_of_a_language_that_is_known_here(page):
+    fences = re.findall(r"^ *```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    known = [block for language in ("python", "text", "bash", "mermaid") for block in pages.blocks(page, language)]
+    assert len(fences) == 2 * len(known)  # another, or one within a list, would not be run
+
+
 # Links, names, commands
 
 
@@ -243,6 +250,14 @@ def test_every_command_is_one(page, command):
 def test_a_command_that_is_none_is_found(command):
     with pytest.raises((AssertionError, SystemExit)):
         check_command(shlex.split(command))
+
+
+def test_the_readmes_accuracies_are_those_of_the_experiments():
+    rows = re.findall(r"\|([^|]*)\| `scripts/run (ch\w+) --data cifar10`", pages.README.read_text(encoding="utf-8"))
+    assert len(rows) == 2
+    for figures, name in rows:
+        told = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")))
+        assert [figure for figure in re.findall(r"\.\d+", figures) if figure not in told] == []
 
 
 # The map of ideas
