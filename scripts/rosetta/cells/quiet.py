@@ -88,54 +88,34 @@ w
 # %% RMSprop's defaults
 w = torch.tensor([1.0, -1.0], requires_grad=True)
 opt = torch.optim.RMSprop([w], lr=0.1)
-for _ in range(3):
-    opt.zero_grad()
-    (w**2).sum().backward()
-    opt.step()
+(w**2).sum().backward()
+opt.step()
 w.detach()
 # %% bites
 w = jnp.array([1.0, -1.0])
 tx = optax.rmsprop(0.1)
-state = tx.init(w)
-for _ in range(3):
-    updates, state = tx.update(2 * w, state, w)
-    w = optax.apply_updates(w, updates)
-w
+w + tx.update(2 * w, tx.init(w), w)[0]
 # %% jax
 # A decay of 0.99 and an epsilon outside of the root in torch; 0.9, and inside, in optax.
 w = jnp.array([1.0, -1.0])
 tx = optim.rmsprop(0.1)
-state = tx.init(w)
-for _ in range(3):
-    updates, state = tx.update(2 * w, state, w)
-    w = optax.apply_updates(w, updates)
-w
+w + tx.update(2 * w, tx.init(w), w)[0]
 
 # %% Adagrad's first sum
 w = torch.tensor([1.0, -1.0], requires_grad=True)
 opt = torch.optim.Adagrad([w], lr=0.1)
-for _ in range(3):
-    opt.zero_grad()
-    (w**2).sum().backward()
-    opt.step()
+(w**2).sum().backward()
+opt.step()
 w.detach()
 # %% bites
 w = jnp.array([1.0, -1.0])
 tx = optax.adagrad(0.1)
-state = tx.init(w)
-for _ in range(3):
-    updates, state = tx.update(2 * w, state, w)
-    w = optax.apply_updates(w, updates)
-w
+w + tx.update(2 * w, tx.init(w), w)[0]
 # %% jax
 # 0 in torch, 0.1 in optax. `optim` has torch's formula for the others, too: Adamax, NAdam, RAdam, ASGD, Rprop, L-BFGS.
 w = jnp.array([1.0, -1.0])
 tx = optim.adagrad(0.1)
-state = tx.init(w)
-for _ in range(3):
-    updates, state = tx.update(2 * w, state, w)
-    w = optax.apply_updates(w, updates)
-w
+w + tx.update(2 * w, tx.init(w), w)[0]
 
 # %% Patience on a plateau
 w = torch.zeros(1, requires_grad=True)
