@@ -87,18 +87,18 @@ w
 
 # %% RMSprop's defaults
 w = torch.tensor([1.0, -1.0], requires_grad=True)
-opt = torch.optim.RMSprop([w], lr=0.1)
+opt = torch.optim.RMSprop([w], lr=0.01)
 (w**2).sum().backward()
 opt.step()
 w.detach()
 # %% bites
 w = jnp.array([1.0, -1.0])
-tx = optax.rmsprop(0.1)
+tx = optax.rmsprop(0.01)
 w + tx.update(2 * w, tx.init(w), w)[0]
 # %% jax
 # A decay of 0.99 and an epsilon outside of the root in torch; 0.9, and inside, in optax.
 w = jnp.array([1.0, -1.0])
-tx = optim.rmsprop(0.1)
+tx = optim.rmsprop(0.01)
 w + tx.update(2 * w, tx.init(w), w)[0]
 
 # %% Adagrad's first sum
