@@ -240,7 +240,12 @@ def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> boo
         return False
     told = Progress(done, plan.epochs, _trimmed(loop, done), loop)
     answers = [callback(told) for callback in due]
-    return any(answer is True for answer in answers)
+    return any(map(_is_true, answers))
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether an answer is True: Python's, NumPy's or JAX's, as comparing values of the history gives it."""
+    return answer is True or (getattr(answer, "dtype", None) == np.bool_ and bool(answer))
 
 
 def _latest(loop: Loop, done: int) -> dict[str, float]:
