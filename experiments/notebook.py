@@ -8,6 +8,7 @@ A notebook that is there already may have been worked on, so it is taken as it i
 
 import ast
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from experiments.__main__ import known, prepare
 class Arguments:
     name: Annotated[str, tyro.conf.Positional]  # the experiment
     run: bool = False  # run it, and keep what it prints and draws
+    open: bool = False  # open it in JupyterLab, unless it is run
     fresh: bool = False  # write it anew over one that is there
     out: Path = Path("notebooks")  # where notebooks are kept
 
@@ -89,7 +91,9 @@ def main(asked: Arguments) -> Path:
         except CellExecutionError as error:
             sys.exit(f"{path}: {error}")
         save(node, path)
-    print(f"wrote {path}")
+    print(f"{path} has the results" if asked.run else f"{path} is ready")
+    if asked.open and not asked.run:
+        os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(path)])
     return path
 
 
