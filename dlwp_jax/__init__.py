@@ -5,6 +5,26 @@ Modules are imported when they are first used, so `import dlwp_jax` costs nothin
 """
 
 import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlwp_jax import (
+        autograd,
+        checkpoint,
+        data,
+        diagnose,
+        losses,
+        nn,
+        optim,
+        plots,
+        regularization,
+        runs,
+        search,
+        storage,
+        train,
+        weights,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,11 +46,11 @@ __all__ = [
 _ON_REQUEST = ("parity",)  # imports torch, so `from dlwp_jax import *` leaves it out
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name in __all__ or name in _ON_REQUEST:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__, *_ON_REQUEST])

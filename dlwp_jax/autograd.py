@@ -7,16 +7,23 @@
 - `torch.autograd.gradcheck`: `check_gradients`, by `numerical_gradient`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import ArrayLike
+
+PyTree = Any
+_T = TypeVar("_T")
 
 
-def numerical_gradient(f: Callable, x, eps: float | None = None):
+def numerical_gradient(f: Callable[[Any], ArrayLike], x: PyTree, eps: float | None = None) -> PyTree:
     """Slope of a scalar function by central differences, the book's first gradient (chapter 5.4.3).
 
     (f(x + eps e_i) - f(x - eps e_i)) / (2 eps) for each entry i of each leaf. Two evaluations per entry: for
@@ -71,7 +78,13 @@ def _floating(leaf) -> np.ndarray:
     return array
 
 
-def check_gradients(f: Callable, *args, eps: float | None = None, rtol: float | None = None, atol=None) -> None:
+def check_gradients(
+    f: Callable[..., ArrayLike],
+    *args: PyTree,
+    eps: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
     """Compare `jax.grad` with central differences and name the worst entry (`torch.autograd.gradcheck`).
 
     A result that is not a scalar is reduced to one by fixed random weights, so that every entry of it counts.
@@ -134,7 +147,7 @@ def _disagreements(exact, numeric, rtol, atol, default):
             yield float(excess[index]), where, float(ours[index]), float(theirs[index])
 
 
-def detach(x):
+def detach(x: _T) -> _T:
     """The same values, taken as constants by every derivative (`Tensor.detach`): `lax.stop_gradient`.
 
     >>> import jax
@@ -144,7 +157,9 @@ def detach(x):
     return lax.stop_gradient(x)
 
 
-def grad_where(loss_fn: Callable, trainable) -> Callable:
+def grad_where(
+    loss_fn: Callable[..., jax.Array], trainable: Any
+) -> Callable[..., tuple[jax.Array, nnx.State[Any, Any]]]:
     """Value and gradient with respect to some of the parameters (torch's `requires_grad`).
 
     What is left out is not differentiated at all, so its backward pass is not computed: what the book saves
@@ -176,7 +191,9 @@ def grad_where(loss_fn: Callable, trainable) -> Callable:
     return f
 
 
-def accumulate_gradients(loss_fn: Callable, params, batches):
+def accumulate_gradients(
+    loss_fn: Callable[[Any, Any], jax.Array], params: PyTree, batches: PyTree
+) -> tuple[jax.Array, PyTree]:
     """Sum of the gradients of several batches, as torch sums into `.grad` until `zero_grad()`.
 
     One compiled loop, and the memory of one batch: the step of a large batch on a small device. Start from

@@ -42,11 +42,12 @@ class CheckpointError(ValueError):
 
 
 class Store:
-    """A directory of checkpoints, open for writing. Only one process has it."""
+    """A directory of checkpoints, the newest `keep` of them, open for writing. Only one process has it."""
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int):
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int):
         _orbax()  # missed now, and not when there is a training to lose
-        self.path, self.keep = Path(os.path.abspath(directory)), keep
+        self.path: Path = Path(os.path.abspath(directory))
+        self.keep: int = keep
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
@@ -56,10 +57,10 @@ class Store:
             ) from error
         self._tidy()
         self._worker = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future | None = None
+        self._pending: Future[Any] | None = None
 
     def save(self, tree: PyTree, about: About) -> None:
-        """Begin to save a pytree of arrays, which may be given away at once; the last save is waited for first.
+        """Begin to save the arrays of `tree`, which may be given away at once; the last save is waited for first.
 
         Raises:
           CheckpointError: where the last save failed. What was there before it still is.
@@ -117,13 +118,13 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def saved(directory: str | os.PathLike) -> list[Path]:
+def saved(directory: str | os.PathLike[str]) -> list[Path]:
     """The checkpoints of a directory, the oldest first, whole or damaged."""
     found = [path for path in Path(directory).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=_number)
 
 
-def newest(directory: str | os.PathLike, misfit: Callable[[About], str | None]) -> tuple[Path, About] | None:
+def newest(directory: str | os.PathLike[str], misfit: Callable[[About], str | None]) -> tuple[Path, About] | None:
     """The newest checkpoint and what it says about itself; None where there is none.
 
     Args:
@@ -289,13 +290,13 @@ def _failed(directory: Path, error: BaseException) -> CheckpointError:
     )
 
 
-def shapes(tree: PyTree) -> dict[str, list]:
+def shapes(tree: PyTree) -> dict[str, list[Any]]:
     """Path -> [dtype, shape] of each leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
 
 
-def fingerprint(tree: PyTree) -> dict[str, list]:
+def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
     """Path -> [dtype, shape, SHA-256 of the values] of each leaf."""
     return {name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)] for name, leaf in plain(tree).items()}
 
@@ -306,5 +307,5 @@ def _digest(leaf: jax.Array) -> str:
 
 
 def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
-    """The first name whose values differ, or None."""
+    """The first name whose values in `now` and `then` differ, or None."""
     return next((name for name in {**now, **then} if now.get(name) != then.get(name)), None)

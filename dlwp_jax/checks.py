@@ -80,7 +80,8 @@ def real(value: Any, argument: str, least: float = -math.inf, *, above: float = 
     try:
         is_number = not isinstance(value, bool | np.bool_ | str | bytes | complex) and np.ndim(value) == 0
         is_number = is_number and not str(getattr(value, "dtype", "")).endswith("bool")
-        number = float(value) if is_number and (is_array(value) or isinstance(value, numbers.Real)) else None
+        given: Any = value
+        number = float(given) if is_number and (is_array(value) or isinstance(value, numbers.Real)) else None
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None:
@@ -105,24 +106,23 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
-    if not isinstance(value, jax.Array):
-        value = _read(value, argument)
-    if not isinstance(value, jax.Array | np.ndarray | np.generic):  # a shape and a dtype, as jax.eval_shape gives
-        raise TypeError(f"{argument} must be numbers; got {describe(value)}.")
-    if not is_numeric(value.dtype):
-        raise TypeError(f"{argument} must be numbers; got {describe(value)}.")
-    if not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
-    if value.dtype in (np.longdouble, np.clongdouble):  # which are NumPy's alone
-        value = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
-    return value
+    array: Any = value if isinstance(value, jax.Array) else _read(value, argument)
+    if not isinstance(array, jax.Array | np.ndarray | np.generic):  # a shape and a dtype, as jax.eval_shape gives
+        raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
+    if not is_numeric(array.dtype):
+        raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype in (np.longdouble, np.clongdouble):  # which are NumPy's alone
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return array
 
 
 def is_numeric(dtype: Any) -> bool:
     """Whether a dtype is one of numbers, bool and bfloat16 among them; NumPy counts spans of time as integers."""
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
-    return (jax.dtypes.issubdtype(dtype, np.number) and dtype.kind != "m") or dtype.kind == "b"
+    return (jnp.issubdtype(dtype, np.number) and dtype.kind != "m") or dtype.kind == "b"
 
 
 def _read(value: Any, argument: str) -> np.ndarray | jax.Array:
@@ -210,14 +210,15 @@ def key(value: Any, argument: str = "key") -> jax.Array:
     raise TypeError(f"{argument} must be one PRNG key such as jax.random.key(0); got {describe(value)}.")
 
 
-def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2**31 - 1) -> tuple[int, ...]:
+def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2**31 - 1) -> Any:
     """So many whole numbers between two limits, such as a height and a width.
 
     >>> wholes([3, 4], "size", 2)
     (3, 4)
     """
+    sizes: Any = value
     is_ordered = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict | set | frozenset)
-    if not is_ordered or not hasattr(value, "__len__") or getattr(value, "ndim", 1) != 1 or len(value) != count:
+    if not is_ordered or not hasattr(value, "__len__") or getattr(value, "ndim", 1) != 1 or len(sizes) != count:
         raise TypeError(f"{argument} must be {count} whole numbers; got {describe(value)}.")
     return tuple(whole(number, argument, least, most) for number in value)
 

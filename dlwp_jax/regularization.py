@@ -23,6 +23,8 @@ Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try ma
         return losses.mse_loss(model(batch["x"]), batch["y"]) + strength * regularization.l2(model, biases=False), {}
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +38,7 @@ from flax import nnx
 from dlwp_jax.data import augment
 from dlwp_jax.nn.batch_norm import RunningMoments
 from dlwp_jax.nn.layer_norm import GroupNorm, LayerNorm, RMSNorm
+from dlwp_jax.nn.signature import shown
 from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
@@ -88,7 +91,7 @@ def _absolute(w: jax.Array) -> jax.Array:
     return w * jnp.sign(w)
 
 
-def _sum_of(size: Callable, model: nnx.Module, of: Any, biases: bool, norms: bool) -> jax.Array:
+def _sum_of(size: Callable[[jax.Array], jax.Array], model: nnx.Module, of: Any, biases: bool, norms: bool) -> jax.Array:
     checks.model(model)
     inside_norms = () if norms else _paths(model, _NORMS)
     chosen = [
@@ -106,7 +109,7 @@ def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:
     return {path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
 
 
-def smoothness(function: Callable, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+def smoothness(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
     """The mean over examples of |d output / d input|^2, to be added to a loss (the gradient penalty).
 
     It asks for what L2 only hints at: that the function itself be flat around the examples, whatever its weights.
@@ -141,6 +144,7 @@ def smoothness(function: Callable, x: jax.Array, *, key: jax.Array | None = None
     return jnp.sum(jnp.square(slopes)) / x.shape[0]
 
 
+@shown
 class InputNoise(nnx.Module):
     """Normal noise on the input in train mode, nothing in eval mode: the book's cheapest way to "more" data.
 
@@ -159,11 +163,11 @@ class InputNoise(nnx.Module):
     def __init__(self, std: float | jax.Array, *, rngs: nnx.Rngs):
         if not isinstance(std, jax.Array) and not 0 <= std < float("inf"):
             raise ValueError(f"std={std} must be finite, and 0 or more.")
-        self.std = nnx.data(std) if isinstance(std, jax.Array) else std
+        self.std: float | jax.Array = nnx.data(std) if isinstance(std, jax.Array) else std
         self.deterministic = False  # nnx's model.train() and model.eval() set it
-        self.rngs = rngs.noise.fork()
+        self.rngs: nnx.RngStream = rngs.noise.fork()
 
-    def __call__(self, x):  # any shape -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # any shape -> the same
         """`x` with noise in train mode; `x` itself in eval mode."""
         return x if self.deterministic else augment.noise(self.rngs(), x, self.std)
 
@@ -172,7 +176,10 @@ class InputNoise(nnx.Module):
 
 
 class AveragingState(NamedTuple):
-    """What `ema` and `swa` keep: the wrapped optimizer's state, the average, and how many weights are in it."""
+    """What `ema` and `swa` keep: the average, and how many weights are in it.
+
+    `inner` is the state of the wrapped optimizer, `step` counts its updates.
+    """
 
     inner: optax.OptState
     average: PyTree

@@ -18,7 +18,7 @@ class RunDirectory:
     path: Path
 
     def history(self, history: dict[str, Any], name: str = "history.jsonl") -> None:
-        """Write a history, one JSON line per epoch: `{"epoch": 1, "train/loss": 0.7, ...}`.
+        """Write a history to the file `name`, one JSON line per epoch: `{"epoch": 1, "train/loss": 0.7, ...}`.
 
         A value that is not finite is written as null, since JSON knows no NaN.
         """
@@ -33,7 +33,7 @@ class RunDirectory:
         self._write(name, lambda partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines)))
 
     def figure(self, figure: Any, name: str) -> None:
-        """Save a matplotlib figure, close it, and say where it is."""
+        """Save a matplotlib figure under `name`, whose ending chooses the format; close it, and say where it is."""
         import matplotlib.pyplot as plt
 
         self._write(name, lambda partial: figure.savefig(partial, format=Path(name).suffix[1:], dpi=120))

@@ -17,7 +17,7 @@ from dlwp_jax.train import TrainState
 PyTree = Any
 
 
-def save_weights(path: str | os.PathLike, state: TrainState) -> None:
+def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
     """Write the parameters and the other arrays of a model (batch statistics, frozen parameters).
 
     They stand under dotted names such as `hidden.kernel`, in Flax's layouts. The file is whole or not there.
@@ -54,8 +54,8 @@ def save_weights(path: str | os.PathLike, state: TrainState) -> None:
             _safetensors().save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
 
 
-def load_weights(path: str | os.PathLike, state: TrainState) -> TrainState:
-    """A state with the weights of a file in place of its own; all else (optimizer, keys, epoch) stays.
+def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
+    """A state with the weights of the file `path` in place of its own; all else (optimizer, keys, epoch) stays.
 
     Raises:
       FileNotFoundError: where there is no such file.
@@ -95,7 +95,7 @@ def _dotted(key: tuple) -> str:
     return jax.tree_util.keystr(key, simple=True, separator=".")
 
 
-def _known(path: str | os.PathLike) -> Path:
+def _known(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"{path}: weights are written and read as .safetensors or .npz.")

@@ -16,6 +16,15 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name.startswith("ch"))
 
 
+def known(name: str) -> str:
+    """The name, if it is one of an experiment's; ends the program otherwise."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
+        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
+    return name
+
+
 def list_experiments() -> None:
     for name in names():
         # The docstring is read, not imported: a list should not wait for JAX.
@@ -42,6 +51,13 @@ def run(name: str, flags: list[str]) -> None:
     module.main(config)
 
 
+def told(error: OSError | ValueError) -> str:
+    """An error in words; the system's own have the file last and a number first."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def main() -> None:
     name, flags = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else (DEFAULT, [])
     if name in ("--list", "-l", "list"):
@@ -49,16 +65,12 @@ def main() -> None:
     elif name in ("--help", "-h"):
         print(f"{__doc__}\n\nWithout a name: {DEFAULT}. Flags of one: NAME --help.\n")
         list_experiments()
-    elif name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
-        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
     else:
         prepare()
         try:
-            run(name, flags)
+            run(known(name), flags)
         except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
-            sys.exit(f"{name}: {error}")
+            sys.exit(f"{name}: {told(error)}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 
 from dlwp_jax import nn, runs
 from dlwp_jax.data import image, imagenet
+from experiments.models import count
 
 TOP = 5
 # Each network, and how many parameters torchvision's documentation says that it has.
@@ -65,12 +66,8 @@ def count_parameters():
     """From shapes alone: no weight is drawn."""
     print(f"{'parameters':10s} {'here':>11s}  {'published':>11s}")
     for name, (make, published) in NETWORKS.items():
-        here = size(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
+        here = count(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
         print(f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}")
-
-
-def size(module):
-    return sum(weights.size for weights in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
 def read_weights(path):
@@ -105,7 +102,7 @@ def show_stages(model, x):
     print(f"\n{'input':10s} {x.shape}")
     for name, layer in model.named_children():
         x = nnx.eval_shape(layer, x)
-        held = f"{size(layer):12,d} parameters" if size(layer) else ""
+        held = f"{count(layer):12,d} parameters" if count(layer) else ""
         print(f"{name:10s} {x.shape!s:18s}{held}".rstrip())
 
 

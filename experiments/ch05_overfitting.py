@@ -60,13 +60,16 @@ def readings():
 
 
 def simulated(scales, n, seed):
-    """Readings to judge sizes by: Fahrenheit's law, with the noise that the eleven show around it."""
+    """Readings to judge sizes by, scaled: Fahrenheit's law, with the noise that the eleven show around it."""
     both, rng = data.thermometer(), np.random.default_rng(seed)
     law = lambda t_u: (t_u - 32) / 1.8  # noqa: E731
     noise = np.std(both["t_c"] - law(both["t_u"]))
     t_u = rng.uniform(both["t_u"].min(), both["t_u"].max(), (n, 1))
     new = {"t_u": t_u, "t_c": law(t_u) + noise * rng.normal(size=(n, 1))}
-    print(f"capacity: {n} simulated readings with noise of {noise:.2f} °C to judge by")
+    unit = float(scales["t_c"].unit.item())
+    print(
+        f"capacity: {n} simulated readings with noise of {noise:.2f} °C to judge by; a loss of 1 is {unit**2:.0f} °C²"
+    )
     return {name: scales[name].apply(values).astype(np.float32) for name, values in new.items()}
 
 
@@ -101,9 +104,8 @@ def cure(config, make, examples):
     folds = data.k_fold(11, 11, key=jax.random.key(config.seed))
     every = [values for _, values in choices]
     swept = search.sweep(make, examples, over=every, folds=folds, epochs=config.epochs, batch_size=11)
-    print(
-        f"{len(swept)} trainings by {swept.how} in {swept.seconds:.1f} s, {swept.compile_seconds:.1f} s of it compiling"
-    )
+    times = f"{swept.seconds:.1f} s, {swept.compile_seconds:.1f} s of it compiling"
+    print(f"{len(swept)} trainings by {swept.how} in {times}")
     found = {}
     for (name, values), setting in zip(choices, swept.settings(), strict=True):
         history, strength = errors(setting), max(values.values())
@@ -116,10 +118,8 @@ def report(found):
     before = found["no cure"][1]["val/loss"]
     rows = [{"cure": name, "strength": strength} | judged(history) for name, (strength, history, _) in found.items()]
     stopped = int(np.argmin(before)) + 1
-    rows.append(
-        {"cure": "early stopping", "strength": stopped}
-        | judged({k: v[:stopped] for k, v in found["no cure"][1].items()})
-    )
+    until = {name: values[:stopped] for name, values in found["no cure"][1].items()}
+    rows.append({"cure": "early stopping", "strength": stopped} | judged(until))
     print(table(rows))
     better = [str(row["cure"]) for row in rows[1:] if row["val at the end"] < rows[0]["val at the end"]]
     print(f"{len(better)} of {len(rows) - 1} cures end lower than no cure: {', '.join(better)}\n")
@@ -127,21 +127,17 @@ def report(found):
 
 def judged(history):
     val = history["val/loss"]
-    figures = {"train at the end": float(history["train/loss"][-1]), "val at the end": float(val[-1])}
-    return figures | {
-        "best val": float(val.min()),
-        "at epoch": int(val.argmin()) + 1,
-        "verdict": diagnose(history).verdict,
-    }
+    ends = {"train at the end": float(history["train/loss"][-1]), "val at the end": float(val[-1])}
+    best = {"best val": float(val.min()), "at epoch": int(val.argmin()) + 1}
+    return ends | best | {"verdict": diagnose(history).verdict}
 
 
 def draw(config, make, examples, scales, found, run_dir):
     """Above, the functions that all eleven readings teach; below, the losses on the readings left out."""
     line = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
     figure, axes = plt.subplots(2, len(found), figsize=(3 * len(found), 5.4), layout="constrained", sharey="row")
-    fits = search.sweep(
-        make, examples, over=[values for *_, values in found.values()], epochs=config.epochs, batch_size=11
-    )
+    best = [values for *_, values in found.values()]
+    fits = search.sweep(make, examples, over=best, epochs=config.epochs, batch_size=11)
     for i, (column, (name, (strength, history, _))) in enumerate(zip(axes.T, found.items(), strict=True)):
         learner, _ = fits.member(i)
         last = jax.tree.map(lambda a, i=i: a[i], fits.run.state)

@@ -153,7 +153,7 @@ def main(config: Config):
     shown = pictures.load(config)
     results, settings = {}, config.settings()
     print(f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}")
-    for name in settings.nets:
+    for name in dict.fromkeys(settings.nets):  # each once
         print(f"\n{name}", flush=True)
         fit, _ = results[name] = learn(VARIATIONS[name], shown, settings, config.seed)
         run_dir.history(fit.history, f"history_{name}.jsonl")

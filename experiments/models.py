@@ -12,7 +12,7 @@ def parameters(model: nnx.Module) -> dict[str, jax.Array]:
 
 def count(model: nnx.Module) -> int:
     """How many numbers are trained."""
-    return sum(leaf.size for leaf in parameters(model).values())
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def difference(ours: dict[str, jax.Array], theirs: dict[str, jax.Array]) -> float:

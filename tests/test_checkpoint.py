@@ -4,12 +4,10 @@ import contextlib
 import gc
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -695,16 +693,3 @@ def test_the_last_finite_state_is_saved_and_given_again(tmp_path):
     with pytest.warns(RuntimeWarning, match="epoch 2, step 3") as told_again:
         assert_same_bits(failed, again(learned, tmp_path, *data, **options))
     assert str(told_again[0].message) == str(told[0].message)
-
-
-# The page about it
-
-
-def test_the_documentations_example_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "checkpoint.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block.replace("epochs=30", "epochs=3"), "docs/checkpoint.md", "exec"), names)
-    assert int(names["best"].epoch) <= 3
-    assert (tmp_path / "runs" / "digits" / "best.safetensors").exists()

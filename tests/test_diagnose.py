@@ -1,6 +1,5 @@
 """The diagnosis of a history: the four panels of chapter 5, what must not change a verdict, wrong input."""
 
-import re
 import types
 
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from dlwp_jax import plots
 from dlwp_jax.diagnose import VERDICTS, diagnose
-from tests.conftest import ROOT
 
 EPOCHS = np.arange(1, 101)
 FALLING = 0.2 + 2 * np.exp(-EPOCHS / 10)
@@ -234,12 +232,3 @@ def test_slopes_come_with_errors_that_hold():
 def _flat(seed):
     walk = np.random.default_rng(seed).normal(size=201)
     return diagnose({"val/loss": 10 + walk[1:] + 0.5 * walk[:-1]}).evidence  # autocorrelated noise
-
-
-def test_the_pages_python_runs_and_says_what_it_promises(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "diagnose.md").read_text(), re.DOTALL)
-    exec(compile(block, "diagnose.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("overfitting\n")
-    assert (tmp_path / "overfitting.png").read_bytes().startswith(b"\x89PNG")

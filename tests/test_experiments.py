@@ -1,4 +1,4 @@
-"""The experiments' command line, as a person types it, and the README's code."""
+"""The experiments' command line, as a person types it."""
 
 import os
 import re
@@ -47,16 +47,6 @@ def test_wrong_words_are_refused_without_a_traceback(tmp_path, args, message):
     assert message in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_readmes_python_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    shown = capsys.readouterr().out
-    assert float(re.search(r"accuracy ([\d.]+)", shown)[1]) > 0.95
 
 
 def test_the_library_imports_without_what_only_scripts_need(tmp_path):

@@ -1,19 +1,14 @@
 """A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from a shell."""
 
-import dataclasses
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 import torch
-from flax import nnx
 
-from dlwp_jax import parity, train
 from dlwp_jax.parity.__main__ import end_with_status_2, main
 
 ROOT = Path(__file__).parents[1]
@@ -147,43 +142,3 @@ def test_what_cannot_be_compared_is_status_2_in_the_shell(folder):
     settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
     done = subprocess.run([*command, "none.py:Net", "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (2, "cannot compare: none.py: there is no such file.\n")
-
-
-def test_the_readmes_lines_work_on_the_howtos_models_and_take_torchs_next_steps(tmp_path, monkeypatch):
-    howto, readme = (ROOT / "docs" / "parity_howto.md").read_text(), (ROOT / "README.md").read_text()
-    my_torch, my_flax = re.findall(r"```python\n(.*?)```", howto, re.DOTALL)
-    (lines,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
-    assert len([line for line in lines.splitlines() if line.strip() and "import" not in line]) < 10
-    (tmp_path / "my_torch.py").write_text(my_torch)
-    (tmp_path / "my_flax.py").write_text(my_flax)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    rng = np.random.default_rng(0)
-    images, labels = rng.standard_normal((8, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, 8)
-
-    from my_torch import TorchNet
-
-    net = TorchNet()
-    opt = torch.optim.Adam(net.parameters(), lr=3e-4)
-
-    def torch_steps(number):
-        for _ in range(number):
-            opt.zero_grad()
-            torch.nn.functional.cross_entropy(net(torch.tensor(images)), torch.tensor(labels)).backward()
-            opt.step()
-
-    torch_steps(3)
-    torch.save({"model": net.state_dict(), "optimizer": opt.state_dict()}, "my.pt")
-    names = {"images": images, "nnx": nnx, "jax": jax}  # nnx and jax are imported further up in the README
-    exec(lines, names)
-    state = dataclasses.replace(names["state"], opt_state=names["opt_state"])
-    data = {"image": np.moveaxis(images, 1, -1), "label": labels}
-    after = train.run(names["learner"], state, data, epochs=2, batch_size=8).state
-    torch_steps(2)
-    assert after.opt_state.step == 5
-    here = parity.to_torch(names["learner"].model(after), names["loaded"])
-    for name, value in net.state_dict().items():
-        # Five Adam steps of 3e-4; that of a weight whose gradient is all but 0 is the quotient of two roundings.
-        torch.testing.assert_close(here[name], value, rtol=1e-5, atol=3e-5, check_dtype=False, msg=name)
-    for module in ("my_torch", "my_flax"):
-        sys.modules.pop(module)

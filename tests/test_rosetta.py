@@ -4,12 +4,14 @@ import jax
 import pytest
 import torch
 
+from scripts.parity import differences
 from scripts.rosetta import execute, page, pairs
 from tests.conftest import ROOT
 
 GROUPS = pairs.read_all()
 PAIRS = [pair for group in GROUPS for pair in group.pairs]
-BITES = pairs.read("bites")
+BITES, QUIET = pairs.read("bites"), pairs.read("quiet")
+BITING = [*BITES.pairs, *QUIET.pairs]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,14 +31,14 @@ def sample_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("pair", [*PAIRS, *BITES.pairs], ids=lambda pair: pair.names[0])
+@pytest.mark.parametrize("pair", [*PAIRS, *BITING], ids=lambda pair: pair.names[0])
 @pytest.mark.slow
 def test_both_halves_agree(pair, sample_files, monkeypatch):
     monkeypatch.chdir(sample_files)
     execute.check(pair)
 
 
-@pytest.mark.parametrize("pair", BITES.pairs, ids=lambda pair: pair.names[0])
+@pytest.mark.parametrize("pair", BITING, ids=lambda pair: pair.names[0])
 def test_what_bites_gives_other_numbers(pair):
     execute.check_that_it_bites(pair)
 
@@ -57,10 +59,39 @@ def test_the_number_of_names_is_the_books():
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("torch_to_jax", page.render(GROUPS)), ("coming_from_torch", page.render_bites(BITES))]
+    ("name", "text"), [("torch_to_jax", page.render(GROUPS)), ("coming_from_torch", page.render_bites(BITES, QUIET))]
 )
 def test_the_pages_are_what_the_cells_make(name, text):
     assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
+
+
+SHOWN = {  # each difference of docs/parity.md: the heading under which it bites, or the words that tell of it
+    "Linear and Conv initialisation": "Weights start smaller or larger",
+    "Embedding initialisation": "An embedding starts narrower",
+    "BatchNorm": "Batch norm counts its momentum the other way round",
+    "Layer-, Group-, InstanceNorm": "The epsilon of a layer norm",
+    "convolution's padding": '"SAME" is not padding=1',
+    "transposed convolution": "A transposed convolution",
+    "pooling": "Pooling goes on by one",
+    "flatten": "A flattened image has another order",
+    "grid_sample, affine_grid": "`grid_sample` and `affine_grid` are absent",
+    "resize": "Shrinking a picture",
+    "GELU": "GELU is an approximation",
+    "SGD": "Weight decay and momentum",
+    "Adam, AdamW": "Adam's weight decay is not AdamW's",
+    "RMSprop": "RMSprop's defaults",
+    "Adagrad, Adadelta, Adamax, NAdam, RAdam, ASGD, Rprop, L-BFGS": "Adagrad's first sum",
+    "ReduceLROnPlateau": "Patience on a plateau",
+    "clip_grad_norm_": "Clipping small gradients",
+    "cross_entropy(weight=)": "Weights of classes divide by their sum",
+    "precision of products": "TensorFloat-32",
+}
+
+
+def test_every_difference_from_the_jax_side_is_on_the_page_of_what_bites():
+    assert [what for what, *_ in differences.ROWS] == list(SHOWN)
+    headings = {pair.names[0] for pair in BITING}
+    assert [words for words in SHOWN.values() if words not in headings and words not in QUIET.words] == []
 
 
 def test_named_tensors_have_gone_from_torch():

@@ -1,11 +1,10 @@
-"""What is shown of the searches: the experiment as a person runs it, and the code of the page."""
+"""What is shown of the searches: the experiment as a person runs it."""
 
 import re
 
 import pytest
 
 from experiments import ch05_overfitting as experiment
-from tests.conftest import ROOT
 
 
 @pytest.mark.slow
@@ -22,15 +21,3 @@ def test_the_experiment_as_a_person_runs_it(tmp_path, capsys):
     for name in ("cures.png", "capacity.png"):
         assert (tmp_path / "ch05_overfitting" / name).read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "ch05_overfitting" / "history.jsonl").read_text().splitlines()) == 1000
-
-
-@pytest.mark.slow
-def test_the_pages_python_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "search.md", "exec"), names)
-    shown = capsys.readouterr().out
-    for words in ("\nmemorised", "is suggested", "12 trainings by vmap", "is recommended", "more data would"):
-        assert words in f"\n{shown}"

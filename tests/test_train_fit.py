@@ -61,11 +61,12 @@ def test_what_a_callback_is_told_stays_valid_and_true(learned):
     assert_same_bits(told[-1][1], result.state)
 
 
-def test_callbacks_change_nothing_and_can_end_the_training(learned):
+@pytest.mark.parametrize("kind", [bool, np.bool_, jnp.bool_])
+def test_callbacks_change_nothing_and_can_end_the_training(learned, kind):
     calm = fit(learned, epochs=5, batch_size=8)
-    watched = fit(learned, epochs=5, batch_size=8, callbacks=[lambda p: None])
+    watched = fit(learned, epochs=5, batch_size=8, callbacks=[lambda p: np.ones(3)])
     assert_same_bits((calm.state, calm.history), (watched.state, watched.history))
-    ended = fit(learned, epochs=9, batch_size=8, callbacks=[lambda p: p.epoch == 5])
+    ended = fit(learned, epochs=9, batch_size=8, callbacks=[lambda p: kind(p.epoch == 5)])
     assert bool(ended.stopped)
     assert_same_bits((ended.state, ended.history), (calm.state, calm.history))
 

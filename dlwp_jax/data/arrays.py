@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from dlwp_jax import checks
 from dlwp_jax.storage import StridedTensor
@@ -215,10 +216,10 @@ class Scale:
     def __post_init__(self):
         for name, value in (("offset", self.offset), ("unit", self.unit)):
             number = checks.numbers_of(value, name)
-            if not isinstance(number, jax.core.Tracer) and not np.isfinite(np.asarray(number)).all():
+            if not isinstance(number, Tracer) and not np.isfinite(np.asarray(number)).all():
                 raise ValueError(f"{name} must be finite numbers; got {checks.describe(value)}.")
             object.__setattr__(self, name, number)
-        if not isinstance(self.unit, jax.core.Tracer) and not np.asarray(self.unit).all():
+        if not isinstance(self.unit, Tracer) and not np.asarray(self.unit).all():
             raise ValueError("unit must not be 0: nothing can be measured in it.")
 
     @classmethod

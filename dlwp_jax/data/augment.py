@@ -6,6 +6,7 @@ columns, rows (and slices), so all changes cost one resampling.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +181,7 @@ def _axes(axes: Sequence[int], dims: int) -> tuple[int, ...]:
     return tuple(axes)
 
 
-def _amount(value: float | jax.Array, name: str) -> float | jax.Array:
+def _amount(value: Any, name: str) -> Any:
     """A finite number; a traced one passes unlooked at."""
     if isinstance(value, Tracer) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
         return value

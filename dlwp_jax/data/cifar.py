@@ -25,7 +25,9 @@ ROW = 3 * 32 * 32
 CHUNK = 200  # images turned to channels-last at a time: 600 kB, so that they are still in the cache
 
 
-def read(folder: str | Path, *, classes: tuple[str, ...] | None = None) -> tuple[dict, dict]:
+def read(
+    folder: str | Path, *, classes: tuple[str, ...] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Read the official folder `cifar-10-batches-py`.
 
     Args:
@@ -53,14 +55,14 @@ def read(folder: str | Path, *, classes: tuple[str, ...] | None = None) -> tuple
     return (train, test) if classes is None else (_only(train, classes), _only(test, classes))
 
 
-def _only(data: dict, classes: tuple[str, ...]) -> dict:
+def _only(data: dict[str, np.ndarray], classes: tuple[str, ...]) -> dict[str, np.ndarray]:
     new_label = np.full(len(CLASSES), -1, np.int32)
     new_label[[CLASSES.index(name) for name in classes]] = np.arange(len(classes))
     label = new_label[data["label"]]
     return {"image": data["image"][label >= 0], "label": label[label >= 0]}
 
 
-def read_batches(paths: Any) -> dict:
+def read_batches(paths: Any) -> dict[str, np.ndarray]:
     """Read some batch files, two at a time, into one array.
 
     Args:

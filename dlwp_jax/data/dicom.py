@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def read_series(folder: str | Path) -> Volume:
     )
 
 
-def read_slice(path: str | Path):
+def read_slice(path: str | Path) -> tuple[Any, np.ndarray]:
     """Read one CT slice.
 
     Returns:

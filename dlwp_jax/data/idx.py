@@ -40,7 +40,7 @@ def read(path: str | Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()
 
 
-def read_pair(images: str | Path, labels: str | Path) -> dict:
+def read_pair(images: str | Path, labels: str | Path) -> dict[str, np.ndarray]:
     """Read the images and labels of one side of MNIST.
 
     Returns:

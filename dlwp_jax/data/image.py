@@ -1,13 +1,17 @@
 """Images: PNG and JPEG files to arrays, channels last (chapter 4.1)."""
 
 from pathlib import Path
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.data.arrays import Scale
 from dlwp_jax.data.files import BrokenFile, files_in, reading
 from dlwp_jax.storage import StridedTensor
+
+A = TypeVar("A", np.ndarray, jax.Array)
 
 # What Pillow calls the ways to store a pixel, and how many channels each becomes here.
 CHANNELS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -213,7 +217,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     raise TypeError(f"images are {images.dtype}; uint8, uint16 or floating is wanted.")
 
 
-def channels_first(images, *, spatial: int = 2):
+def channels_first(images: A, *, spatial: int = 2) -> A:
     """`[... H W C]` to torch's `[... C H W]` (or D H W with `spatial=3`); NumPy and JAX arrays alike.
 
     >>> channels_first(np.zeros((5, 32, 48, 3))).shape
@@ -223,7 +227,7 @@ def channels_first(images, *, spatial: int = 2):
     return _move_axis(images, -1, -1 - spatial, spatial)
 
 
-def channels_last(images, *, spatial: int = 2):
+def channels_last(images: A, *, spatial: int = 2) -> A:
     """Torch's `[... C H W]` to `[... H W C]`: the inverse of `channels_first`.
 
     >>> channels_last(np.zeros((3, 720, 1280))).shape
@@ -233,7 +237,7 @@ def channels_last(images, *, spatial: int = 2):
     return _move_axis(images, -1 - spatial, -1, spatial)
 
 
-def _move_axis(images, source: int, target: int, spatial: int):
+def _move_axis(images: Any, source: int, target: int, spatial: int) -> Any:
     images = images if isinstance(images, StridedTensor) else checks.numbers_of(images, "images")
     if images.ndim < spatial + 1:
         raise ValueError(f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed.")

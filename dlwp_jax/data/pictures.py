@@ -149,14 +149,14 @@ def characters(line: str, rows: Any) -> Figure:
     return figure
 
 
-def sound(samples: np.ndarray, rate: int, found: audio.Spectrogram) -> Figure:
+def sound(samples: np.ndarray, rate: float, found: audio.Spectrogram) -> Figure:
     """A waveform `[samples]` above its spectrogram, the uppermost 80 dB of it.
 
     >>> x = np.sin(np.arange(1000.0))
     >>> len(sound(x, 1000, audio.spectrogram(x, 1000)).axes)
     3
     """
-    samples, rate = checks.real_on_host(samples, "samples"), checks.real(rate, "rate", above=0)
+    samples, rate = checks.real_on_host(samples, "samples"), float(checks.real(rate, "rate", above=0))
     if samples.ndim != 1 or not samples.size:
         raise ValueError(f"samples have shape {samples.shape}; one channel, [samples], is needed.")
     if not isinstance(found, audio.Spectrogram) or np.ndim(found.power) != 2:

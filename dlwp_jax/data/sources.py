@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +20,7 @@ from dlwp_jax.data import cifar, dicom, idx, image, synthetic, table, text
 from dlwp_jax.data.fetch import FetchError, Remote, data_root, fetch
 
 
-def thermometer():
+def thermometer() -> dict[str, jax.Array]:
     """Eleven readings of a thermometer with unknown units beside the truth (chapter 5.2.1).
 
     Returns:
@@ -34,7 +35,7 @@ def thermometer():
     }
 
 
-def digits() -> tuple[dict, dict]:
+def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """scikit-learn's 1797 handwritten digits of 8 x 8 pixels: 1437 to train on, 360 to test on, in their order.
 
     Returns:
@@ -134,7 +135,7 @@ def luna_scans(folder: Path) -> dict[str, Path]:
     return scans
 
 
-def _mnist(folder: Path) -> tuple[dict, dict]:
+def _mnist(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     train, test = (
         idx.read_pair(folder / f"{side}-images-idx3-ubyte.gz", folder / f"{side}-labels-idx1-ubyte.gz")
         for side in ("train", "t10k")

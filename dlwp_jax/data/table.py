@@ -23,7 +23,7 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     values: np.ndarray  # [rows columns] float32
 
-    def __getitem__(self, name):  # type: ignore[override]
+    def __getitem__(self, name: Any) -> Any:
         if checks.as_int(name) in (0, 1) or isinstance(name, slice):  # a tuple's own: names, values
             return tuple(self)[name]
         return self.values[:, self.column(name)]

@@ -38,7 +38,7 @@ class Volume:
     origin: Any = (0.0, 0.0, 0.0)
     direction: Any = dataclasses.field(default_factory=lambda: IDENTITY)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, shape in (("spacing", (3,)), ("origin", (3,)), ("direction", (3, 3))):
             value = checks.real_on_host(getattr(self, name), name).astype(float)
             if value.shape != shape or not np.isfinite(value).all():

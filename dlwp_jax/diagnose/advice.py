@@ -1,6 +1,6 @@
 """What to try, first things first: the sense of chapter 5.5.3 and 8.5, in our own sentences."""
 
-ADVICE = {
+ADVICE: dict[str, tuple[str, ...]] = {
     "diverged": (
         "Make the learning rate smaller, by tens: the steps overshoot the valley.",
         "Bring inputs and targets to zero mean and unit spread, so that one rate suits every parameter.",

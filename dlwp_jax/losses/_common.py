@@ -1,14 +1,18 @@
 """What all losses share: the reduction, the checks, and maxima whose gradient at the kink is torch's."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+Reduction = Literal["none", "mean", "sum"]
 
 
-def reduce(loss, reduction: str, *, total=None):
+def reduce(loss: jax.Array, reduction: Reduction, *, total: ArrayLike | None = None) -> jax.Array:
     """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides it by `total` (default: size)."""
     if reduction == "none":
         return loss
@@ -19,7 +23,7 @@ def reduce(loss, reduction: str, *, total=None):
     raise ValueError(f"reduction={reduction!r} is unknown; take 'none', 'mean' or 'sum'.")
 
 
-def floating(name: str, values) -> jax.Array:
+def floating(name: str, values: ArrayLike) -> jax.Array:
     """`values` as an array of floating point numbers; anything else is refused by name."""
     array = jnp.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -27,7 +31,7 @@ def floating(name: str, values) -> jax.Array:
     return array
 
 
-def same_shape(**arrays) -> list[jax.Array]:
+def same_shape(**arrays: ArrayLike) -> list[jax.Array]:
     """The named values as arrays of one shape. The first is the prediction and must be floating point.
 
     torch broadcasts some of these pairs with a warning ([n] against [n 1] becomes [n n]); here they are
@@ -41,7 +45,7 @@ def same_shape(**arrays) -> list[jax.Array]:
     return results
 
 
-def weighted(loss, weight):
+def weighted(loss: jax.Array, weight: ArrayLike | None) -> jax.Array:
     """`loss` times an optional weight that broadcasts to its shape, as torch's `weight` arguments do."""
     if weight is None:
         return loss
@@ -51,7 +55,7 @@ def weighted(loss, weight):
     return loss * weight
 
 
-def checked_classes(target, n_classes: int) -> jax.Array:
+def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
     """Class indices, all in 0 .. n_classes - 1: a wrong one raises if it can be seen, else it is n_classes.
 
     Reading at n_classes with `mode="fill"` then gives nan: no wrong class is ever counted as another one.
@@ -69,12 +73,12 @@ def checked_classes(target, n_classes: int) -> jax.Array:
     return jnp.where(is_wrong(target), n_classes, target)
 
 
-def at_class(x, index):
+def at_class(x: jax.Array, index: jax.Array) -> jax.Array:
     """`x[..., index[...]]`, and nan where `checked_classes` found a wrong class."""
     return jnp.take_along_axis(x, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
-def class_weights(weight, n_classes: int, dtype) -> jax.Array:
+def class_weights(weight: ArrayLike | None, n_classes: int, dtype: DTypeLike) -> jax.Array:
     """The weight of each class `[C]`; ones where none is given."""
     if weight is None:
         return jnp.ones(n_classes, dtype)
@@ -95,11 +99,11 @@ def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
         return bool(jnp.any(test(array)))
 
 
-def absolute(x):
+def absolute(x: jax.Array) -> jax.Array:
     """|x| with torch's derivative: zero at x = 0, where `jnp.abs` has one."""
     return x * jnp.sign(x)
 
 
-def clamp_min(x, minimum: float):
+def clamp_min(x: jax.Array, minimum: float) -> jax.Array:
     """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a half."""
     return jnp.where(x < minimum, minimum, x)

@@ -1,10 +1,16 @@
 """Losses of a predicted class or probability. The class axis is the last one."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
 
 from dlwp_jax.losses._common import (
+    Reduction,
     at_class,
     checked_classes,
     clamp_min,
@@ -17,7 +23,14 @@ from dlwp_jax.losses._common import (
 )
 
 
-def nll_loss(input, target, *, weight=None, ignore_index: int = -100, reduction: str = "mean"):
+def nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Negative log-likelihood -w[y] x[y] of the true class (chapter 7.2.6, `torch.nn.functional.nll_loss`).
 
     'mean' divides by the sum of the weights w[y] that took part, not by n; where every target is ignored it
@@ -49,14 +62,14 @@ def nll_loss(input, target, *, weight=None, ignore_index: int = -100, reduction:
 
 
 def cross_entropy(
-    input,
-    target,
+    input: ArrayLike,
+    target: ArrayLike,
     *,
-    weight=None,
+    weight: ArrayLike | None = None,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
-):
+) -> jax.Array:
     """Cross-entropy of logits against classes or probabilities (`F.cross_entropy`).
 
     For classes: `nll_loss` of the log-softmax, with its normalisation. For probabilities q: -sum_c w[c] q[c]
@@ -129,7 +142,9 @@ def _pick(log_probs, target, weight, ignore_index):
     return picked, jnp.where(kept, weight[index], 0.0)
 
 
-def binary_cross_entropy(input, target, *, weight=None, reduction: str = "mean"):
+def binary_cross_entropy(
+    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+) -> jax.Array:
     """Cross-entropy of a probability, -y log x - (1 - y) log(1 - x) (`F.binary_cross_entropy`).
 
     As torch does, logarithms stop at -100 and the derivative's denominator x (1 - x) at 1e-12, so that
@@ -171,7 +186,14 @@ def _bernoulli_nll_jvp(primals, tangents):
     return _bernoulli_nll(x, y), slope_x * dx + slope_y * dy
 
 
-def binary_cross_entropy_with_logits(input, target, *, weight=None, pos_weight=None, reduction: str = "mean"):
+def binary_cross_entropy_with_logits(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Cross-entropy of a logit, stable for large ones (`F.binary_cross_entropy_with_logits`).
 
     (1 - y) x - (1 + (p - 1) y) log sigmoid(x), with p the weight of the positive class.
@@ -199,7 +221,13 @@ def binary_cross_entropy_with_logits(input, target, *, weight=None, pos_weight=N
     return reduce(weighted(loss, weight), reduction)
 
 
-def kl_div(input, target, *, log_target: bool = False, reduction: str = "mean"):
+def kl_div(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_target: bool = False,
+    reduction: Reduction | Literal["batchmean"] = "mean",
+) -> jax.Array:
     """Kullback-Leibler divergence y (log y - x), pointwise (`F.kl_div`).
 
     Args:

@@ -4,12 +4,16 @@ Gradients at the kinks are torch's, and torch has two kinds: losses written with
 the kink, `multi_margin_loss` and `multilabel_margin_loss` have slope zero there.
 """
 
+from __future__ import annotations
+
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from dlwp_jax.losses._common import (
+    Reduction,
     absolute,
     at_class,
     checked_classes,
@@ -22,7 +26,9 @@ from dlwp_jax.losses._common import (
 )
 
 
-def hinge_embedding_loss(input, target, *, margin: float = 1.0, reduction: str = "mean"):
+def hinge_embedding_loss(
+    input: ArrayLike, target: ArrayLike, *, margin: float = 1.0, reduction: Reduction = "mean"
+) -> jax.Array:
     """x for a similar pair, max(0, margin - x) for a dissimilar one (`F.hinge_embedding_loss`).
 
     Args:
@@ -47,7 +53,9 @@ def hinge_embedding_loss(input, target, *, margin: float = 1.0, reduction: str =
     return reduce(similar + dissimilar, reduction)
 
 
-def margin_ranking_loss(input1, input2, target, *, margin: float = 0.0, reduction: str = "mean"):
+def margin_ranking_loss(
+    input1: ArrayLike, input2: ArrayLike, target: ArrayLike, *, margin: float = 0.0, reduction: Reduction = "mean"
+) -> jax.Array:
     """max(0, margin - y (x1 - x2)): y = 1 wants x1 ranked higher (`F.margin_ranking_loss`).
 
     Args:
@@ -71,7 +79,7 @@ def margin_ranking_loss(input1, input2, target, *, margin: float = 0.0, reductio
     return reduce(clamp_min(-y * (x1 - x2) + margin, 0.0), reduction)
 
 
-def soft_margin_loss(input, target, *, reduction: str = "mean"):
+def soft_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
     """log(1 + exp(-y x)), the logistic loss for y = 1 or -1 (`F.soft_margin_loss`).
 
     For -y x above 88 (float32) torch overflows to inf with a gradient of nan; here the value stays -y x.
@@ -95,7 +103,15 @@ def soft_margin_loss(input, target, *, reduction: str = "mean"):
     return reduce(jax.nn.softplus(-y * x), reduction)
 
 
-def multi_margin_loss(input, target, *, p: int = 1, margin: float = 1.0, weight=None, reduction: str = "mean"):
+def multi_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Multi-class hinge: sum over j != y of w[y] max(0, margin - x[y] + x[j])^p / C (`multi_margin_loss`).
 
     Args:
@@ -131,7 +147,7 @@ def multi_margin_loss(input, target, *, p: int = 1, margin: float = 1.0, weight=
     return reduce(jnp.sum(jnp.where(others, hinge, 0.0), axis=-1) / n_classes, reduction)
 
 
-def multilabel_margin_loss(input, target, *, reduction: str = "mean"):
+def multilabel_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
     """Multi-label hinge: sum, for labels y and others j, of max(0, 1 - x[y] + x[j]) / C.
 
     torch's `F.multilabel_margin_loss`.
@@ -168,7 +184,9 @@ def multilabel_margin_loss(input, target, *, reduction: str = "mean"):
     return reduce(jnp.sum(jnp.where(counted, hinge, 0.0), axis=(-2, -1)) / n_classes, reduction)
 
 
-def multilabel_soft_margin_loss(input, target, *, weight=None, reduction: str = "mean"):
+def multilabel_soft_margin_loss(
+    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+) -> jax.Array:
     """Logistic loss of each label, averaged over the classes (`multilabel_soft_margin_loss`).
 
     -(y log sigmoid(x) + (1 - y) log sigmoid(-x)), mean over the last axis.
@@ -195,16 +213,16 @@ def multilabel_soft_margin_loss(input, target, *, weight=None, reduction: str = 
 
 
 def triplet_margin_loss(
-    anchor,
-    positive,
-    negative,
+    anchor: ArrayLike,
+    positive: ArrayLike,
+    negative: ArrayLike,
     *,
     margin: float = 1.0,
     p: float = 2.0,
     eps: float = 1e-6,
     swap: bool = False,
-    reduction: str = "mean",
-):
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """max(0, |a - p| - |a - n| + margin) with p-norms (`F.triplet_margin_loss`).
 
     Args:
@@ -246,7 +264,9 @@ def _norm(x, p: float):
     return jnp.where(is_zero, 0.0, jnp.where(is_zero, 1.0, powers) ** (1 / p))
 
 
-def cosine_embedding_loss(input1, input2, target, *, margin: float = 0.0, reduction: str = "mean"):
+def cosine_embedding_loss(
+    input1: ArrayLike, input2: ArrayLike, target: ArrayLike, *, margin: float = 0.0, reduction: Reduction = "mean"
+) -> jax.Array:
     """1 - cos(x1, x2) for similar pairs, max(0, cos(x1, x2) - margin) for others (`cosine_embedding_loss`).
 
     Args:

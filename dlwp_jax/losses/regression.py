@@ -1,15 +1,21 @@
 """Losses of a predicted number: how far, and how unlikely."""
 
+from __future__ import annotations
+
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
 
-from dlwp_jax.losses._common import absolute, clamp_min, floating, is_seen, reduce, same_shape
+from dlwp_jax.losses._common import Reduction, absolute, clamp_min, floating, is_seen, reduce, same_shape
 
 
-def mse_loss(input, target, *, weight=None, reduction: str = "mean"):
+def mse_loss(
+    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+) -> jax.Array:
     """Squared error (x - y)^2, the loss of chapter 5 (`F.mse_loss`).
 
     Args:
@@ -32,7 +38,9 @@ def mse_loss(input, target, *, weight=None, reduction: str = "mean"):
     return _weighted_mean_loss(lambda x, y: (x - y) ** 2, input, target, weight, reduction)
 
 
-def l1_loss(input, target, *, weight=None, reduction: str = "mean"):
+def l1_loss(
+    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+) -> jax.Array:
     """Absolute error |x - y|, with derivative 0 at x = y (`F.l1_loss`).
 
     Arguments, result and errors are those of `mse_loss`.
@@ -52,7 +60,9 @@ def _weighted_mean_loss(error, input, target, weight, reduction):
     return reduce(error(x, y) * weight, reduction, total=jnp.sum(weight))
 
 
-def smooth_l1_loss(input, target, *, beta: float = 1.0, reduction: str = "mean"):
+def smooth_l1_loss(
+    input: ArrayLike, target: ArrayLike, *, beta: float = 1.0, reduction: Reduction = "mean"
+) -> jax.Array:
     """Squared error near zero, absolute error further out (`F.smooth_l1_loss`).
 
     d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - y. `beta=0` is `l1_loss`.
@@ -83,7 +93,14 @@ def smooth_l1_loss(input, target, *, beta: float = 1.0, reduction: str = "mean")
     return reduce(loss, reduction)
 
 
-def huber_loss(input, target, *, delta: float = 1.0, weight=None, reduction: str = "mean"):
+def huber_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    delta: float = 1.0,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Squared error near zero, slope `delta` further out (`F.huber_loss`).
 
     d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2): `smooth_l1_loss` times delta.
@@ -116,8 +133,14 @@ def huber_loss(input, target, *, delta: float = 1.0, weight=None, reduction: str
 
 
 def poisson_nll_loss(
-    input, target, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
-):
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Negative log-likelihood of a count under a Poisson distribution (`F.poisson_nll_loss`).
 
     exp(x) - y x for a predicted log-rate, x - y log(x + eps) for a predicted rate; `full` adds Stirling's
@@ -149,7 +172,15 @@ def poisson_nll_loss(
     return reduce(loss, reduction)
 
 
-def gaussian_nll_loss(input, target, var, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean"):
+def gaussian_nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    var: ArrayLike,
+    *,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Negative log-likelihood under a normal distribution (`F.gaussian_nll_loss`).
 
     (log v + (x - y)^2 / v) / 2 with v = max(var, eps). As in torch the clamp does not stop the gradient to

@@ -1,11 +1,15 @@
 """Losses of a mask."""
 
+from __future__ import annotations
+
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from dlwp_jax.losses._common import reduce, same_shape
+from dlwp_jax.losses._common import Reduction, reduce, same_shape
 
 
-def dice_loss(prediction, label, *, eps: float = 1.0, reduction: str = "mean"):
+def dice_loss(prediction: ArrayLike, label: ArrayLike, *, eps: float = 1.0, reduction: Reduction = "mean") -> jax.Array:
     """One minus the soft Dice overlap, the book's segmentation loss (chapter 13.5.5).
 
     1 - (2 sum(p y) + eps) / (sum(p) + sum(y) + eps), the sums over all axes but the first.

@@ -1,21 +1,25 @@
 """Loss of a sequence whose alignment is unknown."""
 
+from __future__ import annotations
+
+import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from dlwp_jax.losses._common import checked_classes, floating, is_seen, reduce
+from dlwp_jax.losses._common import Reduction, checked_classes, floating, is_seen, reduce
 
 
 def ctc_loss(
-    log_probs,
-    targets,
-    input_lengths,
-    target_lengths,
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
     *,
     blank: int = 0,
     zero_infinity: bool = False,
-    reduction: str = "mean",
-):
+    reduction: Reduction = "mean",
+) -> jax.Array:
     """Connectionist temporal classification, by `optax.ctc_loss` (`F.ctc_loss`).
 
     'mean' divides each loss by its target's length (at least 1) and then averages over the batch, as torch

@@ -1,9 +1,11 @@
 """Torch's layers as Flax NNX modules: torch's names, defaults and numbers, channels last (chapters 6 and 8).
 
 Arrays are `[N ... C]`; kernels lie as Flax has them, `[in out]` and `[*window in out]`. Every layer that
-draws random numbers takes `rngs=nnx.Rngs(seed)`. `model.train()` and `model.eval()` are NNX's own and work in
-place.
+draws random numbers takes `rngs=nnx.Rngs(seed)`; `param_dtype` is the dtype of the parameters, `dtype` that of
+the computation. `model.train()` and `model.eval()` are NNX's own and work in place.
 """
+
+from flax import nnx as _nnx
 
 from dlwp_jax.nn import init as init
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
@@ -24,4 +26,10 @@ from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
 from dlwp_jax.nn.resize import *  # noqa: F403
 from dlwp_jax.nn.resnet import *  # noqa: F403
+from dlwp_jax.nn.signature import shown as _shown
 from dlwp_jax.nn.spatial import *  # noqa: F403
+
+for _layer in list(globals().values()):
+    if isinstance(_layer, type) and issubclass(_layer, _nnx.Module):
+        _shown(_layer)
+del _layer

@@ -4,6 +4,11 @@ Torch's `inplace` has no counterpart: arrays here do not change. Axes are counte
 so torch's `dim=1` of an image, the channels, is -1 here; that is the default.
 """
 
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -52,7 +57,7 @@ class CELU(nnx.Module):
     def __init__(self, alpha: float = 1.0):
         self.alpha = alpha
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.celu` of `x`."""
         return activations.celu(x, self.alpha)
 
@@ -67,7 +72,7 @@ class ELU(nnx.Module):
     def __init__(self, alpha: float = 1.0):
         self.alpha = alpha
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.elu` of `x`."""
         return activations.elu(x, self.alpha)
 
@@ -79,10 +84,10 @@ class GELU(nnx.Module):
     [0.84129995]
     """
 
-    def __init__(self, approximate: str = "none"):
-        self.approximate = approximate
+    def __init__(self, approximate: Literal["none", "tanh"] = "none"):
+        self.approximate: Literal["none", "tanh"] = approximate
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.gelu` of `x`."""
         return activations.gelu(x, self.approximate)
 
@@ -97,7 +102,7 @@ class GLU(nnx.Module):
     def __init__(self, dim: int = -1):
         self.dim = dim
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.glu` of `x`."""
         return activations.glu(x, self.dim)
 
@@ -112,7 +117,7 @@ class Hardshrink(nnx.Module):
     def __init__(self, lambd: float = 0.5):
         self.lambd = lambd
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.hardshrink` of `x`."""
         return activations.hardshrink(x, self.lambd)
 
@@ -124,7 +129,7 @@ class Hardsigmoid(nnx.Module):
     [0.5]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.hardsigmoid` of `x`."""
         return activations.hardsigmoid(x)
 
@@ -136,7 +141,7 @@ class Hardswish(nnx.Module):
     [3.]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.hardswish` of `x`."""
         return activations.hardswish(x)
 
@@ -152,7 +157,7 @@ class Hardtanh(nnx.Module):
         self.min_val = min_val
         self.max_val = max_val
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.hardtanh` of `x`."""
         return activations.hardtanh(x, self.min_val, self.max_val)
 
@@ -167,7 +172,7 @@ class LeakyReLU(nnx.Module):
     def __init__(self, negative_slope: float = 0.01):
         self.negative_slope = negative_slope
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.leaky_relu` of `x`."""
         return activations.leaky_relu(x, self.negative_slope)
 
@@ -179,7 +184,7 @@ class LogSigmoid(nnx.Module):
     [-0.6931]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.log_sigmoid` of `x`."""
         return activations.log_sigmoid(x)
 
@@ -194,7 +199,7 @@ class LogSoftmax(nnx.Module):
     def __init__(self, dim: int = -1):
         self.dim = dim
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.log_softmax` of `x`."""
         return activations.log_softmax(x, self.dim)
 
@@ -206,7 +211,7 @@ class Mish(nnx.Module):
     [0.86509997]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.mish` of `x`."""
         return activations.mish(x)
 
@@ -218,7 +223,7 @@ class ReLU(nnx.Module):
     [0. 2.]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.relu` of `x`."""
         return activations.relu(x)
 
@@ -230,7 +235,7 @@ class ReLU6(nnx.Module):
     [6.]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.relu6` of `x`."""
         return activations.relu6(x)
 
@@ -242,7 +247,7 @@ class SELU(nnx.Module):
     [1.0507]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.selu` of `x`."""
         return activations.selu(x)
 
@@ -254,7 +259,7 @@ class SiLU(nnx.Module):
     [0.73109996]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.silu` of `x`."""
         return activations.silu(x)
 
@@ -266,7 +271,7 @@ class Sigmoid(nnx.Module):
     [0.5]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.sigmoid` of `x`."""
         return activations.sigmoid(x)
 
@@ -281,7 +286,7 @@ class Softmax(nnx.Module):
     def __init__(self, dim: int = -1):
         self.dim = dim
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softmax` of `x`."""
         return activations.softmax(x, self.dim)
 
@@ -296,13 +301,13 @@ class Softmin(nnx.Module):
     def __init__(self, dim: int = -1):
         self.dim = dim
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softmin` of `x`."""
         return activations.softmin(x, self.dim)
 
 
 class Softplus(nnx.Module):
-    """Smooth ReLU; torch.nn.Softplus. The function is `activations.softplus`.
+    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus. The function is `activations.softplus`.
 
     >>> print(Softplus()(jnp.array([0.0])).round(4))
     [0.6931]
@@ -312,7 +317,7 @@ class Softplus(nnx.Module):
         self.beta = beta
         self.threshold = threshold
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softplus` of `x`."""
         return activations.softplus(x, self.beta, self.threshold)
 
@@ -327,7 +332,7 @@ class Softshrink(nnx.Module):
     def __init__(self, lambd: float = 0.5):
         self.lambd = lambd
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softshrink` of `x`."""
         return activations.softshrink(x, self.lambd)
 
@@ -339,7 +344,7 @@ class Softsign(nnx.Module):
     [0.75]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softsign` of `x`."""
         return activations.softsign(x)
 
@@ -351,7 +356,7 @@ class Tanh(nnx.Module):
     [0.]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.tanh` of `x`."""
         return activations.tanh(x)
 
@@ -363,7 +368,7 @@ class Tanhshrink(nnx.Module):
     [0.]
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.tanhshrink` of `x`."""
         return activations.tanhshrink(x)
 
@@ -379,7 +384,7 @@ class Threshold(nnx.Module):
         self.threshold = threshold
         self.value = value
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.threshold` of `x`."""
         return activations.threshold(x, self.threshold, self.value)
 
@@ -391,7 +396,7 @@ class Softmax2d(nnx.Module):
     0.25
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.softmax` of `x` over its last axis."""
         check_input(x, 2, "Softmax2d")
         return activations.softmax(x)
@@ -414,9 +419,9 @@ class PReLU(nnx.Module):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         self.num_parameters = num_parameters
         self.init = init
-        self.weight = nnx.Param(jnp.full(num_parameters, init))
+        self.weight: nnx.Param[jax.Array] = nnx.Param(jnp.full(num_parameters, init))
 
-    def __call__(self, x):  # [... C] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... C] -> the same
         """`activations.prelu` of `x` with the learned slope."""
         if self.num_parameters not in (1, x.shape[-1]):
             raise RuntimeError(f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last.")
@@ -438,8 +443,8 @@ class RReLU(nnx.Module):
         self.lower = lower
         self.upper = upper
         self.deterministic = False  # nnx's model.train() and model.eval() set it
-        self.rngs = rngs.dropout.fork()
+        self.rngs: nnx.RngStream = rngs.dropout.fork()
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.rrelu` of `x`, with this layer's keys in train mode."""
         return activations.rrelu(x, self.lower, self.upper, None if self.deterministic else self.rngs())

@@ -5,7 +5,10 @@ Where a function has a kink, its derivative there is torch's choice (relu'(0) = 
 safe value, so that gradients stay finite.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +43,44 @@ __all__ = [
     "threshold",
 ]
 
-tanh = jnp.tanh
-sigmoid = jax.nn.sigmoid
-log_sigmoid = jax.nn.log_sigmoid
-silu = jax.nn.silu
+
+def tanh(x: jax.Array) -> jax.Array:
+    """`(exp(x) - exp(-x)) / (exp(x) + exp(-x))`; torch.nn.functional.tanh.
+
+    >>> tanh(jnp.array([0.0])).tolist()
+    [0.0]
+    """
+    return jnp.tanh(x)
 
 
-def relu(x):
+def sigmoid(x: jax.Array) -> jax.Array:
+    """`1 / (1 + exp(-x))`; torch.nn.functional.sigmoid.
+
+    >>> sigmoid(jnp.array([0.0])).tolist()
+    [0.5]
+    """
+    return jax.nn.sigmoid(x)
+
+
+def log_sigmoid(x: jax.Array) -> jax.Array:
+    """`log(sigmoid(x))`, computed without the quotient; torch.nn.functional.logsigmoid.
+
+    >>> print(log_sigmoid(jnp.array([0.0])).round(4))
+    [-0.6931]
+    """
+    return jax.nn.log_sigmoid(x)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """`x sigmoid(x)`; torch.nn.functional.silu.
+
+    >>> silu(jnp.array([0.0])).tolist()
+    [0.0]
+    """
+    return jax.nn.silu(x)
+
+
+def relu(x: jax.Array) -> jax.Array:
     """`max(x, 0)`, with derivative 0 at 0; torch.nn.functional.relu.
 
     >>> relu(jnp.array([-1.0, 2.0])).tolist()
@@ -55,7 +89,7 @@ def relu(x):
     return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
-def hardtanh(x, min_val: float = -1.0, max_val: float = 1.0):
+def hardtanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
     """`x` cut to [min_val, max_val], with derivative 0 at both ends; torch.nn.functional.hardtanh.
 
     >>> hardtanh(jnp.array([-3.0, 0.5])).tolist()
@@ -65,7 +99,7 @@ def hardtanh(x, min_val: float = -1.0, max_val: float = 1.0):
     return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
 
 
-def relu6(x):
+def relu6(x: jax.Array) -> jax.Array:
     """`min(max(x, 0), 6)`; torch.nn.functional.relu6.
 
     >>> relu6(jnp.array([-1.0, 2.0, 9.0])).tolist()
@@ -74,7 +108,7 @@ def relu6(x):
     return hardtanh(x, 0.0, 6.0)
 
 
-def leaky_relu(x, negative_slope: float | jax.Array = 0.01):
+def leaky_relu(x: jax.Array, negative_slope: float | jax.Array = 0.01) -> jax.Array:
     """`x` where positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
 
     >>> leaky_relu(jnp.array([-1.0, 2.0]), 0.5).tolist()
@@ -83,8 +117,8 @@ def leaky_relu(x, negative_slope: float | jax.Array = 0.01):
     return jnp.where(x > 0, x, negative_slope * x)
 
 
-def prelu(x, weight):
-    """`leaky_relu` with a learned slope, one `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
+def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`leaky_relu` with a learned slope `weight`, `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
 
     >>> prelu(jnp.array([-1.0, 2.0]), jnp.array([0.5])).tolist()
     [-0.5, 2.0]
@@ -92,7 +126,7 @@ def prelu(x, weight):
     return leaky_relu(x, weight)
 
 
-def rrelu(x, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None):
+def rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None) -> jax.Array:
     """`leaky_relu` with a slope drawn for each value from U(lower, upper), or their mean without a key.
 
     torch.nn.functional.rrelu: training is `key=...`, evaluation `key=None`.
@@ -104,7 +138,7 @@ def rrelu(x, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None =
     return leaky_relu(x, slope)
 
 
-def elu(x, alpha: float = 1.0):
+def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """`x` where positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
 
     >>> elu(jnp.array([0.0, 2.0])).tolist()
@@ -113,7 +147,7 @@ def elu(x, alpha: float = 1.0):
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
-def celu(x, alpha: float = 1.0):
+def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """`x` where positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
 
     >>> celu(jnp.array([0.0, 2.0])).tolist()
@@ -124,7 +158,7 @@ def celu(x, alpha: float = 1.0):
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
-def selu(x):
+def selu(x: jax.Array) -> jax.Array:
     """`1.0507 elu(x, alpha=1.6733)`, which keeps mean 0 and variance 1; torch.nn.functional.selu.
 
     >>> print(selu(jnp.array([0.0, 1.0])).round(4))
@@ -133,7 +167,7 @@ def selu(x):
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
-def gelu(x, approximate: str = "none"):
+def gelu(x: jax.Array, approximate: Literal["none", "tanh"] = "none") -> jax.Array:
     """`x Phi(x)` with the exact normal distribution, or approximate='tanh'; torch.nn.functional.gelu.
 
     >>> print(gelu(jnp.array([1.0])).round(4))
@@ -147,7 +181,7 @@ def gelu(x, approximate: str = "none"):
     return x * (0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (inside + 0.044715 * inside**3))))
 
 
-def hardsigmoid(x):
+def hardsigmoid(x: jax.Array) -> jax.Array:
     """`x / 6 + 1 / 2` cut to [0, 1]; torch.nn.functional.hardsigmoid.
 
     >>> hardsigmoid(jnp.array([-4.0, 0.0, 3.0])).tolist()
@@ -156,7 +190,7 @@ def hardsigmoid(x):
     return hardtanh(x / 6 + 0.5, 0.0, 1.0)
 
 
-def hardswish(x):
+def hardswish(x: jax.Array) -> jax.Array:
     """`x hardsigmoid(x)`; torch.nn.functional.hardswish.
 
     >>> hardswish(jnp.array([-4.0, 3.0])).tolist()
@@ -165,7 +199,7 @@ def hardswish(x):
     return x * hardsigmoid(x)
 
 
-def mish(x):
+def mish(x: jax.Array) -> jax.Array:
     """`x tanh(softplus(x))`; torch.nn.functional.mish.
 
     >>> print(mish(jnp.array([0.0, 1.0])).round(4))
@@ -174,7 +208,7 @@ def mish(x):
     return x * jnp.tanh(softplus(x))
 
 
-def softplus(x, beta: float = 1.0, threshold: float = 20.0):
+def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
     """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`; torch.nn.functional.softplus.
 
     >>> print(softplus(jnp.array([0.0, 30.0])).round(4))
@@ -185,7 +219,7 @@ def softplus(x, beta: float = 1.0, threshold: float = 20.0):
     return jnp.where(linear, x, jnp.log1p(jnp.exp(safe)) / beta)
 
 
-def softsign(x):
+def softsign(x: jax.Array) -> jax.Array:
     """`x / (1 + |x|)`; torch.nn.functional.softsign.
 
     >>> softsign(jnp.array([-1.0, 3.0])).tolist()
@@ -194,7 +228,7 @@ def softsign(x):
     return x / (1 + jnp.abs(x))
 
 
-def tanhshrink(x):
+def tanhshrink(x: jax.Array) -> jax.Array:
     """`x - tanh(x)`; torch.nn.functional.tanhshrink.
 
     >>> tanhshrink(jnp.array([0.0])).tolist()
@@ -203,7 +237,7 @@ def tanhshrink(x):
     return x - jnp.tanh(x)
 
 
-def hardshrink(x, lambd: float = 0.5):
+def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """0 where `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
 
     >>> hardshrink(jnp.array([0.5, 1.0])).tolist()
@@ -212,7 +246,7 @@ def hardshrink(x, lambd: float = 0.5):
     return jnp.where((x >= -lambd) & (x <= lambd), jnp.zeros((), x.dtype), x)
 
 
-def softshrink(x, lambd: float = 0.5):
+def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """`x` moved towards 0 by `lambd`, stopping at 0; torch.nn.functional.softshrink.
 
     >>> softshrink(jnp.array([0.25, 1.0, -1.0])).tolist()
@@ -223,7 +257,7 @@ def softshrink(x, lambd: float = 0.5):
     return jnp.where(x > lambd, x - lambd, jnp.where(x < -lambd, x + lambd, 0 * x))
 
 
-def threshold(x, threshold: float, value: float):
+def threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
     """`x` where above the threshold, else `value`; torch.nn.functional.threshold.
 
     >>> threshold(jnp.array([0.5, 2.0]), 1.0, 7.0).tolist()
@@ -232,8 +266,8 @@ def threshold(x, threshold: float, value: float):
     return jnp.where(x <= threshold, jnp.asarray(value, x.dtype), x)
 
 
-def glu(x, dim: int = -1):
-    """First half times the sigmoid of the second half of an axis; torch.nn.functional.glu.
+def glu(x: jax.Array, dim: int = -1) -> jax.Array:
+    """First half of axis `dim` of `x` times the sigmoid of the second; torch.nn.functional.glu.
 
     >>> glu(jnp.array([4.0, 0.0])).tolist()
     [2.0]
@@ -244,8 +278,8 @@ def glu(x, dim: int = -1):
     return value * jax.nn.sigmoid(gate)
 
 
-def softmax(x, dim: int = -1):
-    """`exp(x) / sum(exp(x))` along an axis, by default the channels; torch.nn.functional.softmax.
+def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
+    """`exp(x) / sum(exp(x))` along axis `dim`, by default the channels; torch.nn.functional.softmax.
 
     >>> softmax(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -253,8 +287,8 @@ def softmax(x, dim: int = -1):
     return jax.nn.softmax(x, axis=dim)
 
 
-def softmin(x, dim: int = -1):
-    """`softmax(-x)`; torch.nn.functional.softmin.
+def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
+    """`softmax(-x)` along axis `dim`; torch.nn.functional.softmin.
 
     >>> softmin(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -262,8 +296,8 @@ def softmin(x, dim: int = -1):
     return jax.nn.softmax(-x, axis=dim)
 
 
-def log_softmax(x, dim: int = -1):
-    """`log(softmax(x))`, computed without the quotient; torch.nn.functional.log_softmax.
+def log_softmax(x: jax.Array, dim: int = -1) -> jax.Array:
+    """`log(softmax(x))` along axis `dim`, without the quotient; torch.nn.functional.log_softmax.
 
     >>> print(log_softmax(jnp.array([1.0, 1.0])).round(4))
     [-0.6931 -0.6931]

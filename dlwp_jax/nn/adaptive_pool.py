@@ -4,6 +4,9 @@ Output i of an axis of `size` places is pooled from places `floor(i * size / out
 / outputs)`.
 """
 
+from __future__ import annotations
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,7 +26,7 @@ __all__ = [
 ]
 
 
-def adaptive_avg_pool(x, output_size: Sizes | tuple[int | None, ...]):
+def adaptive_avg_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
     """Means over windows that cover the input evenly; torch.nn.functional.adaptive_avg_pool1d, 2d and 3d.
 
     Args:
@@ -39,7 +42,7 @@ def adaptive_avg_pool(x, output_size: Sizes | tuple[int | None, ...]):
     return _each_axis(_mean_axis, x, output_size, "adaptive_avg_pool")
 
 
-def adaptive_max_pool(x, output_size: Sizes | tuple[int | None, ...]):
+def adaptive_max_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
     """Maxima over windows that cover the input evenly; torch.nn.functional.adaptive_max_pool1d, 2d and 3d.
 
     Arguments and result as for `adaptive_avg_pool`; ties give their gradient to the first place, as torch.
@@ -106,18 +109,18 @@ class _AdaptivePool(nnx.Module):
     _spatial_axes: int
 
     def __init__(self, output_size: Sizes | tuple[int | None, ...]):
-        self.output_size = _sizes(output_size, self._spatial_axes)
+        self.output_size: tuple[int | None, ...] = _sizes(output_size, self._spatial_axes)
 
 
 class _AdaptiveAvgPool(_AdaptivePool):
-    def __call__(self, x):  # [N *spatial C] -> [N *output_size C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *output_size C]
         """`adaptive_avg_pool` to this layer's size."""
         check_input(x, self._spatial_axes, type(self).__name__)
         return adaptive_avg_pool(x, self.output_size)
 
 
 class _AdaptiveMaxPool(_AdaptivePool):
-    def __call__(self, x):  # [N *spatial C] -> [N *output_size C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *output_size C]
         """`adaptive_max_pool` to this layer's size."""
         check_input(x, self._spatial_axes, type(self).__name__)
         return adaptive_max_pool(x, self.output_size)

@@ -1,18 +1,21 @@
 """Batch normalisation (chapter 8), with torch's statistics."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn.shapes import layout
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
 
-def moments(x, axes):
+def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over `axes`, kept, in at least float32 and in two passes.
 
     Two passes because E[x^2] - E[x]^2 loses everything where the mean is large: at a mean of 1000, as in CT
@@ -27,7 +30,14 @@ def moments(x, axes):
     return mean, jnp.square(x - mean).mean(axes, keepdims=True)
 
 
-def normalize(x, mean, var, eps, scale=None, bias=None):
+def normalize(
+    x: jax.Array,
+    mean: ArrayLike,
+    var: ArrayLike,
+    eps: float,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
     """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least float32.
 
     >>> normalize(jnp.array([3.0]), 1.0, 4.0, 0.0).tolist()
@@ -39,7 +49,9 @@ def normalize(x, mean, var, eps, scale=None, bias=None):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def normalize_by_moments(x, scale, bias, eps: float, axes: tuple[int, ...]):
+def normalize_by_moments(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`normalize` by the moments over `axes`; returns (y, mean, var).
 
     The derivative is written so that its transpose reads the cotangent in two sums, that of the cotangent and
@@ -72,8 +84,8 @@ class Affine(nnx.Module):
     """The scale and the bias that a normalisation may end with."""
 
     def _make_affine(self, shape, scale: bool, bias: bool, param_dtype):
-        self.scale = nnx.Param(jnp.ones(shape, param_dtype)) if scale else None
-        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if scale and bias else None
+        self.scale: nnx.Param[jax.Array] | None = nnx.Param(jnp.ones(shape, param_dtype)) if scale else None
+        self.bias: nnx.Param[jax.Array] | None = nnx.Param(jnp.zeros(shape, param_dtype)) if scale and bias else None
 
     def _affine(self):
         """The values of both, None where there is none."""
@@ -88,7 +100,16 @@ class RunningMoments(Affine):
     and `num_batches_tracked []` (None without `track_running_stats`).
     """
 
-    def __init__(self, num_features, eps, momentum, affine, track_running_stats, bias, param_dtype):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
+        param_dtype: DTypeLike,
+    ):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -97,9 +118,15 @@ class RunningMoments(Affine):
         self.use_running_average = False  # nnx's model.train() and model.eval() set it
         self._make_affine(num_features, affine, bias, param_dtype)
         tracked = track_running_stats
-        self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32)) if tracked else None
-        self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
-        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32)) if tracked else None
+        self.mean: nnx.BatchStat[jax.Array] | None = (
+            nnx.BatchStat(jnp.zeros(num_features, jnp.float32)) if tracked else None
+        )
+        self.var: nnx.BatchStat[jax.Array] | None = (
+            nnx.BatchStat(jnp.ones(num_features, jnp.float32)) if tracked else None
+        )
+        self.num_batches_tracked: nnx.BatchStat[jax.Array] | None = (
+            nnx.BatchStat(jnp.zeros((), jnp.int32)) if tracked else None
+        )
 
     def _normalize(self, x, mean, var):
         return normalize(x, mean, var, self.eps, *self._affine())
@@ -132,12 +159,12 @@ class _BatchNorm(RunningMoments):
         *,
         bias: bool = True,
         rngs: nnx.Rngs | None = None,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
 
-    def __call__(self, x):  # [N *spatial C] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
         """Normalise every channel by the batch's moments, or by the running ones in eval mode."""
         if x.ndim not in self._ranks or x.shape[-1] != self.num_features:
             takes = " or ".join(

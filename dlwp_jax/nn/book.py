@@ -4,7 +4,9 @@ Layers carry the names of the book's checkpoints, so `parity.load_torch` finds t
 networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too, is also found here.
 """
 
-from typing import cast
+from __future__ import annotations
+
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ class _LunaBlock(nnx.Module):
         self.conv2 = Conv3d(channels, channels, 3, padding=1, rngs=rngs)
         self.maxpool = MaxPool3d(2)
 
-    def __call__(self, x):  # [n d h w c] -> [n d/2 h/2 w/2 channels]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n d h w c] -> [n d/2 h/2 w/2 channels]
         return self.maxpool(jax.nn.relu(self.conv2(jax.nn.relu(self.conv1(x)))))
 
 
@@ -55,7 +57,9 @@ class LunaModel(nnx.Module):
         self.block4 = _LunaBlock(4 * channels, 8 * channels, rngs=rngs)
         self.head_linear = Linear(2 * 3 * 3 * 8 * channels, 2, rngs=rngs)
 
-    def __call__(self, x):  # [n 32 48 48 c] -> logits [n 2], probabilities [n 2]
+    def __call__(
+        self, x: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:  # [n 32 48 48 c] -> logits [n 2], probabilities [n 2]
         """Logits and probabilities of (not a nodule, a nodule)."""
         x = self.tail_batchnorm(x)
         for block in (self.block1, self.block2, self.block3, self.block4):
@@ -72,7 +76,7 @@ class _UNetBlock(nnx.Module):
             layers += [BatchNorm2d(channels)] if batch_norm else []
         self.block = Sequential(*layers)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.block(x)
 
 
@@ -81,7 +85,7 @@ class _UNetUp(nnx.Module):
         self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
         self.conv_block = _UNetBlock(in_channels, channels, padding, batch_norm, rngs=rngs)
 
-    def __call__(self, x, bridge):
+    def __call__(self, x: jax.Array, bridge: jax.Array) -> jax.Array:
         x = cast(jax.Array, self.up(x))
         top, left = ((big - small) // 2 for big, small in zip(bridge.shape[1:3], x.shape[1:3], strict=True))
         cropped = bridge[:, top : top + x.shape[1], left : left + x.shape[2]]
@@ -126,7 +130,7 @@ class UNet(nnx.Module):
         self.last = Conv2d(widths[0], n_classes, 1, rngs=rngs)
         self.pool = AvgPool2d(2)
 
-    def __call__(self, x):  # [n h w in_channels] -> [n h' w' n_classes]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h' w' n_classes]
         """The map of classes, before any activation."""
         *downs, bottom = self.down_path
         bridges = []
@@ -143,18 +147,18 @@ class UNet(nnx.Module):
 class UNetWrapper(nnx.Module):
     """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter 13.5).
 
-    Takes the arguments of `UNet`. The book's has seven slices in, one class out, `depth=3, wf=4`, padding and
-    batch norm.
+    Takes the arguments of `UNet`, all but the first two as `options`. The book's has seven slices in, one class
+    out, `depth=3, wf=4`, padding and batch norm.
 
     >>> model = UNetWrapper(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))
     >>> model(jnp.ones((2, 8, 8, 7))).shape
     (2, 8, 8, 1)
     """
 
-    def __init__(self, in_channels: int, n_classes: int = 1, *, rngs: nnx.Rngs, **options):
+    def __init__(self, in_channels: int, n_classes: int = 1, *, rngs: nnx.Rngs, **options: Any):
         self.input_batchnorm = BatchNorm2d(in_channels)
         self.unet = UNet(in_channels, n_classes, **options, rngs=rngs)
 
-    def __call__(self, x):  # [n h w slices] -> probabilities [n h w n_classes]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w slices] -> probabilities [n h w n_classes]
         """How probable each class is at each place."""
         return jax.nn.sigmoid(self.unet(self.input_batchnorm(x)))

@@ -1,8 +1,10 @@
 """Containers of layers, and the turn between images and rows in torch's order."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,9 @@ class Sequential(nnx.Module):
     ((5, 1), True, 3)
     """
 
-    def __init__(self, *layers: Callable | Mapping[str, Callable], **named: Callable):
+    def __init__(
+        self, *layers: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]], **named: Callable[[Any], Any]
+    ):
         self._names: tuple[str, ...] = ()
         first = layers[0] if len(layers) == 1 else None
         if isinstance(first, Mapping):
@@ -50,12 +54,12 @@ class Sequential(nnx.Module):
         setattr(self, name, layer)
         self._names = (*self._names, name)
 
-    def append(self, layer: Callable):
+    def append(self, layer: Callable[[Any], Any]) -> Self:
         """Add a layer behind the others, named by its position."""
         self._add(str(len(self)), layer)
         return self
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         """The last layer of ... of the first layer of `x`."""
         for layer in self:
             x = layer(x)
@@ -64,14 +68,14 @@ class Sequential(nnx.Module):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         return (getattr(self, name) for name in self._names)
 
     def named_children(self) -> Iterator[tuple[str, Any]]:
         """Name and layer, in order."""
         return zip(self._names, self, strict=True)
 
-    def __getitem__(self, index: int | str | slice):
+    def __getitem__(self, index: int | str | slice) -> Any:
         """A layer by position or name; a slice gives a Sequential of the same layers and names."""
         if isinstance(index, slice):
             return Sequential({name: getattr(self, name) for name in self._names[index]})
@@ -113,10 +117,10 @@ class LayerStack(nnx.Module):
             if other != graph or jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, first):
                 raise ValueError(f"LayerStack: layer {i} differs in structure from layer 0; take Sequential.")
             states.append(state)
-        self.layer = nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+        self.layer: nnx.Module = nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
         self._depth = len(layers)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """The last layer of ... of the first layer of `x`."""
         graph, *parts = nnx.split(self.layer, nnx.Param, ...)
 
@@ -132,7 +136,7 @@ class LayerStack(nnx.Module):
     def __len__(self) -> int:
         return self._depth
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         """The layers by themselves, copied out."""
         graph, state = nnx.split(self.layer)
         return (nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(self._depth))
@@ -148,7 +152,7 @@ class ModuleList(nnx.List):
     """
 
 
-def flatten(x, start_dim: int = 1, end_dim: int = -1):
+def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
     """Flatten `[N *spatial C]` as torch flattens the same image, `[N C *spatial]`: channel by channel.
 
     So the columns of a Linear layer behind it mean what they mean in torch. The axes are torch's (0 is N, 1
@@ -175,8 +179,8 @@ def flatten(x, start_dim: int = 1, end_dim: int = -1):
     return jnp.moveaxis(merged, 1, -1) if merged.ndim > 2 else merged
 
 
-def unflatten(x, dim: int, sizes: tuple[int, ...]):
-    """Give an axis of torch's order the shape `sizes`, also in torch's order; the inverse of `flatten`.
+def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
+    """Give axis `dim`, in torch's order, the shape `sizes`, also in torch's order; the inverse of `flatten`.
 
     >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # [N C=3 H=2 W=2] is [N H W C] here
     (1, 2, 2, 3)
@@ -206,13 +210,15 @@ class Flatten(nnx.Module):
         self.start_dim = start_dim
         self.end_dim = end_dim
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`flatten` of `x`."""
         return flatten(x, self.start_dim, self.end_dim)
 
 
 class Unflatten(nnx.Module):
-    """`unflatten` as a layer: rows in torch's C, H, W order to images; torch.nn.Unflatten.
+    """`unflatten` as a layer: axis `dim` gets the shape `unflattened_size`; torch.nn.Unflatten.
+
+    For example rows in torch's C, H, W order become images.
 
     >>> Unflatten(1, (3, 4, 4))(jnp.ones((2, 48))).shape
     (2, 4, 4, 3)
@@ -220,8 +226,8 @@ class Unflatten(nnx.Module):
 
     def __init__(self, dim: int, unflattened_size: tuple[int, ...]):
         self.dim = dim
-        self.unflattened_size = tuple(unflattened_size)
+        self.unflattened_size: tuple[int, ...] = tuple(unflattened_size)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """`unflatten` of `x`."""
         return unflatten(x, self.dim, self.unflattened_size)

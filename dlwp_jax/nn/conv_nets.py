@@ -5,6 +5,8 @@ listings, so `parity.load_torch` finds their places by name. All take `[n 32 32 
 classes; L1 and L2 penalties belong to the loss and the optimizer, not to a network.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,7 +40,7 @@ class ConvNet(nnx.Module):
         self.fc1 = Linear(8 * 8 * half, 32, rngs=rngs)
         self.fc2 = Linear(32, 2, rngs=rngs)
 
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
         x = max_pool(jnp.tanh(self.conv1(x)), 2)
         x = max_pool(jnp.tanh(self.conv2(x)), 2)
@@ -63,7 +65,7 @@ class NetDropout(ConvNet):
         self.conv1_dropout = Dropout2d(p, rngs=rngs)
         self.conv2_dropout = Dropout2d(p, rngs=rngs)
 
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
         x = self.conv1_dropout(max_pool(jnp.tanh(self.conv1(x)), 2))
         x = self.conv2_dropout(max_pool(jnp.tanh(self.conv2(x)), 2))
@@ -87,7 +89,7 @@ class NetBatchNorm(ConvNet):
         self.conv1_batchnorm = BatchNorm2d(channels)
         self.conv2_batchnorm = BatchNorm2d(channels // 2)
 
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
         x = max_pool(jnp.tanh(self.conv1_batchnorm(self.conv1(x))), 2)
         x = max_pool(jnp.tanh(self.conv2_batchnorm(self.conv2(x))), 2)
@@ -117,7 +119,7 @@ class NetDepth(nnx.Module):
     def _third(self, x):  # [n 8 8 half] -> the same
         return jax.nn.relu(self.conv3(x))
 
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
         x = max_pool(jax.nn.relu(self.conv1(x)), 2)
         x = max_pool(jax.nn.relu(self.conv2(x)), 2)
@@ -153,7 +155,7 @@ class ResBlock(nnx.Module):
         self.batch_norm = BatchNorm2d(channels)
         self.batch_norm.scale = nnx.Param(jnp.full(channels, 0.5))
 
-    def __call__(self, x):  # [n h w channels] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w channels] -> the same
         """The input plus what the block adds to it."""
         return jax.nn.relu(self.batch_norm(self.conv(x))) + x
 
@@ -180,7 +182,7 @@ class NetResDeep(nnx.Module):
         self.fc1 = Linear(8 * 8 * channels, 32, rngs=rngs)
         self.fc2 = Linear(32, 2, rngs=rngs)
 
-    def __call__(self, x):  # [n 32 32 3] -> logits [n 2]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
         x = max_pool(jax.nn.relu(self.conv1(x)), 2)
         x = max_pool(self.resblocks(x), 2)

@@ -1,29 +1,41 @@
 """Convolution layers over one, two or three spatial axes, channels last (chapter 8)."""
 
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution_primitive import Geometry, convolve
-from dlwp_jax.nn.padding import pad
+from dlwp_jax.nn.padding import PadMode, pad
 from dlwp_jax.nn.shapes import Sizes, check_input, is_integer, over_batch, positive_tuple, promote, to_tuple
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 
 # torch's padding_mode -> the mode of `pad`
-PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES: dict[PaddingMode, PadMode] = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
 
 
 def conv(
-    x,
-    kernel,
-    bias=None,
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
     stride: Sizes = 1,
-    padding: Sizes | str = 0,
+    padding: Sizes | Literal["valid", "same"] = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
-):
+    padding_mode: PaddingMode = "zeros",
+) -> jax.Array:
     """Cross-correlation of `x` with `kernel`: torch.nn.functional.conv1d, conv2d and conv3d, channels last.
 
     `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k, c, o]`
@@ -71,7 +83,9 @@ def conv(
     return over_batch(batched, x, n)
 
 
-def padding_pairs(padding, window, stride, dilation) -> tuple[tuple[int, int], ...]:
+def padding_pairs(
+    padding: Sizes | str, window: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
     """(before, after) for each axis from torch's `padding`: ints, 'valid' or 'same'.
 
     >>> padding_pairs("same", (4,), (1,), (1,))
@@ -93,7 +107,7 @@ def padding_pairs(padding, window, stride, dilation) -> tuple[tuple[int, int], .
     return tuple((p, p) for p in sides)
 
 
-def check_floating(x, owner: str):
+def check_floating(x: jax.Array, owner: str) -> None:
     """Refuse whole numbers, as torch does."""
     if is_integer(x):
         raise RuntimeError(f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float).")
@@ -114,7 +128,7 @@ class ConvolutionLayer(nnx.Module):
     _spatial_axes: int | None = None
 
     def _set_options(
-        self, in_channels: int, out_channels: int, kernel_size, stride, dilation, groups: int, dtype
+        self, in_channels: int, out_channels: int, kernel_size, stride, dilation, groups: int, dtype: DTypeLike | None
     ) -> int:
         """Check and keep the options; returns the number of spatial axes."""
         n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
@@ -122,11 +136,11 @@ class ConvolutionLayer(nnx.Module):
             raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = positive_tuple(kernel_size, n, "kernel_size")
-        self.stride = positive_tuple(stride, n, "stride")
-        self.dilation = positive_tuple(dilation, n, "dilation")
+        self.kernel_size: tuple[int, ...] = positive_tuple(kernel_size, n, "kernel_size")
+        self.stride: tuple[int, ...] = positive_tuple(stride, n, "stride")
+        self.dilation: tuple[int, ...] = positive_tuple(dilation, n, "dilation")
         self.groups = groups
-        self.dtype = dtype
+        self.dtype: DTypeLike | None = dtype
         return n
 
     def _make_parameters(self, channels: tuple[int, int], bias: bool, rngs, param_dtype, kernel_init, bias_init):
@@ -134,8 +148,10 @@ class ConvolutionLayer(nnx.Module):
         shape = (*self.kernel_size, *channels)
         kernel_init = kernel_init or init.torch_kernel
         bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(bias_init(rngs.params(), (self.out_channels,), param_dtype)) if bias else None
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias: nnx.Param[jax.Array] | None = (
+            nnx.Param(bias_init(rngs.params(), (self.out_channels,), param_dtype)) if bias else None
+        )
 
     def _operands(self, x):
         """The checked input, the kernel and the bias, in the dtype of the computation."""
@@ -176,28 +192,30 @@ class Conv(ConvolutionLayer):
         out_channels: int,
         kernel_size: Sizes,
         stride: Sizes = 1,
-        padding: Sizes | str = 0,
+        padding: Sizes | Literal["valid", "same"] = 0,
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
         rngs: nnx.Rngs,
-        dtype=None,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
         n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
-        self.padding = padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
+        self.padding: Literal["valid", "same"] | tuple[int, ...] = (
+            padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
+        )
         padding_pairs(self.padding, self.kernel_size, self.stride, self.dilation)  # refuse a wrong one here and now
-        self.padding_mode = padding_mode
+        self.padding_mode: PaddingMode = padding_mode
         channels = (in_channels // groups, out_channels)
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
-    def __call__(self, x):  # [N *spatial in_channels] -> [N *spatial' out_channels]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial in_channels] -> [N *spatial' out_channels]
         """Convolve `x`."""
         x, kernel, bias = self._operands(x)
         return conv(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
@@ -233,7 +251,7 @@ class Conv3d(Conv):
     _spatial_axes = 3
 
 
-def spatial_axes(fixed: int | None, kernel_size, owner: str) -> int:
+def spatial_axes(fixed: int | None, kernel_size: Sizes, owner: str) -> int:
     """How many spatial axes a layer has: its class says so, or else the length of `kernel_size`."""
     if fixed is not None:
         return fixed

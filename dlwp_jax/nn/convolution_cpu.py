@@ -8,11 +8,23 @@ products, far fewer gathers (`scripts/bench layers` has the times). One thing di
 infinity into NaN, so an input that is not finite spoils all `r` columns computed together where it would spoil one.
 """
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
+def canonical(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    groups: int,
+    spread: tuple[int, ...] | None = None,
+) -> jax.Array:
     """`[N *spatial in] x [*window in/groups out] -> [N *spatial' out]`, the layout that is fast in loops too."""
     axes = "DHW"[-len(stride) :]
     return lax.conv_general_dilated(
@@ -27,7 +39,16 @@ def canonical(x, kernel, *, stride, padding, dilation, groups, spread=None):
     )
 
 
-def widened(x, kernel, *, stride, padding, dilation, groups, spread=None):
+def widened(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    groups: int,
+    spread: tuple[int, ...] | None = None,
+) -> jax.Array:
     """`canonical`, several output columns at a time where that pays.
 
     >>> x, kernel = jnp.arange(12.0).reshape(1, 2, 6, 1), jnp.ones((2, 3, 1, 1))

@@ -35,7 +35,7 @@ class Geometry(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def convolve(x, kernel, geometry: Geometry):
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Cross-correlation `[N *spatial in] x [*window in/groups out] -> [N *spatial' out]`.
 
     >>> geometry = Geometry(stride=(1,), padding=((0, 0),), dilation=(1,), groups=1)
@@ -46,7 +46,7 @@ def convolve(x, kernel, geometry: Geometry):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def convolve_transpose(x, kernel, geometry: Geometry, spatial: tuple[int, ...]):
+def convolve_transpose(x: jax.Array, kernel: jax.Array, geometry: Geometry, spatial: tuple[int, ...]) -> jax.Array:
     """The transpose of `convolve`: `[N *spatial' out] x [*window in/groups out] -> [N *spatial in]`.
 
     `spatial` is the size to arrive at; `convolve` with the same geometry leads from there back to the size of
@@ -115,7 +115,7 @@ def _to_kernel(x, g, shape, geometry):
     return lax.platform_dependent(x, g, cpu=cpu, default=as_jax_derives_it)
 
 
-def input_gradient(g, kernel, spatial, geometry: Geometry):
+def input_gradient(g: jax.Array, kernel: jax.Array, spatial: tuple[int, ...], geometry: Geometry) -> jax.Array:
     """The gradient with respect to the input: `g`, spread by the stride, convolved with the flipped kernel.
 
     Input place p meets output place i and window place j where `p + low = stride * i + dilation * j`.
@@ -134,7 +134,7 @@ def input_gradient(g, kernel, spatial, geometry: Geometry):
     return widened(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
 
 
-def kernel_gradient(x, g, kernel_shape, geometry: Geometry):
+def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], geometry: Geometry) -> jax.Array:
     """The gradient with respect to the kernel: the input convolved with `g`, stride and dilation swapped.
 
     Channels become the batch, examples the features: `[in/groups *spatial groups*N] x [*spatial' N out]`.

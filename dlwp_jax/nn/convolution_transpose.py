@@ -1,7 +1,11 @@
 """Transposed convolution layers over one, two or three spatial axes, channels last."""
 
+from __future__ import annotations
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution import ConvolutionLayer, check_floating
@@ -12,15 +16,15 @@ __all__ = ["ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose
 
 
 def conv_transpose(
-    x,
-    kernel,
-    bias=None,
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
     stride: Sizes = 1,
     padding: Sizes = 0,
     output_padding: Sizes = 0,
     groups: int = 1,
     dilation: Sizes = 1,
-):
+) -> jax.Array:
     """The transpose of `conv` as a linear map; torch.nn.functional.conv_transpose1d, 2d and 3d.
 
     `y[n, stride * p + dilation * k - padding, o] += x[n, p, c] * kernel[k, o, c]`, summed over p, k and c.
@@ -108,18 +112,18 @@ class ConvTranspose(ConvolutionLayer):
         dilation: Sizes = 1,
         *,
         rngs: nnx.Rngs,
-        dtype=None,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
         n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
-        self.padding = to_tuple(padding, n, "padding")
-        self.output_padding = to_tuple(output_padding, n, "output_padding")
+        self.padding: tuple[int, ...] = to_tuple(padding, n, "padding")
+        self.output_padding: tuple[int, ...] = to_tuple(output_padding, n, "output_padding")
         channels = (out_channels // groups, in_channels)
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
-    def __call__(self, x, output_size: tuple[int, ...] | None = None):
+    def __call__(self, x: jax.Array, output_size: tuple[int, ...] | None = None) -> jax.Array:
         """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides `output_padding`."""
         x, kernel, bias = self._operands(x)
         spatial = x.shape[-len(self.kernel_size) - 1 : -1]

@@ -1,5 +1,7 @@
 """Dropout of values, or of whole channels (chapter 8)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,14 +32,14 @@ class Dropout(nnx.Module):
     def __init__(self, p: float | jax.Array = 0.5, *, rngs: nnx.Rngs):
         if not isinstance(p, jax.Array) and not 0 <= p <= 1:
             raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
-        self.p = nnx.data(p) if isinstance(p, jax.Array) else p
+        self.p: float | jax.Array = nnx.data(p) if isinstance(p, jax.Array) else p
         self.deterministic = False  # nnx's model.train() and model.eval() set it
-        self.rngs = rngs.dropout.fork()
+        self.rngs: nnx.RngStream = rngs.dropout.fork()
 
     def _mask_shape(self, x) -> tuple[int, ...]:
         return x.shape
 
-    def __call__(self, x):  # any shape -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # any shape -> the same
         """Drop values of `x` in train mode; `x` itself in eval mode."""
         shape = self._mask_shape(x)
         if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):

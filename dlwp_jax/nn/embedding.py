@@ -1,9 +1,12 @@
 """Embedding: a table of learned rows (chapter 4's categorical values as vectors)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.shapes import is_integer
@@ -41,7 +44,7 @@ class Embedding(nnx.Module):
         padding_idx: int | None = None,
         *,
         rngs: nnx.Rngs,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         embedding_init: init.Initializer | None = None,
     ):
         if padding_idx is not None:
@@ -52,9 +55,9 @@ class Embedding(nnx.Module):
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         table = (embedding_init or init.normal())(rngs.params(), (num_embeddings, embedding_dim), param_dtype)
-        self.embedding = nnx.Param(table if padding_idx is None else table.at[padding_idx].set(0))
+        self.embedding: nnx.Param[jax.Array] = nnx.Param(table if padding_idx is None else table.at[padding_idx].set(0))
 
-    def __call__(self, indices):  # [...] -> [... embedding_dim]
+    def __call__(self, indices: ArrayLike) -> jax.Array:  # [...] -> [... embedding_dim]
         """The rows at `indices`."""
         indices = jnp.asarray(indices)
         if not is_integer(indices):

@@ -5,8 +5,11 @@ torch's fan-in (product of all other axes) and fan-out (spatial axes times outpu
 convolution's `[*spatial, out, in]` gives torch's own reading of its `[in, out, *spatial]` weight.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +38,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return _GAINS[nonlinearity]
 
 
-def fans(shape) -> tuple[int, int]:
+def fans(shape: Sequence[int]) -> tuple[int, int]:
     """Fan-in and fan-out of a kernel `[*spatial, in, out]`.
 
     >>> fans((3, 3, 16, 8))
@@ -123,7 +126,9 @@ def xavier_normal(gain: float = 1.0) -> Initializer:
     return _normal_of_std(lambda shape: gain * math.sqrt(2 / sum(fans(shape))))
 
 
-def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+def kaiming_uniform(
+    a: float = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Initializer:
     """U(-l, l) with l = gain sqrt(3 / fan); torch.nn.init.kaiming_uniform_.
 
     Args:
@@ -137,7 +142,9 @@ def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "l
     return _uniform_of_std(_kaiming_std(a, mode, nonlinearity))
 
 
-def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+def kaiming_normal(
+    a: float = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Initializer:
     """N(0, gain^2 / fan); torch.nn.init.kaiming_normal_. Arguments as for `kaiming_uniform`.
 
     >>> kaiming_normal(nonlinearity="relu")(jax.random.key(0), (6, 3)).shape
@@ -186,4 +193,4 @@ def _normal_of_std(std_of) -> Initializer:
 
 
 # What torch's Linear and Conv layers give their weight: the same bound, 1/sqrt(fan_in), as their bias.
-torch_kernel = kaiming_uniform(a=math.sqrt(5))
+torch_kernel: Initializer = kaiming_uniform(a=math.sqrt(5))

@@ -1,7 +1,11 @@
 """Normalisation within each example: LayerNorm, RMSNorm, GroupNorm, InstanceNorm, torch's defaults."""
 
+from __future__ import annotations
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
 from dlwp_jax.nn.shapes import check_input, over_batch
@@ -14,7 +18,7 @@ class _OverLastAxes(Affine):
 
     def _set_shape(self, normalized_shape):
         one = isinstance(normalized_shape, int)
-        self.normalized_shape = (normalized_shape,) if one else tuple(normalized_shape)
+        self.normalized_shape: tuple[int, ...] = (normalized_shape,) if one else tuple(normalized_shape)
 
     def _axes(self, x) -> tuple[int, ...]:
         n = len(self.normalized_shape)
@@ -52,7 +56,7 @@ class LayerNorm(_OverLastAxes):
         bias: bool = True,
         *,
         rngs: nnx.Rngs | None = None,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         self._set_shape(normalized_shape)
@@ -60,7 +64,7 @@ class LayerNorm(_OverLastAxes):
         self.elementwise_affine = elementwise_affine
         self._make_affine(self.normalized_shape, elementwise_affine, bias, param_dtype)
 
-    def __call__(self, x):  # [... *normalized_shape] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
         return normalize(x, *moments(x, self._axes(x)), self.eps, *self._affine())
 
@@ -86,7 +90,7 @@ class RMSNorm(_OverLastAxes):
         elementwise_affine: bool = True,
         *,
         rngs: nnx.Rngs | None = None,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         self._set_shape(normalized_shape)
@@ -94,7 +98,7 @@ class RMSNorm(_OverLastAxes):
         self.elementwise_affine = elementwise_affine
         self._make_affine(self.normalized_shape, elementwise_affine, False, param_dtype)
 
-    def __call__(self, x):  # [... *normalized_shape] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
         eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -131,7 +135,7 @@ class GroupNorm(Affine):
         *,
         bias: bool = True,
         rngs: nnx.Rngs | None = None,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         if num_groups < 1 or num_channels % num_groups:
@@ -142,7 +146,7 @@ class GroupNorm(Affine):
         self.affine = affine
         self._make_affine(num_channels, affine, bias, param_dtype)
 
-    def __call__(self, x):  # [N ... C] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N ... C] -> the same
         """Normalise the groups of channels of `x`."""
         if x.ndim < 2 or x.shape[-1] != self.num_channels:
             raise RuntimeError(
@@ -167,12 +171,12 @@ class _InstanceNorm(RunningMoments):
         *,
         bias: bool = True,
         rngs: nnx.Rngs | None = None,
-        param_dtype=jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
 
-    def __call__(self, x):  # [N *spatial C] -> the same
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
         """Normalise every channel of every example, by the running moments where eval mode has them."""
         n = self._spatial_axes
         check_input(x, n, type(self).__name__, self.num_features, ValueError)

@@ -1,10 +1,18 @@
 """Fully connected layers (chapter 6)."""
 
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.shapes import promote
+
+T = TypeVar("T")
 
 __all__ = ["Identity", "Linear"]
 
@@ -38,8 +46,8 @@ class Linear(nnx.Module):
         bias: bool = True,
         *,
         rngs: nnx.Rngs,
-        dtype=None,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
@@ -47,11 +55,15 @@ class Linear(nnx.Module):
         bias_init = bias_init or init.torch_bias(in_features)
         self.in_features = in_features
         self.out_features = out_features
-        self.dtype = dtype
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), param_dtype))
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype)) if bias else None
+        self.dtype: DTypeLike | None = dtype
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(
+            kernel_init(rngs.params(), (in_features, out_features), param_dtype)
+        )
+        self.bias: nnx.Param[jax.Array] | None = (
+            nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype)) if bias else None
+        )
 
-    def __call__(self, x):  # [... in_features] -> [... out_features]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... in_features] -> [... out_features]
         """Apply the layer to the last axis of `x`."""
         if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != self.in_features:
             raise RuntimeError(f"Linear takes [... {self.in_features}]; the input has shape {jnp.shape(x)}.")
@@ -62,15 +74,15 @@ class Linear(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """The input itself, whatever arguments the layer was given; torch.nn.Identity.
+    """The input itself, whatever arguments (`args`, `kwargs`) the layer was given; torch.nn.Identity.
 
     >>> Identity(54)(3.0)
     3.0
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: object, **kwargs: object):
         del args, kwargs
 
-    def __call__(self, x):
+    def __call__(self, x: T) -> T:
         """`x`."""
         return x

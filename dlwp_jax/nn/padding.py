@@ -1,9 +1,15 @@
 """Padding of the spatial axes, torch's amounts in torch's order."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dlwp_jax.nn.shapes import check_input, over_batch, to_tuple
+from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, to_tuple
 
 __all__ = [
     "CircularPad1d",
@@ -24,10 +30,16 @@ __all__ = [
     "pad",
 ]
 
+PadMode = Literal["constant", "reflect", "replicate", "circular"]
 _NUMPY_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def pad(x, pairs, mode: str = "constant", value: float = 0.0):
+def pad(
+    x: jax.Array,
+    pairs: Sequence[tuple[int, int]],
+    mode: PadMode = "constant",
+    value: float = 0.0,
+) -> jax.Array:
     """Pad the spatial axes of `[N *spatial C]`; negative amounts cut, as in torch.
 
     Args:
@@ -59,16 +71,16 @@ class _Pad(nnx.Module):
     """What all padding layers share; `padding` is an int or torch's (left, right, top, bottom, ...)."""
 
     _spatial_axes: int
-    _mode: str
-    value = 0.0
+    _mode: PadMode
+    value: float = 0.0
 
-    def __init__(self, padding):
-        self.padding = to_tuple(padding, 2 * self._spatial_axes, "padding")
+    def __init__(self, padding: Sizes):
+        self.padding: tuple[int, ...] = to_tuple(padding, 2 * self._spatial_axes, "padding")
 
-    def __call__(self, x):  # [N *spatial C] -> [N *spatial + padding C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial + padding C]
         """Pad the spatial axes of `x`."""
         check_input(x, self._spatial_axes, type(self).__name__)
-        pairs = [self.padding[i : i + 2] for i in range(0, 2 * self._spatial_axes, 2)][::-1]  # torch: last axis first
+        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[::-1]  # torch: last axis first
         return over_batch(lambda x: pad(x, pairs, self._mode, self.value), x, self._spatial_axes)
 
 
@@ -191,7 +203,7 @@ class ConstantPad1d(_Pad):
 
     _spatial_axes, _mode = 1, "constant"
 
-    def __init__(self, padding, value: float):
+    def __init__(self, padding: Sizes, value: float):
         super().__init__(padding)
         self.value = value
 
@@ -207,7 +219,7 @@ class ConstantPad2d(_Pad):
 
     _spatial_axes, _mode = 2, "constant"
 
-    def __init__(self, padding, value: float):
+    def __init__(self, padding: Sizes, value: float):
         super().__init__(padding)
         self.value = value
 
@@ -223,7 +235,7 @@ class ConstantPad3d(_Pad):
 
     _spatial_axes, _mode = 3, "constant"
 
-    def __init__(self, padding, value: float):
+    def __init__(self, padding: Sizes, value: float):
         super().__init__(padding)
         self.value = value
 

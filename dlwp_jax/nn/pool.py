@@ -1,7 +1,10 @@
 """Max, average and power-average pooling over windows, with torch's defaults: the stride is the window."""
 
+from __future__ import annotations
+
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -26,13 +29,13 @@ __all__ = [
 
 
 def max_pool(
-    x,
+    x: jax.Array,
     window: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
-):
+) -> jax.Array:
     """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and max_pool3d.
 
     Ties give their gradient to the first place of the window (row by row), NaN wins over numbers: both as
@@ -63,14 +66,14 @@ def max_pool(
 
 
 def avg_pool(
-    x,
+    x: jax.Array,
     window: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-):
+) -> jax.Array:
     """The mean of each window; torch.nn.functional.avg_pool1d, avg_pool2d and avg_pool3d.
 
     Args:
@@ -100,7 +103,9 @@ def avg_pool(
     return over_batch(batched, x, len(plan))
 
 
-def lp_pool(x, norm_type: float, window: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
+def lp_pool(
+    x: jax.Array, norm_type: float, window: Sizes, stride: Sizes | None = None, ceil_mode: bool = False
+) -> jax.Array:
     """`(sum over the window of x^p)^(1/p)`; torch.nn.functional.lp_pool1d, lp_pool2d and lp_pool3d.
 
     As in torch the sum is the mean times the window's size, so a window that sticks out in ceil_mode counts
@@ -122,7 +127,7 @@ def lp_pool(x, norm_type: float, window: Sizes, stride: Sizes | None = None, cei
 class _AxisPlan:
     """One spatial axis of a pooling: sizes, and how far the padding must reach for the last window."""
 
-    def __init__(self, size, window, stride, padding, dilation, ceil_mode):
+    def __init__(self, size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
         self.size, self.window, self.stride, self.padding, self.dilation = (
             size,
             window,
@@ -139,7 +144,7 @@ class _AxisPlan:
             self.outputs = rounded_up if starts_inside else rounded_up - 1
         self.after = (self.outputs - 1) * stride + self.reach - size - padding  # negative: an end no window sees
 
-    def counts(self, include_pad: bool):
+    def counts(self, include_pad: bool) -> np.ndarray:
         """How many places of each window count in a mean: numpy `[outputs]`."""
         start = np.arange(self.outputs) * self.stride - self.padding
         stop = np.minimum(start + self.window, self.size + self.padding)
@@ -196,8 +201,10 @@ class _Pool(nnx.Module):
     _spatial_axes: int
 
     def _sizes(self, kernel_size, stride):
-        self.kernel_size = positive_tuple(kernel_size, self._spatial_axes, "kernel_size")
-        self.stride = self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
+        self.kernel_size: tuple[int, ...] = positive_tuple(kernel_size, self._spatial_axes, "kernel_size")
+        self.stride: tuple[int, ...] = (
+            self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
+        )
 
     def _check(self, x):
         check_input(x, self._spatial_axes, type(self).__name__)
@@ -214,11 +221,11 @@ class _MaxPool(_Pool):
         ceil_mode: bool = False,
     ):
         self._sizes(kernel_size, stride)
-        self.padding = to_tuple(padding, self._spatial_axes, "padding")
-        self.dilation = positive_tuple(dilation, self._spatial_axes, "dilation")
+        self.padding: tuple[int, ...] = to_tuple(padding, self._spatial_axes, "padding")
+        self.dilation: tuple[int, ...] = positive_tuple(dilation, self._spatial_axes, "dilation")
         self.ceil_mode = ceil_mode
 
-    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
         """`max_pool` with this layer's options."""
         self._check(x)
         return max_pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -235,12 +242,12 @@ class _AvgPool(_Pool):
         divisor_override: int | None = None,
     ):
         self._sizes(kernel_size, stride)
-        self.padding = to_tuple(padding, self._spatial_axes, "padding")
+        self.padding: tuple[int, ...] = to_tuple(padding, self._spatial_axes, "padding")
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
         """`avg_pool` with this layer's options."""
         self._check(x)
         options = self.ceil_mode, self.count_include_pad, self.divisor_override
@@ -250,10 +257,10 @@ class _AvgPool(_Pool):
 class _LPPool(_Pool):
     def __init__(self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
         self._sizes(kernel_size, stride)
-        self.norm_type = float(norm_type)
+        self.norm_type: float = float(norm_type)
         self.ceil_mode = ceil_mode
 
-    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
         """`lp_pool` with this layer's options."""
         self._check(x)
         return lp_pool(x, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
@@ -261,6 +268,8 @@ class _LPPool(_Pool):
 
 class MaxPool1d(_MaxPool):
     """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in `max_pool`.
+
+    `kernel_size` is the window.
 
     >>> MaxPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -272,6 +281,8 @@ class MaxPool1d(_MaxPool):
 class MaxPool2d(_MaxPool):
     """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in `max_pool`.
 
+    `kernel_size` is the window.
+
     >>> MaxPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
     """
@@ -281,6 +292,8 @@ class MaxPool2d(_MaxPool):
 
 class MaxPool3d(_MaxPool):
     """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in `max_pool`.
+
+    `kernel_size` is the window.
 
     >>> MaxPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
@@ -292,6 +305,8 @@ class MaxPool3d(_MaxPool):
 class AvgPool1d(_AvgPool):
     """The mean of each window of `[N L C]`; torch.nn.AvgPool1d. Options as in `avg_pool`.
 
+    `kernel_size` is the window.
+
     >>> AvgPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
     """
@@ -301,6 +316,8 @@ class AvgPool1d(_AvgPool):
 
 class AvgPool2d(_AvgPool):
     """The mean of each window of `[N H W C]`; torch.nn.AvgPool2d. Options as in `avg_pool`.
+
+    `kernel_size` is the window.
 
     >>> AvgPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
@@ -312,6 +329,8 @@ class AvgPool2d(_AvgPool):
 class AvgPool3d(_AvgPool):
     """The mean of each window of `[N D H W C]`; torch.nn.AvgPool3d. Options as in `avg_pool`.
 
+    `kernel_size` is the window.
+
     >>> AvgPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
     """
@@ -321,6 +340,8 @@ class AvgPool3d(_AvgPool):
 
 class LPPool1d(_LPPool):
     """`lp_pool` over `[N L C]`; torch.nn.LPPool1d. Options as in `lp_pool`.
+
+    `kernel_size` is the window.
 
     >>> LPPool1d(2.0, 2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -332,6 +353,8 @@ class LPPool1d(_LPPool):
 class LPPool2d(_LPPool):
     """`lp_pool` over `[N H W C]`; torch.nn.LPPool2d. Options as in `lp_pool`.
 
+    `kernel_size` is the window.
+
     >>> LPPool2d(2.0, 2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
     """
@@ -341,6 +364,8 @@ class LPPool2d(_LPPool):
 
 class LPPool3d(_LPPool):
     """`lp_pool` over `[N D H W C]`; torch.nn.LPPool3d. Options as in `lp_pool`.
+
+    `kernel_size` is the window.
 
     >>> LPPool3d(2.0, 2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)

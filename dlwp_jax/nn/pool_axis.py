@@ -1,5 +1,7 @@
 """Pooling along one axis. Windows of several axes are pooled axis by axis: max and sum allow it."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax
@@ -18,7 +20,7 @@ def _places(x, axis, window, stride, dilation):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def max_over_windows(x, axis: int, window: int, stride: int, dilation: int):
+def max_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> jax.Array:
     """The largest value of each window along `axis`; no padding, the end that no window reaches is ignored.
 
     >>> max_over_windows(jnp.array([1.0, 3.0, 2.0, 0.0]), 0, 2, 1, 1).tolist()
@@ -71,7 +73,7 @@ def _spread_disjoint(index, g, axis, stride, size):
     return lax.pad(spread, jnp.zeros((), g.dtype), edges)
 
 
-def sum_over_windows(x, axis: int, window: int, stride: int, dilation: int):
+def sum_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> jax.Array:
     """The sum of each window along `axis`.
 
     >>> sum_over_windows(jnp.array([1.0, 3.0, 2.0, 0.0]), 0, 2, 2, 1).tolist()
@@ -81,4 +83,5 @@ def sum_over_windows(x, axis: int, window: int, stride: int, dilation: int):
         outputs = _outputs(x.shape[axis], window, stride, dilation)
         x = lax.slice_in_dim(x, 0, outputs * stride, 1, axis)
         return x.reshape(*x.shape[:axis], outputs, stride, *x.shape[axis + 1 :]).sum(axis + 1)
-    return sum(_places(x, axis, window, stride, dilation))
+    first, *others = _places(x, axis, window, stride, dilation)
+    return sum(others, first)

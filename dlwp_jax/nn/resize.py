@@ -1,7 +1,11 @@
 """Changing the size of images: interpolation without antialiasing, as torch does it, and pixel shuffling."""
 
-import math
+from __future__ import annotations
 
+import math
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -20,6 +24,7 @@ __all__ = [
     "pixel_unshuffle",
 ]
 
+Mode = Literal["nearest", "nearest-exact", "area", "linear", "bilinear", "bicubic", "trilinear"]
 # mode -> the numbers of spatial axes it is for (None: any)
 _MODES = {
     "nearest": None,
@@ -34,13 +39,13 @@ _CUBIC = -0.75  # torch's (and OpenCV's) parameter of the cubic kernel
 
 
 def interpolate(
-    x,
+    x: jax.Array,
     size: int | tuple[int, ...] | None = None,
     scale_factor: float | tuple[float, ...] | None = None,
-    mode: str = "nearest",
+    mode: Mode = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
-):
+) -> jax.Array:
     """Resize the spatial axes of `[N *spatial C]`; torch.nn.functional.interpolate, which does not antialias.
 
     Output place p reads the input at `(p + 1/2) * step - 1/2` with `step = size / size'`, or, with
@@ -161,17 +166,17 @@ class Upsample(nnx.Module):
         self,
         size: int | tuple[int, ...] | None = None,
         scale_factor: float | tuple[float, ...] | None = None,
-        mode: str = "nearest",
+        mode: Mode = "nearest",
         align_corners: bool | None = None,
         recompute_scale_factor: bool | None = None,
     ):
         self.size = size
         self.scale_factor = scale_factor
-        self.mode = mode
+        self.mode: Mode = mode
         self.align_corners = align_corners
         self.recompute_scale_factor = recompute_scale_factor
 
-    def __call__(self, x):  # [N *spatial C] -> [N *spatial' C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
         """`interpolate` with this layer's options."""
         options = self.mode, self.align_corners, self.recompute_scale_factor
         return interpolate(x, self.size, self.scale_factor, *options)
@@ -184,7 +189,9 @@ class UpsamplingNearest2d(Upsample):
     (1, 8, 8, 3)
     """
 
-    def __init__(self, size=None, scale_factor=None):
+    def __init__(
+        self, size: int | tuple[int, ...] | None = None, scale_factor: float | tuple[float, ...] | None = None
+    ):
         super().__init__(size, scale_factor, "nearest")
 
 
@@ -195,14 +202,17 @@ class UpsamplingBilinear2d(Upsample):
     (1, 5, 7, 3)
     """
 
-    def __init__(self, size=None, scale_factor=None):
+    def __init__(
+        self, size: int | tuple[int, ...] | None = None, scale_factor: float | tuple[float, ...] | None = None
+    ):
         super().__init__(size, scale_factor, "bilinear", align_corners=True)
 
 
-def pixel_shuffle(x, upscale_factor: int):
+def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
     """Channels become pixels: `[... H W C*r*r] -> [... H*r W*r C]`; torch.nn.functional.pixel_shuffle.
 
-    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's order.
+    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's order, with r the
+    `upscale_factor`.
 
     >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 4), 2)[:, :, 0].tolist()
     [[0, 1], [2, 3]]
@@ -216,8 +226,10 @@ def pixel_shuffle(x, upscale_factor: int):
     return blocks.reshape(*lead, h * r, w * r, channels // (r * r))
 
 
-def pixel_unshuffle(x, downscale_factor: int):
+def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     """Pixels become channels: `[... H*r W*r C] -> [... H W C*r*r]`; the inverse of `pixel_shuffle`.
+
+    r is `downscale_factor`.
 
     >>> pixel_unshuffle(jnp.arange(4).reshape(2, 2, 1), 2).tolist()
     [[[0, 1, 2, 3]]]
@@ -241,7 +253,7 @@ class PixelShuffle(nnx.Module):
     def __init__(self, upscale_factor: int):
         self.upscale_factor = upscale_factor
 
-    def __call__(self, x):  # [... H W C*r*r] -> [... H*r W*r C]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... H W C*r*r] -> [... H*r W*r C]
         """`pixel_shuffle` of `x`."""
         return pixel_shuffle(x, self.upscale_factor)
 
@@ -256,6 +268,6 @@ class PixelUnshuffle(nnx.Module):
     def __init__(self, downscale_factor: int):
         self.downscale_factor = downscale_factor
 
-    def __call__(self, x):  # [... H*r W*r C] -> [... H W C*r*r]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... H*r W*r C] -> [... H W C*r*r]
         """`pixel_unshuffle` of `x`."""
         return pixel_unshuffle(x, self.downscale_factor)

@@ -3,6 +3,9 @@
 Layers carry torchvision's names, so `parity.load_torch` finds the places of its weights by name.
 """
 
+from __future__ import annotations
+
+import jax
 from flax import nnx
 
 from dlwp_jax.nn import init
@@ -34,7 +37,7 @@ def _conv(in_channels: int, channels: int, window: int, stride: int = 1, *, rngs
     )
 
 
-def _shortcut(in_channels: int, channels: int, stride: int, *, rngs: nnx.Rngs):
+def _shortcut(in_channels: int, channels: int, stride: int, *, rngs: nnx.Rngs) -> Identity | Sequential:
     """What stands beside a block: the input itself, or where the shape changes a 1x1 convolution of it."""
     if stride == 1 and in_channels == channels:
         return Identity()
@@ -62,7 +65,7 @@ class BasicBlock(nnx.Module):
         self.conv2, self.bn2 = _conv(channels, channels, 3, rngs=rngs), BatchNorm2d(channels)
         self.downsample = _shortcut(in_channels, channels, stride, rngs=rngs)
 
-    def __call__(self, x):  # [n h w in_channels] -> [n h/stride w/stride channels]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride channels]
         """The convolutions of `x` plus its shortcut."""
         y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
@@ -94,7 +97,7 @@ class Bottleneck(nnx.Module):
         self.conv3, self.bn3 = _conv(channels, out_channels, 1, rngs=rngs), BatchNorm2d(out_channels)
         self.downsample = _shortcut(in_channels, out_channels, stride, rngs=rngs)
 
-    def __call__(self, x):  # [n h w in_channels] -> [n h/stride w/stride 4*channels]
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride 4*channels]
         """The convolutions of `x` plus its shortcut."""
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))

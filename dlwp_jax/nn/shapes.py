@@ -1,9 +1,14 @@
 """What every layer asks of its arguments: tuples of the right length, arrays of the right rank, one dtype."""
 
-import operator
-from collections.abc import Sequence
+from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 # An int for all spatial axes, or one int for each.
 Sizes = int | Sequence[int]
@@ -11,7 +16,7 @@ Sizes = int | Sequence[int]
 AXES = {1: "L", 2: "H W", 3: "D H W"}
 
 
-def to_tuple(value, n: int, name: str) -> tuple[int, ...]:
+def to_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
     """One int per spatial axis from an int, or from a sequence of `n` ints, as torch's `_ntuple` does.
 
     >>> to_tuple(3, 2, "stride"), to_tuple([1, 2], 2, "stride")
@@ -26,7 +31,7 @@ def to_tuple(value, n: int, name: str) -> tuple[int, ...]:
     return values
 
 
-def positive_tuple(value, n: int, name: str) -> tuple[int, ...]:
+def positive_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
     """`to_tuple` for sizes that must be at least 1."""
     values = to_tuple(value, n, name)
     if min(values) < 1:
@@ -43,7 +48,9 @@ def layout(n: int, channels: object = "C") -> str:
     return f"[N {AXES[n]} {channels}]"
 
 
-def check_input(x, n: int, owner: str, channels: int | None = None, error: type[Exception] = RuntimeError):
+def check_input(
+    x: jax.Array, n: int, owner: str, channels: int | None = None, error: type[Exception] = RuntimeError
+) -> None:
     """Refuse an array that is not `[N *spatial C]` or `[*spatial C]` with the wanted number of channels."""
     if x.ndim not in (n + 1, n + 2):
         raise error(f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}.")
@@ -53,17 +60,17 @@ def check_input(x, n: int, owner: str, channels: int | None = None, error: type[
         raise error(f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}.")
 
 
-def over_batch(function, x, n: int):
+def over_batch(function: Callable[[jax.Array], jax.Array], x: jax.Array, n: int) -> jax.Array:
     """`function` of `[N *spatial C]`, also for one example without the leading N."""
     return function(x[None])[0] if x.ndim == n + 1 else function(x)
 
 
-def promote(*arrays, dtype=None) -> tuple:
+def promote(*arrays: ArrayLike | None, dtype: DTypeLike | None = None) -> tuple[Any, ...]:
     """The arrays (None stays None) in one floating dtype: the given one, or the one they promote to."""
     dtype = dtype or jnp.result_type(*[a for a in arrays if a is not None])
     return tuple(None if a is None else jnp.asarray(a, dtype) for a in arrays)
 
 
-def is_integer(x) -> bool:
+def is_integer(x: jax.Array) -> bool:
     """Whether an array holds whole numbers."""
     return jnp.issubdtype(x.dtype, jnp.integer)

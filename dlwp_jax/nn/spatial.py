@@ -1,7 +1,11 @@
 """Affine grids and sampling from images and volumes: what chapter 12 augments CT candidates with."""
 
-import itertools
+from __future__ import annotations
 
+import itertools
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +17,7 @@ __all__ = ["affine_grid", "grid_sample"]
 _PADDING_MODES = ("zeros", "border", "reflection")
 
 
-def affine_grid(theta, size: tuple[int, ...], align_corners: bool = False):
+def affine_grid(theta: jax.Array, size: tuple[int, ...], align_corners: bool = False) -> jax.Array:
     """Where each place of an output reads the input, under an affine map; torch.nn.functional.affine_grid.
 
     Coordinates run from -1 to 1 over an axis: between the centres of the outer places with `align_corners`,
@@ -51,7 +55,13 @@ def _centres(extent, align_corners):
     return np.linspace(-1, 1, extent) * (1 if align_corners else (extent - 1) / extent)
 
 
-def grid_sample(x, grid, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool = False):
+def grid_sample(
+    x: jax.Array,
+    grid: jax.Array,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
+    align_corners: bool = False,
+) -> jax.Array:
     """Read an image or a volume at the places of a grid; torch.nn.functional.grid_sample.
 
     Args:

@@ -12,16 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+
+Scalar = float | jax.Array  # a number, or a traced one: the value of one member of a `vmap`
+Schedule = Callable[[ArrayLike], ArrayLike]  # of the number of updates made before; optax.Schedule by another name
+LearningRate = Scalar | Schedule
 
 
 def transformation(
-    state_type: type,
-    rule: Callable,
+    state_type: Callable[..., Any],
+    rule: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
     *,
-    lr,
-    slots: Mapping[str, Callable],
-    l2=0.0,
-    decay=0.0,
+    lr: LearningRate,
+    slots: Mapping[str, Callable[[jax.Array, Scalar], jax.Array]],
+    l2: Scalar = 0.0,
+    decay: Scalar = 0.0,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
     """Apply `rule` to every parameter.
@@ -82,13 +87,13 @@ def _checked(param):
     return param
 
 
-def zeros(param, lr) -> jax.Array:
+def zeros(param: jax.Array, lr: Scalar) -> jax.Array:
     """A slot like the parameter that starts at zero."""
     del lr
     return jnp.zeros_like(param)
 
 
-def is_zero(option) -> bool:
+def is_zero(option: Any) -> bool:
     """Whether an option is off for good: a plain 0, not a traced number that happens to be 0."""
     return isinstance(option, int | float) and option == 0
 
@@ -100,24 +105,24 @@ def require(optimizer: str, **conditions: tuple[Any, Callable[[Any], bool], str]
             raise ValueError(f"{optimizer}: {name}={value} must be {wanted}.")
 
 
-def require_non_negative(optimizer: str, **values) -> None:
+def require_non_negative(optimizer: str, **values: Any) -> None:
     """Refuse negative (or nan) options by name."""
     require(optimizer, **{name: (value, lambda v: v >= 0, ">= 0") for name, value in values.items()})
 
 
-def require_betas(optimizer: str, betas) -> None:
+def require_betas(optimizer: str, betas: tuple[Scalar, Scalar]) -> None:
     """Refuse decay rates outside [0, 1)."""
     if len(betas) != 2:
         raise ValueError(f"{optimizer}: betas={betas} must be two numbers.")
     require(optimizer, **{f"betas[{i}]": (b, lambda v: 0 <= v < 1, "in [0, 1)") for i, b in enumerate(betas)})
 
 
-def lerp(old, new, weight):
+def lerp(old: jax.Array, new: jax.Array, weight: Scalar) -> jax.Array:
     """old + weight * (new - old): torch's lerp, and its moving averages."""
     return old + weight * (new - old)
 
 
-def power(base, exponent):
+def power(base: Scalar, exponent: Scalar) -> jax.Array:
     """base ** exponent, its logarithm taken in double precision where base is a plain number.
 
     float32(0.999) ** 1000 is off by 1e-5 because 0.999 was rounded before 1000 multiplications; torch
@@ -128,7 +133,7 @@ def power(base, exponent):
     return jnp.power(base, exponent)
 
 
-def one_minus_power(base, exponent):
+def one_minus_power(base: Scalar, exponent: Scalar) -> jax.Array:
     """1 - base ** exponent, without the cancellation that costs float32 two digits at 1 - 0.999."""
     if isinstance(base, int | float):
         return -jnp.expm1(exponent * math.log(base)) if base > 0 else 1.0 - jnp.power(base, exponent)

@@ -1,11 +1,15 @@
 """Adam and what was made of it."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
 from dlwp_jax.optim._rule import (
+    LearningRate,
+    Scalar,
     is_zero,
     lerp,
     one_minus_power,
@@ -18,7 +22,10 @@ from dlwp_jax.optim._rule import (
 
 
 class AdamState(NamedTuple):
-    """torch's fields: moving averages of the gradient and of its square, the largest of these (amsgrad)."""
+    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, the latter's maximum.
+
+    `max_exp_avg_sq` is there with `amsgrad` only.
+    """
 
     step: Any
     exp_avg: Any
@@ -27,10 +34,10 @@ class AdamState(NamedTuple):
 
 
 def adam(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
@@ -64,10 +71,10 @@ def adam(
 
 
 def adamw(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=1e-2,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 1e-2,
     amsgrad: bool = False,
     *,
     maximize: bool = False,
@@ -86,7 +93,7 @@ def adamw(
     return _adam("adamw", lr, betas, eps, amsgrad, decay=weight_decay, maximize=maximize)
 
 
-def _adam(name, lr, betas, eps, amsgrad, *, l2=0.0, decay=0.0, maximize):
+def _adam(name, lr, betas, eps, amsgrad, *, l2: Scalar = 0.0, decay: Scalar = 0.0, maximize):
     require_non_negative(name, lr=lr, eps=eps, weight_decay=l2 if is_zero(decay) else decay)
     require_betas(name, betas)
     beta1, beta2 = betas
@@ -113,7 +120,7 @@ def _averages(g, exp_avg, exp_avg_sq, betas):
 
 
 class AdamaxState(NamedTuple):
-    """torch's fields: the moving average of the gradient, and the decayed maximum of its size."""
+    """torch's fields: `step`, the average `exp_avg` of the gradient, and `exp_inf`, the decayed maximum of its size."""
 
     step: Any
     exp_avg: Any
@@ -121,7 +128,12 @@ class AdamaxState(NamedTuple):
 
 
 def adamax(
-    lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, *, maximize: bool = False
+    lr: LearningRate = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    *,
+    maximize: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with a maximum in place of the second average (`torch.optim.Adamax`).
 
@@ -149,7 +161,10 @@ def adamax(
 
 
 class NAdamState(NamedTuple):
-    """torch's fields; `mu_product` is the product of the momentum coefficients, a scalar per parameter."""
+    """torch's fields: those of `AdamState`, and `mu_product`, the product of the momentum coefficients.
+
+    It is a scalar for each parameter.
+    """
 
     step: Any
     exp_avg: Any
@@ -158,11 +173,11 @@ class NAdamState(NamedTuple):
 
 
 def nadam(
-    lr=2e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
-    momentum_decay=4e-3,
+    lr: LearningRate = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum_decay: Scalar = 4e-3,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,
@@ -217,7 +232,7 @@ def nadam(
 
 
 class RAdamState(NamedTuple):
-    """torch's fields: the moving averages of the gradient and of its square."""
+    """torch's fields: `step`, and the moving averages `exp_avg` of the gradient, `exp_avg_sq` of its square."""
 
     step: Any
     exp_avg: Any
@@ -225,10 +240,10 @@ class RAdamState(NamedTuple):
 
 
 def radam(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
     decoupled_weight_decay: bool = False,
     *,
     maximize: bool = False,

@@ -1,11 +1,15 @@
 """Optimizers that divide by the size of past gradients: RMSprop, Adagrad, Adadelta, Adafactor."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
 from dlwp_jax.optim._rule import (
+    LearningRate,
+    Scalar,
     is_zero,
     lerp,
     require,
@@ -16,7 +20,10 @@ from dlwp_jax.optim._rule import (
 
 
 class RmspropState(NamedTuple):
-    """torch's fields; `momentum_buffer` and `grad_avg` are None without momentum and centering."""
+    """torch's fields: `square_avg`, the average of the squared gradient, and what momentum and centering keep.
+
+    `momentum_buffer` and `grad_avg` are None without them.
+    """
 
     step: Any
     square_avg: Any
@@ -25,11 +32,11 @@ class RmspropState(NamedTuple):
 
 
 def rmsprop(
-    lr=1e-2,
-    alpha=0.99,
-    eps=1e-8,
-    weight_decay=0.0,
-    momentum=0.0,
+    lr: LearningRate = 1e-2,
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum: Scalar = 0.0,
     centered: bool = False,
     *,
     maximize: bool = False,
@@ -88,11 +95,11 @@ class AdagradState(NamedTuple):
 
 
 def adagrad(
-    lr=1e-2,
-    lr_decay=0.0,
-    weight_decay=0.0,
-    initial_accumulator_value=0.0,
-    eps=1e-10,
+    lr: LearningRate = 1e-2,
+    lr_decay: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
+    initial_accumulator_value: Scalar = 0.0,
+    eps: Scalar = 1e-10,
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
@@ -139,14 +146,16 @@ def adagrad(
 
 
 class AdadeltaState(NamedTuple):
-    """torch's fields: the moving averages of the squared gradient and of the squared step."""
+    """torch's fields: the averages `square_avg` of the squared gradient and `acc_delta` of the squared step."""
 
     step: Any
     square_avg: Any
     acc_delta: Any
 
 
-def adadelta(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, *, maximize: bool = False) -> optax.GradientTransformation:
+def adadelta(
+    lr: LearningRate = 1.0, rho: Scalar = 0.9, eps: Scalar = 1e-6, weight_decay: Scalar = 0.0, *, maximize: bool = False
+) -> optax.GradientTransformation:
     """Adadelta (`torch.optim.Adadelta`): steps in the units of the parameters.
 
     v <- rho v + (1 - rho) g^2; d = sqrt(a + eps) / sqrt(v + eps) g; a <- rho a + (1 - rho) d^2; p <- p - lr
@@ -195,11 +204,11 @@ class AdafactorState(NamedTuple):
 
 
 def adafactor(
-    lr=1e-2,
-    beta2_decay=-0.8,
-    eps=(None, 1e-3),
-    d=1.0,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-2,
+    beta2_decay: Scalar = -0.8,
+    eps: tuple[Scalar | None, Scalar] = (None, 1e-3),
+    d: Scalar = 1.0,
+    weight_decay: Scalar = 0.0,
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:

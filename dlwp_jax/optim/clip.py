@@ -1,5 +1,7 @@
 """Gradient clipping; chain it before an optimizer: `optax.chain(clip_grad_norm(1.0), sgd(0.1))`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,8 +35,8 @@ def clip_grad_norm(max_norm: float, norm_type: float = 2.0) -> optax.GradientTra
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-def grad_norm(grads, norm_type: float = 2.0) -> jax.Array:
-    """The p-norm of all gradients as one vector (`torch.nn.utils.get_total_norm`).
+def grad_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
+    """The p-norm of all gradients as one vector, p = `norm_type` (`torch.nn.utils.get_total_norm`).
 
     >>> import jax.numpy as jnp
     >>> float(grad_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))

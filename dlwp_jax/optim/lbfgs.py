@@ -1,12 +1,14 @@
 """L-BFGS, by optax."""
 
+from typing import Literal
+
 import optax
 
 from dlwp_jax.optim._rule import require_non_negative
 
 
 def lbfgs(
-    lr: float = 1.0, history_size: int = 100, line_search_fn: str | None = None
+    lr: float = 1.0, history_size: int = 100, line_search_fn: Literal["strong_wolfe"] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS: the minimum `torch.optim.LBFGS` finds, through optax's interface.
 

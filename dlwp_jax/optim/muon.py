@@ -1,12 +1,14 @@
 """Muon: momentum whose matrices are made orthogonal."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from dlwp_jax.optim._rule import lerp, require_non_negative, transformation, zeros
+from dlwp_jax.optim._rule import LearningRate, Scalar, lerp, require_non_negative, transformation, zeros
 
 
 class MuonState(NamedTuple):
@@ -17,14 +19,14 @@ class MuonState(NamedTuple):
 
 
 def muon(
-    lr=1e-3,
-    weight_decay=0.1,
-    momentum=0.95,
+    lr: LearningRate = 1e-3,
+    weight_decay: Scalar = 0.1,
+    momentum: Scalar = 0.95,
     nesterov: bool = True,
-    ns_coefficients=(3.4445, -4.775, 2.0315),
-    eps=1e-7,
+    ns_coefficients: tuple[Scalar, Scalar, Scalar] = (3.4445, -4.775, 2.0315),
+    eps: Scalar = 1e-7,
     ns_steps: int = 5,
-    adjust_lr_fn: str | None = None,
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
 ) -> optax.GradientTransformation:
     """Muon for matrices (`torch.optim.Muon`): steps along the nearly orthogonal part of the momentum.
 

@@ -1,10 +1,14 @@
 """The learning rate that falls when the loss stops falling."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from dlwp_jax.optim._rule import Scalar
 
 
 class PlateauState(NamedTuple):
@@ -22,12 +26,12 @@ class PlateauState(NamedTuple):
 
 
 def reduce_lr_on_plateau(
-    lr,
-    mode: str = "min",
+    lr: Scalar,
+    mode: Literal["min", "max"] = "min",
     factor: float = 0.1,
     patience: int = 10,
     threshold: float = 1e-4,
-    threshold_mode: str = "rel",
+    threshold_mode: Literal["rel", "abs"] = "rel",
     cooldown: int = 0,
     min_lr: float = 0.0,
     eps: float = 1e-8,

@@ -7,15 +7,17 @@ yet. torch often steps its schedulers once per epoch: `per_epoch(schedule, steps
 torch multiplies the learning rate of the step before; these are the closed forms, equal but for rounding.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
 from jax import lax
-from optax import Schedule
 
-from dlwp_jax.optim._rule import power, require
+from dlwp_jax.optim._rule import Scalar, Schedule, power, require
 
 
 def per_epoch(schedule: Schedule, steps_per_epoch: int) -> Schedule:
@@ -29,7 +31,7 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int) -> Schedule:
     return lambda step: schedule(jnp.asarray(step) // steps_per_epoch)
 
 
-def step_lr(lr, step_size: int, gamma: float = 0.1) -> Schedule:
+def step_lr(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
     """Times gamma every `step_size` steps (`StepLR`).
 
     >>> [round(float(step_lr(1.0, step_size=2)(step)), 3) for step in range(5)]
@@ -39,8 +41,8 @@ def step_lr(lr, step_size: int, gamma: float = 0.1) -> Schedule:
     return lambda step: lr * power(gamma, _float(jnp.asarray(step) // step_size))
 
 
-def multi_step_lr(lr, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
-    """Times gamma at each milestone; one that is named twice counts twice (`MultiStepLR`).
+def multi_step_lr(lr: Scalar, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+    """Times gamma at each of the `milestones`; one that is named twice counts twice (`MultiStepLR`).
 
     >>> [round(float(multi_step_lr(1.0, [1, 3])(step)), 3) for step in range(4)]
     [1.0, 0.1, 0.1, 0.01]
@@ -48,7 +50,7 @@ def multi_step_lr(lr, milestones: Sequence[int], gamma: float = 0.1) -> Schedule
     return lambda step: lr * power(gamma, _float(sum(jnp.asarray(step) >= m for m in milestones)))
 
 
-def constant_lr(lr, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
+def constant_lr(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
     """Times `factor` for the first `total_iters` steps (`ConstantLR`).
 
     >>> [round(float(constant_lr(1.0, 0.5, total_iters=2)(step)), 3) for step in range(4)]
@@ -59,7 +61,7 @@ def constant_lr(lr, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
     return lambda step: lr * jnp.where(jnp.asarray(step) < total_iters, factor, 1.0)
 
 
-def linear_lr(lr, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+def linear_lr(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
     """A factor that goes from `start_factor` to `end_factor` in a straight line (`LinearLR`).
 
     >>> [round(float(linear_lr(1.0, 0.5, total_iters=2)(step)), 3) for step in range(4)]
@@ -74,7 +76,7 @@ def linear_lr(lr, start_factor: float = 1 / 3, end_factor: float = 1.0, total_it
     return schedule
 
 
-def exponential_lr(lr, gamma: float) -> Schedule:
+def exponential_lr(lr: Scalar, gamma: float) -> Schedule:
     """Times gamma at every step (`ExponentialLR`).
 
     >>> [round(float(exponential_lr(1.0, gamma=0.5)(step)), 3) for step in range(4)]
@@ -83,7 +85,7 @@ def exponential_lr(lr, gamma: float) -> Schedule:
     return lambda step: lr * power(gamma, _float(step))
 
 
-def polynomial_lr(lr, total_iters: int = 5, power: float = 1.0) -> Schedule:
+def polynomial_lr(lr: Scalar, total_iters: int = 5, power: float = 1.0) -> Schedule:
     """Times (1 - step / total_iters)^power, and 0 from `total_iters` on (`PolynomialLR`).
 
     >>> [round(float(polynomial_lr(1.0, total_iters=2, power=2.0)(step)), 3) for step in range(4)]
@@ -93,7 +95,7 @@ def polynomial_lr(lr, total_iters: int = 5, power: float = 1.0) -> Schedule:
     return lambda step: lr * (1 - jnp.minimum(1.0, _float(step) / total_iters)) ** power
 
 
-def cosine_annealing_lr(lr, T_max: int, eta_min: float = 0.0) -> Schedule:
+def cosine_annealing_lr(lr: Scalar, T_max: int, eta_min: float = 0.0) -> Schedule:
     """Half a cosine from lr to `eta_min` in `T_max` steps, after that up again (`CosineAnnealingLR`).
 
     >>> [round(float(cosine_annealing_lr(1.0, T_max=2)(step)), 3) for step in range(5)]
@@ -104,8 +106,8 @@ def cosine_annealing_lr(lr, T_max: int, eta_min: float = 0.0) -> Schedule:
     return lambda step: _cosine(lr, eta_min, _float(jnp.asarray(step) % (2 * T_max)) / T_max)
 
 
-def cosine_annealing_warm_restarts(lr, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
-    """Half a cosine that starts again after T_0, then T_0 T_mult, then T_0 T_mult^2, ... steps.
+def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
+    """Half a cosine to `eta_min` that starts again after T_0, then T_0 T_mult, then T_0 T_mult^2, ... steps.
 
     torch's `CosineAnnealingWarmRestarts`.
 
@@ -141,10 +143,10 @@ def _linear(start, end, fraction):
 
 
 def one_cycle_lr(
-    max_lr,
+    max_lr: Scalar,
     total_steps: int,
     pct_start: float = 0.3,
-    anneal_strategy: str = "cos",
+    anneal_strategy: Literal["cos", "linear"] = "cos",
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     three_phase: bool = False,
@@ -182,7 +184,7 @@ def one_cycle_lr(
 def one_cycle_momentum(
     total_steps: int,
     pct_start: float = 0.3,
-    anneal_strategy: str = "cos",
+    anneal_strategy: Literal["cos", "linear"] = "cos",
     base_momentum: float = 0.85,
     max_momentum: float = 0.95,
     three_phase: bool = False,
@@ -190,7 +192,7 @@ def one_cycle_momentum(
     """The momentum that `OneCycleLR` sets beside the learning rate: low where the rate is high.
 
     Use both by `optax.inject_hyperparams(sgd)(lr=one_cycle_lr(...), momentum=one_cycle_momentum(...))`.
-    Arguments and errors are those of `one_cycle_lr`.
+    It goes from `max_momentum` to `base_momentum` and back; other arguments, and errors, are those of `one_cycle_lr`.
 
     >>> schedule = one_cycle_momentum(total_steps=11, pct_start=0.5)
     >>> [round(float(schedule(step)), 2) for step in (0, 10)]
@@ -225,14 +227,14 @@ def _one_cycle(values, total_steps, pct_start, anneal_strategy):
 
 
 def cyclic_lr(
-    base_lr,
-    max_lr,
+    base_lr: Scalar,
+    max_lr: Scalar,
     step_size_up: int = 2000,
     step_size_down: int | None = None,
-    mode: str = "triangular",
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: float = 1.0,
-    scale_fn: Callable | None = None,
-    scale_mode: str = "cycle",
+    scale_fn: Schedule | None = None,
+    scale_mode: Literal["cycle", "iterations"] = "cycle",
 ) -> Schedule:
     """Up and down between two learning rates (`CyclicLR`).
 
@@ -266,12 +268,14 @@ def cyclic_momentum(
     max_momentum: float = 0.9,
     step_size_up: int = 2000,
     step_size_down: int | None = None,
-    mode: str = "triangular",
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: float = 1.0,
-    scale_fn: Callable | None = None,
-    scale_mode: str = "cycle",
+    scale_fn: Schedule | None = None,
+    scale_mode: Literal["cycle", "iterations"] = "cycle",
 ) -> Schedule:
-    """The momentum that `CyclicLR` sets beside the learning rate, by the same options.
+    """The momentum that `CyclicLR` sets beside the learning rate: high where the rate is low.
+
+    It goes from `max_momentum` down to `base_momentum` and up again; the other options are those of `cyclic_lr`.
 
     >>> [round(float(cyclic_momentum(0.5, 1.0, step_size_up=1)(step)), 2) for step in range(3)]
     [1.0, 0.5, 1.0]
@@ -302,8 +306,8 @@ def _cyclic_height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mo
     return height
 
 
-def lambda_lr(lr, lr_lambda: Callable) -> Schedule:
-    """lr times your own function of the step, which must be jittable (`LambdaLR`).
+def lambda_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
+    """lr times your own function `lr_lambda` of the step, which must be jittable (`LambdaLR`).
 
     >>> float(lambda_lr(0.5, lambda step: 1 / (1 + step))(1))
     0.25
@@ -311,8 +315,8 @@ def lambda_lr(lr, lr_lambda: Callable) -> Schedule:
     return lambda step: lr * lr_lambda(step)
 
 
-def multiplicative_lr(lr, lr_lambda: Callable) -> Schedule:
-    """lr times your function of 1, of 2, ... of the step (`MultiplicativeLR`).
+def multiplicative_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
+    """lr times your function `lr_lambda` of 1, of 2, ... of the step (`MultiplicativeLR`).
 
     The product is formed anew at every call, in as many operations as there were steps.
 
@@ -349,7 +353,7 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
     return optax.join_schedules(list(schedules), list(milestones))
 
 
-def chained_scheduler(lr, factors: Sequence[Schedule]) -> Schedule:
+def chained_scheduler(lr: Scalar, factors: Sequence[Schedule]) -> Schedule:
     """lr times several schedules at once (`ChainedScheduler`).
 
     Build each with a first learning rate of 1. The product is torch's chain for the schedules that scale the

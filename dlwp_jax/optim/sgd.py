@@ -1,11 +1,22 @@
 """Gradient descent and its two old relatives: momentum, averaging, and signs only."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
-from dlwp_jax.optim._rule import is_zero, power, require, require_non_negative, transformation, zeros
+from dlwp_jax.optim._rule import (
+    LearningRate,
+    Scalar,
+    is_zero,
+    power,
+    require,
+    require_non_negative,
+    transformation,
+    zeros,
+)
 
 
 class SgdState(NamedTuple):
@@ -16,10 +27,10 @@ class SgdState(NamedTuple):
 
 
 def sgd(
-    lr=1e-3,
-    momentum=0.0,
-    dampening=0.0,
-    weight_decay=0.0,
+    lr: LearningRate = 1e-3,
+    momentum: Scalar = 0.0,
+    dampening: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     nesterov: bool = False,
     *,
     maximize: bool = False,
@@ -69,7 +80,10 @@ def sgd(
 
 
 class AsgdState(NamedTuple):
-    """torch's fields; `ax` is the running average of the parameters, the thing to use in the end."""
+    """torch's fields: the rate `eta`, the weight `mu` of the average, and `ax`, the running average of the parameters.
+
+    `ax` is the thing to use in the end.
+    """
 
     step: Any
     eta: Any
@@ -78,7 +92,13 @@ class AsgdState(NamedTuple):
 
 
 def asgd(
-    lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0, *, maximize: bool = False
+    lr: LearningRate = 1e-2,
+    lambd: Scalar = 1e-4,
+    alpha: Scalar = 0.75,
+    t0: Scalar = 1e6,
+    weight_decay: Scalar = 0.0,
+    *,
+    maximize: bool = False,
 ) -> optax.GradientTransformation:
     """Averaged gradient descent (`torch.optim.ASGD`).
 
@@ -122,14 +142,20 @@ def asgd(
 
 
 class RpropState(NamedTuple):
-    """torch's fields: the last gradient (0 where its sign turned), and each element's own step."""
+    """torch's fields: `prev`, the last gradient (0 where its sign turned), and `step_size`, each element's own step."""
 
     step: Any
     prev: Any
     step_size: Any
 
 
-def rprop(lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), *, maximize: bool = False) -> optax.GradientTransformation:
+def rprop(
+    lr: LearningRate = 1e-2,
+    etas: tuple[Scalar, Scalar] = (0.5, 1.2),
+    step_sizes: tuple[Scalar, Scalar] = (1e-6, 50.0),
+    *,
+    maximize: bool = False,
+) -> optax.GradientTransformation:
     """Resilient backpropagation: only the signs of full-batch gradients count (`torch.optim.Rprop`).
 
     Each element's step grows by etas[1] while its gradient keeps its sign and shrinks by etas[0] when it

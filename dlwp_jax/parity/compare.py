@@ -163,12 +163,12 @@ def matched(
     return replace(mapped.entries, turns)
 
 
-def leaf_values(model: nnx.Module) -> dict[tuple, np.ndarray]:
+def leaf_values(model: nnx.Module) -> dict[tuple[Any, ...], np.ndarray]:
     """Every array of a model by path."""
     return {leaf.path: np.asarray(leaf.variable[...]) for layer in jax_layers(model) for leaf in layer.leaves.values()}
 
 
-def flat(tree: Any, path: tuple = ()) -> dict[tuple, Any]:
+def flat(tree: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
     """Nested dicts of arrays as one dict of paths."""
     if not isinstance(tree, Mapping):
         return {path: tree}

@@ -67,11 +67,13 @@ class Watch(TorchFunctionMode):
     `name` is the function's, as in torch.nn.functional; `first` its first tensor (None where it has none).
     """
 
-    def __init__(self, seen: Callable[[str, torch.Tensor | None, dict | tuple, Any], None]):
+    def __init__(self, seen: Callable[[str, torch.Tensor | None, dict[str, Any] | tuple[Any, ...], Any], None]):
         super().__init__()
         self.seen = seen
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Call the function, then say so."""
         del types
         kwargs = kwargs or {}
@@ -203,7 +205,7 @@ def _is_turned(ours: Any, theirs: np.ndarray) -> bool:
         return bool(np.nansum(np.abs(y - moved)) <= np.nansum(np.abs(y - theirs)))
 
 
-def outputs_of(result: Any) -> list:
+def outputs_of(result: Any) -> list[Any]:
     """The arrays of what a model returned, in order."""
     if isinstance(result, torch.Tensor):
         return [result]

@@ -38,7 +38,7 @@ class Leaf:
     """One array of a JAX model: where it is, and the layer it belongs to."""
 
     path: Path
-    variable: nnx.Variable
+    variable: nnx.Variable[Any]
     owner: Any
 
     @property
@@ -88,7 +88,7 @@ class Layer:
     names: list[str]
     leaves: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def signature(self, shape: Callable[[Any], tuple[int, ...]]) -> frozenset:
+    def signature(self, shape: Callable[[Any], tuple[int, ...]]) -> frozenset[tuple[str, tuple[int, ...]]]:
         """What two layers must agree in to be matched by order; `shape(leaf)` is torch's."""
         return frozenset(
             (name, tuple(shape(leaf))) for name, leaf in self.leaves.items() if name != "num_batches_tracked"
@@ -154,7 +154,7 @@ def torch_layers(state: Mapping[str, torch.Tensor]) -> list[Layer]:
     return _without_repeats(found.values(), lambda name: same_storage(state[name], name))
 
 
-def same_storage(tensor: torch.Tensor, name: str) -> tuple:
+def same_storage(tensor: torch.Tensor, name: str) -> tuple[Any, ...]:
     """Equal for tensors that are one and the same memory."""
     if tensor.numel() == 0:
         return (name,)

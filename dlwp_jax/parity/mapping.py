@@ -27,7 +27,15 @@ from dlwp_jax.parity.table import listed
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array of the JAX model and the entries of torch's state_dict (several where tied) that fill it."""
+    """One array of the JAX model and the entries of torch's state_dict (several where tied) that fill it.
+
+    Attributes:
+      names: of torch's entries.
+      path: where the array is in the JAX model.
+      transform: how torch's array becomes ours.
+      torch_shape, shape: of the array there and here.
+      found_by: the rule that brought the two together.
+    """
 
     names: tuple[str, ...]
     path: Path
@@ -39,7 +47,14 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """The map between two models: what fits, what is dropped on purpose, and what is left over on each side."""
+    """The map between two models: what fits, what is dropped on purpose, and what is left over on each side.
+
+    Attributes:
+      entries: what fits.
+      dropped: names of torch's that have no counterpart, on purpose.
+      unexpected: names of torch's for which there is no place here.
+      missing: paths here for which torch has nothing.
+    """
 
     entries: tuple[Entry, ...]
     dropped: tuple[str, ...]

@@ -41,7 +41,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """The rows of a comparison, and what was not compared; prints as a table."""
+    """The rows of a comparison, and notes on what was not compared; prints as a table."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import numpy as np
 
 from dlwp_jax.diagnose import known_losses
 from dlwp_jax.search import members, nested, text
+from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import sweep
 from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
@@ -72,7 +73,7 @@ class CapacityReport:
     reason: str
     how: str
     seconds: float
-    make: Callable = dataclasses.field(repr=False)
+    make: Make = dataclasses.field(repr=False)
 
     def __getitem__(self, size: Any) -> Size:
         """What one size showed."""
@@ -142,7 +143,7 @@ class CapacityReport:
 
 
 def search_capacity(
-    make: Callable,
+    make: Make,
     train: PyTree,
     val: PyTree,
     *,
@@ -235,7 +236,7 @@ def search_capacity(
 class _Search:
     """The sizes that have been trained so far: `size -> (sweep, its members, seconds)`."""
 
-    make: Callable
+    make: Make
     count: Callable[[Any], int]
     train: PyTree
     val: PyTree
@@ -378,7 +379,7 @@ def _most(verdicts: Sequence[str]) -> str:
     return Counter(verdicts).most_common(1)[0][0]
 
 
-def _parameters(make: Callable, size: Any) -> int:
+def _parameters(make: Make, size: Any) -> int:
     """How many numbers are trained, by shapes alone."""
     shapes = jax.eval_shape(lambda key: members.made(make, size, key)[1].params, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -12,11 +12,12 @@ from dlwp_jax.checks import real_on_host
 from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
+Make = Callable[..., tuple[Learner, TrainState]]  # of the values of a member, by name
 # What JAX, NNX and `make_learner` raise where a traced value is used as a Python number.
 NOT_TRACEABLE = (jax.errors.ConcretizationTypeError, TypeError, ValueError)
 
 
-def expand(over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def expand(over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the mappings of a list.
 
     >>> {name: column.tolist() for name, column in expand({"lr": [0.1, 0.2], "key": [0, 1]}).items()}
@@ -63,7 +64,7 @@ def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-def made(make: Callable, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
+def made(make: Make, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
     """What `make` returns, checked."""
     if not callable(make):
         raise TypeError(f"make must be a function that returns (learner, state); got {checks.describe(make)}.")
@@ -73,7 +74,7 @@ def made(make: Callable, *args: Any, **values: Any) -> tuple[Learner, TrainState
     return pair
 
 
-def trace(member: Callable, values: dict[str, jax.Array], *rest: PyTree) -> tuple[Any, PyTree]:
+def trace(member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTree) -> tuple[Any, PyTree]:
     """The jaxpr of one member and the shapes of its result.
 
     Raises:
@@ -95,7 +96,7 @@ def trace(member: Callable, values: dict[str, jax.Array], *rest: PyTree) -> tupl
         raise
 
 
-def _traceable(member: Callable, first: dict[str, jax.Array], name: str, rest: tuple) -> bool:
+def _traceable(member: Callable[..., Any], first: dict[str, jax.Array], name: str, rest: tuple) -> bool:
     """Whether a member can be traced in one of its values, the others being Python numbers.
 
     Where it cannot even be traced without it, the fault is not this value's.

@@ -10,7 +10,7 @@ believed.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from dlwp_jax.search import members
+from dlwp_jax.search.members import Make
 from dlwp_jax.train import Learner, TrainState
 from dlwp_jax.train.epoch import understood
 
@@ -59,7 +60,7 @@ def _where(mask: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, tree)
 
 
-def nest(make: Callable, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tuple[Learner, TrainState]:
+def nest(make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tuple[Learner, TrainState]:
     """Every size with every key as a state of the largest size's learner.
 
     Args:

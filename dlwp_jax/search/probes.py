@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from dlwp_jax.checks import real
 from dlwp_jax.search import members, text
+from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import train_members
 from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks, evaluate, run, train_epoch
@@ -44,7 +45,7 @@ class LearningRates:
 
 
 def find_learning_rate(
-    make: Callable, data: PyTree, *, batch_size: int, low: float = 1e-6, high: float = 10.0, steps: int = 200
+    make: Make, data: PyTree, *, batch_size: int, low: float = 1e-6, high: float = 10.0, steps: int = 200
 ) -> LearningRates:
     """Train with a rate that grows from step to step, and see where the loss falls and where it blows up (Smith 2017).
 
@@ -112,7 +113,10 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after."""
+    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after.
+
+    `examples` were shown, in `steps` steps of the optimizer.
+    """
 
     learned: bool
     before: float
@@ -210,7 +214,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def learning_curve(
-    make: Callable,
+    make: Make,
     train: PyTree,
     val: PyTree,
     *,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from dlwp_jax.diagnose import Diagnosis, diagnose
 from dlwp_jax.search import members, text
+from dlwp_jax.search.members import Make
 from dlwp_jax.train import Learner, Run, TrainState
 
 REPEATS = ("key", "fold")  # what is averaged over: a setting is good if it is good with any seed, on any part
@@ -64,7 +65,7 @@ class Sweep:
     how: str
     seconds: float
     compile_seconds: float
-    make: Callable = dataclasses.field(repr=False)
+    make: Make = dataclasses.field(repr=False)
 
     @functools.cached_property
     def history(self) -> dict[str, np.ndarray]:
@@ -106,7 +107,7 @@ class Sweep:
         return {name: column[:length] for name, column in columns.items()}
 
     def diagnose(self, i: int | None = None, *, baseline: Any = None) -> Diagnosis:
-        """`diagnose` of one member (None: the best one)."""
+        """`diagnose` of member `i` (None: the best one), with its `baseline`."""
         i = self._number(i)
         columns = {name: values[i] for name, values in self.history.items()}
         failure = np.asarray(self.run.failure)[i]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.search import members
+from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep
 from dlwp_jax.train import EarlyStopping, Run, checks, run
 
@@ -19,11 +20,11 @@ MEMORY = 2**30  # bytes that the members of a chunk may take together, by the es
 
 
 def sweep(
-    make: Callable,
+    make: Make,
     train: PyTree,
     val: PyTree | None = None,
     *,
-    over: Mapping[str, Sequence] | Sequence[Mapping[str, Any]],
+    over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
     epochs: int,
     batch_size: int,
     stop: EarlyStopping | None = None,
@@ -86,7 +87,7 @@ def sweep(
 
 
 def train_members(
-    make: Callable,
+    make: Make,
     train: PyTree,
     val: PyTree | None,
     values: dict[str, np.ndarray],

@@ -31,7 +31,7 @@ class Geometry:
     stride: tuple[int, ...]
     offset: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_ints((self.size,), "size"))
         object.__setattr__(self, "stride", as_ints((self.stride,), "stride"))
         object.__setattr__(self, "offset", integer(self.offset, "the storage offset"))

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from .layout import Layout
 from .overlap import crossing_dim, overlap
@@ -92,7 +93,7 @@ def _sum_dtype(storage: jax.Array, values: jax.Array) -> jnp.dtype:
     return storage.dtype if weak else jnp.promote_types(storage.dtype, values.dtype)
 
 
-def positions(layout: Layout, dtype=jnp.int32) -> jax.Array:
+def positions(layout: Layout, dtype: DTypeLike = jnp.int32) -> jax.Array:
     """The storage position of every element of the view.
 
     Raises:

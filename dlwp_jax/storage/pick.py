@@ -29,7 +29,7 @@ class Picking(Geometry):
         return self.replace_dim(dim, (), (), skip=index % n * self.stride[dim])
 
     def slice(self, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Self:
-        """Every step-th index of a dimension from start up to end: `x[:, start:end:step]` as a function.
+        """Every step-th index of dimension `dim` from start up to end: `x[:, start:end:step]` as a function.
 
         Out of range ends are clipped, as Python's are.
 

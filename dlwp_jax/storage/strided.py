@@ -1,8 +1,10 @@
 """`StridedTensor`: a storage and a layout over it, as one immutable value."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +26,11 @@ P = ParamSpec("P")
 
 def _view(
     of_layout: Callable[Concatenate[Layout, P], Layout],
-) -> Callable[Concatenate["StridedTensor", P], "StridedTensor"]:
+) -> Callable[Concatenate[StridedTensor, P], StridedTensor]:
     """The view operation of a layout, as a method of a tensor: the same storage, another layout."""
 
     @functools.wraps(of_layout)
-    def method(self: "StridedTensor", *args: P.args, **kwargs: P.kwargs) -> "StridedTensor":
+    def method(self: StridedTensor, *args: P.args, **kwargs: P.kwargs) -> StridedTensor:
         return StridedTensor(self.storage, of_layout(self.layout, *args, **kwargs))
 
     return method
@@ -36,11 +38,11 @@ def _view(
 
 def _views(
     of_layout: Callable[Concatenate[Layout, P], tuple[Layout, ...]],
-) -> Callable[Concatenate["StridedTensor", P], tuple["StridedTensor", ...]]:
+) -> Callable[Concatenate[StridedTensor, P], tuple[StridedTensor, ...]]:
     """A view operation that gives several parts, as a method of a tensor."""
 
     @functools.wraps(of_layout)
-    def method(self: "StridedTensor", *args: P.args, **kwargs: P.kwargs) -> tuple["StridedTensor", ...]:
+    def method(self: StridedTensor, *args: P.args, **kwargs: P.kwargs) -> tuple[StridedTensor, ...]:
         return tuple(StridedTensor(self.storage, part) for part in of_layout(self.layout, *args, **kwargs))
 
     return method
@@ -90,7 +92,7 @@ class StridedTensor(DenseOperators):
             )
         if not isinstance(layout, Layout):
             raise TypeError(f"layout must be a Layout, got {describe(layout)}")
-        if jax.dtypes.issubdtype(storage.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(storage.dtype, jax.dtypes.extended):
             raise TypeError(f"storage must be numbers, got PRNG keys of shape {storage.shape}")
         if layout.end > storage.shape[0]:
             raise RuntimeError(
@@ -100,20 +102,20 @@ class StridedTensor(DenseOperators):
         object.__setattr__(self, "storage", storage)
         object.__setattr__(self, "layout", layout)
 
-    def __setattr__(self, name: str, value: Any):
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
             f"a StridedTensor is immutable: cannot set {name!r}; .set(), .at[] and .over() make new ones"
         )
 
-    def __setitem__(self, index: Any, value: Any):
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value")
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, jax.Array]], Layout]:
         """The storage as the only leaf, the layout as static data."""
         return ((jax.tree_util.GetAttrKey("storage"), self.storage),), self.layout
 
     @classmethod
-    def tree_unflatten(cls, layout: Layout, leaves: Sequence[Any]) -> "StridedTensor":
+    def tree_unflatten(cls, layout: Layout, leaves: Sequence[Any]) -> StridedTensor:
         """The inverse; unchecked, since transformations put batches and placeholders in for the storage."""
         self = object.__new__(cls)
         object.__setattr__(self, "storage", leaves[0])
@@ -191,26 +193,26 @@ class StridedTensor(DenseOperators):
     unbind = _views(Layout.unbind)
 
     @property
-    def T(self) -> "StridedTensor":
+    def T(self) -> StridedTensor:
         """All dimensions in reverse order (`torch.Tensor.T`)."""
         return StridedTensor(self.storage, self.layout.T)
 
     @property
-    def mT(self) -> "StridedTensor":
+    def mT(self) -> StridedTensor:
         """The last two dimensions exchanged (`torch.Tensor.mT`)."""
         return StridedTensor(self.storage, self.layout.mT)
 
-    def view_as(self, other: Any) -> "StridedTensor":
+    def view_as(self, other: Any) -> StridedTensor:
         """`view` in the shape of another tensor or array."""
         return self.view(_shape_of(other))
 
-    def expand_as(self, other: Any) -> "StridedTensor":
+    def expand_as(self, other: Any) -> StridedTensor:
         """`expand` to the shape of another tensor or array."""
         return self.expand(_shape_of(other))
 
     # Views where they can be, copies where not.
 
-    def reshape(self, *shape: int | Sequence[int]) -> "StridedTensor":
+    def reshape(self, *shape: int | Sequence[int]) -> StridedTensor:
         """The same elements in another shape: a view if one exists, else a copy (`torch.Tensor.reshape`).
 
         >>> from dlwp_jax.storage import tensor
@@ -225,20 +227,20 @@ class StridedTensor(DenseOperators):
             return _fresh(self.to_array(), Layout.contiguous(size))
         return StridedTensor(self.storage, Layout(size, stride, self.layout.offset))
 
-    def reshape_as(self, other: Any) -> "StridedTensor":
+    def reshape_as(self, other: Any) -> StridedTensor:
         """`reshape` to the shape of another tensor or array."""
         return self.reshape(_shape_of(other))
 
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "StridedTensor":
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> StridedTensor:
         """Some dimensions joined into one: a view if one exists, else a copy (`torch.Tensor.flatten`)."""
         size = self.layout.flat_size(start_dim, end_dim)
         return self if size == self.shape else self.reshape(size)
 
-    def ravel(self) -> "StridedTensor":
+    def ravel(self) -> StridedTensor:
         """All dimensions joined into one: a view if contiguous, else a copy (`torch.Tensor.ravel`)."""
         return self.contiguous().view(-1)
 
-    def contiguous(self) -> "StridedTensor":
+    def contiguous(self) -> StridedTensor:
         """This tensor if it is contiguous, else a row-major copy (`torch.Tensor.contiguous`).
 
         >>> from dlwp_jax.storage import tensor
@@ -248,7 +250,7 @@ class StridedTensor(DenseOperators):
         """
         return self if self.is_contiguous() else _fresh(self.to_array(), Layout.contiguous(self.shape))
 
-    def clone(self) -> "StridedTensor":
+    def clone(self) -> StridedTensor:
         """A copy over a storage of its own (`torch.Tensor.clone`).
 
         As in torch the copy keeps the order of the strides (a transpose stays one), without the gaps.
@@ -259,26 +261,26 @@ class StridedTensor(DenseOperators):
 
     # Complex numbers: torch's values, over a storage of their own.
 
-    def view_as_real(self) -> "StridedTensor":
+    def view_as_real(self) -> StridedTensor:
         """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, over a new storage)."""
         return StridedTensor(*complex_parts.as_pairs(self.storage, self.layout))
 
-    def view_as_complex(self) -> "StridedTensor":
+    def view_as_complex(self) -> StridedTensor:
         """Pairs in the last dimension as complex numbers (`torch.view_as_complex`, over a new storage)."""
         return StridedTensor(*complex_parts.as_complex(self.storage, self.layout))
 
     @property
-    def real(self) -> "StridedTensor":
+    def real(self) -> StridedTensor:
         """The real parts; a real tensor itself (`torch.Tensor.real`)."""
         return self.view_as_real()[..., 0] if jnp.iscomplexobj(self.storage) else self
 
     @property
-    def imag(self) -> "StridedTensor":
+    def imag(self) -> StridedTensor:
         """The imaginary parts of complex numbers (`torch.Tensor.imag`)."""
         return self.view_as_real()[..., 1]
 
     @property
-    def mH(self) -> "StridedTensor":
+    def mH(self) -> StridedTensor:
         """The last two dimensions exchanged, complex numbers conjugated (`torch.Tensor.mH`)."""
         transposed = self.mT
         if not jnp.iscomplexobj(self.storage):
@@ -286,7 +288,7 @@ class StridedTensor(DenseOperators):
         return StridedTensor(transposed.storage.conj(), transposed.layout)
 
     @property
-    def H(self) -> "StridedTensor":
+    def H(self) -> StridedTensor:
         """The conjugate transpose of a matrix (`torch.Tensor.H`)."""
         if self.ndim not in (0, 2):
             raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor.")
@@ -363,7 +365,7 @@ class StridedTensor(DenseOperators):
             raise TypeError("len() of a 0-d tensor")
         return self.shape[0]
 
-    def __iter__(self) -> Iterator["StridedTensor"]:
+    def __iter__(self) -> Iterator[StridedTensor]:
         if not self.ndim:
             raise TypeError("iteration over a 0-d tensor")
         return iter(self.unbind())
@@ -379,7 +381,7 @@ class StridedTensor(DenseOperators):
 
     # Writing: the same view over a new storage.
 
-    def over(self, storage: jax.Array) -> "StridedTensor":
+    def over(self, storage: jax.Array) -> StridedTensor:
         """This view of another storage: how a tensor sees what was written through a view of it.
 
         Args:
@@ -400,7 +402,7 @@ class StridedTensor(DenseOperators):
             raise TypeError(f"over() takes a storage of dtype {self.dtype}, got {storage.dtype}")
         return StridedTensor(storage, self.layout)
 
-    def set(self, values: Any) -> "StridedTensor":
+    def set(self, values: Any) -> StridedTensor:
         """This view over a new storage in which it holds `values` (`torch.Tensor.copy_` without mutation).
 
         Args:
@@ -420,7 +422,7 @@ class StridedTensor(DenseOperators):
         refuse_overlap(self.layout)
         return self._written(lowering.write_static, lowering.write_at, copyable(dense(values), self.dtype, self.shape))
 
-    def add(self, values: Any) -> "StridedTensor":
+    def add(self, values: Any) -> StridedTensor:
         """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
 
         Sums are made in the type that both promote to, and then cast to this dtype.
@@ -438,11 +440,13 @@ class StridedTensor(DenseOperators):
         return self._written(lowering.add_static, lowering.add_at, addable(dense(values), self.dtype, self.shape))
 
     @property
-    def at(self) -> "At":
+    def at(self) -> At:
         """`t.at[index].set(values)` and `.add(values)`: this tensor over the storage written at the index."""
         return At(self)
 
-    def _written(self, static: Callable, at_offset: Callable, values: jax.Array) -> "StridedTensor":
+    def _written(
+        self, static: Callable[..., jax.Array], at_offset: Callable[..., jax.Array], values: jax.Array
+    ) -> StridedTensor:
         self._require_one_storage()
         if not self.numel():
             return self
@@ -479,7 +483,7 @@ class At:
     def __init__(self, tensor: StridedTensor, view: StridedTensor | None = None):
         self._tensor, self._view = tensor, tensor if view is None else view
 
-    def __getitem__(self, index: Any) -> "At":
+    def __getitem__(self, index: Any) -> At:
         return At(self._tensor, self._view[index])
 
     def set(self, values: Any) -> StridedTensor:

@@ -1,6 +1,6 @@
 """Views of several tensors at once: broadcast_tensors, meshgrid, atleast_1d, atleast_2d, atleast_3d."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:
     return tuple(tensor.expand(size) for tensor in tensors)
 
 
-def meshgrid(*tensors: StridedTensor, indexing: str = "ij") -> tuple[StridedTensor, ...]:
+def meshgrid(*tensors: StridedTensor, indexing: Literal["ij", "xy"] = "ij") -> tuple[StridedTensor, ...]:
     """The coordinates of a grid as expanded views of its axes (`torch.meshgrid`).
 
     Args:

@@ -184,7 +184,7 @@ def kept(extra: PyTree, before: PyTree) -> None:
         )
 
 
-def kind(leaf: Any) -> tuple:
+def kind(leaf: Any) -> tuple[Any, ...]:
     """What a compiled loop must keep of a leaf."""
     return leaf.shape, leaf.dtype
 
@@ -202,6 +202,6 @@ def as_array(leaf: Any, argument: str) -> Any:
     return numbers_of(leaf, argument) if is_foreign else leaf
 
 
-def name(path: tuple) -> str:
+def name(path: tuple[Any, ...]) -> str:
     """A leaf's path as it is written in Python: ['x'][0]."""
     return jax.tree_util.keystr(path)

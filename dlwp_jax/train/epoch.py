@@ -149,7 +149,7 @@ def norm(tree: PyTree) -> jax.Array:
     return grad_norm(jax.lax.stop_gradient(wide))
 
 
-def understood(function: Callable, keywords: dict[str, Any]) -> dict[str, Any]:
+def understood(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
     """Those of the keywords that a function takes."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

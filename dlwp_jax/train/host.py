@@ -92,7 +92,7 @@ class every:  # reads as a word: callbacks=[every(100, show)]
     epochs: int
     callback: Callback
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.count(self.epochs, "epochs")
         if not callable(self.callback):
             raise TypeError(f"callback must be a function of a Progress; got {checks.describe(self.callback)}.")
@@ -114,7 +114,7 @@ def fit(
     val_batch_size: int | None = None,
     skip_nonfinite: bool = False,
     callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | os.PathLike | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Run:
     """Train from the host in compiled chunks: parameters and history are those of `run`.
@@ -242,7 +242,12 @@ def _call_back(loop: Loop, done: int, plan: Plan, callbacks: list[every]) -> boo
         return False
     told = Progress(done, plan.epochs, _trimmed(loop, done), loop)
     answers = [callback(told) for callback in due]
-    return any(answer is True for answer in answers)
+    return any(map(_is_true, answers))
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether an answer is True: Python's, NumPy's or JAX's, as comparing values of the history gives it."""
+    return answer is True or (getattr(answer, "dtype", None) == np.bool_ and bool(answer))
 
 
 def _latest(loop: Loop, done: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from dlwp_jax.train import checks
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
-RECORDS = {
+RECORDS: dict[str, tuple[str, ...]] = {
     "norms": ("grad_norm", "param_norm", "update_norm"),
     "dead_units": ("dead_units",),
     "eval_loss": ("eval_loss",),
@@ -58,8 +58,8 @@ class Learner:
       record: what each step logs besides loss and metrics, names of RECORDS.
     """
 
-    train_def: nnx.GraphDef
-    eval_def: nnx.GraphDef
+    train_def: nnx.GraphDef[Any]
+    eval_def: nnx.GraphDef[Any]
     loss_fn: LossFn
     tx: optax.GradientTransformation
     trainable: Any

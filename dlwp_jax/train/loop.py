@@ -44,7 +44,7 @@ class EarlyStopping:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.count(self.patience, "patience")
         object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
         if not isinstance(self.monitor, str):

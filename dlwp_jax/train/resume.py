@@ -49,14 +49,14 @@ class Checkpoint:
         and settings must agree, and training goes on with what it is given.
     """
 
-    directory: str | os.PathLike
+    directory: str | os.PathLike[str]
     every_epochs: int | None = None
     every_seconds: float | None = 30.0
     keep: int = 2
     extend: bool = False
     exact: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.directory, str | os.PathLike) or not str(self.directory):
             raise TypeError(
                 f"checkpoint must be a directory's path or a Checkpoint; got {checks.describe(self.directory)}."
@@ -71,12 +71,12 @@ class Checkpoint:
         checks.count(self.keep, "keep")
 
 
-def asked(checkpoint: Checkpoint | str | os.PathLike | None) -> Checkpoint | None:
+def asked(checkpoint: Checkpoint | str | os.PathLike[str] | None) -> Checkpoint | None:
     """What `fit`'s argument means."""
     return checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 
-def restore(directory: str | os.PathLike, state: TrainState) -> Run:
+def restore(directory: str | os.PathLike[str], state: TrainState) -> Run:
     """What the newest checkpoint of a directory holds, without training: to evaluate, predict, or begin anew from.
 
     Args:

@@ -34,7 +34,8 @@ class Source:
     """
 
     def __init__(self, stream: Iterable[PyTree], *, is_saved: bool):
-        self.stream, self.is_saved = stream, is_saved
+        self.stream: Iterable[PyTree] = stream
+        self.is_saved: bool = is_saved
         self.recent: deque[PyTree] = deque(maxlen=64)  # batches that nobody has looked back at
         self._end()
 

@@ -39,9 +39,12 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def write(name: str, section: str) -> None:
-    """Replace this benchmark's section of the page, or append it."""
+    """Replace this benchmark's section of the page, or append it; a CPU and a GPU have one each."""
+    import jax
+
     page = PAGE.read_text() if PAGE.exists() else HEAD
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    mark = name if jax.default_backend() == "cpu" else f"{name}, {jax.default_backend()}"
+    begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
     block = begin + section + end
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     page = pattern.sub(lambda _: block, page) if begin in page else page.rstrip() + "\n\n" + block

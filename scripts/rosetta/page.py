@@ -102,26 +102,28 @@ def _halves(pair: Pair) -> Iterator[str]:
 
 BITES = """# {title}
 
-Written by `scripts/torch_names` from `scripts/rosetta/cells/bites.py`; `tests/test_rosetta.py` runs all
-of it, and finds the first JAX different from torch and the second equal. The inputs and the names of torch one by one:
-[torch_to_jax.md](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity.md](parity.md).
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs all of it, and
+finds the first JAX different from torch and the second equal. The inputs, and torch's other names:
+[name by name](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity](parity.md).
 
 {words}
 """
 
 
-def render_bites(group: Group) -> str:
-    """The page of what bites."""
-    head = BITES.format(title=group.title, words=group.words)
-    return head + "".join(_bite(number, pair) for number, pair in enumerate(group.pairs, 1))
+def render_bites(bites: Group, quiet: Group) -> str:
+    """The page of what bites: ten things numbered, then the rest."""
+    head = BITES.format(title=bites.title, words=bites.words)
+    numbered = "".join(_bite(f"## {number}. ", pair) for number, pair in enumerate(bites.pairs, 1))
+    rest = "".join(_bite("### ", pair) for pair in quiet.pairs)
+    return f"{head}{numbered}\n## {quiet.title}\n\n{quiet.words}\n{rest}"
 
 
-def _bite(number: int, pair: Pair) -> str:
+def _bite(heading: str, pair: Pair) -> str:
     torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
     cells = f"**torch**\n{torch_block}", f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}"
     columns = "\n</td>".join(f'<td valign="top" markdown="block">\n\n{cell}' for cell in cells)
     return f"""
-## {number}. {pair.names[0]}
+{heading}{pair.names[0]}
 
 {pair.why}
 

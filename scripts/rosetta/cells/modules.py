@@ -288,30 +288,9 @@ logits.shape, sorted(w.numel() for w in net.parameters())
 
 
 # %% jax
-# The same layers, channels last. `eval_shape` is the meta device: it runs a function on shapes alone.
-def alexnet(rngs):
-    conv = functools.partial(nn.Conv2d, rngs=rngs)
-    dense = functools.partial(nn.Linear, rngs=rngs)
-    return nn.Sequential(
-        *(conv(3, 64, 11, stride=4, padding=2), nn.ReLU()),
-        nn.MaxPool2d(3, stride=2),
-        *(conv(64, 192, 5, padding=2), nn.ReLU()),
-        nn.MaxPool2d(3, stride=2),
-        *(conv(192, 384, 3, padding=1), nn.ReLU()),
-        *(conv(384, 256, 3, padding=1), nn.ReLU()),
-        *(conv(256, 256, 3, padding=1), nn.ReLU()),
-        nn.MaxPool2d(3, stride=2),
-        *(nn.AdaptiveAvgPool2d(6), nn.Flatten()),
-        nn.Dropout(0.5, rngs=rngs),
-        *(dense(256 * 6 * 6, 4096), nn.ReLU()),
-        nn.Dropout(0.5, rngs=rngs),
-        *(dense(4096, 4096), nn.ReLU()),
-        dense(4096, 1000),
-    )
-
-
+# `eval_shape` is the meta device: it runs a function on shapes alone.
 def logits_and_params(x):
-    net = alexnet(nnx.Rngs(0))
+    net = nn.AlexNet(rngs=nnx.Rngs(0))
     return net(x), nnx.state(net, nnx.Param)
 
 
@@ -328,58 +307,7 @@ with torch.device("meta"):
     net = models.resnet101()
 sorted(w.numel() for w in net.state_dict().values())
 
-
 # %% jax
-# A block is a module, the depths are a tuple.
-def conv(*args, rngs, **options):
-    return nn.Conv2d(
-        *args, bias=False, rngs=rngs, **options
-    )
-
-
-class Bottleneck(nnx.Module):
-    def __init__(self, n_in, n, stride, rngs):
-        self.branch = nn.Sequential(
-            conv(n_in, n, 1, rngs=rngs),
-            *(nn.BatchNorm2d(n), nn.ReLU()),
-            conv(
-                n, n, 3, stride=stride, padding=1, rngs=rngs
-            ),
-            *(nn.BatchNorm2d(n), nn.ReLU()),
-            conv(n, 4 * n, 1, rngs=rngs),
-            nn.BatchNorm2d(4 * n),
-        )
-        self.skip = nn.Identity()
-        if n_in != 4 * n:
-            self.skip = nn.Sequential(
-                conv(
-                    n_in, 4 * n, 1, stride=stride, rngs=rngs
-                ),
-                nn.BatchNorm2d(4 * n),
-            )
-
-    def __call__(self, x):
-        return nn.relu(self.branch(x) + self.skip(x))
-
-
-def resnet(depths, rngs):
-    blocks, n_in = [], 64
-    for n, depth in zip((64, 128, 256, 512), depths):
-        for i in range(depth):
-            stride = 2 if n > 64 and i == 0 else 1
-            blocks.append(Bottleneck(n_in, n, stride, rngs))
-            n_in = 4 * n
-    return nn.Sequential(
-        conv(3, 64, 7, stride=2, padding=3, rngs=rngs),
-        *(nn.BatchNorm2d(64), nn.ReLU()),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        *blocks,
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        nn.Linear(2048, 1000, rngs=rngs),
-    )
-
-
-net = nnx.eval_shape(
-    lambda: resnet((3, 4, 23, 3), nnx.Rngs(0))
-)
+# Dropout and batch norm hold their state in the module; `rngs` is where the initial weights come from.
+net = nnx.eval_shape(lambda: nn.resnet101(rngs=nnx.Rngs(0)))
 sorted(w.size for w in jax.tree.leaves(nnx.state(net)))

@@ -1,0 +1,52 @@
+"""Pictures for the site: runs every experiment whose pictures are absent or older than it, into runs/site.
+
+That takes three to five minutes the first time, then nothing. With --readme it also makes the README's picture,
+docs/assets/cures.png, from the run of ch05_overfitting.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "runs" / "site"
+README = ROOT / "docs" / "assets" / "cures.png"
+
+
+def main() -> None:
+    for source in sorted((ROOT / "experiments").glob("ch*.py")):
+        made = OUT / source.stem / ".made"
+        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+            draw(source.stem)
+            made.touch()
+    if "--readme" in sys.argv:
+        shrink(OUT / "ch05_overfitting" / "cures.png", README)
+
+
+def draw(name: str) -> None:
+    print(f"running {name} for its pictures ...", flush=True)
+    command = [sys.executable, "-P", "-m", "experiments", name, "--out", str(OUT)]
+    env = {variable: value for variable, value in os.environ.items() if variable != "DLWP_DATA"}  # the embedded data
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
+
+
+def shrink(picture: Path, to: Path) -> None:
+    """A PNG of 64 colours and at most 1200 pixels wide."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        image = image.convert("RGB")
+        image.thumbnail((1200, 1200))
+        image = image.quantize(64, dither=Image.Dither.NONE)
+        content = io.BytesIO()
+        image.save(content, "png", optimize=True)
+    to.write_bytes(content.getvalue())
+    print(f"wrote {to.relative_to(ROOT)}, {to.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
