@@ -273,7 +273,8 @@ def all_finite(tree: PyTree) -> jax.Array:
 
 def finite(leaf: jax.Array) -> jax.Array:
     """Whether every number of an array is finite."""
-    if leaf.size < 4096:
+    is_split = any(jax.typeof(leaf).sharding.spec)  # over an explicit mesh, whose axes a reshape may not mix
+    if leaf.size < 4096 or is_split:
         return jnp.isfinite(leaf).all()
     return jax.lax.platform_dependent(leaf, cpu=finite_folded, default=lambda leaf: jnp.isfinite(leaf).all())
 
