@@ -1,6 +1,7 @@
 """Training as a function: what run, fit, train_epoch and evaluate promise."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
+from dlwp_jax.train.epoch import all_finite
 from tests.models import Plain, Scalar, Stochastic, Tied, assert_same_bits, regression, squared_error
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
@@ -317,6 +319,30 @@ def test_a_finite_loss_with_an_infinite_gradient_does_not_reach_the_parameters()
     result = train.run(learner, state, {"x": jnp.ones(2)}, epochs=3, batch_size=2)
     assert result.failure.tolist() == [1, 1]
     assert_same_bits(result.state, state)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize("shape", [(5,), (8, 1024), (3, 1367)])  # small; large, in eight parts; with a rest
+def test_no_place_in_an_array_hides_a_number_that_is_not_finite(shape, dtype):
+    size = np.prod(shape)
+    places = np.unique(np.clip([0, 1, 4, size // 2, 7 * size // 8 - 1, 7 * size // 8, size - 1], 0, size - 1))
+    arrays = np.full((3 * len(places) + 1, size), 3e38, dtype)  # large, but finite
+    for row, (place, bad) in enumerate(itertools.product(places, (np.nan, np.inf, -np.inf))):
+        arrays[row, place] = bad
+    verdicts = jax.jit(jax.vmap(lambda array: all_finite({"w": array.reshape(shape), "b": jnp.ones(())})))(arrays)
+    assert verdicts.tolist() == [False] * (3 * len(places)) + [True]
+
+
+def test_a_step_that_makes_one_number_of_many_infinite_is_not_taken():
+    def loss_fn(model, batch):
+        return jnp.sqrt(model.w[...]).sum(), {}  # the gradient at 0 is infinite
+
+    w = jnp.ones((70, 70))
+    for start, taken in ((w, 1), (w.at[69, 3].set(0.0), 0)):
+        learner, state = train.make_learner(Scalar(start), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+        after, _ = train.train_epoch(learner, state, {"x": jnp.ones(1)}, batch_size=1)
+        assert int(after.step) == taken
+        np.testing.assert_array_equal(after.params["w"], start - 0.05 * taken)
 
 
 def test_train_epoch_stops_inside_the_epoch():

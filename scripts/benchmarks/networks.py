@@ -10,13 +10,27 @@ on the same device in the same run. Eight conv nets
 go one after the other through `lax.map`; 64 small ones through `vmap`.
 
 Where a target is missed, what was tried. *Conv net*: several output columns at once, for few output channels, brought
-most (`scripts/bench layers`); space to depth, im2col with a matrix product, batch-last arrays, channels padded to a
-multiple of 4, 8 or 16 were slower or no faster. The gradient of the kernel by nine shifted products, or over blocks of
-columns, was faster for 3 to 32 channels only: a lead. On one pinned core of a loaded machine the epoch took 0.83 of
-torch's time: torch gains more from the second core. *Fully connected*: the products take as long as torch's;
-what is left is passes over 3.7 million parameters, some of them to check for infinite numbers (the bare scan has none).
-*Residual net*: the convolutions run near the rate of a matrix product but for the gradient of the kernel; what is
-kept for the backward pass is copied into the stack of the scan and out again. Twenty unrolled blocks were no
+most (`scripts/bench layers`); im2col with a matrix product and channels padded to a multiple of 4, 8 or 16 were slower
+or no faster. What is left is the second core, from which torch's epoch gains 1.66. Where input or output have more than
+16 channels, jaxlib 0.10 gives a convolution to YNNPACK, which stays on one core (CPU time by wall time 1.01 to 1.06)
+unless one row of the output is very long; smaller ones go to Eigen, which takes both cores (1.97) but needs 2.2 ms for
+3 to 16 channels where four columns in YNNPACK need 1.2. The same net written by hand, batch last, four pixels at once
+and pooled before tanh, is a matrix product, which takes both cores: 0.80 of torch's time where ours took 1.11; but it
+needs convolution, tanh and pooling written as one. Leads, measured alone and not in the epoch (the machine was never
+idle long enough): 16 to 8 channels at two columns, in Eigen, 0.50 ms, at four, as now, 0.79 ms; three shifted rows side
+by side as channels, all rows of all examples one long row, 0.81 ms for 3 to 16 channels, building the row not counted.
+The batch in two or four parts was no faster: XLA ran the parts one after the other, in a loop and out of it.
+*Fully connected*: the products take as long as torch's; what is left is passes over 3.7 million parameters. The check
+for infinite numbers wrote a flag for each and reduced the flags on one core. Now eight parts of the array are combined
+first: 0.90 of the epoch's time before (77.8 ms against 86.4 ms, median of nine, one run in which torch took 104 ms);
+without any check it is 74.8 ms. The sum of `0 * x` took 86.7 ms or, one sum over all arrays, 83.8 ms, a product with a
+vector of zeros 81.4 ms, a reduction axis by axis 87.5 ms.
+*Residual net*: a convolution of 32 channels takes one core of two, near that core's rate: forward 2.9 ms of a block's
+13.5 ms, the gradient of the kernel 4.8 ms. Of five other ways to write that gradient one was faster, a matrix product
+for each row of the window over three shifted columns, 3.9 ms; nine shifted products took 10.4 ms, all patches at once
+16.4 ms. The long row of above took 2.4 ms forward. Together these leads would not reach the target; none was tried in
+the network.
+What is kept for the backward pass is copied into the stack of the scan and out again. Twenty unrolled blocks were no
 faster a step, and each adds to the compile time; batch norm with a derivative of its own brought its share
 down by half.
 
