@@ -385,10 +385,10 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
 def _stream_step(learner: Learner, loop: Loop, batch: PyTree, plan: Plan) -> Loop:
     key = _step_key(loop.state, loop.step)
-    state, taken, logs = train_step(learner, loop.state, batch, key, loop.alive)
-    alive = loop.alive if plan.skip_nonfinite else taken
-    loop = add_logs(plan, loop, None, logs, loop.alive, taken)
-    return learner.laid(record(replace(loop, state=state, alive=alive)))
+    skip = plan.skip_nonfinite
+    state, goes_on, counts, logs = train_step(learner, loop.state, batch, key, loop.alive, skip=skip)
+    loop = add_logs(loop, None, logs, loop.alive, counts)
+    return learner.laid(record(replace(loop, state=state, alive=goes_on)))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
