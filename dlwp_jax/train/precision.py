@@ -111,11 +111,15 @@ def _computing_in(cls: type, dtype: Any) -> type:
     """A subclass whose call casts; one for each class, so that graphs of equal models are equal."""
 
     def call(self, *args, **kwargs):
-        params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
-        args, kwargs, cast = _cast((args, kwargs, params), dtype)
-        nnx.update(self, cast)
-        outputs = cls.__call__(self, *args, **kwargs)
-        nnx.update(self, params)
+        graph, params, before = nnx.split(self, nnx.Param, ...)
+        args, kwargs, params = _cast((args, kwargs, params), dtype)
+        model = nnx.merge(graph, params, before)
+        outputs = cls.__call__(model, *args, **kwargs)
+        nnx.pop(model, nnx.Intermediate)
+        after = nnx.state(model, nnx.Not(nnx.Param))
+        leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        if any(new is not old for old, new in leaves):  # in eval mode nothing is, and under an inner jit nothing may be
+            nnx.update(self, after)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if _has(leaf, dtype) else leaf, outputs)
 
     names = {"__call__": call, "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
