@@ -238,9 +238,15 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
 
 def _program(learner: Learner, state: TrainState, batch: PyTree) -> str:
     """A checksum of what a step computes, constants included, the same in every process."""
+    state = jax.tree.map(_anywhere, state)
     step = jax.make_jaxpr(functools.partial(train_step, learner))(state, batch, state.key, jnp.array(True))
     text = re.sub(r"0x[0-9a-f]+", "", str(step.jaxpr))  # addresses of functions
     return hashlib.sha256((text + json.dumps(fingerprint(step.consts))).encode()).hexdigest()
+
+
+def _anywhere(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    """A leaf to be traced with, wherever it lies."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
 
 
 def _wrong_format(about: About) -> str | None:
