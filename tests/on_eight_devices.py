@@ -127,6 +127,7 @@ def test_one_device_and_many_train_the_same(model, layout):
     assert_close((fitted.state, fitted.best), (ran.state, ran.best), ROUNDING)
 
 
+@pytest.mark.slow
 def test_in_float32_the_losses_agree_to_rounding():
     """Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at most ten times that."""
     learner, state = learner_of(MLP(nnx.Rngs(0)))
@@ -137,6 +138,7 @@ def test_in_float32_the_losses_agree_to_rounding():
         assert_close(ran.history, alone.history, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_rows_that_are_split_give_the_same():
     learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
@@ -325,6 +327,7 @@ def test_a_mesh_of_one_device_is_no_mesh():
 # A batch in parts, and half precision.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_parts_are_the_same_on_every_number_of_devices():
     """Batch norm within each part, and each part's own dropout: which rows are in it must not depend on devices."""
@@ -337,6 +340,7 @@ def test_parts_are_the_same_on_every_number_of_devices():
     assert_close(ran, alone, ROUNDING)
 
 
+@pytest.mark.slow
 def test_float16_on_a_mesh():
     """4 digits: the losses of two orders of summation agree to 1 %, and the scales exactly."""
     learner, state = learner_of(MLP(nnx.Rngs(0)), compute_dtype=jnp.float16)
@@ -397,6 +401,7 @@ def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
         assert_same_bits(jax.device_get(other.params), jax.device_get(moved.state.params))
 
 
+@pytest.mark.slow
 def test_the_documentations_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "sharding.md").read_text()
