@@ -39,6 +39,7 @@ __all__ = [
     "regularization",
     "runs",
     "search",
+    "shard",
     "storage",
     "train",
     "weights",

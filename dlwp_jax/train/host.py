@@ -167,6 +167,7 @@ def fit(
         source = Source(train, is_saved=checkpoint is not None)
         first = source.peek()
         batch, kept = _shape(first), {"val": None if is_stream(val) else val}
+        learner = learner.placed(state, val=kept["val"])
         plan = make_plan(learner, state, batch, val, epochs, n_rows(first), stop, val_batch_size, skip_nonfinite)
         held = _start(learner, state, batch, val is not None, plan)
         chunks = _stream_chunks(learner, held, source, val, plan)
@@ -180,6 +181,7 @@ def fit(
     else:
         train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
         source, batch, kept = None, batch_shape(train, plan.batch_size), {"train": train, "val": val}
+        learner = learner.placed(state, **kept)
         periods = [c.epochs for c in callbacks] + [c.every_epochs for c in [checkpoint] if c and c.every_epochs]
         stride = functools.reduce(math.gcd, periods, 0) or plan.epochs
         held = _start(learner, state, batch, val is not None, plan)
@@ -306,7 +308,7 @@ def _in_memory(
     if steps > 1:
         amid = int(held.loop.step) > 0  # of an epoch that a checkpoint was written in
         order = _epoch_order(held.loop.state, train, plan.batch_size) if amid else jnp.zeros(n_rows(train), jnp.int32)
-        held.loop = replace(held.loop, order=order)
+        held.loop = replace(held.loop, order=learner.laid(order))
     size, target = 1, int(held.loop.done) * steps + int(held.loop.step)
     while bool(is_going(held.loop, plan)):
         boundary = (target // (stride * steps) + 1) * stride * steps
@@ -334,7 +336,10 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
             loop.step == steps, lambda loop: validated(learner, loop, val, plan), lambda loop: loop, loop
         )
 
-    return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
+    def is_before(loop):
+        return is_going(loop, plan) & (loop.done * steps + loop.step < target)
+
+    return learner.laid(jax.lax.while_loop(is_before, body, loop))
 
 
 _epoch_order = functools.partial(jax.jit, static_argnames="batch_size")(epoch_order)
@@ -342,7 +347,7 @@ _epoch_order = functools.partial(jax.jit, static_argnames="batch_size")(epoch_or
 
 def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Held:
     """The first loop, in buffers of its own: chunks give theirs back, and the caller keeps `state`."""
-    return Held(jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan)))
+    return Held(learner.laid(jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan))))
 
 
 # Streams: a step a batch, the same keys and the same bookkeeping.
@@ -353,7 +358,7 @@ def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan:
     while bool(is_going(held.loop, plan)):
         shown = time.monotonic()
         for batch in source.epoch(int(held.loop.done) + 1):
-            held.loop = _stream_step(learner, held.loop, batch, plan)
+            held.loop = _stream_step(learner, held.loop, learner.spread(batch), plan)
             if time.monotonic() - shown > CHUNK_SECONDS or source.is_full:
                 yield 0.0
                 shown = time.monotonic()
@@ -361,7 +366,7 @@ def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan:
                     return
                 source.recent.clear()
         if bool(held.loop.alive):
-            held.loop = _end_epoch(held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
+            held.loop = _end_epoch(learner, held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
             source.end_epoch()
         yield 0.0
 
@@ -374,7 +379,7 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
     total, n = {}, 0
     for number, batch in enumerate(val, 1):
         batch = checks.dataset(batch, f"val (batch {number})")
-        logs = _eval_step(learner, state, batch)
+        logs = _eval_step(learner, state, learner.spread(batch))
         total = {k: total.get(k, 0.0) + n_rows(batch) * v for k, v in logs.items()}
         n += n_rows(batch)
     if n == 0:
@@ -387,10 +392,15 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
 def _stream_step(learner: Learner, loop: Loop, batch: PyTree, plan: Plan) -> Loop:
     key = _step_key(loop.state, loop.step)
-    state, taken, logs = train_step(learner, loop.state, batch, key, loop.alive)
-    alive = loop.alive if plan.skip_nonfinite else taken
-    loop = add_logs(plan, loop, None, logs, loop.alive, taken)
-    return record(replace(loop, state=state, alive=alive))
+    skip = plan.skip_nonfinite
+    state, goes_on, counts, logs = train_step(learner, loop.state, batch, key, loop.alive, skip=skip)
+    loop = add_logs(loop, None, logs, loop.alive, counts)
+    return learner.laid(record(replace(loop, state=state, alive=goes_on)))
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
+def _end_epoch(learner: Learner, loop: Loop, val_logs: dict[str, jax.Array], plan: Plan) -> Loop:
+    return learner.laid(end_epoch(loop, val_logs, plan))
 
 
 def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
@@ -398,7 +408,6 @@ def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(epoch_keys(state)[1], step)
 
 
-_end_epoch = functools.partial(jax.jit, static_argnames="plan", donate_argnames="loop")(end_epoch)
 _eval_step = functools.partial(jax.jit, static_argnames="learner")(eval_step)
 
 

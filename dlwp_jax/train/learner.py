@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from dlwp_jax.train import checks
+from dlwp_jax.train import checks, precision
+from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
@@ -56,6 +57,8 @@ class Learner:
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
       record: what each step logs besides loss and metrics, names of RECORDS.
+      accumulate: in how many parts a step computes the gradient of its batch.
+      placement: where state and batches lie, where that is more than one device; found anew in every call.
     """
 
     train_def: nnx.GraphDef[Any]
@@ -64,6 +67,8 @@ class Learner:
     tx: optax.GradientTransformation
     trainable: Any
     record: tuple[str, ...] = ()
+    accumulate: int = 1
+    placement: Placement | None = None
 
     @property
     def step_logs(self) -> tuple[str, ...]:
@@ -78,6 +83,8 @@ class Learner:
         self, state: TrainState, params: PyTree, batch: PyTree, key: jax.Array, *, train: bool
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new `extra`)."""
+        if self.placement is not None:
+            params, batch = self.placement.whole(params), self.placement.rows(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         outcome = self.loss_fn(model, batch)
         checks.outcome(outcome)
@@ -88,6 +95,21 @@ class Learner:
         if train:
             checks.kept(extra, state.extra)
         return loss, (metrics, extra)
+
+    def placed(self, state: TrainState, **data: PyTree) -> "Learner":
+        """This learner, for programs over the devices on which state and data lie."""
+        return dataclasses.replace(self, placement=read(state, data))
+
+    def laid(self, tree: PyTree) -> PyTree:
+        """A tree with its states where the state lay, and all else on every device."""
+        if self.placement is None:
+            return tree
+        lay, is_state = self.placement, lambda node: isinstance(node, TrainState)
+        return jax.tree.map(lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n), tree, is_leaf=is_state)
+
+    def spread(self, batch: PyTree) -> PyTree:
+        """A batch of a stream, on the devices on which the state lies."""
+        return batch if self.placement is None else self.placement.spread(batch)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def
@@ -103,6 +125,8 @@ def make_learner(
     key: jax.Array,
     trainable: Any = nnx.Param,
     record: Collection[str] = (),
+    accumulate: int = 1,
+    compute_dtype: Any = None,
 ) -> tuple[Learner, TrainState]:
     """Take a model apart into what training changes and what it does not.
 
@@ -122,6 +146,15 @@ def make_learner(
         loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and parameters in eval mode,
         which is what `val/loss` can be compared with where there is dropout or batch norm; it costs one more forward
         pass.
+      accumulate: compute the gradient of a batch in so many parts, one after the other, as equal in rows as they can
+        be: memory is that of a part, and the step is that of the whole batch, to rounding, where the loss is a mean
+        over its rows. What is not: batch norm normalises by each part's own moments (and moves its running ones part
+        by part), as in torch, and each part draws its own dropout. Metrics are means over parts, weighted by rows.
+      compute_dtype: `jnp.bfloat16` or `jnp.float16`: the call `model(...)` casts parameters and inputs to it, and
+        its outputs to float32; all else (other methods of the model, the loss, gradients, updates, statistics of
+        batch norm) stays in float32. float16 scales the loss, as `torch.amp.GradScaler` does: a step whose gradient
+        overflows is left out and counted in `Run.skipped`, and the scale halved; it is a failure only where the scale
+        has come down to 1. The scale is `state.opt_state.scale`, the optimizer's own state is `.inner`.
 
     Returns:
       `(learner, state)`.
@@ -129,7 +162,8 @@ def make_learner(
     Raises:
       TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is no PRNG key, or
         `trainable` chooses leaves that are not floating point.
-      ValueError: where `trainable` chooses nothing, or `record` asks for what is not known.
+      ValueError: where `trainable` chooses nothing, `record` or `compute_dtype` is not known, or `accumulate` is
+        below 1.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -142,8 +176,10 @@ def make_learner(
     checks.model(model)
     checks.loss_fn(loss_fn)
     checks.optimizer(tx)
-    key = checks.key(key)
+    key, compute_dtype = checks.key(key), precision.dtype_of(compute_dtype)
     model = nnx.clone(model)
+    if compute_dtype is not None:
+        model = precision.compute_in(model, compute_dtype)
     model.eval()
     eval_def = nnx.graphdef(model)
     model.train()
@@ -151,10 +187,12 @@ def make_learner(
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
-    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record))
+    accumulate = checks.count(accumulate, "accumulate")
+    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record), accumulate)
     checks.hashable(learner)
     zero = jnp.zeros((), jnp.int32)
-    return learner, TrainState(params, extra, rngs, tx.init(params), key, zero, zero)
+    opt_state = precision.scaled(tx.init(params), compute_dtype)
+    return learner, TrainState(params, extra, rngs, opt_state, key, zero, zero)
 
 
 def _known(record: Collection[str]) -> tuple[str, ...]:
@@ -179,6 +217,7 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
     """
     checks.pair(learner, state)
     inputs = checks.arrays(inputs, "inputs")
+    learner = learner.placed(state)
     if batch_size is None:
         return _predict(learner, state, inputs)
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
@@ -190,6 +229,9 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
+    if learner.placement is not None:
+        state = dataclasses.replace(state, params=learner.placement.whole(state.params))
+        inputs = learner.placement.rows(inputs)
     return learner.model(state)(inputs)
 
 

@@ -68,7 +68,8 @@ class Run:
       stopped: bool, whether training ended before the epochs asked for.
       failure: int32 `[2]`: epoch and step, both counted from 1, at which loss or parameters were first not
         finite; zeros where that never happened.
-      skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`).
+      skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`), or because a gradient
+        in float16 overflowed (`compute_dtype`). They are not in the means of the history.
     """
 
     state: TrainState
@@ -161,7 +162,7 @@ def run(
     ((5,), 10)
     """
     train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
-    return _run(learner, state, train, val, plan)
+    return _run(learner.placed(state, train=train, val=val), state, train, val, plan)
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"))
@@ -174,8 +175,8 @@ def _run(learner: Learner, state: TrainState, train: PyTree, val: PyTree | None,
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
     if plan.stop is not None:
-        return result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop))
-    return result(counted(epoch, loop, plan.epochs, steps))
+        return learner.laid(result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop)))
+    return learner.laid(result(counted(epoch, loop, plan.epochs, steps)))
 
 
 def counted(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int) -> Loop:
@@ -261,7 +262,7 @@ def run_steps(learner: Learner, loop: Loop, train: PyTree, order: jax.Array, pla
         loop.state,
         loop.alive,
         replace(loop, state=None, alive=None),
-        functools.partial(add_logs, plan),
+        add_logs,
         train,
         order,
         plan.batch_size,
@@ -272,9 +273,8 @@ def run_steps(learner: Learner, loop: Loop, train: PyTree, order: jax.Array, pla
     return record(replace(loop, state=state, alive=alive))
 
 
-def add_logs(plan: Plan, loop: Loop, _i: Any, values: Logs, alive: jax.Array, taken: jax.Array) -> Loop:
+def add_logs(loop: Loop, _i: Any, values: Logs, alive: jax.Array, counts: jax.Array) -> Loop:
     """Add the logs of a step, unless training had failed before it or it is skipped."""
-    counts = taken if plan.skip_nonfinite else alive
     totals = choose(counts, {k: loop.totals[k] + values[k] for k in loop.totals}, loop.totals)
     return replace(loop, totals=totals, step=loop.step + alive, lost=loop.lost + (alive & ~counts))
 
