@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         regularization,
         runs,
         search,
+        shard,
         storage,
         train,
         weights,

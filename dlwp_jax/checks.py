@@ -113,9 +113,8 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype in (np.longdouble, np.clongdouble):  # which are NumPy's alone
-        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    return array
+    ours = {np.dtype(np.longdouble): np.float64, np.dtype(np.clongdouble): np.complex128}  # the first are NumPy's alone
+    return array.astype(ours[array.dtype]) if array.dtype in ours else array
 
 
 def is_numeric(dtype: Any) -> bool:

@@ -12,6 +12,7 @@ mean over the readings left out, in squared degrees. Strengths are chosen by the
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def report(found):
 
 def judged(history):
     val = history["val/loss"]
-    ends = {"train at the end": float(history["train/loss"][-1]), "val at the end": float(val[-1])}
+    ends: dict[str, Any] = {"train at the end": float(history["train/loss"][-1]), "val at the end": float(val[-1])}
     best = {"best val": float(val.min()), "at epoch": int(val.argmin()) + 1}
     return ends | best | {"verdict": diagnose(history).verdict}
 

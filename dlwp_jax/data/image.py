@@ -132,9 +132,12 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     image = _checked(image)
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
-    if (shorter := checks.as_int(size)) is not None:
-        size = _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
-    height, width = checks.wholes(size, "size", 2, 1, MOST_ROWS)
+    shorter = checks.as_int(size)
+    if shorter is None:
+        both = size
+    else:
+        both = _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
+    height, width = checks.wholes(both, "size", 2, 1, MOST_ROWS)
     planes = [
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
     ]

@@ -121,10 +121,10 @@ class Volume:
         >>> {k: v.shape for k, v in Volume(np.zeros((2, 3, 4))).planes().items()}
         {'axial': (3, 4), 'coronal': (2, 4), 'sagittal': (2, 3)}
         """
-        irc = [n // 2 for n in self.voxels.shape] if irc is None else checks.wholes(irc, "irc", 3, 0)
-        if any(i >= n for i, n in zip(irc, self.voxels.shape, strict=True)):
-            raise ValueError(f"irc={tuple(irc)} is outside of a scan of {list(self.voxels.shape)}.")
-        i, r, c = irc
+        voxel = [n // 2 for n in self.voxels.shape] if irc is None else checks.wholes(irc, "irc", 3, 0)
+        if any(i >= n for i, n in zip(voxel, self.voxels.shape, strict=True)):
+            raise ValueError(f"irc={tuple(voxel)} is outside of a scan of {list(self.voxels.shape)}.")
+        i, r, c = voxel
         return {
             "axial": self.voxels[i],
             "coronal": self.voxels[::-1, r],  # head up

@@ -247,7 +247,8 @@ def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, ja
     What is found is kept as long as the learner lives: names and dtypes only, so a loss that closes over the
     arrays of an outer `vmap` or `grad` leaves nothing of them behind.
     """
-    learner = replace(learner, placement=None)
+    if learner.placement is not None:
+        learner = replace(learner, placement=None)
     known = _logs.setdefault(learner, {})
     leaves, structure = jax.tree.flatten((state, batch))
     shapes = (structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves))

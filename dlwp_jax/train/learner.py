@@ -98,7 +98,8 @@ class Learner:
 
     def placed(self, state: TrainState, **data: PyTree) -> "Learner":
         """This learner, for programs over the devices on which state and data lie."""
-        return dataclasses.replace(self, placement=read(state, data))
+        placement = read(state, data)  # one device: the same object, by which what is known of its steps is found
+        return self if placement == self.placement else dataclasses.replace(self, placement=placement)
 
     def laid(self, tree: PyTree) -> PyTree:
         """A tree with its states where the state lay, and all else on every device."""
