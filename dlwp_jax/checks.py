@@ -113,8 +113,13 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    ours = {np.dtype(np.longdouble): np.float64, np.dtype(np.clongdouble): np.complex128}  # the first are NumPy's alone
-    return array.astype(ours[array.dtype]) if array.dtype in ours else array
+    ours: dict[Any, Any] = {
+        np.dtype(np.longdouble): np.float64,
+        np.dtype(np.clongdouble): np.complex128,
+    }  # the first are NumPy's alone
+    if array.dtype in ours:
+        array = array.astype(ours[array.dtype])
+    return array
 
 
 def is_numeric(dtype: Any) -> bool:

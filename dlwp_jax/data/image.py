@@ -133,10 +133,7 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
     shorter = checks.as_int(size)
-    if shorter is None:
-        both = size
-    else:
-        both = _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
+    both = size if shorter is None else _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
     height, width = checks.wholes(both, "size", 2, 1, MOST_ROWS)
     planes = [
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
