@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+# NumPy's alone; where a platform has none they are float64 and complex128.
+LONG: dict[Any, Any] = {np.dtype(np.longdouble): np.float64, np.dtype(np.clongdouble): np.complex128}
+
 
 def describe(value: Any) -> str:
     """What came, in a few words.
@@ -113,13 +116,9 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    ours: dict[Any, Any] = {
-        np.dtype(np.longdouble): np.float64,
-        np.dtype(np.clongdouble): np.complex128,
-    }  # the first are NumPy's alone
-    if array.dtype in ours:
-        array = array.astype(ours[array.dtype])
-    return array
+    if array.dtype in LONG:
+        array = array.astype(LONG[array.dtype])
+    return np.asarray(array) if isinstance(array, np.generic) else array
 
 
 def is_numeric(dtype: Any) -> bool:
