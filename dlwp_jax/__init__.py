@@ -19,6 +19,7 @@ __all__ = [
     "regularization",
     "runs",
     "search",
+    "shard",
     "storage",
     "train",
     "weights",

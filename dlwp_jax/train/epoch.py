@@ -36,7 +36,7 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
     """
     data = checks.dataset(data, "data")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(data))
-    return _train_epoch(learner, state, data, batch_size)
+    return _train_epoch(learner.placed(state, data=data), state, data, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -50,7 +50,7 @@ def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: 
     logs = {k: jnp.full(steps, jnp.nan, log.dtype) for k, log in shapes.items()}
     order = epoch_order(state, data, batch_size)
     state, alive, logs = train_steps(learner, state, jnp.array(True), logs, record, data, order, batch_size, 0, steps)
-    return replace(state, epoch=state.epoch + alive), logs
+    return learner.laid((replace(state, epoch=state.epoch + alive), logs))
 
 
 def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None) -> Logs:
@@ -66,7 +66,7 @@ def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: i
     """
     data = checks.dataset(data, "data")
     batch_size = n_rows(data) if batch_size is None else min(checks.count(batch_size, "batch_size"), n_rows(data))
-    return mean_logs(learner, state, data, batch_size)
+    return mean_logs(learner.placed(state, data=data), state, data, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -74,8 +74,13 @@ def mean_logs(learner: Learner, state: TrainState, data: PyTree, batch_size: int
     """`evaluate` without its checks; `batch_size` is at most n."""
     n = n_rows(data)
     full, rest = divmod(n, batch_size)
+    whole = data
+    by_number = learner.placement is not None and batch_size < n
+    if by_number:  # a part cut out of arrays that are split over devices would travel through all of them
+        data = jnp.arange(n)
 
     def total(batch):
+        batch = rows(whole, batch) if by_number else batch
         return {k: n_rows(batch) * value for k, value in eval_step(learner, state, batch).items()}
 
     if full == 1:  # no loop around a single batch: XLA fuses across it
@@ -104,7 +109,7 @@ def train_step(
     """
     new, loss, logs, _ = attempt(learner, state, batch, key)
     taken = alive & all_finite((loss, new.params))
-    return choose_state(taken, new, state), taken, logs
+    return learner.laid(choose_state(taken, new, state)), taken, logs
 
 
 def attempt(
@@ -116,6 +121,8 @@ def attempt(
         return learner.loss(state, params, batch, key, train=True)
 
     (loss, (metrics, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if learner.placement is not None:
+        grads = learner.placement.as_params(grads)
     # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
     more = {"value": loss, "grad": grads, "value_fn": lambda params: loss_fn(params)[0]}
     updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **understood(learner.tx.update, more))
@@ -205,6 +212,7 @@ def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, ja
     What is found is kept as long as the learner lives: names and dtypes only, so a loss that closes over the
     arrays of an outer `vmap` or `grad` leaves nothing of them behind.
     """
+    learner = replace(learner, placement=None)
     known = _logs.setdefault(learner, {})
     leaves, structure = jax.tree.flatten((state, batch))
     shapes = (structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves))
@@ -236,7 +244,7 @@ def epoch_order(state: TrainState, data: PyTree, batch_size: int) -> jax.Array:
     """
     if steps_per_epoch(data, batch_size) == 1:
         return jnp.zeros(0, jnp.int32)
-    return jax.random.permutation(epoch_keys(state)[0], n_rows(data))
+    return jax.random.permutation(epoch_keys(state)[0], n_rows(data)).astype(jnp.int32)  # int64 in x64 mode
 
 
 def epoch_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:

@@ -165,6 +165,7 @@ def fit(
         source = Source(train, is_saved=checkpoint is not None)
         first = source.peek()
         batch, kept = _shape(first), {"val": None if is_stream(val) else val}
+        learner = learner.placed(state, val=kept["val"])
         plan = make_plan(learner, state, batch, val, epochs, n_rows(first), stop, val_batch_size, skip_nonfinite)
         held = _start(learner, state, batch, val is not None, plan)
         chunks = _stream_chunks(learner, held, source, val, plan)
@@ -178,6 +179,7 @@ def fit(
     else:
         train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
         source, batch, kept = None, batch_shape(train, plan.batch_size), {"train": train, "val": val}
+        learner = learner.placed(state, **kept)
         periods = [c.epochs for c in callbacks] + [c.every_epochs for c in [checkpoint] if c and c.every_epochs]
         stride = functools.reduce(math.gcd, periods, 0) or plan.epochs
         held = _start(learner, state, batch, val is not None, plan)
@@ -327,7 +329,10 @@ def _advance(learner: Learner, loop: Loop, train: PyTree, val: PyTree | None, pl
             loop.step == steps, lambda loop: validated(learner, loop, val, plan), lambda loop: loop, loop
         )
 
-    return jax.lax.while_loop(lambda loop: is_going(loop, plan) & (loop.done * steps + loop.step < target), body, loop)
+    def is_before(loop):
+        return is_going(loop, plan) & (loop.done * steps + loop.step < target)
+
+    return learner.laid(jax.lax.while_loop(is_before, body, loop))
 
 
 _epoch_order = functools.partial(jax.jit, static_argnames="batch_size")(epoch_order)
@@ -335,7 +340,7 @@ _epoch_order = functools.partial(jax.jit, static_argnames="batch_size")(epoch_or
 
 def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan) -> Held:
     """The first loop, in buffers of its own: chunks give theirs back, and the caller keeps `state`."""
-    return Held(jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan)))
+    return Held(learner.laid(jax.tree.map(jnp.copy, start(learner, state, batch, has_val, plan))))
 
 
 # Streams: a step a batch, the same keys and the same bookkeeping.
@@ -346,7 +351,7 @@ def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan:
     while bool(is_going(held.loop, plan)):
         shown = time.monotonic()
         for batch in source.epoch(int(held.loop.done) + 1):
-            held.loop = _stream_step(learner, held.loop, batch, plan)
+            held.loop = _stream_step(learner, held.loop, learner.spread(batch), plan)
             if time.monotonic() - shown > CHUNK_SECONDS or source.is_full:
                 yield 0.0
                 shown = time.monotonic()
@@ -354,7 +359,7 @@ def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan:
                     return
                 source.recent.clear()
         if bool(held.loop.alive):
-            held.loop = _end_epoch(held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
+            held.loop = _end_epoch(learner, held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
             source.end_epoch()
         yield 0.0
 
@@ -367,7 +372,7 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict
     total, n = {}, 0
     for number, batch in enumerate(val, 1):
         batch = checks.dataset(batch, f"val (batch {number})")
-        logs = _eval_step(learner, state, batch)
+        logs = _eval_step(learner, state, learner.spread(batch))
         total = {k: total.get(k, 0.0) + n_rows(batch) * v for k, v in logs.items()}
         n += n_rows(batch)
     if n == 0:
@@ -383,7 +388,12 @@ def _stream_step(learner: Learner, loop: Loop, batch: PyTree, plan: Plan) -> Loo
     state, taken, logs = train_step(learner, loop.state, batch, key, loop.alive)
     alive = loop.alive if plan.skip_nonfinite else taken
     loop = add_logs(plan, loop, None, logs, loop.alive, taken)
-    return record(replace(loop, state=state, alive=alive))
+    return learner.laid(record(replace(loop, state=state, alive=alive)))
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
+def _end_epoch(learner: Learner, loop: Loop, val_logs: dict[str, jax.Array], plan: Plan) -> Loop:
+    return learner.laid(end_epoch(loop, val_logs, plan))
 
 
 def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
@@ -391,7 +401,6 @@ def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
     return jax.random.fold_in(epoch_keys(state)[1], step)
 
 
-_end_epoch = functools.partial(jax.jit, static_argnames="plan", donate_argnames="loop")(end_epoch)
 _eval_step = functools.partial(jax.jit, static_argnames="learner")(eval_step)
 
 

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from dlwp_jax.train import checks
+from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
@@ -56,6 +57,7 @@ class Learner:
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
       record: what each step logs besides loss and metrics, names of RECORDS.
+      placement: where state and batches lie, where that is more than one device; found anew in every call.
     """
 
     train_def: nnx.GraphDef
@@ -64,6 +66,7 @@ class Learner:
     tx: optax.GradientTransformation
     trainable: Any
     record: tuple[str, ...] = ()
+    placement: Placement | None = None
 
     @property
     def step_logs(self) -> tuple[str, ...]:
@@ -78,6 +81,8 @@ class Learner:
         self, state: TrainState, params: PyTree, batch: PyTree, key: jax.Array, *, train: bool
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new `extra`)."""
+        if self.placement is not None:
+            params, batch = self.placement.whole(params), self.placement.rows(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         outcome = self.loss_fn(model, batch)
         checks.outcome(outcome)
@@ -88,6 +93,21 @@ class Learner:
         if train:
             checks.kept(extra, state.extra)
         return loss, (metrics, extra)
+
+    def placed(self, state: TrainState, **data: PyTree) -> "Learner":
+        """This learner, for programs over the devices on which state and data lie."""
+        return dataclasses.replace(self, placement=read(state, data))
+
+    def laid(self, tree: PyTree) -> PyTree:
+        """A tree with its states where the state lay, and all else on every device."""
+        if self.placement is None:
+            return tree
+        lay, is_state = self.placement, lambda node: isinstance(node, TrainState)
+        return jax.tree.map(lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n), tree, is_leaf=is_state)
+
+    def spread(self, batch: PyTree) -> PyTree:
+        """A batch of a stream, on the devices on which the state lies."""
+        return batch if self.placement is None else self.placement.spread(batch)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def
@@ -175,6 +195,7 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
     Returns:
       `model(inputs)`, `[n ...]`.
     """
+    learner = learner.placed(state)
     if batch_size is None:
         return _predict(learner, state, inputs)
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
@@ -186,6 +207,9 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
+    if learner.placement is not None:
+        state = dataclasses.replace(state, params=learner.placement.whole(state.params))
+        inputs = learner.placement.rows(inputs)
     return learner.model(state)(inputs)
 
 

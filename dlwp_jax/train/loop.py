@@ -160,7 +160,7 @@ def run(
     ((5,), 10)
     """
     train, val, plan = planned(learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite)
-    return _run(learner, state, train, val, plan)
+    return _run(learner.placed(state, train=train, val=val), state, train, val, plan)
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"))
@@ -173,8 +173,8 @@ def _run(learner: Learner, state: TrainState, train: PyTree, val: PyTree | None,
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
     if plan.stop is not None:
-        return result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop))
-    return result(counted(epoch, loop, plan.epochs, steps))
+        return learner.laid(result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop)))
+    return learner.laid(result(counted(epoch, loop, plan.epochs, steps)))
 
 
 def counted(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int) -> Loop:

@@ -26,6 +26,7 @@ from dlwp_jax.train.loop import Loop, Plan, Run, result
 from dlwp_jax.train.streams import Source
 
 PyTree = Any
+ONE_DEVICE = "one device"
 FORMAT = 1  # of what a checkpoint holds; other formats are refused
 LIBRARIES = ("dlwp-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -44,8 +45,8 @@ class Checkpoint:
       keep: how many checkpoints are kept, the newest. Each holds the best state too.
       extend: allow more `epochs` than the call asked for that began the directory.
       exact: refuse what cannot give the bits of an uninterrupted training: other versions of the libraries, another
-        program of a step (model, loss, optimizer, learning rate), other data, another start. False: shapes, dtypes
-        and settings must agree, and training goes on with what it is given.
+        program of a step (model, loss, optimizer, learning rate), other data, another start, another number of
+        devices. False: shapes, dtypes and settings must agree, and training goes on with what it is given.
     """
 
     directory: str | os.PathLike
@@ -229,7 +230,8 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
         "state": shapes(loop.state),
         "data": fingerprint(data),
         "start": {"epoch": int(loop.state.epoch), "step": int(loop.state.step), "leaves": fingerprint(loop.state)},
-        "program": _program(learner, loop.state, batch),
+        "program": _program(replace(learner, placement=None), loop.state, batch),
+        "devices": ONE_DEVICE if learner.placement is None else str(learner.placement),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
@@ -287,4 +289,6 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
         wrong = f"was begun from another state: {name} differs{where}."
     elif now["program"] != then["program"]:
         wrong = "is of another program: the model, loss, optimizer or a constant in them (a learning rate) differs."
+    elif now["devices"] != (was := then.get("devices", ONE_DEVICE)):
+        wrong = f"was written on {was}, and this is {now['devices']}: the same training, but for the rounding of sums."
     return wrong and f"{wrong} Checkpoint(..., exact=False) goes on without the promise of equal bits."
