@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -33,6 +33,10 @@ PyTree = Any
 LIBRARIES = ("dlwp-jax", "jax", "jaxlib", "flax", "optax")
 GREETING_SECONDS = 10.0  # for a process that has connected to say who it is
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
+
+
+class PeerError(RuntimeError):
+    """What another process could not do."""
 
 
 def start(
@@ -138,6 +142,54 @@ def agree(what: str, value: Any) -> list[Any]:
 def first(what: str, value: Any) -> Any:
     """What process 0 says; see `agree`."""
     return agree(what, value)[0]
+
+
+def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """What a function gives in each process, as `agree`; an exception in one is one in all of them.
+
+    Raises:
+      Exception: the function's own.
+      PeerError: where another process's raised one.
+
+    >>> attempt("halving", lambda n: n / 2, 64)
+    [32.0]
+    """
+    if _link is None:
+        return [function(*args)]
+    value, wrong = None, None
+    try:
+        value = function(*args)
+    except (Exception, KeyboardInterrupt) as error:
+        wrong = error
+    said = _link.agree(what, [value, wrong and f"{type(wrong).__name__}: {_first_line(wrong)}"])
+    if wrong is None:
+        told = next((f"{who} ended: {told}" for who, (_, told) in zip(_link.who, said, strict=True) if told), None)
+        wrong = told and PeerError(told)
+    if wrong is not None:
+        _link.shared = wrong
+        raise wrong
+    return [value for value, _ in said]
+
+
+def by_writer(what: str, function: Callable[..., Any], *args: Any) -> Any:
+    """What a function gives in the process that writes, which alone calls it; None in the others.
+
+    Raises:
+      Exception: the function's own; PeerError in the others.
+    """
+    result = None
+
+    def work():
+        nonlocal result
+        result = function(*args) if is_writer() else None
+
+    attempt(what, work)
+    return result
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether all processes know of an exception, and so go on alike."""
+    return _link is None or error is _link.shared
 
 
 def part(items: Items) -> Items:
@@ -266,8 +318,8 @@ def _gather(host: str, port: int, count: int, _index: int, timeout: float, keepa
         server = _listen(host, port)
     except OSError as error:
         raise OSError(
-            f"process 0 cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}): another training may be there, or a second "
-            "process with --process-id 0; choose another --coordinator port."
+            f"process 0 cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}): another training may be "
+            "there, or a second process with --process-id 0; choose another --coordinator port."
         ) from None
     with server:
         while len(hellos) < count:
@@ -422,6 +474,7 @@ class _Link:
         self.inbox = {i: queue.SimpleQueue() for i in wires}
         self.me, self.is_leaving = who[index], False
         self.inside, self.gone_home = 0, None  # of `together`; who has come to its end
+        self.shared: BaseException | None = None  # the exception that all know of
         self._ending = threading.Lock()
         for i, wire in wires.items():
             threading.Thread(target=self._listen, args=(i, wire), name=f"hosts-{i}", daemon=True).start()
@@ -502,9 +555,12 @@ def _install_hook() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, jax.errors.JaxRuntimeError):
             time.sleep(2.0)  # a broken connection of JAX's is one of ours too: its listener ends the process
+        told = f"{kind.__name__}: {_first_line(error)}"
+        if issubclass(kind, PeerError):
+            end(str(error))
         before(kind, error, trace)
         if _link is not None:
-            _link.end("", f"{_link.me} ended: {kind.__name__}: {_first_line(error)}")
+            _link.end("", f"{_link.me} ended: {told}")
 
     sys.excepthook = hook
 

@@ -13,6 +13,7 @@ import optax
 
 from dlwp_jax.optim.clip import grad_norm
 from dlwp_jax.train import checks
+from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.units import dead_share
 
@@ -20,6 +21,7 @@ PyTree = Any
 Logs = dict[str, jax.Array]
 
 
+@joint
 def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int) -> tuple[TrainState, Logs]:
     """Train on every example once, in shuffled minibatches.
 
@@ -53,6 +55,7 @@ def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: 
     return learner.laid((replace(state, epoch=state.epoch + alive), logs))
 
 
+@joint
 def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None) -> Logs:
     """Loss and metrics over a data set: eval mode, no gradient, every example weighted alike.
 

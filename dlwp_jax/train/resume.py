@@ -13,13 +13,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax.checkpoint import About, CheckpointError, Store, differing, fingerprint, load, newest, shapes
-from dlwp_jax.train import checks
+from dlwp_jax import hosts
+from dlwp_jax.checkpoint import (
+    About,
+    CheckpointError,
+    Store,
+    differing,
+    fingerprint,
+    fitted,
+    load,
+    newest,
+    plain,
+    read,
+    shapes,
+)
+from dlwp_jax.train import checks, joint
 from dlwp_jax.train.epoch import train_step
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.loop import Loop, Plan, Run, result
@@ -120,24 +134,22 @@ def _like(about: About, state: TrainState) -> Loop:
 
 
 class Saver:
-    """Resumes a training, and saves it as it goes."""
+    """Resumes a training, and saves it as it goes. Of many processes the one that writes has the store."""
 
-    def __init__(self, settings: Checkpoint, store: Store, call: About, source: Source | None):
+    def __init__(self, settings: Checkpoint, store: Store | None, call: About, source: Source | None):
         self.settings, self.store, self.call, self.source = settings, store, call, source
         self.called = 0  # the last epoch whose callbacks have answered
         self.last, self.epoch, self.time = None, 0, time.monotonic()  # of what was saved last
 
     def resumed(self, loop: Loop) -> Loop:
         """The loop of the newest checkpoint, the stream brought to its place; or this one where there is none."""
-        found = newest(
-            self.store.path, lambda about: _wrong_format(about) or _wrong_call(about, self.call, self.settings)
-        )
-        if found is None:
+        found = hosts.by_writer("looking for a checkpoint", self._newest)
+        about = hosts.first("the checkpoint", found and found[1])
+        if about is None:
             return loop
-        path, about = found
         epochs = about["asked"]["epochs"]  # maybe fewer than now
         history = {name: jnp.full(epochs, jnp.nan, values.dtype) for name, values in loop.history.items()}
-        loaded = load(path, replace(loop, order=None, history=history))
+        loaded = _loaded(found and found[0], replace(loop, order=None, history=history))
         history = {name: values.at[:epochs].set(loaded.history[name]) for name, values in loop.history.items()}
         loop = replace(loaded, order=loop.order, history=history)
         self.called, self.epoch = about["called"], int(loop.done)
@@ -147,28 +159,47 @@ class Saver:
             and bool(loop.alive & ~loop.stopped)
             and int(loop.done) < self.call["asked"]["epochs"]
         ):
-            self.source.go_to(about["place"])
+            place = about["place"][hosts.index()] if hosts.many() else about["place"]
+            hosts.attempt("the stream's place", self.source.go_to, place)
         return loop
+
+    def _newest(self) -> tuple[Path, About] | None:
+        return newest(
+            self._store.path, lambda about: _wrong_format(about) or _wrong_call(about, self.call, self.settings)
+        )
+
+    @property
+    def _store(self) -> Store:
+        assert self.store is not None  # by the process that writes
+        return self.store
 
     def save_if_due(self, loop: Loop) -> None:
         """Save where it is time to."""
+        if hosts.first("whether to save", hosts.is_writer() and self._is_due(loop)):
+            self.save(loop)
+
+    def _is_due(self, loop: Loop) -> bool:
         every, seconds = self.settings.every_epochs, self.settings.every_seconds
         by_epoch = every is not None and int(loop.done) // every > self.epoch // every
-        by_time = seconds is not None and time.monotonic() - self.time >= seconds and not self.store.busy
-        if by_epoch or by_time:
-            self.save(loop)
+        by_time = seconds is not None and time.monotonic() - self.time >= seconds and not self._store.busy
+        return by_epoch or by_time
 
     def save(self, loop: Loop) -> None:
         """Begin to save, unless this was saved last. A save that fails is told, and training goes on."""
         position = self._position(loop)
         self.epoch, self.time = position[0], time.monotonic()
         self._settle()
-        if position != self.last:
-            place = None if self.source is None else self.source.place(position[1])
-            about = self.call | {"called": self.called, "place": place}
-            self.last = position
+        if not hosts.first("whether there is more to save", position != self.last):
+            return
+        self.last, tree = position, joint.gathered(replace(loop, order=None))
+        places = hosts.attempt("the stream's place", self._place, position[1])
+        if hosts.is_writer():
+            about = self.call | {"called": self.called, "place": places if hosts.many() else places[0]}
             with self._told():
-                self.store.save(replace(loop, order=None), about)
+                self._store.save(tree, about)
+
+    def _place(self, step: int) -> dict[str, Any] | None:
+        return None if self.source is None else self.source.place(min(step, self.source.taken))
 
     def finish(self, loop: Loop) -> None:
         """Save, and see it to the disk. What a computation that broke off has given away is not there to save."""
@@ -177,8 +208,9 @@ class Saver:
         self._settle()
 
     def _settle(self) -> None:
-        with self._told():
-            self.store.wait()
+        if hosts.is_writer():
+            with self._told():
+                self._store.wait()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -190,6 +222,16 @@ class Saver:
 
     def _position(self, loop: Loop) -> tuple[int, int, bool, int]:
         return int(loop.done), int(loop.step), bool(loop.alive), self.called
+
+
+def _loaded(path: Path | None, like: Loop) -> Loop:
+    """The arrays of a checkpoint, which process 0 reads."""
+    if not hosts.many():
+        assert path is not None
+        return load(path, like)
+    mine = plain(like)
+    read_by_one = hosts.by_writer("reading the checkpoint", lambda: read(path, shapes(mine)))
+    return fitted(joint.from_writer(read_by_one, mine), like)
 
 
 class Unsaved:
@@ -215,7 +257,8 @@ def saving(settings: Checkpoint | None, call: Callable[[], About], source: Sourc
     if settings is None:
         yield Unsaved()
         return
-    with contextlib.closing(Store(settings.directory, keep=settings.keep)) as store:
+    store = hosts.by_writer("the directory of checkpoints", lambda: Store(settings.directory, keep=settings.keep))
+    with contextlib.nullcontext() if store is None else contextlib.closing(store):
         yield Saver(settings, store, call(), source)
 
 
@@ -228,9 +271,14 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
         "format": FORMAT,
         "asked": asdict(plan) | {"history": sorted(loop.history), "batch": shapes(batch)},
         "state": shapes(loop.state),
-        "data": fingerprint(data),
-        "start": {"epoch": int(loop.state.epoch), "step": int(loop.state.step), "leaves": fingerprint(loop.state)},
+        "data": fingerprint(joint.gathered(data)),
+        "start": {
+            "epoch": int(loop.state.epoch),
+            "step": int(loop.state.step),
+            "leaves": fingerprint(joint.gathered(loop.state)),
+        },
         "program": _program(replace(learner, placement=None), loop.state, batch),
+        "processes": hosts.count(),
         "devices": ONE_DEVICE if learner.placement is None else str(learner.placement),
         "versions": {name: version(name) for name in LIBRARIES},
     }
