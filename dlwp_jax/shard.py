@@ -46,7 +46,7 @@ def mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
     elif isinstance(devices, int | np.integer):
         n = checks.count(devices, "devices")
         if n > len(there):
-            hint = " JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of a CPU." * (there[0].platform == "cpu")
+            hint = " JAX_NUM_CPU_DEVICES=8 NPROC=64 in the environment makes 8 of a CPU." * (there[0].platform == "cpu")
             raise ValueError(f"devices={n} are more than the {len(there)} that JAX finds ({there[0].platform}).{hint}")
         devices = there[:n]
     if not devices or len(set(devices)) < len(devices):

@@ -187,6 +187,7 @@ def train_steps(
     """
     steps, full = steps_per_epoch(data, batch_size), n_rows(data) // batch_size
     _, steps_key = epoch_keys(state)
+    order = learner.laid(order)  # whole on every device, which then looks up its own rows
 
     def step(i, carry, batch):
         state, alive, logs = carry

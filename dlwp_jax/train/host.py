@@ -316,7 +316,7 @@ def _in_memory(
     if steps > 1:
         amid = int(held.loop.step) > 0  # of an epoch that a checkpoint was written in
         order = _epoch_order(held.loop.state, train, plan.batch_size) if amid else jnp.zeros(n_rows(train), jnp.int32)
-        held.loop = replace(held.loop, order=order)
+        held.loop = replace(held.loop, order=learner.laid(order))
     size, target = 1, int(held.loop.done) * steps + int(held.loop.step)
     while bool(is_going(held.loop, plan)):
         boundary = (target // (stride * steps) + 1) * stride * steps

@@ -137,17 +137,15 @@ def has_axis(mesh: Mesh) -> None:
     """Refuse a mesh without AXIS."""
     if AXIS not in mesh.axis_names:
         axes = ", ".join(map(repr, mesh.axis_names))
-        raise ValueError(
-            f"batches are split over an axis called {AXIS!r}, and the mesh has {axes}; shard.mesh() makes one that has it."
-        )
+        raise ValueError(f"batches are split over an axis called {AXIS!r}, and the mesh has {axes}; use shard.mesh().")
 
 
 def _mesh(tree: PyTree, name: str) -> Mesh | None:
     """The mesh of several devices on which all leaves of a tree lie."""
     meshes = {_mesh_of(leaf) for leaf in jax.tree.leaves(tree)}
     if len(meshes) > 1:
-        told = " and ".join(sorted("one device" if mesh is None else told(mesh) for mesh in meshes))
-        raise ValueError(f"the arrays of {name} lie on {told}; put all of them on one mesh: shard.put(mesh, {name}).")
+        where = " and ".join(sorted("one device" if mesh is None else told(mesh) for mesh in meshes))
+        raise ValueError(f"the arrays of {name} lie on {where}; put all of them on one mesh: shard.put(mesh, {name}).")
     return next(iter(meshes), None)
 
 
