@@ -12,6 +12,7 @@ __all__ = [
     "checkpoint",
     "data",
     "diagnose",
+    "hosts",
     "losses",
     "nn",
     "optim",

@@ -216,7 +216,7 @@ def together() -> Iterator[None]:
 def part_company() -> None:
     """Let all processes end, each in its own way, without taking that for an accident."""
     if _link is not None:
-        _link.agree(_BYE, None)
+        _link.agree(_BYE, _link.sections)
         if _link.index == 0:
             time.sleep(0.3)  # JAX's coordinator is here: the others end first
 
@@ -473,7 +473,8 @@ class _Link:
         self.index, self.count, self.wires, self.who = index, count, wires, who
         self.inbox = {i: queue.SimpleQueue() for i in wires}
         self.me, self.is_leaving = who[index], False
-        self.inside, self.gone_home = 0, None  # of `together`; who has come to its end
+        self.depth, self.sections = 0, 0  # of `together`: how deep inside, and how many were begun
+        self.gone_home: tuple[int, int] | None = None  # who has come to its end, after how many
         self.shared: BaseException | None = None  # the exception that all know of
         self._ending = threading.Lock()
         for i, wire in wires.items():
@@ -484,7 +485,7 @@ class _Link:
             self.wires[0].send({"at": what, "value": value})
             return self.inbox[0].get()["all"]
         if what == _BYE:
-            self._tell({"leaving": True})
+            self._tell({"leaving": value})
         said = [{"at": what, "value": value}, *(self.inbox[i].get() for i in range(1, self.count))]
         for i, other in enumerate(said):
             if other["at"] != what:
@@ -499,16 +500,17 @@ class _Link:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        self.inside += 1
+        self.depth += 1
+        self.sections += self.depth == 1
         self._look()
         try:
             yield
         finally:
-            self.inside -= 1
+            self.depth -= 1
 
     def _look(self) -> None:
-        if self.inside and self.gone_home is not None:
-            self.end(f"{self.who[self.gone_home]} came to its end while {self.me} was computing with it.")
+        if self.depth and self.gone_home is not None and self.gone_home[1] < self.sections:
+            self.end(f"{self.who[self.gone_home[0]]} came to its end while {self.me} was computing with it.")
 
     def end(self, sentence: str, to_others: str | None = None) -> NoReturn:
         """End this process with a sentence, and the others with theirs."""
@@ -531,7 +533,7 @@ class _Link:
                 if "end" in message:
                     self.end(message["end"])
                 if "leaving" in message or (self.index == 0 and message["at"] == _BYE):
-                    self.gone_home = i
+                    self.gone_home = i, message.get("leaving", message.get("value"))
                     self._look()
                 if "at" in message:
                     self.is_leaving = self.index > 0 and message["at"] == _BYE

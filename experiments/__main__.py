@@ -1,5 +1,6 @@
 """Lists and runs the experiments: python -m experiments [NAME [flags]] | --list."""
 
+import dataclasses
 import difflib
 import importlib
 import os
@@ -10,6 +11,19 @@ from pathlib import Path
 import experiments
 
 DEFAULT = "ch05_thermometer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Flags of every experiment: one training in many processes (see docs/sharding.md).
+
+    Slurm, Open MPI, indexed Kubernetes Jobs and TPU pods set them by themselves.
+    """
+
+    coordinator: str | None = None  # HOST:PORT, where process 0 runs and a free port there
+    num_processes: int | None = None  # how many; 1: this process alone, whatever has started it
+    process_id: int | None = None  # which one this is, from 0
+    timeout: float = 300.0  # seconds to wait for the others
 
 
 def names() -> list[str]:
@@ -35,11 +49,18 @@ def prepare() -> None:
 def run(name: str, flags: list[str]) -> None:
     import tyro
 
+    from dlwp_jax import hosts
+
     module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
         print(module.__doc__)  # as it was written; as a description its lines would be run together
-    config = tyro.cli(module.Config, args=flags, prog=f"experiments {name}", description="")
-    module.main(config)
+    both = tyro.conf.OmitArgPrefixes[tuple[module.Config, Hosts]]
+    try:
+        config, processes = tyro.cli(both, args=flags, prog=f"experiments {name}", description="")
+        hosts.start(**dataclasses.asdict(processes))
+        module.main(config)
+    except (OSError, ValueError, hosts.PeerError) as error:  # wrong files and wrong values: one sentence, no traceback
+        hosts.end(f"{name}: {error}")
 
 
 def main() -> None:
@@ -55,10 +76,7 @@ def main() -> None:
         sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
     else:
         prepare()
-        try:
-            run(name, flags)
-        except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
-            sys.exit(f"{name}: {error}")
+        run(name, flags)
 
 
 if __name__ == "__main__":

@@ -278,10 +278,14 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
             "leaves": fingerprint(joint.gathered(loop.state)),
         },
         "program": _program(replace(learner, placement=None), loop.state, batch),
-        "processes": hosts.count(),
-        "devices": ONE_DEVICE if learner.placement is None else str(learner.placement),
+        "devices": _where(learner),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _where(learner: Learner) -> str:
+    where = ONE_DEVICE if learner.placement is None else str(learner.placement)
+    return f"{where}, in {hosts.count()} processes" if hosts.many() else where
 
 
 def _program(learner: Learner, state: TrainState, batch: PyTree) -> str:
@@ -325,6 +329,9 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
         sizes = [{name: leaf[:2] for name, leaf in about["data"].items()} for about in (now, then)]
         name = differing(*sizes)
         wrong = name and f"was trained on other data: {name} was {sizes[1].get(name)}, not {sizes[0].get(name)}."
+    places = then["place"] if isinstance(then["place"], list) else [then["place"]]
+    if wrong is None and any(places) and len(places) != hosts.count():
+        wrong = f"was written by {len(places)} processes, each with its part of the stream; this is {hosts.count()}."
     if wrong is not None or not settings.exact:
         return wrong
     if name := differing(now["versions"], then["versions"]):
