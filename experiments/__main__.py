@@ -54,11 +54,11 @@ def run(name: str, flags: list[str]) -> None:
     module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
         print(module.__doc__)  # as it was written; as a description its lines would be run together
-    both = tyro.conf.OmitArgPrefixes[tuple[module.Config, Hosts]]
+    parts = dataclasses.make_dataclass("Flags", {"experiment": module.Config, "hosts": Hosts}.items())
     try:
-        config, processes = tyro.cli(both, args=flags, prog=f"experiments {name}", description="")
-        hosts.start(**dataclasses.asdict(processes))
-        module.main(config)
+        given = tyro.cli(tyro.conf.OmitArgPrefixes[parts], args=flags, prog=f"experiments {name}", description="")
+        hosts.start(**dataclasses.asdict(given.hosts))
+        module.main(given.experiment)
     except (OSError, ValueError, hosts.PeerError) as error:  # wrong files and wrong values: one sentence, no traceback
         hosts.end(f"{name}: {error}")
 
