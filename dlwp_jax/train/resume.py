@@ -104,11 +104,16 @@ def restore(directory: str | os.PathLike, state: TrainState) -> Run:
       CheckpointError: where there is none, where it is damaged, or where it is of another model or optimizer; it names
         the newest that can be taken.
     """
-    found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
-    if found is None:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    path, about = found
-    loop = load(path, _like(about, state))
+
+    def look() -> tuple[Path, About]:
+        found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint in {directory}.")
+        return found
+
+    found = hosts.by_writer("looking for a checkpoint", look)
+    about = hosts.first("the checkpoint", found and found[1])
+    loop = _loaded(found and found[0], _like(about, state))
     done = int(loop.done)
     run = result(loop)
     return replace(run, history={name: values[: done + bool(run.failure[0])] for name, values in run.history.items()})
