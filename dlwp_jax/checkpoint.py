@@ -165,12 +165,11 @@ def load(path: Path, like: PyTree) -> PyTree:
     return fitted(_orbax().load(os.path.abspath(path / ARRAYS), wanted), like)
 
 
-def read(path: Path, wanted: dict[str, list]) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, of these dtypes and shapes, read by this process alone."""
+def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, in the dtypes and shapes of `like` (of `plain`), read by this process alone."""
+    wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
     with _alone():
-        arrays = _orbax().load(
-            os.path.abspath(path / ARRAYS), {name: np.zeros(shape, dtype) for name, (dtype, shape) in wanted.items()}
-        )
+        arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 

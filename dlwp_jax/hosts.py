@@ -95,7 +95,7 @@ def start(
     except jax.errors.JaxRuntimeError as error:
         raise ConnectionError(f"JAX could not connect the {count} processes: {_first_line(error)}") from error
     _link = link
-    _install_hook()
+    _install_hook(link)
     _stay_when_jax_aborts()
     atexit.register(_farewell)  # it runs before JAX's own, which was registered before
     if index:
@@ -159,7 +159,7 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
     value, wrong = None, None
     try:
         value = function(*args)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (it is raised again, in all)
         wrong = error
     said = _link.agree(what, [value, wrong and f"{type(wrong).__name__}: {_first_line(wrong)}"])
     if wrong is None:
@@ -549,20 +549,18 @@ def _farewell() -> None:
     part_company()
 
 
-def _install_hook() -> None:
+def _install_hook(link: "_Link") -> None:
     """An exception that nobody caught ends the others too; and one that says that another process is gone waits for
     word of which."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, jax.errors.JaxRuntimeError):
-            time.sleep(2.0)  # a broken connection of JAX's is one of ours too: its listener ends the process
-        told = f"{kind.__name__}: {_first_line(error)}"
+        if issubclass(kind, (jax.errors.JaxRuntimeError, PeerError)):
+            time.sleep(2.0)  # the process whose fault it is has the first word, or its connection breaks: the listener
         if issubclass(kind, PeerError):
-            end(str(error))
+            link.end(str(error))
         before(kind, error, trace)
-        if _link is not None:
-            _link.end("", f"{_link.me} ended: {told}")
+        link.end("", f"{link.me} ended: {kind.__name__}: {_first_line(error)}")
 
     sys.excepthook = hook
 

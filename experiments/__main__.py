@@ -59,7 +59,7 @@ def run(name: str, flags: list[str]) -> None:
         given = tyro.cli(tyro.conf.OmitArgPrefixes[parts], args=flags, prog=f"experiments {name}", description="")
         hosts.start(**dataclasses.asdict(given.hosts))
         module.main(given.experiment)
-    except (OSError, ValueError, hosts.PeerError) as error:  # wrong files and wrong values: one sentence, no traceback
+    except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
         hosts.end(f"{name}: {error}")
 
 

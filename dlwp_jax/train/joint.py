@@ -94,8 +94,8 @@ def same(what: str, mine: dict[str, Any], told: str) -> None:
         for i, other in enumerate(said):
             if name := differing(other, said[0]):
                 raise ValueError(
-                    f"processes 0 and {i} differ in {told} of {what}: {name} is not the same in both. Each must be given "
-                    "the same; streams may differ."
+                    f"processes 0 and {i} differ in {told} of {what}: {name} is not the same in both. Each must be "
+                    "given the same; streams may differ."
                 )
 
     said = hosts.agree(what, mine)

@@ -235,7 +235,7 @@ def _loaded(path: Path | None, like: Loop) -> Loop:
         assert path is not None
         return load(path, like)
     mine = plain(like)
-    read_by_one = hosts.by_writer("reading the checkpoint", lambda: read(path, shapes(mine)))
+    read_by_one = hosts.by_writer("reading the checkpoint", lambda: read(path, mine))
     return fitted(joint.from_writer(read_by_one, mine), like)
 
 
