@@ -74,8 +74,10 @@ def start(
     if _devices_are_known():
         raise RuntimeError("hosts.start must come before JAX touches a device: call it first in the program.")
     (host, port), count, index, local_ids = place
-    meet = _gather if index == 0 else _join
-    wires, about = meet(host, port, count, index, timeout, keepalive)
+    if index == 0:
+        wires, about = _gather(host, port, count, timeout, keepalive)
+    else:
+        wires, about = _join(host, port, count, index, timeout, keepalive)
     link = _Link(index, count, wires, [about["who"][i] for i in range(count)])
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     is_alone = about["hosts"].count(about["hosts"][index]) == 1
@@ -164,7 +166,7 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
     said = _link.agree(what, [value, wrong and f"{type(wrong).__name__}: {_first_line(wrong)}"])
     if wrong is None:
         told = next((f"{who} ended: {told}" for who, (_, told) in zip(_link.who, said, strict=True) if told), None)
-        wrong = told and PeerError(told)
+        wrong = PeerError(told) if told else None
     if wrong is not None:
         _link.shared = wrong
         raise wrong
@@ -239,23 +241,23 @@ def _place(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> tuple[tuple[str, int], int, int, list[int] | None] | None:
     """Where process 0 is, how many there are, which one this is, its devices; None where it is the only one."""
-    given, local_ids = (coordinator, num_processes, process_id), None
+    local_ids = None
     for name, number, least in (("--num-processes", num_processes, 1), ("--process-id", process_id, 0)):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
             raise ValueError(f"{name} must be a whole number of at least {least}; got {number!r}.")
     if not timeout > 0:
         raise ValueError(f"the timeout must be a positive number of seconds; got {timeout!r}.")
-    if num_processes != 1 and None in given:
-        *given, local_ids = _detected(*given, timeout)
-    coordinator, num_processes, process_id = given
+    if num_processes != 1 and None in (coordinator, num_processes, process_id):
+        coordinator, num_processes, process_id, local_ids = _detected(coordinator, num_processes, process_id, timeout)
     if num_processes == 1:
         if process_id:
             raise ValueError(f"--process-id {process_id} needs --num-processes {process_id + 1} or more; got 1.")
         return None
     if coordinator is None and num_processes is None and process_id is None:
         return None
+    given = (coordinator, num_processes, process_id)
     missing = [flag for flag, value in zip(FLAGS, given, strict=True) if value is None]
-    if missing:
+    if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             f"{', '.join(FLAGS)} belong together; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
             "missing, and no Slurm, Open MPI, Kubernetes or TPU pod was found to take it from."
@@ -281,9 +283,10 @@ def _detected(
         if in_kubernetes:  # JAX warns where the package is missing, and goes on alone
             warnings.filterwarnings("error", message="(?s).*kubernetes", category=UserWarning)
         try:
-            return ClusterEnv.auto_detect_unset_distributed_params(
+            *found, local_ids = ClusterEnv.auto_detect_unset_distributed_params(
                 coordinator, num_processes, process_id, None, None, int(timeout) + 1
             )
+            return *found, None if local_ids is None else list(local_ids)  # pyright: ignore[reportReturnType]
         except (RuntimeError, UserWarning, ValueError) as error:
             raise ValueError(
                 f"what this job's launcher has set does not tell the processes apart ({_first_line(error)}); give "
@@ -311,7 +314,9 @@ def _devices_are_known() -> bool:
 # How they meet: process 0 listens, the others come and say who they are.
 
 
-def _gather(host: str, port: int, count: int, _index: int, timeout: float, keepalive: float):
+def _gather(
+    host: str, port: int, count: int, timeout: float, keepalive: float
+) -> tuple[dict[int, "_Wire"], dict[str, Any]]:
     """Process 0: wait for the others; the connections to them, and what all must know."""
     deadline, wires, hellos = time.monotonic() + timeout, {}, {0: _hello(0, count)}
     try:
@@ -380,7 +385,9 @@ def _misfit(hellos: dict[int, dict], hello: dict) -> str | None:
     return None
 
 
-def _join(host: str, port: int, count: int, index: int, timeout: float, keepalive: float):
+def _join(
+    host: str, port: int, count: int, index: int, timeout: float, keepalive: float
+) -> tuple[dict[int, "_Wire"], dict[str, Any]]:
     """Another process: come to process 0; the connection to it, and what all must know."""
     deadline = time.monotonic() + timeout
     wire = _connect(host, port, deadline, timeout, keepalive)

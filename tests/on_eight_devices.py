@@ -6,6 +6,7 @@ batch, or a short batch that is weighted like a long one.
 """
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -318,3 +319,81 @@ def test_a_mesh_of_one_device_is_no_mesh():
     assert learner.placed(state, data=data) == learner
     result = train.fit(learner, state, data, epochs=1, batch_size=4, progress=False)
     assert result.state.params["hidden"]["kernel"].devices() == {jax.devices()[3]}
+
+
+# A batch in parts, and half precision.
+
+
+@pytest.mark.usefixtures("float64")
+def test_parts_are_the_same_on_every_number_of_devices():
+    """Batch norm within each part, and each part's own dropout: which rows are in it must not depend on devices."""
+    learner, state = learner_of(wide(Residual(nnx.Rngs(0))), accumulate=2)
+    rows = pictures(38)
+    alone = train.run(learner, state, rows, epochs=2, batch_size=16)
+    ran = train.run(
+        learner, *shard.put(shard.mesh(8), state, rows, params="sharded", min_size=100), epochs=2, batch_size=16
+    )
+    assert_close(ran, alone, ROUNDING)
+
+
+def test_float16_on_a_mesh():
+    """4 digits: the losses of two orders of summation agree to 1 %, and the scales exactly."""
+    learner, state = learner_of(MLP(nnx.Rngs(0)), compute_dtype=jnp.float16)
+    rows = pictures(38, dtype=jnp.float32)
+    alone = train.run(learner, state, rows, epochs=2, batch_size=16)
+    ran = train.run(learner, *shard.put(shard.mesh(8), state, rows), epochs=2, batch_size=16)
+    assert_close(ran.history, alone.history, 1e-2)
+    assert ran.state.opt_state.scale == alone.state.opt_state.scale
+
+
+# Checkpoints.
+
+
+class Broken(Exception):
+    """Raised by a callback to break a training off."""
+
+
+@pytest.mark.usefixtures("float64")
+def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
+    """With as many devices as before: the same bits. With others: the same training to rounding, where that is asked for."""
+    learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
+    sets = pictures(37), pictures(16, seed=1)
+    options = {"epochs": 4, "batch_size": 10, "progress": False}
+
+    def on(n):
+        return shard.put(shard.mesh(n), state, *sets, params="sharded", min_size=100)
+
+    def broken_off(n, at, **settings):
+        def callback(progress):
+            if progress.epoch == at:
+                raise Broken
+
+        store = train.Checkpoint(tmp_path / "moving", every_epochs=1, **settings)
+        with pytest.raises(Broken):
+            train.fit(learner, *on(n), **options, callbacks=[callback], checkpoint=store)
+
+    eight = train.fit(learner, *on(8), **options)
+    alone = train.fit(learner, *on(1), **options)
+    broken_off(8, 1)
+    with pytest.raises(
+        ValueError, match=r"written on 8 devices \(data=8\), \d+ arrays of the state split, and this is 2"
+    ):
+        broken_off(2, 2)
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "moving", kept)
+    same = train.fit(learner, *on(8), **options, checkpoint=kept)
+    assert_same_bits(
+        jax.device_get((same.history, same.state.params)), jax.device_get((eight.history, eight.state.params))
+    )
+    assert same.state.params["hidden"]["kernel"].sharding == eight.state.params["hidden"]["kernel"].sharding
+
+    broken_off(2, 2, exact=False)
+    broken_off(1, 3, exact=False)
+    moved = train.fit(learner, *on(8), **options, checkpoint=train.Checkpoint(tmp_path / "moving", exact=False))
+    for other in (alone, eight):
+        assert_close((moved.history, moved.state.params), (other.history, other.state.params), ROUNDING)
+    assert held(moved.state.params["hidden"]["kernel"]) == {(12, 8)}
+
+    restored = [train.restore(tmp_path / "moving", on(n)[0]).state for n in (8, 2, 1)]
+    for other in restored:  # values are read exactly, wherever they are put
+        assert_same_bits(jax.device_get(other.params), jax.device_get(moved.state.params))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from dlwp_jax.optim.clip import grad_norm
-from dlwp_jax.train import checks
+from dlwp_jax.train import checks, precision
+from dlwp_jax.train.accumulate import in_parts
 from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.units import dead_share
@@ -45,7 +46,7 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
 def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> tuple[TrainState, Logs]:
     steps = steps_per_epoch(data, batch_size)
 
-    def record(logs, i, values, alive, _taken):
+    def record(logs, i, values, alive, _counts):
         return {k: logs[k].at[i].set(jnp.where(alive, values[k], jnp.nan)) for k in logs}
 
     shapes = all_logs(learner, state, batch_shape(data, batch_size))
@@ -103,16 +104,25 @@ def eval_step(learner: Learner, state: TrainState, batch: PyTree) -> Logs:
 
 
 def train_step(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, alive: jax.Array
-) -> tuple[TrainState, jax.Array, Logs]:
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, alive: jax.Array, *, skip: bool = False
+) -> tuple[TrainState, jax.Array, jax.Array, Logs]:
     """One optimizer step, taken only where `alive` and where the loss and the new parameters are finite.
 
     Returns:
-      The new state (or the old one, bit for bit), whether the step was taken, and the logs of the batch.
+      The new state (or the old one, bit for bit); whether training goes on: with `skip` also after a step that was not
+      finite; whether the step counts in the history; and the logs of the batch.
     """
-    new, loss, logs, _ = attempt(learner, state, batch, key)
-    taken = alive & all_finite((loss, new.params))
-    return learner.laid(choose_state(taken, new, state)), taken, logs
+    new, loss, logs, grads = attempt(learner, state, batch, key)
+    if isinstance(state.opt_state, precision.Scaled):
+        taken = alive & all_finite((loss, grads, new.params))
+        overflowed = alive & ~taken & (state.opt_state.scale > precision.FLOOR)
+        smaller = replace(state, opt_state=state.opt_state.after_overflow())
+        state = choose_state(taken, new, choose_state(overflowed, smaller, state))
+        goes_on, counts = taken | overflowed, alive & ~overflowed
+    else:
+        taken = alive & all_finite((loss, new.params))
+        state, goes_on, counts = choose_state(taken, new, state), taken, alive
+    return learner.laid(state), alive if skip else goes_on, taken if skip else counts, logs
 
 
 def attempt(
@@ -120,15 +130,30 @@ def attempt(
 ) -> tuple[TrainState, jax.Array, Logs, PyTree]:
     """The state after an optimizer step, finite or not; the loss, the logs and the gradient that led there."""
 
-    def loss_fn(params):
-        return learner.loss(state, params, batch, key, train=True)
+    def forward(params, part, key, extra):
+        return learner.loss(replace(state, extra=extra), params, part, key, train=True)
 
-    (loss, (metrics, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def gradient(part, key, extra):
+        differentiated = precision.value_and_grad(forward, state.opt_state)
+        (loss, (metrics, extra)), grads = differentiated(state.params, part, key, extra)
+        return (loss, metrics, grads), extra
+
+    def value_at(params):
+        def value(part, key, extra):
+            loss, (_, extra) = forward(params, part, key, extra)
+            return loss, extra
+
+        return in_parts(value, batch, key, state.extra, learner.accumulate)[0]
+
+    (loss, metrics, grads), extra = in_parts(gradient, batch, key, state.extra, learner.accumulate)
     if learner.placement is not None:
         grads = learner.placement.as_params(grads)
     # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
-    more = {"value": loss, "grad": grads, "value_fn": lambda params: loss_fn(params)[0]}
-    updates, opt_state = learner.tx.update(grads, state.opt_state, state.params, **understood(learner.tx.update, more))
+    more = {"value": loss, "grad": grads, "value_fn": value_at}
+    scaled = state.opt_state if isinstance(state.opt_state, precision.Scaled) else None
+    inner = state.opt_state if scaled is None else scaled.inner
+    updates, inner = learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))
+    opt_state = inner if scaled is None else scaled.after_step(inner)
     params = optax.apply_updates(state.params, updates)
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
     return new, loss, as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates), grads
@@ -144,7 +169,11 @@ def recorded(
     if "dead_units" in learner.record:
         logs["dead_units"] = dead_share(grads)
     if "eval_loss" in learner.record:
-        loss, _ = learner.loss(state, state.params, batch, key, train=False)
+
+        def value(part, key, _):
+            return learner.loss(state, state.params, part, key, train=False)[0], None
+
+        loss, _ = in_parts(value, batch, key, None, learner.accumulate)
         logs["eval_loss"] = as_logs(loss, {})["loss"]
     if taken := sorted(set(logs) & set(metrics)):
         raise ValueError(f"a metric may not be called {taken[0]!r} where record={learner.record}; rename it.")
@@ -181,26 +210,29 @@ def train_steps(
     """Steps `start` to `stop` of the state's current epoch, over its examples in `order` (`epoch_order`).
 
     With Python integers this is a scan (which reverse-mode differentiates), with traced ones a while loop (one
-    program for chunks of every length). `record(logs, i, values, alive, taken)` folds the logs of step `i` into `logs`,
-    `alive` telling whether training was still going when the step began, `taken` whether it was finite too. With
-    `skip` training goes on after a step that was not.
+    program for chunks of every length). `record(logs, i, values, alive, counts)` folds the logs of step `i` into
+    `logs`, `alive` telling whether training was still going when the step began, `counts` whether it is one for the
+    history. With `skip` training goes on after a step that was not finite.
     """
     steps, full = steps_per_epoch(data, batch_size), n_rows(data) // batch_size
     _, steps_key = epoch_keys(state)
-    order = learner.laid(order)  # whole on every device, which then looks up its own rows
+
+    def examples(index):
+        return rows(data, learner.laid(index))  # each device has the whole index, and looks up its own rows
 
     def step(i, carry, batch):
         state, alive, logs = carry
-        state, taken, values = train_step(learner, state, batch, jax.random.fold_in(steps_key, i), alive)
-        return state, alive if skip else taken, record(logs, i, values, alive, taken)
+        key = jax.random.fold_in(steps_key, i)
+        state, goes_on, counts, values = train_step(learner, state, batch, key, alive, skip=skip)
+        return state, goes_on, record(logs, i, values, alive, counts)
 
     def full_step(i, carry):
         if steps == 1:
             return step(i, carry, data)
-        return step(i, carry, rows(data, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)))
+        return step(i, carry, examples(jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)))
 
     def last_step(carry):
-        return step(steps - 1, carry, rows(data, order[full * batch_size :]))
+        return step(steps - 1, carry, examples(order[full * batch_size :]))
 
     carry = (state, alive, logs)
     if isinstance(stop, int):
@@ -224,7 +256,7 @@ def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, ja
         if len(known) == 32:  # shapes of one learner's batches, each a compiled program too
             known.clear()
         step = functools.partial(train_step, learner)
-        known[shapes] = jax.eval_shape(step, state, batch, state.key, jnp.array(True))[2]
+        known[shapes] = jax.eval_shape(step, state, batch, state.key, jnp.array(True))[3]
     return known[shapes]
 
 

@@ -50,7 +50,7 @@ from dlwp_jax.train.loop import (
     validated,
 )
 from dlwp_jax.train.progress import display
-from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, asked, describe_call, saving
+from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, asked, describe_call, program, saving
 from dlwp_jax.train.streams import Source, is_stream
 
 PyTree = Any
@@ -186,6 +186,9 @@ def fit(
         stride = functools.reduce(math.gcd, periods, 0) or plan.epochs
         held = _start(learner, state, batch, val is not None, plan)
         chunks = _in_memory(learner, held, train, val, plan, stride)
+    if hosts.many():
+        step = program(replace(learner, placement=None), held.loop.state, batch)
+        joint.same("fit", {"the program of a step (model, loss, optimizer or a constant in them)": step}, "the learner")
     call = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
     ends_well = checkpoint is not None or hosts.many()  # at SIGTERM: there is something to save, or others to tell
     numbers = [signal.SIGINT, signal.SIGTERM] if ends_well else [signal.SIGINT]
@@ -405,10 +408,10 @@ def _val_logs(learner: Learner, state: TrainState, val: Any, like: PyTree, plan:
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
 def _stream_step(learner: Learner, loop: Loop, batch: PyTree, plan: Plan) -> Loop:
     key = _step_key(loop.state, loop.step)
-    state, taken, logs = train_step(learner, loop.state, batch, key, loop.alive)
-    alive = loop.alive if plan.skip_nonfinite else taken
-    loop = add_logs(plan, loop, None, logs, loop.alive, taken)
-    return learner.laid(record(replace(loop, state=state, alive=alive)))
+    skip = plan.skip_nonfinite
+    state, goes_on, counts, logs = train_step(learner, loop.state, batch, key, loop.alive, skip=skip)
+    loop = add_logs(loop, None, logs, loop.alive, counts)
+    return learner.laid(record(replace(loop, state=state, alive=goes_on)))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")

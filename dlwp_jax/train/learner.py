@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from dlwp_jax.train import checks
+from dlwp_jax.train import checks, precision
 from dlwp_jax.train.joint import joint
 from dlwp_jax.train.placement import Placement, read
 
@@ -58,6 +58,7 @@ class Learner:
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
       record: what each step logs besides loss and metrics, names of RECORDS.
+      accumulate: in how many parts a step computes the gradient of its batch.
       placement: where state and batches lie, where that is more than one device; found anew in every call.
     """
 
@@ -67,6 +68,7 @@ class Learner:
     tx: optax.GradientTransformation
     trainable: Any
     record: tuple[str, ...] = ()
+    accumulate: int = 1
     placement: Placement | None = None
 
     @property
@@ -124,6 +126,8 @@ def make_learner(
     key: jax.Array,
     trainable: Any = nnx.Param,
     record: Collection[str] = (),
+    accumulate: int = 1,
+    compute_dtype: Any = None,
 ) -> tuple[Learner, TrainState]:
     """Take a model apart into what training changes and what it does not.
 
@@ -143,6 +147,15 @@ def make_learner(
         loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and parameters in eval mode,
         which is what `val/loss` can be compared with where there is dropout or batch norm; it costs one more forward
         pass.
+      accumulate: compute the gradient of a batch in so many parts, one after the other, as equal in rows as they can
+        be: memory is that of a part, and the step is that of the whole batch, to rounding, where the loss is a mean
+        over its rows. What is not: batch norm normalises by each part's own moments (and moves its running ones part
+        by part), as in torch, and each part draws its own dropout. Metrics are means over parts, weighted by rows.
+      compute_dtype: `jnp.bfloat16` or `jnp.float16`: the call `model(...)` casts parameters and inputs to it, and
+        its outputs to float32; all else (other methods of the model, the loss, gradients, updates, statistics of
+        batch norm) stays in float32. float16 scales the loss, as `torch.amp.GradScaler` does: a step whose gradient
+        overflows is left out and counted in `Run.skipped`, and the scale halved; it is a failure only where the scale
+        has come down to 1. The scale is `state.opt_state.scale`, the optimizer's own state is `.inner`.
 
     Returns:
       `(learner, state)`.
@@ -150,7 +163,8 @@ def make_learner(
     Raises:
       TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is no PRNG key, or
         `trainable` chooses leaves that are not floating point.
-      ValueError: where `trainable` chooses nothing, or `record` asks for what is not known.
+      ValueError: where `trainable` chooses nothing, `record` or `compute_dtype` is not known, or `accumulate` is
+        below 1.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -163,8 +177,10 @@ def make_learner(
     checks.model(model)
     checks.loss_fn(loss_fn)
     checks.optimizer(tx)
-    key = checks.key(key)
+    key, compute_dtype = checks.key(key), precision.dtype_of(compute_dtype)
     model = nnx.clone(model)
+    if compute_dtype is not None:
+        model = precision.compute_in(model, compute_dtype)
     model.eval()
     eval_def = nnx.graphdef(model)
     model.train()
@@ -172,10 +188,12 @@ def make_learner(
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
-    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record))
+    accumulate = checks.count(accumulate, "accumulate")
+    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record), accumulate)
     checks.hashable(learner)
     zero = jnp.zeros((), jnp.int32)
-    return learner, TrainState(params, extra, rngs, tx.init(params), key, zero, zero)
+    opt_state = precision.scaled(tx.init(params), compute_dtype)
+    return learner, TrainState(params, extra, rngs, opt_state, key, zero, zero)
 
 
 def _known(record: Collection[str]) -> tuple[str, ...]:

@@ -68,7 +68,8 @@ class Run:
       stopped: bool, whether training ended before the epochs asked for.
       failure: int32 `[2]`: epoch and step, both counted from 1, at which loss or parameters were first not
         finite; zeros where that never happened.
-      skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`).
+      skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`), or because a gradient
+        in float16 overflowed (`compute_dtype`). They are not in the means of the history.
     """
 
     state: TrainState
@@ -260,7 +261,7 @@ def run_steps(learner: Learner, loop: Loop, train: PyTree, order: jax.Array, pla
         loop.state,
         loop.alive,
         replace(loop, state=None, alive=None),
-        functools.partial(add_logs, plan),
+        add_logs,
         train,
         order,
         plan.batch_size,
@@ -271,9 +272,8 @@ def run_steps(learner: Learner, loop: Loop, train: PyTree, order: jax.Array, pla
     return record(replace(loop, state=state, alive=alive))
 
 
-def add_logs(plan: Plan, loop: Loop, _i: Any, values: Logs, alive: jax.Array, taken: jax.Array) -> Loop:
+def add_logs(loop: Loop, _i: Any, values: Logs, alive: jax.Array, counts: jax.Array) -> Loop:
     """Add the logs of a step, unless training had failed before it or it is skipped."""
-    counts = taken if plan.skip_nonfinite else alive
     totals = choose(counts, {k: loop.totals[k] + values[k] for k in loop.totals}, loop.totals)
     return replace(loop, totals=totals, step=loop.step + alive, lost=loop.lost + (alive & ~counts))
 

@@ -231,11 +231,10 @@ class Saver:
 
 def _loaded(path: Path | None, like: Loop) -> Loop:
     """The arrays of a checkpoint, which process 0 reads."""
-    if not hosts.many():
-        assert path is not None
+    if path is not None and not hosts.many():
         return load(path, like)
     mine = plain(like)
-    read_by_one = hosts.by_writer("reading the checkpoint", lambda: read(path, mine))
+    read_by_one = hosts.by_writer("reading the checkpoint", read, path, mine)
     return fitted(joint.from_writer(read_by_one, mine), like)
 
 
@@ -282,7 +281,7 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
             "step": int(loop.state.step),
             "leaves": fingerprint(joint.gathered(loop.state)),
         },
-        "program": _program(replace(learner, placement=None), loop.state, batch),
+        "program": program(replace(learner, placement=None), loop.state, batch),
         "devices": _where(learner),
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -293,11 +292,17 @@ def _where(learner: Learner) -> str:
     return f"{where}, in {hosts.count()} processes" if hosts.many() else where
 
 
-def _program(learner: Learner, state: TrainState, batch: PyTree) -> str:
+def program(learner: Learner, state: TrainState, batch: PyTree) -> str:
     """A checksum of what a step computes, constants included, the same in every process."""
+    state = jax.tree.map(_anywhere, state)
     step = jax.make_jaxpr(functools.partial(train_step, learner))(state, batch, state.key, jnp.array(True))
     text = re.sub(r"0x[0-9a-f]+", "", str(step.jaxpr))  # addresses of functions
     return hashlib.sha256((text + json.dumps(fingerprint(step.consts))).encode()).hexdigest()
+
+
+def _anywhere(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    """A leaf to be traced with, wherever it lies."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
 
 
 def _wrong_format(about: About) -> str | None:

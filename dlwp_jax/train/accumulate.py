@@ -1,0 +1,68 @@
+"""A batch in parts: what is a mean over a batch, computed a part at a time where the whole does not fit into memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def in_parts(
+    function: Callable[[PyTree, jax.Array, PyTree], tuple[PyTree, PyTree]],
+    batch: PyTree,
+    key: jax.Array,
+    carry: PyTree,
+    k: int,
+) -> tuple[PyTree, PyTree]:
+    """The mean over the rows of a batch of what a function gives as means over parts of it.
+
+    Part i holds the rows whose number is i modulo the number of parts. Those of a batch that is split over devices are
+    then split over the same ones, and the parts are the same on any number of devices.
+
+    Args:
+      function: `(part, key, carry) -> (means, carry)`; each part's key is folded in from `key`, and is given what the
+        one before left as `carry`.
+      batch: pytree of arrays `[n ...]`.
+      k: how many parts, as equal as `jnp.array_split` makes them; n where that is fewer. One part is the batch itself,
+        with `key` itself.
+
+    Returns:
+      The means, summed in float32 or wider, and the last `carry`.
+
+    >>> means = lambda part, key, carry: (part.mean(), carry + 1)
+    >>> mean, parts = in_parts(means, jnp.arange(7.0), jax.random.key(0), 0, 3)
+    >>> float(mean), int(parts)
+    (3.0, 3)
+    """
+    if k == 1:
+        return function(batch, key, carry)
+    n = jax.tree.leaves(batch)[0].shape[0]
+    shapes = jax.eval_shape(lambda: function(batch, key, carry)[0])
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+    carry, done = jax.tree.map(jnp.asarray, carry), 0
+    for begin, size, count in _sizes(n, k):
+        stack = jax.tree.map(lambda a: a[begin:][: size * count].reshape(size, count, *a.shape[1:]), batch)  # noqa: B023
+
+        def add(i, sums_and_carry, stack=stack, done=done, rows=size):
+            sums, carry = sums_and_carry
+            part = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False), stack)
+            means, carry = function(part, jax.random.fold_in(key, done + i), carry)
+            return jax.tree.map(lambda total, mean: total + rows * mean, sums, means), carry
+
+        sums, carry = jax.lax.fori_loop(0, count, add, (sums, carry))
+        done += count
+    return jax.tree.map(lambda total, like: _as(total / n, like), sums, shapes), carry
+
+
+def _sizes(n: int, k: int) -> list[tuple[int, int, int]]:
+    """First row, rows a part, and how many such parts: longer ones, then those that are one row shorter."""
+    size, longer = divmod(n, k)
+    sizes = [(0, size + 1, longer), (longer * (size + 1), size, k - longer)]
+    return [(begin, rows, count) for begin, rows, count in sizes if rows and count]
+
+
+def _as(total: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """A mean of reals in their dtype; of whole numbers and truths it is a real."""
+    return total.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else total

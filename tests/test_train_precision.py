@@ -1,0 +1,315 @@
+"""A batch in parts, and half precision: the same training, at another price."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import nn, train
+from dlwp_jax.train import accumulate, precision
+from tests.models import Plain, Scalar, Stochastic, assert_same_bits, regression, squared_error
+
+DATA, VAL = regression(37), regression(10, seed=1)
+OPTIONS = {"epochs": 3, "batch_size": 16}
+
+
+def learner_of(model=Plain, tx=None, loss_fn=squared_error, **options):
+    return train.make_learner(model(nnx.Rngs(0)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0), **options)
+
+
+def assert_close(a, b, tolerance):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, tolerance, tolerance)
+
+
+# A batch in parts.
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 40])
+def test_parts_make_the_whole(k):
+    """Batches of 16 and 5 rows in k parts, more parts than rows included; float32 sums in another order."""
+    whole = train.run(*learner_of(), DATA, VAL, **OPTIONS)
+    in_parts = train.run(*learner_of(accumulate=k), DATA, VAL, **OPTIONS)
+    assert_close((in_parts.history, in_parts.state.params), (whole.history, whole.state.params), 2e-6)
+
+
+def test_parts_are_as_equal_as_array_split_makes_them():
+    for n in range(1, 20):
+        for k in range(2, 22):
+            sizes = [size for _, size, count in accumulate._sizes(n, k) for _ in range(count)]
+            assert sizes == [len(part) for part in np.array_split(np.arange(n), k) if len(part)]
+
+
+def test_every_row_is_in_one_part_and_every_part_has_its_key():
+    def look(part, key, seen):
+        draw = jax.random.uniform(key)
+        return (jnp.sum(part) / part.shape[0], draw, draw**2), seen + jnp.isin(jnp.arange(11), part)
+
+    (mean, first, second), seen = accumulate.in_parts(look, jnp.arange(11), jax.random.key(0), jnp.zeros(11), 4)
+    assert seen.tolist() == [1] * 11
+    assert mean == 5
+    draws = [jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)) for i in range(4)]
+    weights = [3, 3, 3, 2]
+    np.testing.assert_allclose(first, np.dot(weights, draws) / 11, 1e-6)
+    np.testing.assert_allclose(second, np.dot(weights, np.square(draws)) / 11, 1e-6)
+
+
+def test_batch_norm_sees_its_part_and_moves_part_by_part():
+    """Torch's loop over micro-batches, by hand: rows 0, 2, 4, ... and then 1, 3, 5, ..."""
+
+    class Normed(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.output = nn.BatchNorm1d(3), nn.Linear(3, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.output(self.norm(x))
+
+    learner, state = learner_of(Normed, optax.sgd(0.1), accumulate=2)
+    data = regression(8)
+    new, _ = train.train_epoch(learner, state, data, batch_size=8)
+
+    norm, linear = torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor(np.array(state.params["output"]["kernel"].T)))
+        linear.bias.copy_(torch.tensor(np.array(state.params["output"]["bias"])))
+    optimizer = torch.optim.SGD([*norm.parameters(), *linear.parameters()], 0.1)
+    x, y = (torch.tensor(np.array(data[name])) for name in "xy")
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        (((linear(norm(x[part])) - y[part]) ** 2).mean() / 2).backward()
+    optimizer.step()
+    ours = [new.params["output"]["kernel"][:, 0], new.params["norm"]["scale"], *new.extra["norm"].values()]
+    theirs = [linear.weight[0], norm.weight, norm.running_mean, norm.num_batches_tracked, norm.running_var]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other.detach(), 1e-5, 1e-6)
+
+
+def test_parts_reach_line_searches_and_records():
+    tx = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))
+    records = ["norms", "eval_loss"]
+    whole = train.run(*learner_of(tx=tx, record=records), DATA, epochs=3, batch_size=37)
+    in_parts = train.run(*learner_of(tx=tx, record=records, accumulate=4), DATA, epochs=3, batch_size=37)
+    assert_close(in_parts.history, whole.history, 1e-5)
+
+
+def test_parts_go_on_where_they_were():
+    learner, state = learner_of(Stochastic, accumulate=3)
+    run = train.run(learner, state, DATA, VAL, **OPTIONS)
+    half = train.run(learner, state, DATA, VAL, **OPTIONS | {"epochs": 1}).state
+    assert_same_bits(train.run(learner, half, DATA, VAL, **OPTIONS | {"epochs": 2}).state, run.state)
+    fitted = train.fit(learner, state, DATA, VAL, **OPTIONS, progress=False)
+    assert_close(fitted.history, run.history, 1e-6)
+
+
+def test_training_in_parts_is_differentiated():
+    learner, state = learner_of(tx=optax.sgd(0.1), accumulate=3)
+    whole, _ = learner_of(tx=optax.sgd(0.1))
+
+    def final(params, learner):
+        return train.run(learner, replace(state, params=params), DATA, epochs=1, batch_size=16).history["train/loss"][0]
+
+    assert_close(*(jax.grad(final)(state.params, made) for made in (learner, whole)), 1e-5)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, "2", True])
+def test_wrong_numbers_of_parts(k):
+    with pytest.raises(ValueError, match="accumulate must be a whole number of at least 1"):
+        learner_of(accumulate=k)
+
+
+# Half precision.
+
+HALVES = [jnp.bfloat16, jnp.float16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_only_the_call_of_the_model_is_in_half_precision(dtype):
+    seen = {}
+
+    class Watched(Stochastic):
+        def __call__(self, x):
+            seen["input"], seen["kernel"] = x.dtype, self.hidden.kernel[...].dtype
+            return super().__call__(x)
+
+        def penalty(self):
+            return (self.hidden.kernel[...] ** 2).sum()
+
+    def loss_fn(model, batch):
+        output, penalty = model(batch["x"]), model.penalty()
+        seen["output"], seen["penalty"], seen["target"] = output.dtype, penalty.dtype, batch["y"].dtype
+        return ((output - batch["y"]) ** 2).mean() + 1e-3 * penalty, {"penalty": penalty}
+
+    learner, state = learner_of(Watched, loss_fn=loss_fn, compute_dtype=dtype)
+    result = train.run(learner, state, DATA, VAL, **OPTIONS)
+    half, full = jnp.dtype(dtype), jnp.dtype(jnp.float32)
+    assert seen == {"input": half, "kernel": half, "output": full, "penalty": full, "target": full}
+    model = learner.model(result.state)
+    assert isinstance(model, Watched)
+    assert model.hidden.kernel[...].dtype == full
+    assert_same_bits(train.predict(learner, result.state, VAL["x"]), jax.jit(lambda x: model(x))(VAL["x"]))
+    floats = [
+        leaf for leaf in jax.tree.leaves((result.state, result.history)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    assert {leaf.dtype for leaf in floats} == {full}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_learns_what_single_does(dtype):
+    """bfloat16 holds 3 digits, float16 4: the losses of 20 epochs agree to 3 % and 1 %."""
+    options = {"epochs": 20, "batch_size": 16}
+    full = train.run(*learner_of(), DATA, VAL, **options).history
+    learner, state = learner_of(compute_dtype=dtype)
+    if dtype == jnp.float16:  # a scale that fits from the first step on, to compare step with step
+        state = replace(state, opt_state=state.opt_state._replace(scale=jnp.float32(2**10)))
+    half = train.run(learner, state, DATA, VAL, **options)
+    assert half.skipped == 0
+    for name, values in full.items():
+        np.testing.assert_allclose(half.history[name], values, 0.03 if dtype == jnp.bfloat16 else 0.01, err_msg=name)
+        assert not np.array_equal(half.history[name], values)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d(4), (64, 4)),
+        (nn.BatchNorm2d(4), (8, 4, 4, 4)),
+        (nn.LayerNorm(4), (64, 4)),
+        (nn.GroupNorm(2, 4), (8, 4, 4, 4)),
+        (nn.InstanceNorm2d(4, track_running_stats=True), (8, 4, 4, 4)),
+        (nnx.BatchNorm(4, rngs=nnx.Rngs(0)), (64, 4)),
+    ],
+)
+def test_norms_keep_their_statistics_in_float32(norm, shape, dtype):
+    """A mean of 300 with deviation 1: sums of squares in half precision would overflow, or lose the variance."""
+    x = (300 + jax.random.normal(jax.random.key(0), shape)).astype(dtype)
+    exact, half = nnx.clone(norm), precision.compute_in(nnx.clone(norm), jnp.dtype(dtype))
+    y, reference = half(x), exact(x.astype(jnp.float32))
+    np.testing.assert_allclose(y, reference, atol=0.02)  # of the output, rounded to the half's 3 digits
+    for ours, theirs in zip(*(jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (half, exact)), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, 1e-5)
+
+
+def overflowing(steps):
+    """A model whose gradient in float16 overflows where the batch says so, whatever the scale."""
+
+    def loss_fn(model, batch):
+        return model(batch["x"]).mean() * 1e-3 * jnp.where(batch["bad"][0], jnp.inf, 1.0), {}
+
+    data = {"x": jnp.ones(len(steps)), "bad": jnp.array(steps)}
+    learner, state = train.make_learner(
+        Scalar(1.0), loss_fn, optax.sgd(1e-3), key=jax.random.key(0), compute_dtype=jnp.float16
+    )
+    return learner, state, data
+
+
+def test_the_scale_is_torchs(monkeypatch):
+    """GradScaler's scale after each of 60 steps, some of which overflow."""
+    monkeypatch.setattr(precision, "INTERVAL", 5)
+    bad = np.random.default_rng(0).random(60) < 0.15
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], 1e-3)
+    scaler = torch.amp.GradScaler("cpu", growth_interval=5)
+    defaults = torch.amp.GradScaler("cpu")
+    numbers = [defaults.get_scale(), defaults.get_growth_factor(), defaults.get_backoff_factor()]
+    assert numbers == [precision.INITIAL, precision.GROWTH, precision.BACKOFF]
+    assert defaults.get_growth_interval() == 2000
+    theirs = []
+    for is_bad in bad:
+        optimizer.zero_grad()
+        scaler.scale(weight * 1e-3 * (np.inf if is_bad else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        theirs.append(scaler.get_scale())
+    state = precision.scaled(None, jnp.float16)
+    ours = []
+    for is_bad in bad:
+        state = state.after_overflow() if is_bad else state.after_step(None)
+        ours.append(float(state.scale))
+    assert ours == theirs
+    assert len(set(ours)) > 3
+
+
+def test_a_step_that_overflows_is_left_out_and_counted():
+    learner, state, data = overflowing([False, True, True, False])
+    bad = 2
+    for result in (
+        train.run(learner, state, data, epochs=2, batch_size=1),
+        train.fit(learner, state, data, epochs=2, batch_size=1, progress=False),
+    ):
+        assert result.skipped == 2 * bad
+        assert not result.failure.any()
+        assert not result.stopped
+        assert result.state.opt_state.scale == 2.0**16 / 2 ** (2 * bad)
+        assert result.state.step == 2 * 2
+        assert jnp.isfinite(result.history["train/loss"]).all()
+        np.testing.assert_allclose(result.state.params["w"], 1 - 4 * 1e-3 * 1e-3, 1e-6)
+
+
+def test_a_gradient_too_small_for_float16_arrives():
+    """1e-9 is 0 in float16; scaled by 65536 it is not."""
+
+    def loss_fn(model, batch):
+        return 1e-9 * model(batch["x"]).mean(), {}
+
+    def gradient(**options):
+        learner, state = train.make_learner(
+            Scalar(1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0), record=["norms"], **options
+        )
+        return train.train_epoch(learner, state, {"x": jnp.ones(4)}, batch_size=4)[1]["grad_norm"][0]
+
+    np.testing.assert_allclose(gradient(compute_dtype=jnp.float16), gradient(), 1e-3)
+
+
+def test_at_the_floor_an_overflow_is_a_failure():
+    learner, state, data = overflowing([True] * 20)
+    result = train.run(learner, state, data, epochs=1, batch_size=1)
+    assert result.skipped == 16  # 2**16 halved down to 1
+    assert result.failure.tolist() == [1, 17]
+    assert result.state.opt_state.scale == precision.FLOOR
+    with pytest.warns(RuntimeWarning, match=r"epoch 1, step 17 \(the loss was inf, the gradient of \['w'\]"):
+        train.fit(learner, state, data, epochs=1, batch_size=1, progress=False)
+    allowed = train.run(learner, state, data, epochs=1, batch_size=1, skip_nonfinite=True)
+    assert allowed.skipped == 20
+    assert not allowed.failure.any()
+
+
+def test_the_scale_is_resumed(tmp_path):
+    learner, state, data = overflowing([False, True, True, False, False, True])
+    whole = train.fit(learner, state, data, epochs=4, batch_size=2, progress=False)
+
+    def broken(progress):
+        if progress.epoch == 2:
+            raise KeyError
+
+    store = train.Checkpoint(tmp_path, every_epochs=1)
+    with pytest.raises(KeyError):
+        train.fit(learner, state, data, epochs=4, batch_size=2, progress=False, callbacks=[broken], checkpoint=store)
+    resumed = train.fit(learner, state, data, epochs=4, batch_size=2, progress=False, checkpoint=store)
+    assert_same_bits(resumed, whole)
+    assert whole.skipped > 0
+
+
+def test_where_nothing_is_asked_for_nothing_is_compiled():
+    learner, state = learner_of()
+    text = str(jax.make_jaxpr(lambda s, d: train.run(learner, s, d, **OPTIONS))(state, DATA))
+    assert "f16" not in text
+    assert "sharding_constraint" not in text
+    assert learner == learner_of(accumulate=1, compute_dtype=None)[0]
+    assert not isinstance(state.opt_state, precision.Scaled)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, "int8", 16, [jnp.float16]])
+def test_unknown_dtypes(dtype):
+    with pytest.raises(ValueError, match=r"compute_dtype must be jnp.bfloat16, jnp.float16 or None"):
+        learner_of(compute_dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, "float16", np.float16, jnp.dtype("float16")])
+def test_known_dtypes(dtype):
+    assert precision.dtype_of(dtype) == jnp.float16
