@@ -28,7 +28,7 @@ PyTree = Any
 MIN_SIZE = 2**14  # numbers; a smaller leaf takes longer to gather than it is worth
 
 
-def mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
     """Devices in a row, along one axis called "data".
 
     Args:

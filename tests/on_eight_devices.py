@@ -7,6 +7,7 @@ batch, or a short batch that is weighted like a long one.
 
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,7 @@ def test_one_device_and_many_train_the_same(model, layout):
     assert_close((fitted.state, fitted.best), (ran.state, ran.best), ROUNDING)
 
 
+@pytest.mark.slow
 def test_in_float32_the_losses_agree_to_rounding():
     """Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at most ten times that."""
     learner, state = learner_of(MLP(nnx.Rngs(0)))
@@ -136,6 +138,7 @@ def test_in_float32_the_losses_agree_to_rounding():
         assert_close(ran.history, alone.history, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_rows_that_are_split_give_the_same():
     learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
@@ -324,6 +327,7 @@ def test_a_mesh_of_one_device_is_no_mesh():
 # A batch in parts, and half precision.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_parts_are_the_same_on_every_number_of_devices():
     """Batch norm within each part, and each part's own dropout: which rows are in it must not depend on devices."""
@@ -336,6 +340,7 @@ def test_parts_are_the_same_on_every_number_of_devices():
     assert_close(ran, alone, ROUNDING)
 
 
+@pytest.mark.slow
 def test_float16_on_a_mesh():
     """4 digits: the losses of two orders of summation agree to 1 %, and the scales exactly."""
     learner, state = learner_of(MLP(nnx.Rngs(0)), compute_dtype=jnp.float16)
@@ -353,11 +358,10 @@ class Broken(Exception):
     """Raised by a callback to break a training off."""
 
 
-@pytest.mark.usefixtures("float64")
 def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
-    """With as many devices as before: the same bits. With others: the same training to rounding, where that is asked for."""
-    learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
-    sets = pictures(37), pictures(16, seed=1)
+    """With as many devices as before: the same bits. With others: to rounding, and only where that is asked for."""
+    learner, state = learner_of(MLP(nnx.Rngs(0)))
+    sets = pictures(37, dtype=jnp.float32), pictures(16, seed=1, dtype=jnp.float32)
     options = {"epochs": 4, "batch_size": 10, "progress": False}
 
     def on(n):
@@ -375,9 +379,7 @@ def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
     eight = train.fit(learner, *on(8), **options)
     alone = train.fit(learner, *on(1), **options)
     broken_off(8, 1)
-    with pytest.raises(
-        ValueError, match=r"written on 8 devices \(data=8\), \d+ arrays of the state split, and this is 2"
-    ):
+    with pytest.raises(ValueError, match=r"written on 8 devices \(data=8\), \d+ arrays .*, and this is 2"):
         broken_off(2, 2)
     kept = tmp_path / "kept"
     shutil.copytree(tmp_path / "moving", kept)
@@ -391,9 +393,20 @@ def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
     broken_off(1, 3, exact=False)
     moved = train.fit(learner, *on(8), **options, checkpoint=train.Checkpoint(tmp_path / "moving", exact=False))
     for other in (alone, eight):
-        assert_close((moved.history, moved.state.params), (other.history, other.state.params), ROUNDING)
+        assert_close((moved.history, moved.state.params), (other.history, other.state.params), 1e-5)
     assert held(moved.state.params["hidden"]["kernel"]) == {(12, 8)}
 
     restored = [train.restore(tmp_path / "moving", on(n)[0]).state for n in (8, 2, 1)]
     for other in restored:  # values are read exactly, wherever they are put
         assert_same_bits(jax.device_get(other.params), jax.device_get(moved.state.params))
+
+
+@pytest.mark.slow
+def test_the_documentations_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "sharding.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page.split("\n## Many hosts")[0], re.DOTALL):
+        exec(compile(block.replace("epochs=3", "epochs=1, progress=False"), "docs/sharding.md", "exec"), names)
+    assert names["result"].state.params["layers"][0]["kernel"].sharding.mesh.size == 8
+    assert names["result"].history["train/loss"][0] < 2.3  # of ten classes at random

@@ -113,19 +113,19 @@ def read(state: PyTree, data: dict[str, PyTree]) -> Placement | None:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)):
         return None
     meshes = {name: _mesh(tree, name) for name, tree in trees.items()}
-    where = [name for name, mesh in meshes.items() if mesh is not None]
+    where = [(name, mesh) for name, mesh in meshes.items() if mesh is not None]
     if not where:
         return None
-    mesh = meshes[where[0]]
+    first, mesh = where[0]
     for name, other in meshes.items():
         if other is None:
             raise ValueError(
-                f"{where[0]} lies on a mesh of {mesh.size} devices and {name} does not; put both there: "
+                f"{first} lies on a mesh of {mesh.size} devices and {name} does not; put both there: "
                 "state, train, val = shard.put(mesh, state, train, val)."
             )
         if other != mesh:
             meshes = [f"{told(mesh)}, the first {mesh.devices.flat[0]}" for mesh in (mesh, other)]
-            raise ValueError(f"{where[0]} lies on {meshes[0]}, and {name} on {meshes[1]}; put both on one mesh.")
+            raise ValueError(f"{first} lies on {meshes[0]}, and {name} on {meshes[1]}; put both on one mesh.")
     has_axis(mesh)
     if AxisType.Explicit in mesh.axis_types:
         raise ValueError(f"the axes of the mesh must be Auto, not Explicit; shard.put makes them so ({told(mesh)}).")
@@ -156,11 +156,12 @@ def mesh_of(tree: PyTree) -> Mesh | None:
 
 def _mesh_of(leaf: Any) -> Mesh | None:
     sharding = getattr(leaf, "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
 
 
 def _spec(leaf: jax.Array) -> PartitionSpec:
-    entries = list(leaf.sharding.spec)
+    entries = list(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else []
     while entries and entries[-1] is None:
         entries.pop()
     return PartitionSpec(*entries)
