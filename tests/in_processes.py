@@ -6,6 +6,8 @@ What it finds it leaves in ROOT, under its number.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,10 @@ EPOCHS = 60  # of the training that is killed and told to stop
 def main():
     scenario, root, *flags = sys.argv[1:]
     coordinator, count, index = flags if flags else (None, None, None)
-    hosts.start(coordinator, count and int(count), index and int(index), timeout=20)
+    try:
+        hosts.start(coordinator, count and int(count), index and int(index), timeout=float(os.environ["TIMEOUT"]))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     globals()[scenario](Path(root))
 
 
@@ -158,9 +163,6 @@ def endure(root):
 
 def vanish(root):
     """Process 1 ends in some way while process 0 waits for it."""
-    import os
-    import signal
-
     (root / f"awake{hosts.index()}").touch()
     way = (root / "way").read_text()
     if hosts.index() == int((root / "who").read_text()):

@@ -30,8 +30,9 @@ class Processes:
         self.running = []
 
     def born(self, *command, cwd, **environment):
-        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"} | NPROC
+        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120", "TIMEOUT": "60"} | NPROC
         env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")} | environment
+        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         command = [sys.executable, "-m", *map(str, command)]
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
@@ -167,9 +168,13 @@ def test_a_tpu_pod_of_gke_tells_the_processes_apart(monkeypatch):
 # How they meet, and do not.
 
 
-def meet(processes, tmp_path, *flags, timeout=3):
+def meet(processes, tmp_path, *numbers, timeout=3):
+    """A process for each (port, how many, which)."""
     return [
-        processes.born("experiments", "ch05_thermometer", "--timeout", timeout, *each, cwd=tmp_path) for each in flags
+        processes.born(
+            "tests.in_processes", "meet", tmp_path, f"localhost:{port}", *rest, cwd=tmp_path, TIMEOUT=str(timeout)
+        )
+        for port, *rest in numbers
     ]
 
 
@@ -179,7 +184,9 @@ def flags(port, count, index):
 
 def test_who_is_missing_is_told_by_number(processes, tmp_path):
     port = free_port()
-    for status, out, err in ended(meet(processes, tmp_path, flags(port, 4, 0), flags(port, 4, 2)), 40):
+    start = "experiments", "ch05_thermometer", "--timeout", 3
+    them = [processes.born(*start, *flags(port, 4, i), cwd=tmp_path) for i in (0, 2)]
+    for status, out, err in ended(them, 60):
         assert (status, out) == (1, "")
         assert err.startswith("ch05_thermometer: processes 1, 3 of 4 did not come within 3 s")
         assert len(err.splitlines()) == 1
@@ -188,16 +195,16 @@ def test_who_is_missing_is_told_by_number(processes, tmp_path):
 
 def test_a_coordinator_that_is_not_there(processes, tmp_path):
     port = free_port()
-    [(status, _, err)] = ended(meet(processes, tmp_path, flags(port, 2, 1)), 40)
+    [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 1)), 40)
     assert status == 1
-    assert err.startswith(f"ch05_thermometer: process 0 was not reached at localhost:{port} within 3 s (Connection ref")
+    assert err.startswith(f"process 0 was not reached at localhost:{port} within 3 s (Connection ref")
     assert len(err.splitlines()) == 1
 
 
 def test_two_of_one_number_and_two_counts(processes, tmp_path):
     port, other = free_port(), free_port()
-    doubled = meet(processes, tmp_path, flags(port, 3, 0), flags(port, 3, 1), flags(port, 3, 1), timeout=30)
-    counts = meet(processes, tmp_path, flags(other, 3, 0), flags(other, 2, 1), timeout=30)
+    doubled = meet(processes, tmp_path, (port, 3, 0), (port, 3, 1), (port, 3, 1), timeout=30)
+    counts = meet(processes, tmp_path, (other, 3, 0), (other, 2, 1), timeout=30)
     for status, _, err in ended(doubled, 40):
         assert status == 1
         assert "two processes were started with --process-id 1: pid" in err
@@ -209,7 +216,7 @@ def test_two_of_one_number_and_two_counts(processes, tmp_path):
 def test_a_port_that_is_in_use(processes, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        [(status, _, err)] = ended(meet(processes, tmp_path, flags(port, 2, 0)), 40)
+        [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 0)), 40)
     assert status == 1
     assert f"process 0 cannot listen at localhost:{port} (Address already in use)" in err
 
