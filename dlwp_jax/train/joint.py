@@ -24,7 +24,7 @@ PyTree = Any
 P = ParamSpec("P")
 R = TypeVar("R")
 DATA = ("train", "val", "data", "inputs")  # the arguments that hold examples
-SETTINGS = int | float | str | bool | None
+SETTINGS = ("epochs", "batch_size", "stop", "val_batch_size", "skip_nonfinite")  # those that decide what is computed
 
 
 def joint(function: Callable[P, R]) -> Callable[P, R]:
@@ -52,7 +52,7 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
         on_mesh = mesh_of(trees["state"])
         mesh = on_mesh or Mesh(np.array(jax.devices()), (AXIS,))
         with hosts.together():
-            _compared(function.__name__, trees, {k: v for k, v in given.items() if isinstance(v, SETTINGS)})
+            _compared(function.__name__, trees, {k: given[k] for k in SETTINGS if k in given})
             given.update({name: jax.tree.map(functools.partial(_placed, mesh), tree) for name, tree in trees.items()})
             result = function(*bound.args, **bound.kwargs)
             return _given_back(result, type(trees["state"]) if on_mesh else ())

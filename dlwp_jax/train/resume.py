@@ -93,6 +93,8 @@ def asked(checkpoint: Checkpoint | str | os.PathLike | None) -> Checkpoint | Non
 def restore(directory: str | os.PathLike, state: TrainState) -> Run:
     """What the newest checkpoint of a directory holds, without training: to evaluate, predict, or begin anew from.
 
+    Of many processes all must call it, and number 0 reads.
+
     Args:
       directory: `fit`'s `checkpoint`.
       state: of the same model and optimizer, from `make_learner`; its values are not looked at.
