@@ -14,6 +14,7 @@ A directory of checkpoints holds
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -30,6 +31,7 @@ import numpy as np
 from jax.extend.core import primitives
 from jax.tree_util import keystr
 
+from dlwp_jax import hosts
 from dlwp_jax.files import flush
 
 PyTree = Any
@@ -69,9 +71,10 @@ class Store:
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
         # Under a name of its own: threads of a save that failed may linger in theirs.
         partial = self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
-        arrays = {name: jnp.copy(leaf) for name, leaf in plain(tree).items()}
+        copied = np.array if hosts.many() else jnp.copy  # to Orbax arrays of JAX are those of all processes
+        arrays = {name: copied(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
-        with _told(self.path):
+        with _told(self.path), _alone():
             partial.mkdir()
             writing = _orbax().save_async(str(partial / ARRAYS), arrays)
         self._pending = self._worker.submit(self._finish, writing.result, partial, number, about)
@@ -160,8 +163,41 @@ def load(path: Path, like: PyTree) -> PyTree:
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in plain(like).items()
     }
-    arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
+    return fitted(_orbax().load(os.path.abspath(path / ARRAYS), wanted), like)
+
+
+def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, in the dtypes and shapes of `like` (of `plain`), read by this process alone."""
+    wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
+    with _alone():
+        arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
+    """Arrays under the paths of leaves, in the structure of `like`."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, arrays.get(keystr(path))), like)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Orbax works in this process, whatever the other ones do."""
+    if not hosts.many():
+        yield
+        return
+    v1 = _orbax()
+    execution = importlib.import_module("orbax.checkpoint.experimental.v1._src.saving.execution")
+    check = "_check_directory_consistency"  # it asks all processes, those too that are not active, and waits for ever
+    kept = getattr(execution, check, None)
+    context = v1.Context()
+    context.multiprocessing.primary_host = hosts.index()
+    context.multiprocessing.active_processes = {hosts.index()}
+    try:
+        setattr(execution, check, lambda directory: None)
+        with context:
+            yield
+    finally:
+        setattr(execution, check, kept)
 
 
 def _orbax() -> Any:
@@ -178,7 +214,7 @@ def _orbax() -> Any:
 def plain(tree: PyTree) -> dict[str, jax.Array]:
     """The leaves under their paths; keys as their numbers, and without the empty ones, which Orbax cannot hold."""
     leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
+    return {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
 
 
 def _as(like: jax.Array, leaf: jax.Array | None) -> jax.Array:
@@ -188,16 +224,36 @@ def _as(like: jax.Array, leaf: jax.Array | None) -> jax.Array:
     """
     if leaf is None:
         return like
-    if not like.committed:
+    if not like.is_fully_addressable:
+        raw = jax.random.key_data(like) if is_key(like) else like
+        leaf = lay(leaf, raw.sharding)
+    elif not like.committed:
         leaf = jnp.asarray(np.asarray(leaf))
-    if _is_key(like):
+    if is_key(like):
         return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
     if like.weak_type:
-        return primitives.convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)
+        return weakly(leaf)
     return leaf
 
 
-def _is_key(leaf: jax.Array) -> bool:
+def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array where a sharding says, the devices of other processes included, which hold the same array."""
+    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        return jax.device_put(leaf, sharding)
+    if is_key(leaf):
+        return jax.random.wrap_key_data(lay(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    array = np.asarray(leaf)
+    laid = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return weakly(laid) if getattr(leaf, "weak_type", False) else laid
+
+
+def weakly(leaf: jax.Array) -> jax.Array:
+    """The same, weakly typed."""
+    return primitives.convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

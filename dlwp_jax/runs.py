@@ -1,19 +1,25 @@
 """One directory per run: what was asked for, what came out, and the pictures."""
 
 import dataclasses
+import functools
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlwp_jax import hosts
 from dlwp_jax.files import whole
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """A directory that holds `config.json`, `history.jsonl` and figures, each written whole or not at all."""
+    """A directory that holds `config.json`, `history.jsonl` and figures, each written whole or not at all.
+
+    Of many processes number 0 writes them; in the others `path` is a temporary directory, for scripts that write to it.
+    """
 
     path: Path
 
@@ -41,8 +47,15 @@ class RunDirectory:
         print(f"wrote {self.path / name}")
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        if not hosts.is_writer():
+            return
         with whole(self.path / name) as partial:
             write(partial)
+
+
+@functools.cache
+def _elsewhere() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="dlwp-jax-")  # removed when the process ends
 
 
 def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:
@@ -64,6 +77,8 @@ def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:
     >>> (run.path / "config.json").read_text()
     '{\\n  "lr": 0.1\\n}\\n'
     """
+    if not hosts.is_writer():
+        out = _elsewhere().name
     path = Path(out) / name
     try:
         path.mkdir(parents=True, exist_ok=True)

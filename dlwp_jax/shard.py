@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dlwp_jax.checkpoint import lay
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import TrainState
 from dlwp_jax.train.placement import AXIS, has_axis
@@ -95,18 +96,18 @@ def put(
         if data == "rows" and tree is not None:
             _divisible(tree, n, number)
         spec = PartitionSpec(AXIS) if data == "rows" else PartitionSpec()
-        return jax.device_put(tree, NamedSharding(mesh, spec))
+        return jax.tree.map(lambda leaf: lay(leaf, NamedSharding(mesh, spec)), tree)
 
     done = tuple(laid(tree, number) for number, tree in enumerate(trees, 1))
     return done[0] if len(done) == 1 else done
 
 
 def _state(mesh: Mesh, state: TrainState, n: int, min_size: float) -> TrainState:
-    def lay(path, leaf):
+    def put_leaf(path, leaf):
         is_split = path[0].name in ("params", "extra", "opt_state")
-        return jax.device_put(leaf, NamedSharding(mesh, split_spec(leaf.shape, n, min_size if is_split else math.inf)))
+        return lay(leaf, NamedSharding(mesh, split_spec(leaf.shape, n, min_size if is_split else math.inf)))
 
-    return jax.tree_util.tree_map_with_path(lay, state)
+    return jax.tree_util.tree_map_with_path(put_leaf, state)
 
 
 def split_spec(shape: tuple[int, ...], n: int, min_size: float) -> PartitionSpec:

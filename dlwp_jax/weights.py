@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax import hosts
 from dlwp_jax.data.files import reading
 from dlwp_jax.files import whole
-from dlwp_jax.train import TrainState
+from dlwp_jax.train import TrainState, joint
 
 PyTree = Any
 
@@ -40,10 +41,12 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
     {'bias': (1,), 'kernel': (2, 1)}
     """
     path = _known(path)
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+    arrays = {name: np.asarray(leaf) for name, leaf in joint.gathered(_named(state)).items()}
     for name, array in arrays.items():
         if path.suffix == ".npz" and array.dtype.isbuiltin != 1:
             raise ValueError(f"{path}: .npz cannot hold {name}, which is {array.dtype}; write .safetensors.")
+    if not hosts.is_writer():
+        return
     with whole(path) as partial:
         if path.suffix == ".npz":
             with zipfile.ZipFile(partial, "w") as archive:  # as np.savez does, but for any name, `file` too

@@ -1,5 +1,6 @@
 """Lists and runs the experiments: python -m experiments [NAME [flags]] | --list."""
 
+import dataclasses
 import difflib
 import importlib
 import os
@@ -10,6 +11,19 @@ from pathlib import Path
 import experiments
 
 DEFAULT = "ch05_thermometer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Flags of every experiment: one training in many processes (see docs/sharding.md).
+
+    Slurm, Open MPI, indexed Kubernetes Jobs and TPU pods set them by themselves.
+    """
+
+    coordinator: str | None = None  # HOST:PORT, where process 0 runs and a free port there
+    num_processes: int | None = None  # how many; 1: this process alone, whatever has started it
+    process_id: int | None = None  # which one this is, from 0
+    timeout: float = 300.0  # seconds to wait for the others
 
 
 def names() -> list[str]:
@@ -44,11 +58,18 @@ def prepare() -> None:
 def run(name: str, flags: list[str]) -> None:
     import tyro
 
+    from dlwp_jax import hosts
+
     module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
         print(module.__doc__)  # as it was written; as a description its lines would be run together
-    config = tyro.cli(module.Config, args=flags, prog=f"experiments {name}", description="")
-    module.main(config)
+    parts = dataclasses.make_dataclass("Flags", {"experiment": module.Config, "hosts": Hosts}.items())
+    try:
+        given = tyro.cli(tyro.conf.OmitArgPrefixes[parts], args=flags, prog=f"experiments {name}", description="")
+        hosts.start(**dataclasses.asdict(given.hosts))
+        module.main(given.experiment)
+    except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
+        hosts.end(f"{name}: {told(error)}")
 
 
 def told(error: OSError | ValueError) -> str:
@@ -67,10 +88,7 @@ def main() -> None:
         list_experiments()
     else:
         prepare()
-        try:
-            run(known(name), flags)
-        except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
-            sys.exit(f"{name}: {told(error)}")
+        run(known(name), flags)
 
 
 if __name__ == "__main__":

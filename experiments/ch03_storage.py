@@ -112,7 +112,7 @@ def save_and_load(points: StridedTensor, path: Path) -> None:
 
 def devices(points: StridedTensor) -> None:
     stop("7. Devices: the storage moves, the layout stays")
-    for device in jax.devices():
+    for device in jax.local_devices():
         moved = jax.device_put(points, device)
         print(f"  {device}: sum of the first column {jnp.sum(moved[:, 0])}, on {moved.storage.devices()}")
 

@@ -14,6 +14,7 @@ import optax
 from dlwp_jax.optim.clip import grad_norm
 from dlwp_jax.train import checks, precision
 from dlwp_jax.train.accumulate import in_parts
+from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.units import dead_share
 
@@ -21,6 +22,7 @@ PyTree = Any
 Logs = dict[str, jax.Array]
 
 
+@joint
 def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int) -> tuple[TrainState, Logs]:
     """Train on every example once, in shuffled minibatches.
 
@@ -55,6 +57,7 @@ def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: 
     return learner.laid((replace(state, epoch=state.epoch + alive), logs))
 
 
+@joint
 def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None) -> Logs:
     """Loss and metrics over a data set: eval mode, no gradient, every example weighted alike.
 

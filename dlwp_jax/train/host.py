@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dlwp_jax.train import checks
+from dlwp_jax import hosts
+from dlwp_jax.train import checks, joint
 from dlwp_jax.train.epoch import (
     batch_shape,
     epoch_keys,
@@ -49,11 +50,12 @@ from dlwp_jax.train.loop import (
     validated,
 )
 from dlwp_jax.train.progress import display
-from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, asked, describe_call, saving
+from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, asked, describe_call, program, saving
 from dlwp_jax.train.streams import Source, is_stream
 
 PyTree = Any
 CHUNK_SECONDS = 0.2  # between two looks at the keyboard; a chunk costs about a millisecond of host time
+RECENT = 64  # batches of a stream that are kept to look back at
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ class Progress:
     @property
     def state(self) -> TrainState:
         """The state after this epoch, yours to keep."""
-        return jax.tree.map(jnp.copy, self._loop.state)
+        return joint.given_back(jax.tree.map(jnp.copy, self._loop.state))
 
     @property
     def best(self) -> TrainState:
         """The best state so far, yours to keep."""
-        return jax.tree.map(jnp.copy, self._loop.best)
+        return joint.given_back(jax.tree.map(jnp.copy, self._loop.best))
 
 
 Callback = Callable[[Progress], bool | None]
@@ -102,6 +104,7 @@ class every:  # reads as a word: callbacks=[every(100, show)]
         return self.callback(progress)
 
 
+@joint.joint
 def fit(
     learner: Learner,
     state: TrainState,
@@ -165,12 +168,11 @@ def fit(
         if val is not None and not is_stream(val):
             val = checks.dataset(val, "val")
         source = Source(train, is_saved=checkpoint is not None)
-        first = source.peek()
-        batch, kept = _shape(first), {"val": None if is_stream(val) else val}
+        batch, kept = joint.whole_shape(source.peek), {"val": None if is_stream(val) else val}
         learner = learner.placed(state, val=kept["val"])
-        plan = make_plan(learner, state, batch, val, epochs, n_rows(first), stop, val_batch_size, skip_nonfinite)
+        plan = make_plan(learner, state, batch, val, epochs, n_rows(batch), stop, val_batch_size, skip_nonfinite)
         held = _start(learner, state, batch, val is not None, plan)
-        chunks = _stream_chunks(learner, held, source, val, plan)
+        chunks = _stream_chunks(learner, held, source, batch, val, plan)
     elif batch_size is None:
         raise ValueError(
             f"batch_size is missing: {checks.describe(train)} is taken as arrays in memory, to be cut into batches. "
@@ -186,8 +188,12 @@ def fit(
         stride = functools.reduce(math.gcd, periods, 0) or plan.epochs
         held = _start(learner, state, batch, val is not None, plan)
         chunks = _in_memory(learner, held, train, val, plan, stride)
+    if hosts.many():
+        step = program(replace(learner, placement=None), held.loop.state, batch)
+        joint.same("fit", {"the program of a step (model, loss, optimizer or a constant in them)": step}, "the learner")
     call = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
-    numbers = [signal.SIGINT] if checkpoint is None else [signal.SIGINT, signal.SIGTERM]
+    ends_well = checkpoint is not None or hosts.many()  # at SIGTERM: there is something to save, or others to tell
+    numbers = [signal.SIGINT, signal.SIGTERM] if ends_well else [signal.SIGINT]
     with _signals(*numbers) as heard, saving(checkpoint, call, source) as saver:
         held.loop = saver.resumed(held.loop)
         return _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
@@ -209,19 +215,26 @@ def _drive(
     callbacks: list[every],
     shown: bool,
     saver: Saver | Unsaved,
-    heard: list[int],
+    heard: "Heard",
 ) -> Run:
     """Take chunk after chunk, showing, calling back and saving between them."""
 
     def is_over() -> bool:
         done = int(held.loop.done)
-        if done > saver.called:
-            if _call_back(held.loop, done, plan, callbacks):
-                return True
-            saver.called = done
-        return bool(heard)
+        is_new = done > saver.called
 
-    with display(plan.epochs, shown=shown) as bar:
+        def answer() -> bool:
+            return is_new and _call_back(held.loop, done, plan, callbacks)
+
+        is_asked_to_stop = any(hosts.attempt("the end of a chunk", answer))
+        heard.tell()
+        if is_asked_to_stop:
+            return True
+        saver.called = max(done, saver.called)
+        return bool(heard.by_any)
+
+    is_shared = True
+    with display(plan.epochs, shown=shown and hosts.is_writer()) as bar:
         try:
             over = is_over()  # a resumed training may owe its callbacks an epoch
             while not over and (fraction := next(chunks, None)) is not None:
@@ -230,10 +243,15 @@ def _drive(
                 over = is_over()
                 saver.save_if_due(held.loop)
         except KeyboardInterrupt:  # from a callback or a stream; a second Ctrl-C is meant
-            if signal.SIGINT in heard:
+            if signal.SIGINT in heard.here:
                 raise
+        except BaseException as error:
+            is_shared = hosts.is_shared(error)  # else the others are elsewhere, and there is no saving with them
+            raise
         finally:
-            saver.finish(held.loop)
+            if is_shared:
+                saver.finish(held.loop)
+                heard.tell()
     return _finished(learner, held)
 
 
@@ -264,13 +282,13 @@ def _finished(learner: Learner, held: Held) -> Run:
     epoch, step = (int(n) for n in run.failure)
     done = int(held.loop.done)
     if epoch:
-        warnings.warn(
+        told = (
             f"loss or parameters stopped being finite at epoch {epoch}, step {step}{_why(learner, held)}; training "
             "ended there, and the last finite state is returned. A smaller learning rate or normalised inputs are the "
-            "usual cure.",
-            RuntimeWarning,
-            stacklevel=4,
+            "usual cure."
         )
+        if hosts.is_writer():
+            warnings.warn(told, RuntimeWarning, stacklevel=4)
         done += 1  # the epoch that failed is in the history: its loss tells how
     return replace(run, history=jax.tree.map(jnp.asarray, _trimmed(held.loop, done)))
 
@@ -317,7 +335,8 @@ def _in_memory(
         held.loop = jax.block_until_ready(_advance(learner, held.loop, train, val, plan, target))
         seconds = time.perf_counter() - begin
         yield target % steps / steps if bool(held.loop.alive) else 0.0
-        size = max(1, int((target - before) * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))))
+        wanted = (target - before) * min(4.0, CHUNK_SECONDS / max(seconds, 1e-4))
+        size = hosts.first("the size of a chunk", max(1, int(wanted)))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"), donate_argnames="loop")
@@ -353,33 +372,37 @@ def _start(learner: Learner, state: TrainState, batch: PyTree, has_val: bool, pl
 # Streams: a step a batch, the same keys and the same bookkeeping.
 
 
-def _stream_chunks(learner: Learner, held: Held, source: Source, val: Any, plan: Plan) -> Iterator[float]:
-    held.batch = lambda loop: source.batch(int(loop.step))
+def _stream_chunks(learner: Learner, held: Held, source: Source, like: PyTree, val: Any, plan: Plan) -> Iterator[float]:
+    recent: dict[int, PyTree] = {}  # batches that nobody has looked back at, by their number in the epoch
+    held.batch = lambda loop: recent.get(int(loop.step))
     while bool(is_going(held.loop, plan)):
-        shown = time.monotonic()
-        for batch in source.epoch(int(held.loop.done) + 1):
-            held.loop = _stream_step(learner, held.loop, learner.spread(batch), plan)
-            if time.monotonic() - shown > CHUNK_SECONDS or source.is_full:
+        shown, step = time.monotonic(), int(held.loop.step)
+        for batch in joint.batches(source.epoch(int(held.loop.done) + 1), like, learner):
+            held.loop = _stream_step(learner, held.loop, batch, plan)
+            recent[step := step + 1] = batch
+            is_time = time.monotonic() - shown > CHUNK_SECONDS or len(recent) == RECENT
+            if hosts.first("whether a chunk ends", is_time):
                 yield 0.0
                 shown = time.monotonic()
                 if not bool(held.loop.alive):
                     return
-                source.recent.clear()
+                recent.clear()
         if bool(held.loop.alive):
-            held.loop = _end_epoch(learner, held.loop, _val_logs(learner, ended(held.loop), val, plan), plan)
+            recent.clear()
+            held.loop = _end_epoch(learner, held.loop, _val_logs(learner, ended(held.loop), val, like, plan), plan)
             source.end_epoch()
         yield 0.0
 
 
-def _val_logs(learner: Learner, state: TrainState, val: Any, plan: Plan) -> dict[str, jax.Array]:
+def _val_logs(learner: Learner, state: TrainState, val: Any, like: PyTree, plan: Plan) -> dict[str, jax.Array]:
     if val is None:
         return {}
     if not is_stream(val):
         return mean_logs(learner, state, val, min(plan.val_batch_size, n_rows(val)))
     total, n = {}, 0
-    for number, batch in enumerate(val, 1):
-        batch = checks.dataset(batch, f"val (batch {number})")
-        logs = _eval_step(learner, state, learner.spread(batch))
+    parts = (checks.dataset(batch, f"val (batch {number})") for number, batch in enumerate(val, 1))
+    for batch in joint.batches(parts, like, learner):
+        logs = _eval_step(learner, state, batch)
         total = {k: total.get(k, 0.0) + n_rows(batch) * v for k, v in logs.items()}
         n += n_rows(batch)
     if n == 0:
@@ -411,25 +434,34 @@ def _step_key(state: TrainState, step: jax.Array) -> jax.Array:
 _eval_step = functools.partial(jax.jit, static_argnames="learner")(eval_step)
 
 
-def _shape(batch: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+class Heard:
+    """Signals: what this process has heard, and what all know that one of them has."""
+
+    def __init__(self):
+        self.here: list[int] = []
+        self.by_any: set[int] = set()
+
+    def tell(self) -> None:
+        """Let all processes know."""
+        self.by_any = {number for theirs in hosts.agree("signals", self.here) for number in theirs}
 
 
 @contextmanager
-def _signals(*numbers: int) -> Iterator[list[int]]:
-    """Collect these signals in a list that is looked at between chunks; a second Ctrl-C raises.
+def _signals(*numbers: int) -> Iterator[Heard]:
+    """Collect these signals to be looked at between chunks; a second Ctrl-C raises.
 
-    SIGTERM is passed on at the end, even where that is an exception, to whom it was sent.
+    SIGTERM is passed on at the end, even where that is an exception, to whom it was sent; of many processes all end by
+    it alike.
 
     A chunk gives back the buffers of the one before, so an exception in its midst would leave nothing to return or to
     save. Elsewhere than in the main thread Python delivers no signal, and nothing is changed.
     """
-    heard: list[int] = []
+    heard = Heard()
 
     def handler(number, _frame):
-        if number == signal.SIGINT and number in heard:
+        if number == signal.SIGINT and number in heard.here:
             raise KeyboardInterrupt
-        heard.append(number)
+        heard.here.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
@@ -442,5 +474,7 @@ def _signals(*numbers: int) -> Iterator[list[int]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-        if signal.SIGTERM in heard:
+        if signal.SIGTERM in heard.by_any:
+            hosts.part_company()
+        if signal.SIGTERM in {*heard.here, *heard.by_any}:
             signal.raise_signal(signal.SIGTERM)

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from dlwp_jax.train import checks, precision
+from dlwp_jax.train.joint import joint
 from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
@@ -205,6 +206,7 @@ def _known(record: Collection[str]) -> tuple[str, ...]:
     return tuple(kind for kind in RECORDS if kind in record)
 
 
+@joint
 def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None) -> PyTree:
     """The model's outputs in eval mode, compiled.
 

@@ -22,6 +22,7 @@ from dlwp_jax.train.epoch import (
     steps_per_epoch,
     train_steps,
 )
+from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 
 PyTree = Any
@@ -113,6 +114,7 @@ class Loop:
     order: jax.Array  # the current epoch's order, kept by `fit` from chunk to chunk; else [0]
 
 
+@joint
 def run(
     learner: Learner,
     state: TrainState,

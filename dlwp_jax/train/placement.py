@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dlwp_jax.checkpoint import lay
+
 PyTree = Any
 AXIS = "data"  # of the mesh: batches are split over it
 
@@ -69,7 +71,7 @@ class Placement:
             if _mesh_of(leaf) == self.mesh:
                 return leaf
             spec = PartitionSpec() if leaf.shape[0] % self.mesh.shape[AXIS] else PartitionSpec(AXIS)
-            return jax.device_put(leaf, NamedSharding(self.mesh, spec))
+            return lay(leaf, NamedSharding(self.mesh, spec))
 
         return jax.tree.map(send, batch)
 
@@ -145,6 +147,11 @@ def _mesh(tree: PyTree, name: str) -> Mesh | None:
         where = " and ".join(sorted("one device" if mesh is None else told(mesh) for mesh in meshes))
         raise ValueError(f"the arrays of {name} lie on {where}; put all of them on one mesh: shard.put(mesh, {name}).")
     return next(iter(meshes), None)
+
+
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh on which the first leaf of a tree lies."""
+    return _mesh_of(next(iter(jax.tree.leaves(tree)), None))
 
 
 def _mesh_of(leaf: Any) -> Mesh | None:

@@ -13,14 +13,28 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax.checkpoint import About, CheckpointError, Store, differing, fingerprint, load, newest, shapes
+from dlwp_jax import hosts
+from dlwp_jax.checkpoint import (
+    About,
+    CheckpointError,
+    Store,
+    differing,
+    fingerprint,
+    fitted,
+    load,
+    newest,
+    plain,
+    read,
+    shapes,
+)
 from dlwp_jax.checks import path
-from dlwp_jax.train import checks
+from dlwp_jax.train import checks, joint
 from dlwp_jax.train.epoch import train_step
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.loop import Loop, Plan, Run, result
@@ -80,6 +94,8 @@ def asked(checkpoint: Checkpoint | str | os.PathLike[str] | None) -> Checkpoint 
 def restore(directory: str | os.PathLike[str], state: TrainState) -> Run:
     """What the newest checkpoint of a directory holds, without training: to evaluate, predict, or begin anew from.
 
+    Of many processes all must call it, and number 0 reads.
+
     Args:
       directory: `fit`'s `checkpoint`.
       state: of the same model and optimizer, from `make_learner`; its values are not looked at.
@@ -94,11 +110,16 @@ def restore(directory: str | os.PathLike[str], state: TrainState) -> Run:
     path(directory, "directory")
     if not isinstance(state, TrainState):
         raise TypeError(f"state must be a TrainState, as make_learner gives it; got {checks.describe(state)}.")
-    found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
-    if found is None:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    folder, about = found
-    loop = load(folder, _like(about, state))
+
+    def look() -> tuple[Path, About]:
+        found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint in {directory}.")
+        return found
+
+    found = hosts.by_writer("looking for a checkpoint", look)
+    about = hosts.first("the checkpoint", found and found[1])
+    loop = _loaded(found and found[0], _like(about, state))
     done = int(loop.done)
     run = result(loop)
     return replace(run, history={name: values[: done + bool(run.failure[0])] for name, values in run.history.items()})
@@ -124,24 +145,22 @@ def _like(about: About, state: TrainState) -> Loop:
 
 
 class Saver:
-    """Resumes a training, and saves it as it goes."""
+    """Resumes a training, and saves it as it goes. Of many processes the one that writes has the store."""
 
-    def __init__(self, settings: Checkpoint, store: Store, call: About, source: Source | None):
+    def __init__(self, settings: Checkpoint, store: Store | None, call: About, source: Source | None):
         self.settings, self.store, self.call, self.source = settings, store, call, source
         self.called = 0  # the last epoch whose callbacks have answered
         self.last, self.epoch, self.time = None, 0, time.monotonic()  # of what was saved last
 
     def resumed(self, loop: Loop) -> Loop:
         """The loop of the newest checkpoint, the stream brought to its place; or this one where there is none."""
-        found = newest(
-            self.store.path, lambda about: _wrong_format(about) or _wrong_call(about, self.call, self.settings)
-        )
-        if found is None:
+        found = hosts.by_writer("looking for a checkpoint", self._newest)
+        about = hosts.first("the checkpoint", found and found[1])
+        if about is None:
             return loop
-        path, about = found
         epochs = about["asked"]["epochs"]  # maybe fewer than now
         history = {name: jnp.full(epochs, jnp.nan, values.dtype) for name, values in loop.history.items()}
-        loaded = load(path, replace(loop, order=None, history=history))
+        loaded = _loaded(found and found[0], replace(loop, order=None, history=history))
         history = {name: values.at[:epochs].set(loaded.history[name]) for name, values in loop.history.items()}
         loop = replace(loaded, order=loop.order, history=history)
         self.called, self.epoch = about["called"], int(loop.done)
@@ -151,28 +170,47 @@ class Saver:
             and bool(loop.alive & ~loop.stopped)
             and int(loop.done) < self.call["asked"]["epochs"]
         ):
-            self.source.go_to(about["place"])
+            place = about["place"][hosts.index()] if hosts.many() else about["place"]
+            hosts.attempt("the stream's place", self.source.go_to, place)
         return loop
+
+    def _newest(self) -> tuple[Path, About] | None:
+        return newest(
+            self._store.path, lambda about: _wrong_format(about) or _wrong_call(about, self.call, self.settings)
+        )
+
+    @property
+    def _store(self) -> Store:
+        assert self.store is not None  # by the process that writes
+        return self.store
 
     def save_if_due(self, loop: Loop) -> None:
         """Save where it is time to."""
+        if hosts.first("whether to save", hosts.is_writer() and self._is_due(loop)):
+            self.save(loop)
+
+    def _is_due(self, loop: Loop) -> bool:
         every, seconds = self.settings.every_epochs, self.settings.every_seconds
         by_epoch = every is not None and int(loop.done) // every > self.epoch // every
-        by_time = seconds is not None and time.monotonic() - self.time >= seconds and not self.store.busy
-        if by_epoch or by_time:
-            self.save(loop)
+        by_time = seconds is not None and time.monotonic() - self.time >= seconds and not self._store.busy
+        return by_epoch or by_time
 
     def save(self, loop: Loop) -> None:
         """Begin to save, unless this was saved last. A save that fails is told, and training goes on."""
         position = self._position(loop)
         self.epoch, self.time = position[0], time.monotonic()
         self._settle()
-        if position != self.last:
-            place = None if self.source is None else self.source.place(position[1])
-            about = self.call | {"called": self.called, "place": place}
-            self.last = position
+        if not hosts.first("whether there is more to save", position != self.last):
+            return
+        self.last, tree = position, joint.gathered(replace(loop, order=None))
+        places = hosts.attempt("the stream's place", self._place, position[1])
+        if hosts.is_writer():
+            about = self.call | {"called": self.called, "place": places if hosts.many() else places[0]}
             with self._told():
-                self.store.save(replace(loop, order=None), about)
+                self._store.save(tree, about)
+
+    def _place(self, step: int) -> dict[str, Any] | None:
+        return None if self.source is None else self.source.place(min(step, self.source.taken))
 
     def finish(self, loop: Loop) -> None:
         """Save, and see it to the disk. What a computation that broke off has given away is not there to save."""
@@ -181,8 +219,9 @@ class Saver:
         self._settle()
 
     def _settle(self) -> None:
-        with self._told():
-            self.store.wait()
+        if hosts.is_writer():
+            with self._told():
+                self._store.wait()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -194,6 +233,15 @@ class Saver:
 
     def _position(self, loop: Loop) -> tuple[int, int, bool, int]:
         return int(loop.done), int(loop.step), bool(loop.alive), self.called
+
+
+def _loaded(path: Path | None, like: Loop) -> Loop:
+    """The arrays of a checkpoint, which process 0 reads."""
+    if path is not None and not hosts.many():
+        return load(path, like)
+    mine = plain(like)
+    read_by_one = hosts.by_writer("reading the checkpoint", read, path, mine)
+    return fitted(joint.from_writer(read_by_one, mine), like)
 
 
 class Unsaved:
@@ -219,7 +267,8 @@ def saving(settings: Checkpoint | None, call: Callable[[], About], source: Sourc
     if settings is None:
         yield Unsaved()
         return
-    with contextlib.closing(Store(settings.directory, keep=settings.keep)) as store:
+    store = hosts.by_writer("the directory of checkpoints", lambda: Store(settings.directory, keep=settings.keep))
+    with contextlib.nullcontext() if store is None else contextlib.closing(store):
         yield Saver(settings, store, call(), source)
 
 
@@ -232,15 +281,24 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
         "format": FORMAT,
         "asked": asdict(plan) | {"history": sorted(loop.history), "batch": shapes(batch)},
         "state": shapes(loop.state),
-        "data": fingerprint(data),
-        "start": {"epoch": int(loop.state.epoch), "step": int(loop.state.step), "leaves": fingerprint(loop.state)},
-        "program": _program(replace(learner, placement=None), loop.state, batch),
-        "devices": ONE_DEVICE if learner.placement is None else str(learner.placement),
+        "data": fingerprint(joint.gathered(data)),
+        "start": {
+            "epoch": int(loop.state.epoch),
+            "step": int(loop.state.step),
+            "leaves": fingerprint(joint.gathered(loop.state)),
+        },
+        "program": program(replace(learner, placement=None), loop.state, batch),
+        "devices": _where(learner),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
-def _program(learner: Learner, state: TrainState, batch: PyTree) -> str:
+def _where(learner: Learner) -> str:
+    where = ONE_DEVICE if learner.placement is None else str(learner.placement)
+    return f"{where}, in {hosts.count()} processes" if hosts.many() else where
+
+
+def program(learner: Learner, state: TrainState, batch: PyTree) -> str:
     """A checksum of what a step computes, constants included, the same in every process."""
     state = jax.tree.map(_anywhere, state)
     step = jax.make_jaxpr(functools.partial(train_step, learner))(state, batch, state.key, jnp.array(True))
@@ -287,6 +345,9 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
         sizes = [{name: leaf[:2] for name, leaf in about["data"].items()} for about in (now, then)]
         name = differing(*sizes)
         wrong = name and f"was trained on other data: {name} was {sizes[1].get(name)}, not {sizes[0].get(name)}."
+    places = then["place"] if isinstance(then["place"], list) else [then["place"]]
+    if wrong is None and any(places) and len(places) != hosts.count():
+        wrong = f"was written by {len(places)} processes, each with its part of the stream; this is {hosts.count()}."
     if wrong is not None or not settings.exact:
         return wrong
     if name := differing(now["versions"], then["versions"]):

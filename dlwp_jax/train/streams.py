@@ -3,7 +3,6 @@
 import base64
 import itertools
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,7 +35,6 @@ class Source:
     def __init__(self, stream: Iterable[PyTree], *, is_saved: bool):
         self.stream: Iterable[PyTree] = stream
         self.is_saved: bool = is_saved
-        self.recent: deque[PyTree] = deque(maxlen=64)  # batches that nobody has looked back at
         self._end()
 
     def _begin(self) -> None:
@@ -65,8 +63,7 @@ class Source:
             self._begin()
         self.taken += 1  # counted before it is asked for: where that fails the iterator may have moved or not
         for batch in self.rest:
-            self.recent.append(checks.dataset(batch, f"train (epoch {number}, batch {self.taken})"))
-            yield self.recent[-1]
+            yield checks.dataset(batch, f"train (epoch {number}, batch {self.taken})")
             self.taken += 1
         self.taken -= 1
         if not self.taken:
@@ -77,18 +74,7 @@ class Source:
 
     def end_epoch(self) -> None:
         """The next `epoch` begins anew."""
-        self.recent.clear()
         self._end()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next batch would push one out that nobody has looked back at."""
-        return len(self.recent) == self.recent.maxlen
-
-    def batch(self, number: int) -> PyTree | None:
-        """The batch of that number in this epoch, from 1, if it is a recent one."""
-        back = self.taken - number
-        return self.recent[-1 - back] if 0 <= back < len(self.recent) else None
 
     def place(self, step: int) -> dict[str, Any]:
         """What brings an equal stream to after `step` batches of this epoch, in JSON."""
