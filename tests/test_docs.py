@@ -105,7 +105,9 @@ def test_lines_that_are_missing_or_too_many_are_a_difference():
 @pytest.mark.parametrize("page", by_name([*PAGES, ROOT / "CONTRIBUTING.md"]))
 def test_every_block_is_of_a_language_that_is_known_here(page):
     fences = re.findall(r"^ *```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    known = [block for language in ("python", "text", "bash", "mermaid") for block in pages.blocks(page, language)]
+    known = [
+        block for language in ("python", "py", "text", "bash", "mermaid") for block in pages.blocks(page, language)
+    ]
     assert len(fences) == 2 * len(known)  # another, or one within a list, would not be run
 
 

@@ -34,7 +34,7 @@ def rows():
 
 def public():
     layers = [n for n, made in vars(nn).items() if inspect.isclass(made) and issubclass(made, nnx.Module)]
-    functions = [n for n, made in vars(nn).items() if callable(made) and not inspect.isclass(made)]
+    functions = [n for n, made in vars(nn).items() if callable(made) and not inspect.isclass(made) and n[0] != "_"]
     optimizers = [n for n in optim.__all__ if not n.endswith("State")]  # a state is no rule
     return [*layers, *functions, *losses.__all__, *optimizers]
 

@@ -268,7 +268,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"seeds": "ab"}, "seeds must be a number of them"),
         ({"sizes": 4}, "two or more, the smallest first"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
-        ({"baseline": "high"}, "must be one finite number"),
+        ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
         ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be a whole number"),

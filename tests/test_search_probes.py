@@ -67,7 +67,7 @@ def test_the_rates_are_those_that_were_trained_with():
     ("options", "message"),
     [
         ({"low": 1.0, "high": 0.1}, "0 < low < high"),
-        ({"low": 0.0}, "0 < low < high"),
+        ({"low": 0.0}, "low must be a finite number above 0"),
         ({"steps": 3}, "too few"),
         ({"low": 10.0, "high": 1000.0}, "fell at no rate"),
     ],

@@ -9,7 +9,7 @@ from dlwp_jax import checks
 if TYPE_CHECKING:
     from dlwp_jax.storage import StridedTensor
 
-MOST_TICKS = 10**8  # of a clock: three years of seconds
+MOST_TICKS = 10**7  # of a clock: four months of seconds, a thousand years of hours
 
 
 def missing_times(times: Any, step: Any) -> np.ndarray:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from dlwp_jax.checks import real
 from dlwp_jax.diagnose.advice import ADVICE
 from dlwp_jax.diagnose.history import read
 from dlwp_jax.diagnose.measure import measure
@@ -68,6 +67,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     Raises:
       TypeError, ValueError: in one sentence, where history is no history, or holds nothing that can be judged.
 
+    >>> import numpy as np
     >>> epochs = np.arange(1, 101)
     >>> falling = 0.2 + 2 * np.exp(-epochs / 10)
     >>> diagnose({"train/loss": falling, "val/loss": falling + 0.002 * epochs}).verdict
@@ -89,14 +89,7 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
 def known_losses(value: Any) -> tuple[float | None, float | None]:
     """The loss of the trivial predictor, and the reachable one."""
     parts = value if isinstance(value, Mapping) else {"trivial": value}
-    if unknown := sorted(set(parts) - {"trivial", "reachable"}):
+    if unknown := [name for name in parts if name not in ("trivial", "reachable")]:
         raise ValueError(f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}.")
-    for name, part in parts.items():
-        if part is not None and not _is_number(part):
-            raise ValueError(f"baseline[{name!r}] must be one finite number; got {part!r}.")
-    trivial, reachable = (None if parts.get(name) is None else float(parts[name]) for name in ("trivial", "reachable"))
-    return trivial, reachable
-
-
-def _is_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf" and bool(np.isfinite(value))
+    known = {name: real(part, f"baseline[{name!r}]") for name, part in parts.items() if part is not None}
+    return known.get("trivial"), known.get("reachable")

@@ -83,7 +83,7 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
     for name, values in history.items():
         try:
             column = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"history[{name!r}] must hold one number per epoch; got {_short(values)}.") from None
         if column.ndim != 1:
             raise ValueError(

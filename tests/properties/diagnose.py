@@ -32,9 +32,16 @@ WRONG = st.sampled_from(
 BASELINES = st.sampled_from([None, 1.0, 0, {"trivial": 2.0, "reachable": 0.5}, {"reachable": 0.1}])
 
 
+def column(values):
+    """As runs.history writes it, with None for NaN."""
+    if isinstance(values, list):
+        values = [math.nan if value is None else value for value in values]
+    return numbers(values, "biuf").astype(float)
+
+
 def judged(history, baseline):
     known(baseline)
-    columns = [numbers(values, "biuf").astype(float) for values in history.values()]
+    columns = [column(values) for values in history.values()]
     if not columns or any(column.ndim != 1 for column in columns) or len({len(column) for column in columns}) != 1:
         raise ValueError("no history")
     tried = [c for n, c in history.items() if isinstance(n, str) and n.startswith(("train/", "val/"))]
