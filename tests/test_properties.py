@@ -4,7 +4,8 @@ Each is registered (tests/properties) with what it takes and with an independent
 arguments, which must succeed, and with hostile ones in the place of one or two of them; then the result is right by the
 reference, or an error of our own says clearly what is wrong (tests/properties/judge.py tells what counts as that).
 
-`DLWP_HYPOTHESIS=deep python -m pytest -n 0 -q tests/test_properties.py` tries thousands and prints what came of them.
+`DLWP_HYPOTHESIS=count python -m pytest -n 0 -q tests/test_properties.py` prints how many calls there were and what came
+of them; with `deep` in place of `count` it tries more, and other ones each time.
 """
 
 import importlib
@@ -27,7 +28,8 @@ from tests.properties import storage as _storage  # noqa: F401
 from tests.properties import train as _train  # noqa: F401
 from tests.properties.subject import SUBJECTS, hostile, try_hostile, try_valid
 
-DEEP = os.environ.get("DLWP_HYPOTHESIS") == "deep"
+ASKED = os.environ.get("DLWP_HYPOTHESIS")
+DEEP = ASKED == "deep"
 
 
 def trying(name, *, share=1.0):
@@ -130,17 +132,23 @@ def test_every_public_name_is_tried_or_told_why_not():
     assert set(SUBJECTS) & set(REASONS) == set()
 
 
+def room(name):
+    """The package of a subject, such as `storage`."""
+    return name.split(".")[0]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _told(request):
-    """What came of all calls, by group, printed at the end of a deep run."""
+    """What came of all calls, by room, printed at the end where it is asked for."""
     yield
-    if not DEEP:
+    if not ASKED:
         return
     totals: dict[str, Counter[str]] = {}
     for (name, what), count in judge.counts.items():
-        totals.setdefault(SUBJECTS[name].group, Counter())[what] += count
-    write = request.config.pluginmanager.get_plugin("terminalreporter").write_line
-    write("\n| group | functions | calls | right | refused |\n|---|---|---|---|---|")
+        totals.setdefault(room(name), Counter())[what] += count
+    lines = ["", "| room | functions | calls | right | refused |", "|---|---|---|---|---|"]
     for group, total in sorted(totals.items()):
-        n = sum(one.group == group for one in SUBJECTS.values())
-        write(f"| {group} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")
+        n = sum(room(name) == group for name in SUBJECTS)
+        lines.append(f"| {group} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(*lines, sep="\n")
