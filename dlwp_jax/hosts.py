@@ -147,7 +147,7 @@ def first(what: str, value: Any) -> Any:
 
 
 def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What a function gives in each process, as `agree`; an exception in one is one in all of them.
+    """What `function(*args)` gives in each process, as `agree`; an exception in one is one in all of them.
 
     Raises:
       Exception: the function's own.
@@ -174,7 +174,7 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def by_writer(what: str, function: Callable[..., Any], *args: Any) -> Any:
-    """What a function gives in the process that writes, which alone calls it; None in the others.
+    """What `function(*args)` gives in the process that writes, which alone calls it; None in the others.
 
     Raises:
       Exception: the function's own; PeerError in the others.

@@ -77,7 +77,7 @@ def show_volume(config):
     middle = np.array(scan.voxels.shape) // 2
     print(f"voxel {middle} is at {scan.xyz(middle).round(2)} mm, and back {scan.irc(scan.xyz(middle)).round(2)}")
     nodule = data.synthetic.NODULES[1].center  # of the phantom; a real scan is shown through its middle
-    return pictures.planes(scan, middle if config.data == "book" else scan.irc(nodule).round())
+    return pictures.planes(scan, middle if config.data == "book" else scan.irc(nodule).round().astype(int))
 
 
 def show_table(config):

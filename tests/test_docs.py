@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def broken(page: Path) -> list[str]:
         if re.match(r"https?://", target):
             continue
         path, _, anchor = target.partition("#")
-        file = (page.parent / path).resolve() if path else page
+        file = (page.parent / unquote(path)).resolve() if path else page
         if not file.is_relative_to(ROOT) or not file.exists() or (anchor and anchor not in anchors(file)):
             wrong.append(match[0])
     return wrong
@@ -154,7 +155,7 @@ def test_a_broken_link_is_found(tmp_path):
     links = {"data.md": False, "none.md": True, "data.md#augmentation": False, "data.md#none": True, "/etc": True}
     text = " ".join(f"[a]({link})" for link in links)
     fake = tmp_path / "made_up.md"
-    fake.write_text(text.replace("data.md", os.path.relpath(ROOT / "docs" / "data.md", tmp_path)))
+    fake.write_text(text.replace("data.md", quote(os.path.relpath(ROOT / "docs" / "data.md", tmp_path))))
     assert len(broken(fake)) == sum(links.values())
 
 

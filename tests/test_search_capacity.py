@@ -275,7 +275,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         search.search_capacity(
             dense(), TRAIN, VAL, **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options
         )

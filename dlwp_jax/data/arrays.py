@@ -213,7 +213,7 @@ class Scale:
     offset: np.ndarray
     unit: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("offset", self.offset), ("unit", self.unit)):
             number = checks.numbers_of(value, name)
             if not isinstance(number, Tracer) and not np.isfinite(np.asarray(number)).all():

@@ -44,7 +44,11 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         given = bound.arguments
         trees = {name: given[name] for name in ("state", *DATA) if given.get(name) is not None}
-        trees = {name: jax.tree.map(checks.as_array, tree) for name, tree in trees.items() if not is_stream(tree)}
+        trees = {
+            name: jax.tree.map(functools.partial(checks.as_array, argument=name), tree)
+            for name, tree in trees.items()
+            if not is_stream(tree)
+        }
         leaves = jax.tree.leaves(trees)
         is_wrong = not all(checks.is_array(leaf) for leaf in leaves)  # the function says so
         if is_wrong or any(isinstance(leaf, Tracer) for leaf in leaves) or _is_own(trees["state"]):

@@ -28,7 +28,7 @@ class Placement:
     specs: tuple[PartitionSpec, ...]
     params: tuple[PartitionSpec, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         split = sum(spec != PartitionSpec() for spec in self.specs)
         return f"{told(self.mesh)}, {split} arrays of the state split"
 
