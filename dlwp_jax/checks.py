@@ -44,7 +44,9 @@ def as_int(value: Any) -> int | None:
     """
     if type(value) is int:
         return value
-    if isinstance(value, bool) or getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    if getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     with contextlib.suppress(TypeError):  # a traced one among them
         return operator.index(value)
@@ -107,12 +109,9 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
     >>> numbers_of([1, 2], "x").tolist()
     [1, 2]
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
     array: Any = value if isinstance(value, jax.Array) else _read(value, argument)
-    if not isinstance(array, jax.Array | np.ndarray | np.generic):  # a shape and a dtype, as jax.eval_shape gives
-        raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
-    if not is_numeric(array.dtype):
+    is_held = isinstance(array, jax.Array | np.ndarray | np.generic)  # not a shape and a dtype, as jax.eval_shape gives
+    if not is_held or not is_numeric(array.dtype):
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -129,6 +128,8 @@ def is_numeric(dtype: Any) -> bool:
 
 
 def _read(value: Any, argument: str) -> np.ndarray | jax.Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
     if isinstance(value, list | tuple) and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
         return jnp.asarray(value)
     try:
@@ -168,7 +169,10 @@ def on_device(value: Any, argument: str) -> jax.Array:
       OverflowError: an integer does not fit.
     """
     array = numbers_of(value, argument)
-    refuse_too_large(array, jax.dtypes.canonicalize_dtype(array.dtype), argument)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if isinstance(array, jax.Array) and array.dtype == dtype:
+        return array
+    refuse_too_large(array, dtype, argument)
     with np.errstate(over="ignore"):  # beyond float32 is infinite, as in torch
         return jnp.asarray(array)
 
@@ -193,8 +197,6 @@ def names_of(value: Any, argument: str) -> np.ndarray:
     >>> names_of(["b", "a"], "labels").tolist()
     ['b', 'a']
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
     array = np.asarray(on_host(value, argument) if isinstance(value, jax.Array) else _read(value, argument))
     if array.dtype == object and array.ndim and all(isinstance(name, str) for name in array.flat):
         array = array.astype(str)  # as pandas keeps text

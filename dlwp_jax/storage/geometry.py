@@ -99,11 +99,8 @@ class Geometry:
         >>> Layout((3, 2), (2, 1)).replace_dim(0, (), (), skip=4)  # row 2
         Layout(size=(2,), stride=(1,), offset=4)
         """
-        dim, size, stride = (
-            self._place("dim", dim, self.ndim - 1),
-            as_ints((size,), "size"),
-            as_ints((stride,), "stride"),
-        )
+        dim = self._place("dim", dim, self.ndim - 1)
+        size, stride = as_ints((size,), "size"), as_ints((stride,), "stride")
         return type(self)(
             self.size[:dim] + size + self.size[dim + 1 :],
             self.stride[:dim] + stride + self.stride[dim + 1 :],
@@ -141,12 +138,16 @@ def integer(value: Any, name: str) -> int:
 
 def as_ints(args: tuple[Any, ...], name: str) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in torch."""
-    if len(args) == 1 and as_int(args[0]) is None:
+    if len(args) == 1 and type(args[0]) is tuple:
+        (args,) = args
+    elif len(args) == 1 and as_int(args[0]) is None:
         (only,) = args
         unordered = isinstance(only, str | bytes | Set | Mapping)
         if unordered or not isinstance(only, Iterable) or getattr(only, "ndim", 1) != 1:
             raise TypeError(f"{name} must be integers, one by one or as one sequence, got {describe(only)}")
         args = tuple(only)
+    if {*map(type, args)} <= {int}:  # nearly always: every view makes two such tuples
+        return args
     return tuple(integer(value, name) for value in args)
 
 

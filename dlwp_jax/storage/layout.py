@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Self
 
-from .geometry import as_ints
 from .reorder import Reordering
 from .resize import Resizing
 from .split import Splitting
@@ -43,8 +42,5 @@ class Layout(Reordering, Resizing, Splitting):
         >>> Layout.contiguous((6,)).as_strided((2, 2), (3, 1), 1)
         Layout(size=(2, 2), stride=(3, 1), offset=1)
         """
-        return type(self)(
-            as_ints((size,), "size"),
-            as_ints((stride,), "stride"),
-            self.offset if storage_offset is None else storage_offset,
-        )
+        offset = self.offset if storage_offset is None else storage_offset
+        return type(self)(size, stride, offset)  # pyright: ignore[reportArgumentType]  (made tuples there)
