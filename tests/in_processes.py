@@ -132,33 +132,14 @@ def told(function, *args, **options):
 
 def endure(root):
     """A training that is saved all the time, to be killed, told to stop, and begun again."""
-    import jax
-    import numpy as np
-    import optax
-    from flax import nnx
-
-    from dlwp_jax import checkpoint, train
-    from tests.models import Stochastic, regression, squared_error
+    from tests.models import endure
 
     def awake(progress):
         (root / f"awake{hosts.index()}").write_text(str(progress.epoch))
         time.sleep(0.02)
 
-    train_set, val_set = regression(37), regression(10, seed=1)
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0))
-    result = train.fit(
-        learner,
-        state,
-        train_set,
-        val_set,
-        epochs=EPOCHS,
-        batch_size=8,
-        stop=train.EarlyStopping(patience=EPOCHS - 1),
-        callbacks=[awake],
-        checkpoint=train.Checkpoint(root / f"checkpoints{hosts.index()}", every_seconds=0.0),
-        progress=False,
-    )
-    np.savez(root / f"{hosts.index()}.npz", *(np.asarray(leaf) for leaf in checkpoint.plain(result).values()))
+    me = hosts.index()
+    endure(root / f"{me}.npz", epochs=EPOCHS, callback=awake, directory=root / f"checkpoints{me}")
 
 
 def vanish(root):

@@ -21,12 +21,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
-from flax import nnx
 from orbax.checkpoint import v1 as _  # noqa: F401 (imported here, once for all lives)
 
-from dlwp_jax import checkpoint, train
-from tests.models import Stochastic, regression, squared_error
+from dlwp_jax import checkpoint
+from tests.models import endure
 
 EPOCHS = 600
 LIFE = 0.3  # seconds from a life's first epoch to its end, at most
@@ -58,21 +56,13 @@ def live(kind, directory, root):
         (root / "awake").touch()
         time.sleep(0.005)
 
-    train_set, val_set = regression(37), regression(10, seed=1)
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0))
-    result = train.fit(
-        learner,
-        state,
-        Shuffled(train_set) if kind == "stream" else train_set,
-        val_set,
+    endure(
+        root / ("resumed.npz" if directory else "whole.npz"),
         epochs=EPOCHS,
-        batch_size=None if kind == "stream" else 8,
-        stop=train.EarlyStopping(patience=EPOCHS - 1),
-        callbacks=[awake],
-        checkpoint=directory and train.Checkpoint(directory, every_seconds=0.0),
-        progress=False,
+        callback=awake,
+        directory=directory,
+        stream=Shuffled if kind == "stream" else None,
     )
-    np.savez(root / ("resumed.npz" if directory else "whole.npz"), *checkpoint.plain(result).values())
 
 
 def born(function, *args):

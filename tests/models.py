@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
+
+from dlwp_jax import checkpoint, train
 
 
 class Plain(nnx.Module):
@@ -56,6 +59,28 @@ def regression(n, seed=0, noise=0.1):
     x = jax.random.normal(x_key, (n, 3))
     y = x @ jnp.array([[1.0], [-2.0], [0.5]]) + noise * jax.random.normal(noise_key, (n, 1))
     return {"x": x, "y": y}
+
+
+def endure(path, *, epochs, callback, directory, stream=None):
+    """The training to be killed: dropout, shuffling, batch norm, Adam and early stopping; its result goes to `path`.
+
+    It is saved in `directory`, if there is one, whenever the save before is done. `stream` makes one of the examples.
+    """
+    train_set, val_set = regression(37), regression(10, seed=1)
+    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0))
+    result = train.fit(
+        learner,
+        state,
+        stream(train_set) if stream else train_set,
+        val_set,
+        epochs=epochs,
+        batch_size=None if stream else 8,
+        stop=train.EarlyStopping(patience=epochs - 1),
+        callbacks=[callback],
+        checkpoint=directory and train.Checkpoint(directory, every_seconds=0.0),
+        progress=False,
+    )
+    np.savez(path, *(np.asarray(leaf) for leaf in checkpoint.plain(result).values()))
 
 
 def assert_same_bits(a, b):

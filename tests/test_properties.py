@@ -132,11 +132,6 @@ def test_every_public_name_is_tried_or_told_why_not():
     assert set(SUBJECTS) & set(REASONS) == set()
 
 
-def room(name):
-    """The package of a subject, such as `storage`."""
-    return name.split(".")[0]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _told(request):
     """What came of all calls, by room, printed at the end where it is asked for."""
@@ -145,10 +140,10 @@ def _told(request):
         return
     totals: dict[str, Counter[str]] = {}
     for (name, what), count in judge.counts.items():
-        totals.setdefault(room(name), Counter())[what] += count
+        totals.setdefault(SUBJECTS[name].room, Counter())[what] += count
     lines = ["", "| room | functions | calls | right | refused |", "|---|---|---|---|---|"]
-    for group, total in sorted(totals.items()):
-        n = sum(room(name) == group for name in SUBJECTS)
-        lines.append(f"| {group} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")
+    for room, total in sorted(totals.items()):
+        n = sum(one.room == room for one in SUBJECTS.values())
+        lines.append(f"| {room} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(*lines, sep="\n")

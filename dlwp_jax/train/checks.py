@@ -99,9 +99,14 @@ def stopping(stop: Any, skip_nonfinite: Any) -> None:
 
 def arrays(data: PyTree, argument: str) -> PyTree:
     """A pytree of numbers as device arrays: native byte order, nothing masked, no integer that would be cut."""
+    again(data, argument)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: on_device(leaf, argument + name(path)), data)
+
+
+def again(data: Any, argument: str) -> None:
+    """Refuse what is used up by reading it."""
     if isinstance(data, Iterator):
         raise TypeError(f"{argument} must be a pytree of arrays; got {describe(data)}, which can be read only once.")
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: on_device(leaf, argument + name(path)), data)
 
 
 def rows(data: PyTree, argument: str) -> int:
@@ -134,8 +139,7 @@ def rows(data: PyTree, argument: str) -> int:
 
 def dataset(data: PyTree, argument: str) -> PyTree:
     """A data set as device arrays: common leading axis, no NaN. Tracers pass unlooked at."""
-    if isinstance(data, Iterator):
-        raise TypeError(f"{argument} must be a pytree of arrays; got {describe(data)}, which can be read only once.")
+    again(data, argument)
     data = jax.tree_util.tree_map_with_path(lambda path, leaf: as_array(leaf, argument + name(path)), data)
     rows(data, argument)
     data = arrays(data, argument)

@@ -152,10 +152,9 @@ def attempt(
         grads = learner.placement.as_params(grads)
     # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
     more = {"value": loss, "grad": grads, "value_fn": value_at}
-    scaled = state.opt_state if isinstance(state.opt_state, precision.Scaled) else None
-    inner = state.opt_state if scaled is None else scaled.inner
+    inner = precision.inner(state.opt_state)
     updates, inner = learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))
-    opt_state = inner if scaled is None else scaled.after_step(inner)
+    opt_state = precision.after_step(state.opt_state, inner)
     params = optax.apply_updates(state.params, updates)
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
     return new, loss, as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates), grads
@@ -250,8 +249,7 @@ def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, ja
     What is found is kept as long as the learner lives: names and dtypes only, so a loss that closes over the
     arrays of an outer `vmap` or `grad` leaves nothing of them behind.
     """
-    if learner.placement is not None:
-        learner = replace(learner, placement=None)
+    learner = learner.unplaced
     known = _logs.setdefault(learner, {})
     leaves, structure = jax.tree.flatten((state, batch))
     shapes = (structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves))

@@ -189,7 +189,7 @@ def fit(
         held = _start(learner, state, batch, val is not None, plan)
         chunks = _in_memory(learner, held, train, val, plan, stride)
     if hosts.many():
-        step = program(replace(learner, placement=None), held.loop.state, batch)
+        step = program(learner, held.loop.state, batch)
         joint.same("fit", {"the program of a step (model, loss, optimizer or a constant in them)": step}, "the learner")
     call = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
     ends_well = checkpoint is not None or hosts.many()  # at SIGTERM: there is something to save, or others to tell

@@ -164,7 +164,7 @@ def from_writer(arrays: dict[str, Any] | None, like: dict[str, jax.Array]) -> di
 
 def whole_shape(peek: Callable[[], PyTree]) -> PyTree:
     """Shapes and dtypes of the first batch that all processes' parts make up."""
-    part, rows = None, []
+    part = None
 
     def look():
         nonlocal part

@@ -102,6 +102,11 @@ class Learner:
         placement = read(state, data)  # one device: the same object, by which what is known of its steps is found
         return self if placement == self.placement else dataclasses.replace(self, placement=placement)
 
+    @property
+    def unplaced(self) -> "Learner":
+        """This learner wherever arrays lie: what a step computes does not depend on it."""
+        return self if self.placement is None else dataclasses.replace(self, placement=None)
+
     def laid(self, tree: PyTree) -> PyTree:
         """A tree with its states where the state lay, and all else on every device."""
         if self.placement is None:

@@ -67,6 +67,16 @@ def scaled(opt_state: PyTree, dtype: Any) -> PyTree:
     return Scaled(opt_state, jnp.float32(INITIAL), jnp.zeros((), jnp.int32))
 
 
+def inner(opt_state: PyTree) -> PyTree:
+    """The optimizer's own state."""
+    return opt_state.inner if isinstance(opt_state, Scaled) else opt_state
+
+
+def after_step(opt_state: PyTree, inner: PyTree) -> PyTree:
+    """The state after a step that was taken, where `inner` is what the optimizer left."""
+    return opt_state.after_step(inner) if isinstance(opt_state, Scaled) else inner
+
+
 def value_and_grad(function: Callable, opt_state: PyTree) -> Callable:
     """`jax.value_and_grad(function, has_aux=True)`, by way of the scaled loss where there is a scale."""
     if not isinstance(opt_state, Scaled):

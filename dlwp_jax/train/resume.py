@@ -287,7 +287,7 @@ def describe_call(learner: Learner, loop: Loop, batch: PyTree, plan: Plan, data:
             "step": int(loop.state.step),
             "leaves": fingerprint(joint.gathered(loop.state)),
         },
-        "program": program(replace(learner, placement=None), loop.state, batch),
+        "program": program(learner, loop.state, batch),
         "devices": _where(learner),
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -301,7 +301,7 @@ def _where(learner: Learner) -> str:
 def program(learner: Learner, state: TrainState, batch: PyTree) -> str:
     """A checksum of what a step computes, constants included, the same in every process."""
     state = jax.tree.map(_anywhere, state)
-    step = jax.make_jaxpr(functools.partial(train_step, learner))(state, batch, state.key, jnp.array(True))
+    step = jax.make_jaxpr(functools.partial(train_step, learner.unplaced))(state, batch, state.key, jnp.array(True))
     text = re.sub(r"0x[0-9a-f]+", "", str(step.jaxpr))  # addresses of functions
     return hashlib.sha256((text + json.dumps(fingerprint(step.consts))).encode()).hexdigest()
 

@@ -141,6 +141,17 @@ subject(
 CLASSES = st.sampled_from([None, None, *recipes("array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0])", "list('aaabbbccccb')")])
 
 
+def names_for(n, groups, labels):
+    """Groups and labels as arrays, one name for each of n examples; not both."""
+    named = [None if names is None else np.asarray(names) for names in (groups, labels)]
+    for names in named:
+        if names is not None and (names.shape != (n,) or names.dtype.kind not in "biufUSMm"):
+            raise ValueError("no names")
+    if groups is not None and labels is not None:
+        raise ValueError("both")
+    return named
+
+
 def split_sizes(data, val, key, groups, labels):
     """What the sides of a split must be: how many, and whose."""
     found = leaves(data)
@@ -148,12 +159,7 @@ def split_sizes(data, val, key, groups, labels):
     if isinstance(val, bool | np.bool_) or not isinstance(val, int | float | np.integer | np.floating):
         raise TypeError("no number")
     whole = isinstance(val, int | np.integer)
-    named = [None if names is None else np.asarray(names) for names in (groups, labels)]
-    for names in named:
-        if names is not None and (names.shape != (n,) or names.dtype.kind not in "biufUSMm"):
-            raise ValueError("no names")
-    if groups is not None and labels is not None:
-        raise ValueError("both")
+    named = names_for(n, groups, labels)
 
     def cut(m):
         count = int(val) if whole else round(float(val) * m)
@@ -216,12 +222,7 @@ subject(
 def parts(n, k, key, groups, labels):
     need_key(key)
     n, k = integer(n, 1), integer(k)
-    named = [None if names is None else np.asarray(names) for names in (groups, labels)]
-    for names in named:
-        if names is not None and (names.shape != (n,) or names.dtype.kind not in "biufUSMm"):
-            raise ValueError("no names")
-    if groups is not None and labels is not None:
-        raise ValueError("both")
+    named = names_for(n, groups, labels)
     if not 2 <= k <= (n if groups is None else len(np.unique(named[0]))):
         raise ValueError("parts")
     return n, k, named

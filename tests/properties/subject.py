@@ -55,9 +55,9 @@ class Subject:
         return [name for name in self.takes if name not in self.fixed]
 
     @property
-    def group(self) -> str:
-        """The module that it counts for."""
-        return self.name.rsplit(".", 1)[0]
+    def room(self) -> str:
+        """The package that it counts for, such as `storage`."""
+        return self.name.split(".")[0]
 
 
 SUBJECTS: dict[str, Subject] = {}
