@@ -145,6 +145,7 @@ def endure(root):
 def vanish(root):
     """Process 1 ends in some way while process 0 waits for it."""
     (root / f"awake{hosts.index()}").touch()
+    hosts.agree("both are awake", None)  # one that ends before would take the other along before it has said so
     way = (root / "way").read_text()
     if hosts.index() == int((root / "who").read_text()):
         if way == "kill":
