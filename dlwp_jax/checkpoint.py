@@ -28,11 +28,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import primitives
 from jax.tree_util import keystr
 
 from dlwp_jax import hosts
 from dlwp_jax.files import flush
+from dlwp_jax.leaves import is_key, lay, weakly
 
 PyTree = Any
 About = dict[str, Any]
@@ -234,27 +234,6 @@ def _as(like: jax.Array, leaf: jax.Array | None) -> jax.Array:
     if like.weak_type:
         return weakly(leaf)
     return leaf
-
-
-def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array where a sharding says, the devices of other processes included, which hold the same array."""
-    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
-        return jax.device_put(leaf, sharding)
-    if is_key(leaf):
-        return jax.random.wrap_key_data(lay(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
-    array = np.asarray(leaf)
-    laid = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-    return weakly(laid) if getattr(leaf, "weak_type", False) else laid
-
-
-def weakly(leaf: jax.Array) -> jax.Array:
-    """The same, weakly typed."""
-    return primitives.convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds PRNG keys."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 # Files: sealed by the checksums of all of them.

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dlwp_jax.checkpoint import lay
+from dlwp_jax.leaves import lay
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import TrainState
 from dlwp_jax.train.placement import AXIS, has_axis

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dlwp_jax.checkpoint import lay
+from dlwp_jax.leaves import lay
 
 PyTree = Any
 AXIS = "data"  # of the mesh: batches are split over it
