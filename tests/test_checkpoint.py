@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -630,9 +631,11 @@ def mounted(path):
         subprocess.run(["umount", "-l", path], check=True)
 
 
-# Orbax leaves the other writes of a failed save to the garbage collector, which tells of them.
+# Orbax leaves the other writes of a failed save to the garbage collector, which tells of them: here, and not in
+# whichever test comes after, to which what it logs (pytest keeps the tracebacks) would carry them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_loses_nothing_and_training_goes_on(learned, tmp_path, whole):
+def test_a_full_disk_loses_nothing_and_training_goes_on(learned, tmp_path, whole, caplog):
+    caplog.set_level(logging.CRITICAL + 1, "absl")
     with mounted(tmp_path / "small") as disk:
         break_off(disk / "run", learned)
         before = listing(disk / "run")
@@ -641,7 +644,8 @@ def test_a_full_disk_loses_nothing_and_training_goes_on(learned, tmp_path, whole
         with pytest.warns(RuntimeWarning, match="no checkpoint could be written to .*/run: "):
             full = again(learned, disk / "run")
         assert_same_bits(whole, full)
-        assert listing(disk / "run") == before
+        after = listing(disk / "run")  # threads of Orbax may still be writing what nobody will take
+        assert {path: what for path, what in after.items() if not path.parts[0].startswith(".partial-")} == before
         (disk / "ballast").unlink()
         assert_same_bits(whole, again(learned, disk / "run"))
         assert not list((disk / "run").glob(".partial-*"))

@@ -32,8 +32,8 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
     if times.ndim != 1 or not len(times) or np.isnat(times).any():
         raise ValueError(f"times of shape {times.shape} must be one-dimensional, not empty and without NaT.")
     gaps = np.diff(times)
-    if (gaps <= np.timedelta64(0)).any():
-        i = int(np.argmax(gaps <= np.timedelta64(0)))
+    if not (rises := gaps.astype(np.int64) > 0).all():
+        i = int(np.argmin(rises))
         raise ValueError(f"times must increase; {times[i]} is followed by {times[i + 1]}.")
     try:
         count = int((times[-1] - times[0]).astype("m8[s]").astype(int)) / max(step.astype("m8[s]").astype(int), 1e-9)
@@ -78,7 +78,7 @@ def _step(step: Any) -> np.timedelta64:
             raise ValueError(f"step={step!r} is no span of time: {error}.") from error
     if step.dtype == "m8":
         raise ValueError(f"step={step!r} has no unit; give a pair such as (1, 'h').")
-    if not step > np.timedelta64(0):
+    if not step.astype(np.int64) > 0:  # NaT is the least of all
         raise ValueError(f"step={step} must be positive.")
     return step
 
