@@ -32,7 +32,7 @@ from jax.tree_util import keystr
 
 from dlwp_jax import hosts
 from dlwp_jax.files import flush
-from dlwp_jax.leaves import is_key, lay, weakly
+from dlwp_jax.leaves import as_was, is_key
 
 PyTree = Any
 About = dict[str, Any]
@@ -176,7 +176,11 @@ def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
 
 def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
     """Arrays under the paths of leaves, in the structure of `like`."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, arrays.get(keystr(path))), like)
+
+    def leaf_of(path, leaf):
+        return as_was(arrays[keystr(path)], leaf) if leaf.size else leaf  # the empty ones were not written
+
+    return jax.tree_util.tree_map_with_path(leaf_of, like)
 
 
 @contextlib.contextmanager
@@ -215,25 +219,6 @@ def plain(tree: PyTree) -> dict[str, jax.Array]:
     """The leaves under their paths; keys as their numbers, and without the empty ones, which Orbax cannot hold."""
     leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
-
-
-def _as(like: jax.Array, leaf: jax.Array | None) -> jax.Array:
-    """What was read, as the kind of array that it was, for which the same program is compiled.
-
-    A key; not tied to its device, where it was not; weakly typed, where it was.
-    """
-    if leaf is None:
-        return like
-    if not like.is_fully_addressable:
-        raw = jax.random.key_data(like) if is_key(like) else like
-        leaf = lay(leaf, raw.sharding)
-    elif not like.committed:
-        leaf = jnp.asarray(np.asarray(leaf))
-    if is_key(like):
-        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
-    if like.weak_type:
-        return weakly(leaf)
-    return leaf
 
 
 # Files: sealed by the checksums of all of them.

@@ -18,6 +18,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -19,6 +19,18 @@ def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return weakly(laid) if getattr(leaf, "weak_type", False) else laid
 
 
+def as_was(leaf: Any, before: jax.Array) -> jax.Array:
+    """What was read, as the kind of array in whose place it comes, for which the same program is compiled.
+
+    A key; where that lay, and not tied to a device, where it was not; weakly typed, where it was.
+    """
+    raw = jax.random.key_data(before) if is_key(before) else before
+    leaf = lay(leaf, raw.sharding) if before.committed else jnp.asarray(np.asarray(leaf))
+    if is_key(before):
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(before))
+    return weakly(leaf) if before.weak_type else leaf
+
+
 def weakly(leaf: jax.Array) -> jax.Array:
     """The same, weakly typed."""
     return primitives.convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dlwp_jax import hosts
+from dlwp_jax import checks, hosts
 from dlwp_jax.data.files import reading
 from dlwp_jax.files import whole
+from dlwp_jax.leaves import as_was
 from dlwp_jax.train import TrainState, joint
+from dlwp_jax.train import checks as train_checks
 
 PyTree = Any
 
@@ -29,6 +30,7 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
 
     Raises:
       ValueError: for another suffix, for a dtype that the file cannot hold.
+      FileNotFoundError: where there is no such folder.
 
     >>> import optax, tempfile
     >>> from flax import nnx
@@ -54,7 +56,7 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, array, allow_pickle=False)
         else:
-            _safetensors().save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
+            partial.write_bytes(_safetensors().save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
 def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
@@ -75,15 +77,14 @@ def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
             raise ValueError(f"{path}: {name} is {there} there, and {here} in the model.")
 
     def filled(part):
-        return jax.tree_util.tree_map_with_path(
-            lambda key, leaf: jax.device_put(jnp.asarray(arrays[_dotted(key)]), leaf.sharding), part
-        )
+        return jax.tree_util.tree_map_with_path(lambda key, leaf: as_was(arrays[_dotted(key)], leaf), part)
 
     return dataclasses.replace(state, params=filled(state.params), extra=filled(state.extra))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
     """The weights under their dotted names."""
+    train_checks.state(state)
     leaves = [
         (_dotted(key), leaf)
         for part in (state.params, state.extra)
@@ -99,6 +100,7 @@ def _dotted(key: tuple) -> str:
 
 
 def _known(path: str | os.PathLike[str]) -> Path:
+    checks.path(path)
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"{path}: weights are written and read as .safetensors or .npz.")
@@ -108,11 +110,14 @@ def _known(path: str | os.PathLike[str]) -> Path:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         with path.open("rb") as file, reading(path, "an .npz file", zipfile.BadZipFile, EOFError, ValueError):
-            return dict(np.load(file, allow_pickle=False))
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            return dict(archive)
     load = _safetensors().load_file
     from safetensors import SafetensorError
 
-    with reading(path, "a .safetensors file", SafetensorError):
+    with path.open("rb"), reading(path, "a .safetensors file", SafetensorError):  # no file, a folder: said by Python
         return load(path)
 
 

@@ -32,6 +32,24 @@ def test_written_and_read(tmp_path, name, dtype):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+class Tempered(Stochastic):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.temperature = nnx.Param(jnp.float32(0.5 + float(self.hidden.kernel[0, 0])))
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])
+def test_single_numbers_and_where_arrays_lie_are_kept(tmp_path, name):
+    """A scalar became an array of one; and a state tied to one device trains by itself, whatever other processes do."""
+    saved, other = state_of(0, model=Tempered), state_of(1, model=Tempered)
+    save_weights(tmp_path / name, saved)
+    loaded = load_weights(tmp_path / name, other)
+    assert_same_bits((loaded.params, loaded.extra), (saved.params, saved.extra))
+    assert not any(leaf.committed for leaf in jax.tree.leaves((loaded.params, loaded.extra)))
+    placed = jax.device_put(other, jax.devices()[0])
+    assert all(leaf.committed for leaf in jax.tree.leaves(load_weights(tmp_path / name, placed).params))
+
+
 def test_other_programs_read_them(tmp_path):
     import safetensors.torch
 
@@ -89,7 +107,18 @@ def test_other_kinds_of_files_are_refused(tmp_path):
         save_weights(tmp_path / "w.h5", state_of())
     with pytest.raises(ValueError, match=r"\.npz cannot hold hidden\.bias, which is bfloat16"):
         save_weights(tmp_path / "w.npz", state_of(dtype="bfloat16"))
+    for suffix in (".npz", ".safetensors"):
+        with pytest.raises(FileNotFoundError, match=r"cannot be written: there is no folder .*/none"):
+            save_weights(tmp_path / f"none/w{suffix}", state_of())
+        with pytest.raises(TypeError, match="state must be a TrainState"):
+            save_weights(tmp_path / f"w{suffix}", None)
+    with pytest.raises(TypeError, match="path must be a path"):
+        save_weights(3, state_of())
     assert not list(tmp_path.iterdir())
+    np.save(tmp_path / "w.npy", np.ones(3))
+    (tmp_path / "w.npy").rename(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz file: it is a single array"):
+        load_weights(tmp_path / "w.npz", state_of())
 
 
 def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):

@@ -87,6 +87,14 @@ def pair(learner: Any, state: Any) -> None:
         )
 
 
+def state(value: Any) -> None:
+    """Refuse what is no state of a training."""
+    from dlwp_jax.train.learner import TrainState
+
+    if not isinstance(value, TrainState):
+        raise TypeError(f"state must be a TrainState, as make_learner gives it; got {describe(value)}.")
+
+
 def stopping(stop: Any, skip_nonfinite: Any) -> None:
     """Refuse what is no early stopping, and no yes or no."""
     from dlwp_jax.train.loop import EarlyStopping
@@ -155,6 +163,12 @@ def dataset(data: PyTree, argument: str) -> PyTree:
                 "drop or fill those examples before training."
             )
     return data
+
+
+def row_kinds(tree: PyTree) -> dict[str, list[Any]]:
+    """Path -> [dtype, shape] of a row, of each leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name(path): [str(leaf.dtype), list(leaf.shape[1:])] for path, leaf in leaves}
 
 
 def outcome(value: Any) -> None:

@@ -76,6 +76,7 @@ class Checkpoint:
             raise TypeError(
                 f"checkpoint must be a directory's path or a Checkpoint; got {checks.describe(self.directory)}."
             )
+        path(self.directory, "checkpoint")
         if "://" in str(self.directory):
             raise ValueError(f"checkpoint must be a path of a mounted file system; got {self.directory!r}.")
         if self.every_epochs is not None:
@@ -108,8 +109,7 @@ def restore(directory: str | os.PathLike[str], state: TrainState) -> Run:
         the newest that can be taken.
     """
     path(directory, "directory")
-    if not isinstance(state, TrainState):
-        raise TypeError(f"state must be a TrainState, as make_learner gives it; got {checks.describe(state)}.")
+    checks.state(state)
 
     def look() -> tuple[Path, About]:
         found = newest(directory, lambda about: _wrong_format(about) or _wrong_leaves(about, state))
@@ -229,7 +229,7 @@ class Saver:
             yield
         except CheckpointError as error:
             self.last = None
-            warnings.warn(str(error), RuntimeWarning, stacklevel=6)
+            warnings.warn(str(error), RuntimeWarning, stacklevel=8)
 
     def _position(self, loop: Loop) -> tuple[int, int, bool, int]:
         return int(loop.done), int(loop.step), bool(loop.alive), self.called
