@@ -168,13 +168,23 @@ def on_device(value: Any, argument: str) -> jax.Array:
       TypeError, ValueError: as `numbers_of`.
       OverflowError: an integer does not fit.
     """
+    array = as_held(value, argument)
+    return array if isinstance(array, jax.Array) else jnp.asarray(array)
+
+
+def as_held(value: Any, argument: str) -> np.ndarray | jax.Array:
+    """Numbers of any container in a dtype that JAX holds, still where they are: for whoever puts them elsewhere.
+
+    Raises:
+      TypeError, ValueError, OverflowError: as `on_device`.
+    """
     array = numbers_of(value, argument)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    if isinstance(array, jax.Array) and array.dtype == dtype:
+    if array.dtype == dtype:
         return array
     refuse_too_large(array, dtype, argument)
     with np.errstate(over="ignore"):  # beyond float32 is infinite, as in torch
-        return jnp.asarray(array)
+        return array.astype(dtype)
 
 
 def refuse_too_large(data: np.ndarray | jax.Array, dtype: np.dtype, argument: str) -> None:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dlwp_jax.checks import as_held, whole
 from dlwp_jax.leaves import lay
 from dlwp_jax.train import checks
 from dlwp_jax.train.learner import TrainState
@@ -43,14 +44,15 @@ def mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
     there = jax.devices()
     if devices is None:
         devices = there
-    elif isinstance(devices, int | np.integer):
+    if isinstance(devices, int | np.integer):
         n = checks.count(devices, "devices")
         if n > len(there):
             hint = " JAX_NUM_CPU_DEVICES=8 NPROC=64 in the environment makes 8 of a CPU." * (there[0].platform == "cpu")
             raise ValueError(f"devices={n} are more than the {len(there)} that JAX finds ({there[0].platform}).{hint}")
         devices = there[:n]
-    if not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"devices must be one or more different devices; got {list(devices)}.")
+    devices = list(devices) if isinstance(devices, Sequence | np.ndarray) else [devices]
+    if not all(isinstance(device, jax.Device) for device in devices) or not 0 < len(set(devices)) == len(devices):
+        raise ValueError(f"devices must be how many, or one or more different ones of jax.devices(); got {devices}.")
     return Mesh(np.array(devices), (AXIS,))
 
 
@@ -77,7 +79,9 @@ def put(
       The trees in the order given; one tree by itself.
 
     Raises:
+      TypeError: for what is no mesh, no `TrainState` and no numbers.
       ValueError: for a mesh without an axis "data", unknown words, and rows that cannot be split evenly.
+      OverflowError: for an integer that does not fit JAX's 32 bits.
 
     >>> one = mesh(1)
     >>> train_set, val_set = put(one, {"x": np.zeros((4, 3))}, None, data="rows")
@@ -85,6 +89,7 @@ def put(
     (('data',), None)
     """
     has_axis(mesh)
+    whole(min_size, "min_size", 0)
     mesh = Mesh(mesh.devices, mesh.axis_names)  # with axes that the compiler may use as it likes (Auto)
     _known(params, "params", ("replicated", "sharded"))
     _known(data, "data", ("replicated", "rows"))
@@ -95,8 +100,8 @@ def put(
             return _state(mesh, tree, n, min_size if params == "sharded" else math.inf)
         if data == "rows" and tree is not None:
             _divisible(tree, n, number)
-        spec = PartitionSpec(AXIS) if data == "rows" else PartitionSpec()
-        return jax.tree.map(lambda leaf: lay(leaf, NamedSharding(mesh, spec)), tree)
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS) if data == "rows" else PartitionSpec())
+        return jax.tree.map(lambda leaf: lay(as_held(leaf, f"tree {number}"), sharding), tree)
 
     done = tuple(laid(tree, number) for number, tree in enumerate(trees, 1))
     return done[0] if len(done) == 1 else done

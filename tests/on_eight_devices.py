@@ -304,10 +304,16 @@ def test_what_lies_in_several_places_is_refused(where, message):
             r"13 rows cannot be split evenly over 8 devices; cut it to 8",
         ),
         (lambda d: shard.put(shard.mesh(), {"x": d["x"][:3]}, data="rows"), r"3 rows .* 8 devices; use fewer devices"),
+        (lambda d: shard.mesh("8"), r"devices must be how many, or one or more different ones .*; got \['8'\]"),
+        (lambda d: shard.mesh([0, 1]), r"devices must be how many, .*; got \[0, 1\]"),
+        (lambda d: shard.put(d, shard.mesh()), r"mesh must be one of devices, such as shard.mesh\(\); got a? ?dict"),
+        (lambda d: shard.put(shard.mesh(), {"x": np.array(["a"])}), "tree 1 must be numbers; got an array"),
+        (lambda d: shard.put(shard.mesh(), d, {"x": np.array([2**40])}), "tree 2 of int64 .* does not fit int32"),
+        (lambda d: shard.put(shard.mesh(), d, min_size="1"), "min_size must be a whole number; got str '1'"),
     ],
 )
 def test_wrong_places_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError, OverflowError), match=message):
         call(regression(13))
 
 

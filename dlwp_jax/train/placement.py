@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dlwp_jax.checks import describe
 from dlwp_jax.leaves import lay
 
 PyTree = Any
@@ -134,7 +135,9 @@ def read(state: PyTree, data: dict[str, PyTree]) -> Placement | None:
 
 
 def has_axis(mesh: Mesh) -> None:
-    """Refuse a mesh without AXIS."""
+    """Refuse a mesh without AXIS, and what is none."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be one of devices, such as shard.mesh(); got {describe(mesh)}.")
     if AXIS not in mesh.axis_names:
         axes = ", ".join(map(repr, mesh.axis_names))
         raise ValueError(f"batches are split over an axis called {AXIS!r}, and the mesh has {axes}; use shard.mesh().")
