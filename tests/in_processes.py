@@ -66,7 +66,7 @@ def compute(root):
     arrays |= {f"fit{name}": leaf for name, leaf in checkpoint.plain(result.state).items()}
 
     train_part = Batches(regression(33), lambda rows: np.array_split(rows, hosts.count())[hosts.index()])
-    val_part = Batches(regression(33, seed=1), hosts.part)
+    val_part = Batches(regression(33, seed=1) | {"row": np.arange(33)}, hosts.part)  # other leaves than in training
     streamed = train.fit(learner, state, train_part, val_part, epochs=3, progress=False)
     arrays |= {"streamed": streamed.history["train/loss"], "streamed_val": streamed.history["val/loss"]}
 
@@ -79,9 +79,11 @@ def compute(root):
         stop = [stumble] if hosts.index() == 1 else []
         errors["callback"] = told(train.fit, learner, state, train_set, callbacks=[*stop, lambda p: None], **options)
         errors["checkpoint"] = told(train.fit, learner, state, train_set, checkpoint="/proc/nowhere", **options)
+        errors["too large"] = told(train.evaluate, learner, state, dict(val_set, row=np.full(10, 2**40)))
         errors["stream"] = told(train.fit, learner, state, Broken(train_set), epochs=1, progress=False)
         split = shard.put(shard.mesh(), state, params="sharded", min_size=8)
         sharded = train.fit(learner, split, train_set, val_set, checkpoint=root / "sharded", **options)
+        arrays["health"] = train.unit_health(learner, sharded.state, val_set)["saturated"]
         errors["lies on"] = str(sharded.state.params["hidden"]["kernel"].sharding.spec)
         restored = train.restore(root / "sharded", state).state
         arrays |= {f"sharded{name}": leaf for name, leaf in checkpoint.plain(restored).items()}

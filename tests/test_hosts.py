@@ -294,6 +294,7 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     first = compared(tmp_path, 2, alone)
     for name in [name for name in alone if name.startswith("fit.")]:  # split over two processes, saved, and read
         np.testing.assert_allclose(first[name.replace("fit", "sharded", 1)], alone[name], rtol=2e-5, atol=2e-6)
+    assert 0 <= first["health"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0.json", "0.npz", "1.json", "1.npz", "runs0", "sharded", "weights0.npz"
     ]  # fmt: skip
@@ -304,6 +305,7 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
         assert one["other data"].startswith("ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']")
         assert one["other epochs"].startswith("ValueError: processes 0 and 1 differ in the call of fit: epochs=")
         assert "data" in one["lies on"]
+        assert one["too large"].startswith("OverflowError: data of int64 reaches 1099511627776")
     assert errors[1]["callback"] == "ZeroDivisionError: one by none"
     assert errors[0]["callback"].startswith("PeerError: process 1 (pid")
     assert errors[0]["callback"].endswith("ended: ZeroDivisionError: one by none")

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlwp_jax import hosts
 from dlwp_jax.checkpoint import differing, fingerprint
+from dlwp_jax.checks import as_held
 from dlwp_jax.leaves import is_key, lay, weakly
 from dlwp_jax.train import checks
 from dlwp_jax.train.placement import AXIS, mesh_of
@@ -46,7 +47,7 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
         given = bound.arguments
         trees = {name: given[name] for name in ("state", *DATA) if given.get(name) is not None}
         trees = {
-            name: jax.tree.map(functools.partial(checks.as_array, argument=name), tree)
+            name: jax.tree.map(functools.partial(_held, name), tree)
             for name, tree in trees.items()
             if not is_stream(tree)
         }
@@ -63,6 +64,12 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
             return _given_back(result, type(trees["state"]) if on_mesh else ())
 
     return call
+
+
+def _held(argument: str, leaf: Any) -> Any:
+    """A leaf that is not JAX's yet, in a dtype that JAX holds; what is no array is left to the function's own word."""
+    leaf = checks.as_array(leaf, argument)
+    return as_held(leaf, argument) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
 def _is_own(state: PyTree) -> bool:
@@ -170,9 +177,9 @@ def whole_shape(peek: Callable[[], PyTree]) -> PyTree:
     def look():
         nonlocal part
         part = peek()
-        return [_rows(part), _kinds(part)]
+        return [_rows(part), checks.row_kinds(part)]
 
-    rows = _agreed_rows(hosts.attempt("the first batch", look))
+    rows, _ = _agreed(hosts.attempt("the first batch", look))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((sum(rows), *a.shape[1:]), a.dtype), part)
 
 
@@ -184,16 +191,28 @@ def batches(parts: Iterator[PyTree], like: PyTree, learner: Any) -> Iterator[PyT
     if not hosts.many() or learner.placement is None:
         yield from map(learner.spread, parts)
         return
-    mesh, part = learner.placement.mesh, None
+    mesh, part, last = learner.placement.mesh, None, like
 
     def take():
-        nonlocal part
+        nonlocal part, last
         part = next(parts, None)
-        return [0, None] if part is None else [_rows(part), _kinds(part)]
+        last = last if part is None else part
+        return [0 if part is None else _rows(part), checks.row_kinds(last)]
 
-    while any(rows := _agreed_rows(hosts.attempt("a batch of the stream", take))):
-        empty = jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), like)
-        yield jax.tree.map(functools.partial(_joined, mesh, rows), empty if part is None else part)
+    while any((said := _agreed(hosts.attempt("a batch of the stream", take)))[0]):
+        rows, kinds = said
+        mine = _no_rows(last, kinds) if part is None else part
+        yield jax.tree.map(functools.partial(_joined, mesh, rows), mine)
+
+
+def _no_rows(like: PyTree, kinds: dict[str, Any]) -> PyTree:
+    """No rows, of the kinds that the other processes have some of."""
+
+    def empty(path, _leaf):
+        dtype, shape = kinds[checks.name(path)]
+        return np.zeros((0, *shape), dtype)
+
+    return jax.tree_util.tree_map_with_path(empty, like)
 
 
 def _joined(mesh: Mesh, rows: list[int], leaf: Any) -> jax.Array:
@@ -210,18 +229,14 @@ def _joined(mesh: Mesh, rows: list[int], leaf: Any) -> jax.Array:
     return lay(whole, NamedSharding(mesh, PartitionSpec()))
 
 
-def _agreed_rows(said: list[Any]) -> list[int]:
-    """The rows of each process's part."""
-    kinds = {tuple(kind) for _, kind in said if kind is not None}
-    if len(kinds) > 1:
-        raise ValueError(f"the streams of the processes give different kinds of rows: {' and '.join(map(str, kinds))}.")
-    return [rows for rows, _ in said]
+def _agreed(said: list[Any]) -> tuple[list[int], dict[str, Any]]:
+    """The rows of each process's part, and their kinds; of one that has none left the leaves' names must agree."""
+    kinds = next((kind for rows, kind in said if rows), {})
+    for rows, other in said:
+        if kinds and (other != kinds if rows else other.keys() != kinds.keys()):
+            raise ValueError(f"the streams of the processes give different kinds of rows: {kinds} and {other}.")
+    return [rows for rows, _ in said], kinds
 
 
 def _rows(batch: PyTree) -> int:
     return jax.tree.leaves(batch)[0].shape[0]
-
-
-def _kinds(batch: PyTree) -> list[str]:
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    return [f"{checks.name(path)} {leaf.dtype}{list(leaf.shape[1:])}" for path, leaf in leaves]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dlwp_jax.train import checks
+from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 
 PyTree = Any
@@ -43,6 +44,7 @@ def dead_share(grads: PyTree) -> jax.Array:
     return jnp.mean(jnp.concatenate(units) == 0, dtype=jnp.float32) if units else jnp.zeros(())
 
 
+@joint
 def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, jax.Array]:
     """The share of units that no example moves, and of those that examples hardly move, in eval mode.
 
