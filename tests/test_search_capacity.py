@@ -1,6 +1,7 @@
 """The right size: small networks inside a large one are the same networks; the recommended size is the right one."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,32 @@ def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told
     assert {found.size for found in report.sizes} == {2, 3}
     with pytest.raises(ValueError, match=f"'nested' is not possible.*{why}"):
         search.search_capacity(make, TRAIN, VAL, how="nested", **options)
+
+
+def small(width, key, **options):
+    model = nn.Sequential(
+        nn.Linear(1, width, rngs=nnx.Rngs(key)), jax.nn.sigmoid, nn.Linear(width, 1, rngs=nnx.Rngs(key))
+    )
+    return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key, **options)
+
+
+def test_inside_the_large_one_the_loss_is_scaled_too():
+    """The optimizer's state was made anew there, and lost the scale that gradients in float16 need."""
+    make = functools.partial(small, compute_dtype=jnp.float16)
+    learner, states = nested.nest(make, [1, 3], jax.random.split(KEY, 2), TRAIN)
+    assert states.opt_state.scale.tolist() == [2.0**16] * 4
+    state, (alone, first) = jax.tree.map(lambda a: a[0], states), make(1, jax.random.split(KEY, 2)[0])
+    inside = train.run(learner, state, TRAIN, epochs=30, batch_size=8)
+    expected = train.run(alone, first, TRAIN, epochs=30, batch_size=8)
+    np.testing.assert_allclose(inside.history["train/loss"], expected.history["train/loss"], rtol=1e-2)
+    assert inside.skipped == expected.skipped
+
+
+@pytest.mark.parametrize("record", ["norms", "dead_units"])
+def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
+    make = functools.partial(small, record=[record])
+    with pytest.raises(ValueError, match=f"{record}.*would count the units that size 3 has and size 1 has not"):
+        search.search_capacity(make, TRAIN, VAL, sizes=[1, 3], epochs=1, batch_size=24, how="nested")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Which rate, can it learn at all, would more data help: on problems whose answer is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,20 @@ def test_the_rates_are_those_that_were_trained_with():
     found = search.find_learning_rate(make, {"x": jnp.ones(6)}, batch_size=2, low=0.01, high=1.0, steps=20)
     np.testing.assert_allclose(found.rates, seen[0][: len(found.rates)], rtol=1e-5)
     np.testing.assert_allclose(-np.diff(found.losses), found.rates[:-1], rtol=1e-4)  # three steps an epoch
+
+
+def test_steps_that_float16_left_out_have_no_rate():
+    """The gradient, 8192, overflows while the scale is above 4: 14 steps at the beginning are not taken."""
+
+    def loss_fn(model, batch):
+        return 8192 * model(batch["x"]).mean(), {}
+
+    def make(lr):
+        return train.make_learner(Scalar(0.0), loss_fn, optax.sgd(lr), key=KEY, compute_dtype=jnp.float16)
+
+    found = search.find_learning_rate(make, {"x": jnp.ones(6)}, batch_size=2, low=1e-6, high=1e-4, steps=20)
+    assert len(found.losses) == 20
+    np.testing.assert_allclose(-np.diff(found.losses), 8192**2 * found.rates[:-1], rtol=3e-2)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +153,25 @@ def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
     curve = search.LearningCurve(sizes, losses, losses, doubled, ())
     assert not curve.more_data_would_help
     assert "no telling" in str(curve)
+
+
+def test_a_learning_curve_of_trainings_that_go_on():
+    """Their best epoch is found in their own histories, and not at its number since the state was made."""
+
+    def trained(key):
+        learner, state = linear(key)
+        return learner, dataclasses.replace(state, epoch=jnp.int32(50))
+
+    options = {"key": KEY, "epochs": 4, "batch_size": 64, "sizes": [16, 32, 64], "draws": 2}
+    curve = search.learning_curve(trained, noisy_line(64, 0), noisy_line(32, 5), **options)
+    for sweep, losses in zip(curve.sweeps, curve.train, strict=True):
+        np.testing.assert_array_equal(losses, sweep.history["train/loss"][[0, 1], sweep.run.best.epoch - 51])
+
+
+def test_a_learning_curve_refuses_other_kinds_of_validation():
+    for val in (DATA | {"z": DATA["x"]}, DATA | {"x": DATA["x"][:, :0]}, DATA | {"y": DATA["y"].astype(int)}):
+        with pytest.raises(ValueError, match="train and val must hold arrays of the same kinds"):
+            search.learning_curve(linear, DATA, val, key=KEY, epochs=1, batch_size=8)
 
 
 def test_a_learning_curve_refuses_sizes_that_are_none():

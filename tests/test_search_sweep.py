@@ -1,5 +1,6 @@
 """Many trainings at once: each equals its training alone, and what cannot be traced is named."""
 
+import dataclasses
 import types
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import data, nn, regularization, search, train
-from tests.models import Plain, regression, squared_error
+from dlwp_jax.search import members
+from tests.models import Plain, Scalar, regression, squared_error
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
 
@@ -182,6 +184,33 @@ def test_the_epoch_in_which_a_member_failed_is_no_score():
     assert told.best == 1
 
 
+def test_seeds_of_thirty_two_bits_are_those_of_jax():
+    seeds = np.array([0, 7, 2**31, 2**32 - 1])
+    keys = members.as_arguments({"key": seeds})["key"]
+    assert [key == jax.random.key(seed) for key, seed in zip(keys, seeds.tolist(), strict=True)] == [True] * 4
+
+
+def test_a_training_that_goes_on_is_scored_by_its_own_epochs():
+    """The state that comes in has seen 5 epochs. In its second epoch a member fails, whose accuracy is finite there."""
+    begun = jnp.int32(5)
+
+    def loss_fn(model, batch):  # w falls by the rate a step: the logarithm ends at 0
+        w = model.w[...]
+        return w + 0 * jnp.log(w) * batch["x"].sum(), {"fall": -jnp.abs(w)}
+
+    def falling(lr):
+        learner, state = train.make_learner(Scalar(4.0), loss_fn, optax.sgd(lr), key=KEY)
+        return learner, dataclasses.replace(state, epoch=begun)
+
+    stop = train.EarlyStopping(9, monitor="train/fall", mode="max")
+    result = search.sweep(falling, {"x": jnp.ones(3)}, over={"lr": [1.0, 0.1]}, epochs=3, batch_size=1, stop=stop)
+    assert result.run.failure.tolist() == [[2, 2], [0, 0]]
+    np.testing.assert_allclose(result.scores, [-3.0, -3.3], rtol=1e-5)
+    assert result.best_index.tolist() == [0, 2]
+    assert result.run.best.epoch.tolist() == [6, 8]
+    assert result.diagnose(0).evidence["failed_epoch"] == 2
+
+
 # What cannot be swept
 
 
@@ -226,6 +255,8 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"over": {"lr": 0.1}}, TypeError, r"over\['lr'\] must be a list of numbers"),
         ({"over": {"lr": []}}, TypeError, r"over\['lr'\] must be a list of numbers"),
         ({"over": {"key": [0.5]}}, TypeError, r"over\['key'\] must be whole numbers"),
+        ({"over": {"key": [0, 2**32]}}, OverflowError, r"over\['key'\] of int64 reaches 0..4294967296"),
+        ({"over": {"lr": [2**40]}}, OverflowError, r"over\['lr'\] of int64 reaches"),
         ({"over": {"fold": [0]}}, ValueError, "the name 'fold' is taken"),
         ({"over": {}}, ValueError, "nothing to sweep"),
         ({"over": [{"lr": 0.1}, {"penalty": 0.1}]}, ValueError, "must name the same values"),

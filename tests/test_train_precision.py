@@ -253,6 +253,13 @@ def test_a_step_that_overflows_is_left_out_and_counted():
         np.testing.assert_allclose(result.state.params["w"], 1 - 4 * 1e-3 * 1e-3, 1e-6)
 
 
+def test_an_epoch_has_no_logs_of_a_step_that_was_left_out():
+    learner, state, data = overflowing([False, True, True, False])
+    after, logs = train.train_epoch(learner, state, data, batch_size=1)
+    assert int(after.step) == np.isfinite(logs["loss"]).sum() == 2
+    assert int(after.epoch) == 1
+
+
 def test_a_gradient_too_small_for_float16_arrives():
     """1e-9 is 0 in float16; scaled by 65536 it is not."""
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dlwp_jax.checks import real_on_host
+from dlwp_jax.checks import real_on_host, refuse_too_large
 from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
@@ -57,11 +56,21 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 
 def as_arguments(values: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The members' values as JAX arrays `[members]`; the seeds under `key` as PRNG keys."""
+    """The members' values as JAX arrays `[members]`; the seeds under `key` as PRNG keys.
+
+    Raises:
+      OverflowError: for whole numbers beyond 32 bits, of which JAX would make other ones.
+    """
     return {
-        name: jax.vmap(jax.random.key)(column) if name == "key" else jnp.asarray(column)
+        name: _keys(column) if name == "key" else checks.on_device(column, f"over[{name!r}]")
         for name, column in values.items()
     }
+
+
+def _keys(seeds: np.ndarray) -> jax.Array:
+    dtype = np.dtype(np.uint32 if seeds.min() >= 0 else np.int32)
+    refuse_too_large(seeds, dtype, "over['key']")
+    return jax.vmap(jax.random.key)(seeds.astype(dtype))
 
 
 def made(make: Make, *args: Any, **values: Any) -> tuple[Learner, TrainState]:

@@ -20,7 +20,7 @@ import optax
 
 from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
-from dlwp_jax.train import Learner, TrainState
+from dlwp_jax.train import Learner, TrainState, precision
 from dlwp_jax.train.epoch import understood
 
 PyTree = Any
@@ -76,6 +76,8 @@ def nest(make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tu
       NotNested: in a sentence, where the family does not nest.
     """
     large, _ = members.made(make, sizes[-1], keys[0])
+    if counted := sorted({"norms", "dead_units"} & set(large.record)):
+        raise NotNested(f"record={counted} would count the units that size {sizes[-1]} has and size {sizes[0]} has not")
     learner = dataclasses.replace(large, tx=masked(large.tx))
     shapes = [jax.eval_shape(lambda key, size=size: make(size, key)[1], keys[0]) for size in sizes]
     for size, shape in zip(sizes, shapes, strict=True):
@@ -113,8 +115,8 @@ def cut(state: TrainState, small: TrainState) -> TrainState:
 def _inside(small: TrainState, large: TrainState, learner: Learner) -> TrainState:
     params, extra = (jax.tree.map(_pad, getattr(small, k), getattr(large, k)) for k in ("params", "extra"))
     mask = jax.tree.map(lambda leaf, like: _pad(jnp.ones(leaf.shape, bool), like), small.params, large.params)
-    opt_state: Any = learner.tx.init(params)
-    opt_state = opt_state._replace(mask=mask)
+    inner: Any = learner.tx.init(params)
+    opt_state = precision.around(small.opt_state, inner._replace(mask=mask))
     return dataclasses.replace(small, params=params, extra=extra, opt_state=opt_state)
 
 
@@ -145,7 +147,7 @@ def _compared(
     updates = jax.tree.map(_pad, _update(small_learner, small, grads), state.params)
     return {
         "loss": [(loss, large_loss)],
-        "gradient": _pairs(padded, _where(state.opt_state.mask, large_grads)),
+        "gradient": _pairs(padded, _where(precision.inner(state.opt_state).mask, large_grads)),
         "update": _pairs(updates, _update(learner, state, padded)),
     }
 
@@ -160,4 +162,5 @@ def _value_and_grad(learner: Learner, state: TrainState, batch: PyTree) -> tuple
 
 def _update(learner: Learner, state: TrainState, grads: PyTree) -> PyTree:
     more = {"value": jnp.ones(()), "grad": grads}
-    return learner.tx.update(grads, state.opt_state, state.params, **understood(learner.tx.update, more))[0]
+    inner = precision.inner(state.opt_state)
+    return learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))[0]

@@ -77,10 +77,13 @@ def find_learning_rate(
     if checks.count(steps, "steps") < 10:
         raise ValueError(f"steps={steps} are too few to see a loss fall; take 50 or more.")
     learner, state = members.made(make, lambda step: low * (high / low) ** (step / (steps - 1)))
-    losses = np.empty(0)
-    while len(losses) < steps and np.isfinite(losses).all():
+    losses, is_finite = np.empty(0), True
+    while len(losses) < steps and is_finite:
+        before = int(state.epoch)
         state, logs = train_epoch(learner, state, data, batch_size=batch_size)
-        losses = np.concatenate([losses, np.asarray(logs["loss"], np.float64)])
+        is_finite, values = int(state.epoch) > before, np.asarray(logs["loss"], np.float64)
+        taken = values[~np.isnan(values)]  # in float16 steps are left out that no rate belongs to
+        losses = np.concatenate([losses, taken, [] if is_finite else [np.inf]])
     rates, losses = low * (high / low) ** (np.arange(steps) / (steps - 1)), losses[:steps]
     smoothed = _smoothed(np.where(np.isfinite(losses), losses, np.inf))
     blown = smoothed > BLOWN_UP * np.minimum.accumulate(np.abs(smoothed))
@@ -251,6 +254,9 @@ def learning_curve(
     sizes = [checks.count(size, "each of sizes") for size in sizes]
     if len(sizes) < 3 or not all(0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)):
         raise ValueError(f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}.")
+    kinds, others = checks.row_kinds(train), checks.row_kinds(val)
+    if kinds != others:
+        raise ValueError(f"train and val must hold arrays of the same kinds; train has {kinds}, and val {others}.")
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, val)
     keys = jax.random.split(key, 2 * checks.count(draws, "draws"))
     orders = [np.asarray(jax.random.permutation(k, n)) for k in keys[:draws]]
@@ -263,8 +269,7 @@ def learning_curve(
         its_epochs = -(-steps // -(-size // batch_size))
         options = {"epochs": its_epochs, "batch_size": batch_size, "stop": stop}
         sweeps.append(train_members(lambda draw: make(keys[draws:][draw]), both, None, numbers, rows, **options))
-    best = [np.asarray(s.run.best.epoch) - 1 for s in sweeps]
-    losses = [s.history["train/loss"][np.arange(draws), b] for s, b in zip(sweeps, best, strict=True)]
+    losses = [s.history["train/loss"][np.arange(draws), s.best_index] for s in sweeps]
     val_losses = np.stack([s.scores for s in sweeps])
     doubled = np.array([_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)])
     return LearningCurve(tuple(sizes), np.stack(losses), val_losses, doubled, tuple(sweeps))

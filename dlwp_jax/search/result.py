@@ -75,12 +75,22 @@ class Sweep:
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
+        return self._monitored[np.arange(len(self._monitored)), self.best_index]
+
+    @functools.cached_property
+    def best_index(self) -> np.ndarray:
+        """Where each member's best epoch stands in its history, `[members]`; 0 where no epoch was finished."""
+        empty = np.isnan(self._monitored).all(axis=1, keepdims=True)
+        at_best = np.nanargmin if self.mode == "min" else np.nanargmax
+        return at_best(np.where(empty, 0, self._monitored), axis=1)
+
+    @functools.cached_property
+    def _monitored(self) -> np.ndarray:
+        """The monitored value after every epoch that was finished, `[members epochs]`; NaN elsewhere."""
         values, failed = self.history[self.monitor].copy(), np.asarray(self.run.failure)[:, 0]
-        its = np.flatnonzero((failed > 0) & (failed <= values.shape[1]))
+        its = np.flatnonzero(failed)
         values[its, failed[its] - 1] = np.nan  # the running mean of an epoch that was not finished
-        empty = np.isnan(values).all(axis=1, keepdims=True)
-        reduced = (np.nanmin if self.mode == "min" else np.nanmax)(np.where(empty, 0, values), axis=1)
-        return np.where(empty.ravel(), np.nan, reduced)
+        return values
 
     @property
     def best(self) -> int:

@@ -27,7 +27,8 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
     """Train on every example once, in shuffled minibatches.
 
     The last short batch is trained on, as torch's `drop_last=False` does. A step whose loss or new parameters
-    are not finite is not taken, nor is any after it; their logs are NaN and `state.epoch` stays.
+    are not finite is not taken, nor is any after it; the logs of those after it are NaN and `state.epoch` stays. In
+    float16 a step whose gradient overflowed is left out, its logs NaN, and training goes on.
 
     Args:
       learner, state: from `make_learner`.
@@ -47,8 +48,8 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
 def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> tuple[TrainState, Logs]:
     steps = steps_per_epoch(data, batch_size)
 
-    def record(logs, i, values, alive, _counts):
-        return {k: logs[k].at[i].set(jnp.where(alive, values[k], jnp.nan)) for k in logs}
+    def record(logs, i, values, _alive, counts):
+        return {k: logs[k].at[i].set(jnp.where(counts, values[k], jnp.nan)) for k in logs}
 
     shapes = all_logs(learner, state, batch_shape(data, batch_size))
     logs = {k: jnp.full(steps, jnp.nan, log.dtype) for k, log in shapes.items()}

@@ -72,6 +72,11 @@ def inner(opt_state: PyTree) -> PyTree:
     return opt_state.inner if isinstance(opt_state, Scaled) else opt_state
 
 
+def around(opt_state: PyTree, inner: PyTree) -> PyTree:
+    """Another optimizer's state under the same scale, where there is one."""
+    return opt_state._replace(inner=inner) if isinstance(opt_state, Scaled) else inner
+
+
 def after_step(opt_state: PyTree, inner: PyTree) -> PyTree:
     """The state after a step that was taken, where `inner` is what the optimizer left."""
     return opt_state.after_step(inner) if isinstance(opt_state, Scaled) else inner
