@@ -166,7 +166,7 @@ def test_early_stopping_goes_on_counting(tmp_path):
 
     learned = train.make_learner(Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
     data = {"is_val": jnp.zeros(1, bool)}, {"is_val": jnp.ones(1, bool)}
-    options = {"epochs": 20, "batch_size": 1, "stop": train.EarlyStopping(3)}
+    options = {"epochs": 20, "batch_size": 1, "stop": train.EarlyStopping(np.int64(3))}  # which JSON does not know
     break_off(tmp_path, learned, *data, at=7, **options)
     result = again(learned, tmp_path, *data, **options)
     assert (int(result.state.epoch), int(result.best.epoch)) == (8, 5)
@@ -597,6 +597,8 @@ def test_a_second_process_is_refused(learned, directory, whole):
 def test_wrong_checkpoints(learned, wrong, message):
     with pytest.raises(TypeError, match=message):
         again(learned, wrong)
+    with pytest.raises(ValueError, match="checkpoint must name a file or a folder"):
+        again(learned, "a\0b")
 
 
 @pytest.mark.parametrize(
@@ -641,9 +643,10 @@ def test_a_full_disk_loses_nothing_and_training_goes_on(learned, tmp_path, whole
         before = listing(disk / "run")
         room = os.statvfs(disk)
         (disk / "ballast").write_bytes(bytes(max(room.f_bavail * room.f_bsize - 8192, 0)))
-        with pytest.warns(RuntimeWarning, match="no checkpoint could be written to .*/run: "):
+        with pytest.warns(RuntimeWarning, match="no checkpoint could be written to .*/run: ") as told:
             full = again(learned, disk / "run")
         assert_same_bits(whole, full)
+        assert told[0].filename == __file__
         after = listing(disk / "run")  # threads of Orbax may still be writing what nobody will take
         assert {path: what for path, what in after.items() if not path.parts[0].startswith(".partial-")} == before
         (disk / "ballast").unlink()

@@ -302,8 +302,9 @@ def test_a_non_finite_loss_ends_training_at_the_last_finite_state(validate, stop
     assert result.failure.tolist() == [2, 3]  # w = 6 5 4 | 3 2 1: log(-0.5) at step 3 of epoch 2
     assert bool(result.stopped)
     assert (float(result.state.params["w"]), int(result.state.step), int(result.state.epoch)) == (1.0, 5, 1)
-    with pytest.warns(RuntimeWarning, match="epoch 2, step 3"):
+    with pytest.warns(RuntimeWarning, match="epoch 2, step 3") as told:
         fitted = train.fit(learner, state, data, data if validate else None, **options, progress=False)
+    assert [warning.filename for warning in told] == [__file__]
     assert_same_bits((result.state, result.best, result.failure), (fitted.state, fitted.best, fitted.failure))
     losses = fitted.history["train/loss"]
     assert losses.shape == (2,)

@@ -71,6 +71,12 @@ def test_the_older_form_of_keys_is_taken():
     assert old.key == new.key
 
 
+@pytest.mark.parametrize("callbacks", [None, print, 3])
+def test_callbacks(callbacks):
+    with pytest.raises(TypeError, match="callbacks must be a list of functions of a Progress; got"):
+        train.fit(*train.make_learner(**GOOD), DATA, epochs=1, batch_size=3, callbacks=callbacks)
+
+
 NAN = {"x": DATA["x"].at[4, 1].set(jnp.nan), "y": DATA["y"]}
 
 

@@ -158,6 +158,8 @@ def fit(
         training; it says what differs, and names the newest that can be taken.
       OSError: where the directory cannot be written to.
     """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of functions of a Progress; got {checks.describe(callbacks)}.")
     callbacks = [callback if isinstance(callback, every) else every(1, callback) for callback in callbacks]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
         raise TypeError("fit drives training from the host and cannot be jitted, mapped or differentiated; use run.")
@@ -288,7 +290,7 @@ def _finished(learner: Learner, held: Held) -> Run:
             "usual cure."
         )
         if hosts.is_writer():
-            warnings.warn(told, RuntimeWarning, stacklevel=4)
+            warnings.warn(told, RuntimeWarning, stacklevel=5)  # where `fit` was called, through `joint`
         done += 1  # the epoch that failed is in the history: its loss tells how
     return replace(run, history=jax.tree.map(jnp.asarray, _trimmed(held.loop, done)))
 

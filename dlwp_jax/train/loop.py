@@ -46,7 +46,7 @@ class EarlyStopping:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        checks.count(self.patience, "patience")
+        object.__setattr__(self, "patience", checks.count(self.patience, "patience"))
         object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
         if not isinstance(self.monitor, str):
             raise TypeError(f"monitor must be a name in the history; got {checks.describe(self.monitor)}.")
@@ -67,8 +67,8 @@ class Run:
         mode, and the mean over the validation examples in eval mode after it. `run` pads with NaN after a stop,
         `fit` trims.
       stopped: bool, whether training ended before the epochs asked for.
-      failure: int32 `[2]`: epoch and step, both counted from 1, at which loss or parameters were first not
-        finite; zeros where that never happened.
+      failure: int32 `[2]`: epoch (of this training, as the history has them) and step, both counted from 1, at which
+        loss or parameters were first not finite; zeros where that never happened.
       skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`), or because a gradient
         in float16 overflowed (`compute_dtype`). They are not in the means of the history.
     """
@@ -342,7 +342,7 @@ def is_going(loop: Loop, plan: Plan) -> jax.Array:
 def result(loop: Loop) -> Run:
     """The `Run` of a loop, its history at full length."""
     epochs = next(iter(loop.history.values())).shape[0]
-    failure = jnp.where(loop.alive, 0, jnp.stack([loop.state.epoch + 1, loop.step]))
+    failure = jnp.where(loop.alive, 0, jnp.stack([loop.done + 1, loop.step]))
     return Run(
         loop.state, loop.best, loop.history, ~loop.alive | (loop.done < epochs), failure, loop.skipped + loop.lost
     )
