@@ -291,8 +291,8 @@ def test_what_lies_in_several_places_is_refused(where, message):
     [
         (lambda d: shard.mesh(9), r"devices=9 are more than the 8 that JAX finds \(cpu\). JAX_NUM_CPU_DEVICES"),
         (lambda d: shard.mesh(0), r"devices must be a whole number of at least 1; got 0"),
-        (lambda d: shard.mesh([]), r"one or more different devices; got \[\]"),
-        (lambda d: shard.mesh([jax.devices()[0]] * 2), r"one or more different devices"),
+        (lambda d: shard.mesh([]), r"one or more different ones of jax.devices\(\); got \[\]"),
+        (lambda d: shard.mesh([jax.devices()[0]] * 2), r"different ones of jax.devices\(\); got \[Cpu"),
         (
             lambda d: shard.put(shard.mesh(), d, params="split"),
             r"params must be 'replicated' or 'sharded'; got 'split'",

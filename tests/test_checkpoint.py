@@ -464,6 +464,18 @@ def test_another_learner_is_refused_by_name(interrupted, other, message):
     refused(interrupted, learner_of(**other), message)
 
 
+def test_a_constant_inside_a_jitted_function_is_part_of_the_program():
+    """The weights of classes, say, in a loss that is jitted itself: JAX keeps them with the inner program."""
+
+    def program_of(weights):
+        weighted = jax.jit(lambda error: jnp.mean(error**2 * weights))
+        learner, state = learner_of(loss_fn=lambda model, batch: (weighted(model(batch["x"]) - batch["y"]), {}))
+        return resume.program(learner, state, TRAIN)
+
+    weights = jnp.ones(37)[:, None]
+    assert program_of(weights) == program_of(jnp.copy(weights)) != program_of(weights.at[20].set(2.0))
+
+
 @pytest.mark.parametrize(("other", "message"), OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
 def test_another_call_is_refused_by_name(learned, interrupted, other, message):
     refused(interrupted, learned, message, **other)

@@ -14,6 +14,7 @@ from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep
 from dlwp_jax.train import EarlyStopping, Run, checks, run
+from dlwp_jax.train.resume import jaxprs_in
 
 PyTree = Any
 MEMORY = 2**30  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
@@ -218,12 +219,7 @@ def _chunk(jaxpr: Any, shapes: PyTree, count: int, wanted: int | None) -> int:
 
 def _equations(jaxpr: Any):
     """Every equation of a jaxpr, those of its loops and branches too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = value if hasattr(value, "eqns") else getattr(value, "jaxpr", None)
-            if hasattr(inner, "eqns"):
-                yield from _equations(inner)
+    return (equation for inner in jaxprs_in(jaxpr) for equation in inner.eqns)
 
 
 def _bytes(aval: Any) -> int:

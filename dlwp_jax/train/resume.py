@@ -303,7 +303,17 @@ def program(learner: Learner, state: TrainState, batch: PyTree) -> str:
     state = jax.tree.map(_anywhere, state)
     step = jax.make_jaxpr(functools.partial(train_step, learner.unplaced))(state, batch, state.key, jnp.array(True))
     text = re.sub(r"0x[0-9a-f]+", "", str(step.jaxpr))  # addresses of functions
-    return hashlib.sha256((text + json.dumps(fingerprint(step.consts))).encode()).hexdigest()
+    constants = [constant for jaxpr in jaxprs_in(step) for constant in getattr(jaxpr, "consts", ())]
+    return hashlib.sha256((text + json.dumps(fingerprint(constants))).encode()).hexdigest()
+
+
+def jaxprs_in(jaxpr: Any) -> Iterator[Any]:
+    """A jaxpr and all those inside it: of its loops, branches and jitted functions."""
+    yield jaxpr
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(value, "eqns"):
+                yield from jaxprs_in(value)
 
 
 def _anywhere(leaf: jax.Array) -> jax.ShapeDtypeStruct:
