@@ -51,17 +51,17 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
             for name, tree in trees.items()
             if not is_stream(tree)
         }
-        leaves = jax.tree.leaves(trees)
+        state, leaves = trees.get("state"), jax.tree.leaves(trees)
         is_wrong = not all(checks.is_array(leaf) for leaf in leaves)  # the function says so
-        if is_wrong or any(isinstance(leaf, Tracer) for leaf in leaves) or _is_own(trees["state"]):
+        if is_wrong or any(isinstance(leaf, Tracer) for leaf in leaves) or _is_own(state):
             return function(*args, **kwargs)
-        on_mesh = mesh_of(trees["state"])
+        on_mesh = mesh_of(state)
         mesh = on_mesh or Mesh(np.array(jax.devices()), (AXIS,))
         with hosts.together():
             _compared(function.__name__, trees, {k: given[k] for k in SETTINGS if k in given})
             given.update({name: jax.tree.map(functools.partial(_placed, mesh), tree) for name, tree in trees.items()})
             result = function(*bound.args, **bound.kwargs)
-            return _given_back(result, type(trees["state"]) if on_mesh else ())
+            return _given_back(result, type(state) if on_mesh else ())
 
     return call
 

@@ -349,7 +349,8 @@ def _wrong_call(then: About, now: About, settings: Checkpoint) -> str | None:
     if wrong is None and name == "epochs" and settings.extend and now["asked"]["epochs"] > then["asked"]["epochs"]:
         name = differing(now["asked"] | {"epochs": 0}, then["asked"] | {"epochs": 0})
     if wrong is None and name is not None:
-        cure = " Checkpoint(..., extend=True) allows more of them." * (name == "epochs")
+        is_more = name == "epochs" and now["asked"]["epochs"] > then["asked"]["epochs"]
+        cure = " Checkpoint(..., extend=True) allows more of them." * is_more
         wrong = f"was begun with {name}={then['asked'].get(name)!r}, not {now['asked'].get(name)!r}.{cure}"
     if wrong is None:  # the place in an epoch is one among so many examples
         sizes = [{name: leaf[:2] for name, leaf in about["data"].items()} for about in (now, then)]
