@@ -314,7 +314,7 @@ def test_where_nothing_is_asked_for_nothing_is_compiled():
     assert not isinstance(state.opt_state, precision.Scaled)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, "int8", 16, [jnp.float16]])
+@pytest.mark.parametrize("dtype", [jnp.float32, "int8", 16, [jnp.float16], np.ones(3)])
 def test_unknown_dtypes(dtype):
     with pytest.raises(ValueError, match=r"compute_dtype must be jnp.bfloat16, jnp.float16 or None"):
         learner_of(compute_dtype=dtype)

@@ -130,7 +130,8 @@ def run(
     """Train as one XLA program: a pure function of its arrays.
 
     It can be jitted, mapped by `jax.vmap` over states (seeds, learning rates in the optimizer state) and data,
-    and differentiated: in reverse mode where `stop` is None (the program is a scan then, else a while loop).
+    and differentiated: in reverse mode where `stop` is None (the program is a scan then, else a while loop). Through a
+    step that was left out (`skip_nonfinite`, float16) the derivative is NaN.
 
     Args:
       learner, state: from `make_learner`. Epochs count from the state that comes in: 3 epochs and then 4 give

@@ -10,7 +10,7 @@ in a row it is doubled (`torch.amp.GradScaler`, with its numbers).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,7 +103,8 @@ def dtype_of(value: Any) -> Any:
     """A `compute_dtype` that is known, or None."""
     if value is None:
         return None
-    known = [dtype for dtype in DTYPES if value in (dtype, dtype.dtype, dtype.dtype.name)]
+    is_one = isinstance(value, Hashable)  # an array is not, and compares number by number
+    known = [dtype for dtype in DTYPES if is_one and value in (dtype, dtype.dtype, dtype.dtype.name)]
     if not known:
         raise ValueError(f"compute_dtype must be jnp.bfloat16, jnp.float16 or None; got {checks.describe(value)}.")
     return known[0].dtype
