@@ -22,12 +22,9 @@ COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")  # o
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rows: int = 3
-    """Rows of the tensor that is looked at."""
+    rows: int = 3  # of the tensor that is looked at
     columns: int = 4
-    """Its columns."""
-    out: Path = Path("runs")
-    """Where the directory of this run is made."""
+    out: Path = Path("runs")  # where the run directory is made
 
 
 def cell(axis, x: float, y: float, text: str, color: str | None) -> None:
@@ -80,7 +77,7 @@ def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
 def draw_walks(views: dict[str, StridedTensor]):
     """One line of the figure for each two-dimensional view: what one reads, and how it lies in storage."""
     figure, axes = plt.subplots(
-        len(views), 2, figsize=(11, 2.3 * len(views)), width_ratios=(1, 3), layout="constrained"
+        len(views), 2, figsize=(11, 2.5 * len(views)), width_ratios=(1, 3), layout="constrained"
     )
     room = max(max(view.shape) for view in views.values())
     for (name, view), (left, right) in zip(views.items(), axes, strict=True):

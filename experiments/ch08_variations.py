@@ -130,12 +130,13 @@ def show(results, books):
         print(told + (f"{book[0]:13.2f}{book[1]:6.2f}" if book else ""))
 
 
-def draw(results, books):
+def draw(results, shown, books):
     """The book's picture: two bars a net; where the book has figures for them, they are the black lines."""
     figure, ax = plt.subplots(figsize=(10, 4.2), layout="constrained")
     place = np.arange(len(results))
     for side, shift in (("train", -0.2), ("val", 0.2)):
-        ax.bar(place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=side)
+        label = f"{side}, n = {len(getattr(shown, side)['label'])}"
+        ax.bar(place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=label)
     for x, name in enumerate(results):
         if books and (book := VARIATIONS[name].book):
             ax.hlines(np.array(book), [x - 0.4, x], [x, x + 0.4], color="k")
@@ -153,9 +154,11 @@ def main(config: Config):
     shown = pictures.load(config)
     results, settings = {}, config.settings()
     print(f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}")
+    if not config.nets and (left_out := [name for name in VARIATIONS if name not in settings.nets]):
+        print(f"without {', '.join(left_out)}, which takes minutes: --nets {' '.join(left_out)}")
     for name in dict.fromkeys(settings.nets):  # each once
         print(f"\n{name}", flush=True)
         fit, _ = results[name] = learn(VARIATIONS[name], shown, settings, config.seed)
         run_dir.history(fit.history, f"history_{name}.jsonl")
     show(results, config.is_books)
-    run_dir.figure(draw(results, config.is_books), "accuracy.png")
+    run_dir.figure(draw(results, shown, config.is_books), "accuracy.png")
