@@ -5,7 +5,7 @@ Run:    python -m experiments ch08_variations                                  s
         python -m experiments ch08_variations --data cifar10                   the book's pictures and settings
 Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png}
 Expect: digits 3 and 8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right, which are too
-        few to tell baseline, width, L2, L1 and dropout apart (62 right each); 65 s on two cores; res_deep_100
+        few to tell baseline, width, L2, L1 and dropout apart (62 right each); 58 s on two cores; res_deep_100
         after 5 epochs .829 and .786, 26 s of processor time
         airplanes and birds, seed 0, validation accuracy after 5 of the 100 epochs: baseline .825, width .835, L2 .823,
         L1 .818, dropout .825, batch norm .850; all 100 epochs were not run
