@@ -104,8 +104,9 @@ class Trained(NamedTuple):
     def told(self, book: tuple[float, float] | None = None) -> str:
         """The accuracies, their medians over the last ten epochs (one can end in a dip), the book's, and a verdict."""
         train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
-        rows = {"at the end": (self.train, self.val), "median of the last ten epochs": (train, val)}
-        rows |= {"the book": book} if book else {}
+        n = min(10, len(self.history["val/accuracy"]))
+        rows = {"at the end": (self.train, self.val), f"median of the last {n} epochs": (train, val)}
+        rows |= {"the book, after 100 epochs": book} if book else {}
         told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
         return "accuracy " + "\n         ".join(told) + "\n" + str(diagnose(self.history)).replace("\n", "; ")
 
