@@ -19,15 +19,17 @@ def output() -> Iterator[None]:
     ...     print("read")
     read
     """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # None where it was closed before the start
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # now, not when Python has ended and can only complain
+            for stream in streams:
+                stream.flush()  # now, not when Python has ended and can only complain
     except BrokenPipeError:
-        for stream in (sys.stdout, sys.stderr):  # whatever is left in them goes nowhere
+        for stream in streams:
             try:
                 stream.flush()
-            except BrokenPipeError:
+            except BrokenPipeError:  # whatever is left in it goes nowhere
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(CLOSED)

@@ -73,6 +73,8 @@ def run(name: str, flags: list[str]) -> None:
         raise  # nobody reads the output; told below
     except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
         hosts.end(f"{name}: {told(error)}")
+    except KeyboardInterrupt:  # one Ctrl-C ends a training early, which then is shown as far as it came; two end all
+        hosts.end(f"{name}: interrupted")
 
 
 def told(error: OSError | ValueError) -> str:

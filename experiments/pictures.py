@@ -115,6 +115,8 @@ def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, s
     """Train a network; its accuracies are those in eval mode at the end."""
     learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(seed))
     result = train.fit(learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size)
+    if (done := len(result.history["train/loss"])) < epochs:  # Ctrl-C, or a loss that was not finite
+        print(f"ended after {done} of {epochs} epochs")
     images, labels = (np.concatenate([pictures.train[key], pictures.val[key]]) for key in ("image", "label"))
     logits = train.predict(learner, result.state, images, batch_size=500)  # of both sides: one program
     n, right = len(pictures.train["label"]), np.asarray(logits.argmax(axis=-1)) == labels
