@@ -58,7 +58,7 @@ def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> 
     for i in range(rows):
         for j in range(columns):
             cell(axis, j, -i, str(positions[i, j]), COLORS[i % len(COLORS)])
-    axis.set(xlim=(-0.2, room + 0.1), ylim=(0.9 - room, 1.1), aspect="equal", anchor="NW")
+    axis.set(xlim=(-0.2, room + 0.1), ylim=(0.5 - room, 1.1), aspect="equal", anchor="NW")
 
 
 def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
@@ -77,7 +77,7 @@ def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
 def draw_walks(views: dict[str, StridedTensor]):
     """One line of the figure for each two-dimensional view: what one reads, and how it lies in storage."""
     figure, axes = plt.subplots(
-        len(views), 2, figsize=(11, 2.5 * len(views)), width_ratios=(1, 3), layout="constrained"
+        len(views), 2, figsize=(11, 2.3 * len(views)), width_ratios=(1, 3), layout="constrained"
     )
     room = max(max(view.shape) for view in views.values())
     for (name, view), (left, right) in zip(views.items(), axes, strict=True):
