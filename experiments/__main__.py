@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import experiments
+from dlwp_jax import terminal
 
 DEFAULT = "ch05_thermometer"
 
@@ -68,8 +69,12 @@ def run(name: str, flags: list[str]) -> None:
         given = tyro.cli(tyro.conf.OmitArgPrefixes[parts], args=flags, prog=f"experiments {name}", description="")
         hosts.start(**dataclasses.asdict(given.hosts))
         module.main(given.experiment)
+    except BrokenPipeError:
+        raise  # nobody reads the output; told below
     except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
         hosts.end(f"{name}: {told(error)}")
+    except KeyboardInterrupt:  # one Ctrl-C ends a training early, which then is shown as far as it came; two end all
+        hosts.end(f"{name}: interrupted")
 
 
 def told(error: OSError | ValueError) -> str:
@@ -92,4 +97,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal.output():
+        main()

@@ -70,19 +70,15 @@ def count_parameters():
         print(f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}")
 
 
-def read_weights(path):
+def load_weights(model, path):
+    """Fill the network from its file."""
     try:
         from dlwp_jax import parity
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ValueError("--weights needs torch to read the file: pip install 'dlwp-jax[parity]'.") from None
-    return parity.read(path)
-
-
-def load_weights(model, state, path):
-    from dlwp_jax import parity
-
+    state = parity.read(path)
     try:
         entries = parity.load_torch(model, state).map.entries
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -109,17 +105,16 @@ def show_stages(model, x):
 def classify(model, x):  # [n 224 224 3] -> logits [n classes]
     """One picture at a time, as a person would ask; says what compiling and running take."""
     graph, state = nnx.split(model)
-    begin = time.perf_counter()
     function = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
-    compiled = function.lower(state, x[:1]).compile()
-    print(f"\ncompiled, or fetched from the cache, in {time.perf_counter() - begin:.1f} s", end="; ")
     answers, times = [], []
-    for picture in (x[0], *x, *x):  # the first one warms up
+    for picture in (x[0], *x):  # the first time compiles
         begin = time.perf_counter()
-        answers.append(compiled(state, picture[None]).block_until_ready())
+        answers.append(function(state, picture[None]).block_until_ready())
         times.append(time.perf_counter() - begin)
-    print(f"{1000 * np.median(times[1:]):.0f} ms a picture (median of {len(times) - 1}) on {jax.default_backend()}")
-    return np.concatenate(answers[1 : 1 + len(x)])
+    first, *others = times
+    told = f"{1000 * np.median(others):.0f} ms a picture (median of {len(others)}) on {jax.default_backend()}"
+    print(f"\nthe first, with compiling or fetching from the cache, in {first:.1f} s; {told}")
+    return np.concatenate(answers[1:])
 
 
 def show_top(paths, tops, shares, labels, *, random):
@@ -129,10 +124,6 @@ def show_top(paths, tops, shares, labels, *, random):
             print(f"  {share[i]:7.2%}  {labels[i]}")
     if random:
         print("\nNo --weights were given: these weights are random, and the answers mean nothing.")
-    if random and len(tops) > 1:
-        likeliest = len({top[0] for top in tops})
-        answer = "the same likeliest class" if likeliest == 1 else f"{likeliest} different likeliest classes"
-        print(f"The {len(tops)} pictures get {answer}, whatever is on them.")
 
 
 def draw(pictures, x, tops, shares, labels, title):
@@ -153,12 +144,11 @@ def draw(pictures, x, tops, shares, labels, title):
 
 def main(config: Config):
     labels, pictures, x = read_inputs(config)
-    state = read_weights(config.weights) if config.weights else None
-    run = runs.start("ch02_pretrained", config, out=config.out)
     model = NETWORKS[config.model][0](config.classes, rngs=nnx.Rngs(config.seed))
     if config.weights:
-        load_weights(model, state, config.weights)
+        load_weights(model, config.weights)
     model.eval()
+    run = runs.start("ch02_pretrained", config, out=config.out)
     count_parameters()
     show_preprocessing(*next(iter(pictures.items())), x[0])
     show_stages(model, x[:1])

@@ -8,6 +8,7 @@ Expect: a tour of nine stops and two pictures, 5-8 s on two cores
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,8 @@ GREY = np.array([0.2126, 0.7152, 0.0722], np.float32)  # how bright red, green a
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    image: str = "china.jpg"
-    """The picture made grey: one of scikit-learn's own, china.jpg or flower.jpg."""
-    out: Path = Path("runs")
-    """Where the directory of this run is made."""
+    image: Literal["china.jpg", "flower.jpg"] = "china.jpg"  # scikit-learn's picture that is made grey
+    out: Path = Path("runs")  # where the run directory is made
 
 
 def show(what: str, tensor: StridedTensor, base: StridedTensor | None = None) -> None:

@@ -22,12 +22,9 @@ COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")  # o
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rows: int = 3
-    """Rows of the tensor that is looked at."""
+    rows: int = 3  # of the tensor that is looked at
     columns: int = 4
-    """Its columns."""
-    out: Path = Path("runs")
-    """Where the directory of this run is made."""
+    out: Path = Path("runs")  # where the run directory is made
 
 
 def cell(axis, x: float, y: float, text: str, color: str | None) -> None:
@@ -61,7 +58,7 @@ def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> 
     for i in range(rows):
         for j in range(columns):
             cell(axis, j, -i, str(positions[i, j]), COLORS[i % len(COLORS)])
-    axis.set(xlim=(-0.2, room + 0.1), ylim=(0.9 - room, 1.1), aspect="equal", anchor="NW")
+    axis.set(xlim=(-0.2, room + 0.1), ylim=(0.5 - room, 1.1), aspect="equal", anchor="NW")
 
 
 def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:

@@ -28,6 +28,8 @@ class Config:
     out: Path = Path("runs")  # where the run directory is made
 
     def load(self, name):
+        if self.data == "embedded":
+            print(f"stand-in: {data.sources.find(name).stand_in}")
         return data.load(name, embedded=self.data == "embedded")
 
     def figures(self, rtol=1e-5, **rows: tuple[str, float]) -> None:
@@ -40,7 +42,7 @@ class Config:
 
 
 def describe(what, x):
-    print(f"{what}: shape {np.shape(x)}, {x.dtype}, {x.min():.4g} to {x.max():.4g}, mean {x.mean(dtype=float):.4g}")
+    print(f"{what}: shape {np.shape(x)}, {x.dtype}, {x.min():g} to {x.max():g}, mean {x.mean(dtype=float):.4g}")
 
 
 def show_image(config):

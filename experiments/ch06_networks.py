@@ -115,8 +115,9 @@ def show_equality(models, trained):
 def show_training(name, trained, book=None):
     """The losses as the book prints them, beside the book's, whose random weights were others."""
     print(f"\n{name}: losses in °C²\n{'':14s}training" + "  validation" + "  book: train  book: val." * bool(book))
-    for epoch in (epoch for epoch in BOOK if epoch <= len(trained.history["train/loss"])):
-        losses = [float(values[epoch - 1]) for values in trained.history.values()] + list(book[epoch] if book else ())
+    last = len(trained.history["train/loss"])
+    for epoch in (*(epoch for epoch in BOOK if epoch < last), last):
+        losses = [float(values[epoch - 1]) for values in trained.history.values()] + list((book or {}).get(epoch, ()))
         print(f"epoch {epoch:4d}" + "".join(f"{loss:12.4f}" for loss in losses))
     val = readings()[1]
     pairs = zip(trained.net(val["t_u"]).ravel(), val["t_c"].ravel(), strict=True)
@@ -135,7 +136,10 @@ def draw(fits, run_dir):
         ax.plot(both["t_u"][VALIDATION], both["t_c"][VALIDATION], "o", ms=12, mfc="none", mec="C3", label="held back")
         ax.plot(t_range, trained.net(0.1 * t_range[:, None]), "c-", label="network")
         ax.plot(both["t_u"], trained.net(0.1 * both["t_u"][:, None]), "kx", label="its output at the readings")
-        ax.set(xlabel="t_u (unknown units)", title=f"{name}: loss {float(trained.history['train/loss'][-1]):.2f} °C²")
+        ax.set(
+            xlabel="t_u (unknown units)",
+            title=f"{name}: training loss {float(trained.history['train/loss'][-1]):.2f} °C²",
+        )
     axes[0].set(ylabel="t_c (°C)")
     axes[0].legend()
     run_dir.figure(figure, "fit.png")

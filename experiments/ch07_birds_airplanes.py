@@ -115,7 +115,7 @@ def draw_losses():
     axes[1].set(ylabel="slope of the loss", title=f"Slope at {float(score[0]):g}: {told}")
     for ax in axes:
         ax.set(xlabel="score of the right class − score of the other")
-        ax.legend()
+    axes[0].legend()
     return figure
 
 

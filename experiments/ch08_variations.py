@@ -5,7 +5,7 @@ Run:    python -m experiments ch08_variations                                  s
         python -m experiments ch08_variations --data cifar10                   the book's pictures and settings
 Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png}
 Expect: digits 3 and 8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right, which are too
-        few to tell baseline, width, L2, L1 and dropout apart (62 right each); 65 s on two cores; res_deep_100
+        few to tell baseline, width, L2, L1 and dropout apart (62 right each); 58 s on two cores; res_deep_100
         after 5 epochs .829 and .786, 26 s of processor time
         airplanes and birds, seed 0, validation accuracy after 5 of the 100 epochs: baseline .825, width .835, L2 .823,
         L1 .818, dropout .825, batch norm .850; all 100 epochs were not run
@@ -130,12 +130,13 @@ def show(results, books):
         print(told + (f"{book[0]:13.2f}{book[1]:6.2f}" if book else ""))
 
 
-def draw(results, books):
+def draw(results, shown, books):
     """The book's picture: two bars a net; where the book has figures for them, they are the black lines."""
     figure, ax = plt.subplots(figsize=(10, 4.2), layout="constrained")
     place = np.arange(len(results))
     for side, shift in (("train", -0.2), ("val", 0.2)):
-        ax.bar(place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=side)
+        label = f"{side}, n = {len(getattr(shown, side)['label'])}"
+        ax.bar(place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=label)
     for x, name in enumerate(results):
         if books and (book := VARIATIONS[name].book):
             ax.hlines(np.array(book), [x - 0.4, x], [x, x + 0.4], color="k")
@@ -153,9 +154,11 @@ def main(config: Config):
     shown = pictures.load(config)
     results, settings = {}, config.settings()
     print(f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}")
+    if not config.nets and (left_out := [name for name in VARIATIONS if name not in settings.nets]):
+        print(f"without {', '.join(left_out)}, which takes minutes: --nets {' '.join(left_out)}")
     for name in dict.fromkeys(settings.nets):  # each once
         print(f"\n{name}", flush=True)
         fit, _ = results[name] = learn(VARIATIONS[name], shown, settings, config.seed)
         run_dir.history(fit.history, f"history_{name}.jsonl")
     show(results, config.is_books)
-    run_dir.figure(draw(results, config.is_books), "accuracy.png")
+    run_dir.figure(draw(results, shown, config.is_books), "accuracy.png")

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 import experiments
+from dlwp_jax import terminal
 from dlwp_jax.files import whole
 from experiments.__main__ import known, prepare
 
@@ -105,4 +106,5 @@ def save(node, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, prog="notebook", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
+    with terminal.output():
+        main(tyro.cli(Arguments, prog="notebook", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))

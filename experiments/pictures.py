@@ -104,8 +104,9 @@ class Trained(NamedTuple):
     def told(self, book: tuple[float, float] | None = None) -> str:
         """The accuracies, their medians over the last ten epochs (one can end in a dip), the book's, and a verdict."""
         train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
-        rows = {"at the end": (self.train, self.val), "median of the last ten epochs": (train, val)}
-        rows |= {"the book": book} if book else {}
+        n = min(10, len(self.history["val/accuracy"]))
+        rows = {"at the end": (self.train, self.val), f"median of the last {n} epochs": (train, val)}
+        rows |= {"the book, after 100 epochs": book} if book else {}
         told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
         return "accuracy " + "\n         ".join(told) + "\n" + str(diagnose(self.history)).replace("\n", "; ")
 
@@ -114,6 +115,8 @@ def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, s
     """Train a network; its accuracies are those in eval mode at the end."""
     learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(seed))
     result = train.fit(learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size)
+    if (done := len(result.history["train/loss"])) < epochs:  # Ctrl-C, or a loss that was not finite
+        print(f"ended after {done} of {epochs} epochs")
     images, labels = (np.concatenate([pictures.train[key], pictures.val[key]]) for key in ("image", "label"))
     logits = train.predict(learner, result.state, images, batch_size=500)  # of both sides: one program
     n, right = len(pictures.train["label"]), np.asarray(logits.argmax(axis=-1)) == labels

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from dlwp_jax import terminal
+from experiments import ch03_strides
+from experiments.__main__ import run
 from tests.conftest import ROOT
 
 
@@ -47,6 +50,46 @@ def test_wrong_words_are_refused_without_a_traceback(tmp_path, args, message):
     assert message in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "experiments --help",
+        "experiments --list",
+        "experiments ch03_strides",
+        "experiments ch05_thermometer --help",
+        "experiments ch05_thermometer --epoch 3",
+        "experiments.notebook --help",
+        "dlwp_jax.data list",
+    ],
+)
+def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
+    unbuffered = "1" * (asked.count(" ") > 1)  # both ways come to their end otherwise
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": unbuffered}
+    reader, writer = os.pipe()
+    os.close(reader)  # gone before the first line, so that every write finds it so
+    stderr = writer if "--epoch" in asked else subprocess.PIPE  # where what is refused is told
+    command = [sys.executable, "-m", *asked.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=writer, stderr=stderr, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr or "") == (terminal.CLOSED, "")
+
+
+def test_a_closed_output_is_no_error(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m experiments --list >&-"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupted_experiment_says_so(monkeypatch):
+    def main(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ch03_strides, "main", main)
+    with pytest.raises(SystemExit, match="ch03_strides: interrupted"):
+        run("ch03_strides", [])
 
 
 def test_the_library_imports_without_what_only_scripts_need(tmp_path):

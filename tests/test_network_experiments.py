@@ -142,6 +142,16 @@ def test_the_surest_mistakes_come_first_and_none_makes_no_figure(capsys):
     assert capsys.readouterr().out.splitlines()[1:] == ["0 of 70 wrong", "3 of 70 wrong"]
 
 
+def test_a_training_that_ends_early_says_so(monkeypatch, capsys):
+    fit = shown.train.fit
+    monkeypatch.setattr(shown.train, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 2}))
+    net = ch07_birds_airplanes.fully_connected("4", 2, rngs=nnx.Rngs(0))
+    trained = shown.learn(net, shown.load(shown.Config()), optax.sgd(1e-2), epochs=3)
+    told = capsys.readouterr().out
+    assert "ended after 2 of 3 epochs" in told
+    assert "median of the last 2 epochs" in trained.told()
+
+
 @pytest.mark.slow
 def test_3_and_8_are_the_digits_that_are_hardest_to_tell_apart():
     (pair, accuracy), (_, second) = shown.hardest_pairs()[:2]

@@ -223,6 +223,7 @@ def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
         ([size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")], 2, "stop near epoch 10"),
         ([size(1, 0.51, "overfitting"), size(2, 0.5)], 2, "does not overfit"),
         ([size(1, 0.5, "not converged"), size(2, 0.5)], 1, "verdict is not converged: train longer"),
+        ([size(1, 0.5, "diverged"), size(2, 0.5, "diverged")], 1, "verdict is diverged: train longer, or with another"),
         ([size(np.int64(1), 1.0), size(np.int64(2), 0.5)], 2, "Size 2"),
         ([size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")], 1, "every one diverged"),
     ],

@@ -7,6 +7,12 @@ import pytest
 from experiments import ch05_overfitting as experiment
 
 
+@pytest.mark.parametrize("width", [-1, 0, 16])
+def test_a_width_that_is_not_too_big_is_refused(width):
+    with pytest.raises(ValueError, match=f"--width must be above 16, to be too big; got {width}"):
+        experiment.Config(width=width)
+
+
 @pytest.mark.slow
 def test_the_experiment_as_a_person_runs_it(tmp_path, capsys):
     pytest.importorskip("matplotlib").use("Agg")

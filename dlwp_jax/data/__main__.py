@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from dlwp_jax import terminal
 from dlwp_jax.data import sources
 from dlwp_jax.data.fetch import data_root
 
@@ -53,9 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
     commands = {"list": show, "fetch": bring, "path": where}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dlwp_jax.data", args=arguments)
+    except BrokenPipeError:
+        raise  # nobody reads the output; told below
     except (OSError, ValueError) as error:  # a FetchError, or a data root that cannot be written
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    with terminal.output():
+        main()

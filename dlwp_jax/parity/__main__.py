@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax import parity
+from dlwp_jax import parity, terminal
 from dlwp_jax.parity.files import state_dict_of
 
 
@@ -155,4 +155,5 @@ def _load(path: Path) -> ModuleType:
 
 if __name__ == "__main__":
     sys.excepthook = end_with_status_2
-    sys.exit(main())
+    with terminal.output():
+        sys.exit(main())

@@ -22,7 +22,7 @@ from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
 PyTree = Any
 PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
 NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
-UNSETTLED = ("too few epochs to tell", "not converged", "not learning")  # no verdict on a size
+UNSETTLED = ("too few epochs to tell", "not converged", "not learning", "diverged")  # no verdict on a size
 BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
 
 

@@ -13,6 +13,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from dlwp_jax import terminal
+
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 HEAD = """# Performance
@@ -78,4 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal.output():
+        main()
