@@ -32,6 +32,15 @@ def _ctrl_c_is_heard():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs_at_a_time():
+    """Every compiled program takes memory maps; a process has 65,530, and XLA dies of a segmentation fault without."""
+    yield
+    maps = Path("/proc/self/maps")  # of Linux
+    if maps.exists() and maps.read_text().count("\n") > 15_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the checkout; a test that needs it skips by name where it is not."""

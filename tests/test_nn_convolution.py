@@ -31,8 +31,14 @@ CONVS = {
     "stride": ((7, 6), 3, 4, {"kernel_size": 3, "stride": (2, 3), "padding": 1}),
     "stride leaves an end": ((8, 9), 3, 4, {"kernel_size": 2, "stride": (3, 4)}),
     "stride over window": ((9, 7), 2, 4, {"kernel_size": 1, "stride": 2}),
-    "two columns at once": ((5, 6), 3, 20, {"kernel_size": (2, 3), "padding": (0, 1), "stride": (2, 1)}),
-    "1d, four columns at once": ((12,), 2, 3, {"kernel_size": 4, "padding": "same"}),
+    "product": ((7, 6), 3, 16, {"kernel_size": 3, "padding": 1}),
+    "product of single columns": ((6, 7), 2, 9, {"kernel_size": (4, 3), "padding": (0, 1)}),
+    "product, wide window": ((4, 9), 1, 12, {"kernel_size": (2, 6), "padding": (3, 0), "bias": False}),
+    "product, 1d": ((12,), 2, 3, {"kernel_size": 4, "padding": "same"}),
+    "product, 3d": ((4, 5, 6), 1, 8, {"kernel_size": (2, 3, 3), "padding": 1}),
+    "two columns at once": ((5, 6), 9, 8, {"kernel_size": (2, 3), "padding": (0, 1)}),
+    "four columns at once": ((5, 8), 9, 3, {"kernel_size": 3, "padding": 1}),
+    "one more row": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
     "dilation": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": (2, 3), "padding": 2}),
     "dilation and stride": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": 2, "stride": 3, "padding": 3}),
     "groups": ((7, 6), 4, 6, {"kernel_size": 3, "groups": 2, "stride": 2}),
@@ -109,7 +115,18 @@ def test_one_example_without_a_batch_axis(kind):
     assert_close(ours(x[0]), ours(x)[0])
 
 
-IN_SCAN = ["plain", "stride", "dilation and stride", "groups", "same", "3d all", "upsample", "output padding"]
+IN_SCAN = [
+    "plain",
+    "stride",
+    "dilation and stride",
+    "groups",
+    "same",
+    "product",
+    "one more row",
+    "3d all",
+    "upsample",
+    "output padding",
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), [(c[0], c[1]) for c in CASES if c[1] in IN_SCAN])
@@ -150,6 +167,30 @@ def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_ja
     assert "optimization_barrier" in loop_text(layer, "cpu")
     assert "optimization_barrier" not in loop_text(layer, "cuda")
     assert set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cuda"))) != set(layouts)
+
+
+def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
+    layer = nn.Conv2d(3, 16, 3, padding=1, rngs=nnx.Rngs(0))
+    x, params = jnp.ones((2, 6, 6, 3)), nnx.state(layer)
+
+    def gradient(params, x):
+        return jax.grad(lambda params: nnx.merge(nnx.graphdef(layer), params)(x).sum())(params)
+
+    def text(platform):
+        return jax.jit(gradient).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "dot_general" in text("cpu")
+    assert "convolution" not in text("cpu")
+    assert "dot_general" not in text("cuda")
+    assert "convolution" in text("cuda")
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 6, 3), (0, 6, 5, 3)])
+def test_nothing_in_nothing_out(shape):
+    layer = nn.Conv2d(3, 16, 3, padding=1, rngs=nnx.Rngs(0))
+    y, pull = jax.vjp(layer, jnp.ones(shape))
+    assert y.shape == (*shape[:-1], 16)
+    assert pull(y)[0].shape == shape
 
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])

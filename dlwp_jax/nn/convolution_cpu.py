@@ -1,18 +1,29 @@
-"""How a convolution is written so that XLA:CPU computes it fast: in one layout, and wide.
+"""How a convolution is written so that XLA:CPU computes it fast: in one layout, on all cores, and wide.
 
-XLA:CPU gathers the window of every output place into a buffer and multiplies it by the kernel. Where there are
-few output channels, the gathering takes most of the time. So neighbouring output columns are computed together:
-a window that is `r - 1` columns wider, moved `r` columns at a time, with `r` shifted copies of the kernel, zeros
-around them, as its output channels. The result is the same memory, read as `[N H W/r r*out]`. At most twice the
-products, far fewer gathers (`scripts/bench layers` has the times). One thing differs from torch: the zeros turn
-infinity into NaN, so an input that is not finite spoils all `r` columns computed together where it would spoil one.
+XLA:CPU has two engines for convolutions, and picks one by the shapes. Eigen takes all cores. YNNPACK (more than 16
+channels on either side, two spatial axes) is frugal, but in jaxlib 0.10 stays on one core unless a row is very long.
+It declines an output with more rows than the input, so one row is added below and cut off again (`scripts/bench
+layers` has the times).
+
+Either engine gathers the window of every output place into a buffer and multiplies it by the kernel. Where there are
+few output channels, the gathering takes most of the time, so neighbouring output columns are computed together: a
+window that is `r - 1` columns wider, moved `r` columns at a time, with `r` shifted copies of the kernel, zeros around
+them, as its output channels. The result is the same memory, read as `[N H W/r r*out]`. Where there are few input
+channels, as in pictures, a matrix product is faster still (`convolution_product`).
+
+One thing differs from torch: the zeros turn infinity into NaN, so an input that is not finite spoils all `r` columns
+computed together where it would spoil one.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+
+from dlwp_jax.nn import convolution_product as product
+
+Pairs = Sequence[tuple[int, int]]
 
 
 def canonical(
@@ -20,7 +31,7 @@ def canonical(
     kernel: jax.Array,
     *,
     stride: tuple[int, ...],
-    padding: Sequence[tuple[int, int]],
+    padding: Pairs,
     dilation: tuple[int, ...],
     groups: int,
     spread: tuple[int, ...] | None = None,
@@ -39,44 +50,56 @@ def canonical(
     )
 
 
-def widened(
+def fast(
     x: jax.Array,
     kernel: jax.Array,
     *,
     stride: tuple[int, ...],
-    padding: Sequence[tuple[int, int]],
+    padding: Pairs,
     dilation: tuple[int, ...],
     groups: int,
     spread: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """`canonical`, several output columns at a time where that pays.
+    """`canonical`, in the form that takes least time.
 
-    >>> x, kernel = jnp.arange(12.0).reshape(1, 2, 6, 1), jnp.ones((2, 3, 1, 1))
+    >>> x, kernel = jax.numpy.arange(12.0).reshape(1, 2, 6, 1), jax.numpy.ones((2, 3, 1, 1))
     >>> options = {"stride": (1, 1), "padding": ((0, 0), (1, 1)), "dilation": (1, 1), "groups": 1}
-    >>> (widened(x, kernel, **options) == canonical(x, kernel, **options)).all().item()
+    >>> (fast(x, kernel, **options) == canonical(x, kernel, **options)).all().item()
     True
     """
     options = {"dilation": dilation, "groups": groups, "spread": spread}
-    size = x.shape[-2] + sum(padding[-1])
-    outputs, is_plain = size - kernel.shape[-3] + 1, groups == stride[-1] == dilation[-1] == 1
-    columns = columns_at_once(outputs, *kernel.shape[-3:]) if is_plain and set(spread or (1,)) == {1} else 1
-    if columns == 1:
+    if not is_plain(stride, dilation, groups, spread):
         return canonical(x, kernel, stride=stride, padding=padding, **options)
-    before = [(0, 0)] * (kernel.ndim - 3)
-    shifted = [jnp.pad(kernel, [*before, (j, columns - 1 - j), (0, 0), (0, 0)]) for j in range(columns)]
-    wide = jnp.stack(shifted, -2)  # [*window + (columns - 1) in columns out]
-    wide = wide.reshape(*wide.shape[:-2], -1)
+    *window, channels, out = kernel.shape
+    outputs = product.outputs(x.shape[1:-1], window, padding)
+    if product.pays(outputs, kernel.shape):
+        return product.convolve(x, kernel, padding)
+    columns = columns_at_once(outputs[-1], window[-1], channels, out)
+    is_for_ynnpack = len(window) == 2 and max(channels, columns * out) > 16 and math.prod(window) > 1
+    if is_for_ynnpack and outputs[0] == x.shape[1]:
+        padding = ((padding[0][0], padding[0][1] + 1), *padding[1:])
+    wide = product.widened(kernel, columns).reshape(*window[:-1], -1, channels, columns * out)
     y = canonical(x, wide, stride=(*stride[:-1], columns), padding=padding, **options)
-    return y.reshape(*y.shape[:-2], outputs, kernel.shape[-1])
+    return y[:, : outputs[0]].reshape(x.shape[0], *outputs, out)
+
+
+def is_plain(
+    stride: tuple[int, ...], dilation: tuple[int, ...], groups: int, spread: tuple[int, ...] | None = None
+) -> bool:
+    """Whether a window meets every place, and all channels.
+
+    >>> is_plain((1, 1), (1, 1), 1), is_plain((2, 1), (1, 1), 1)
+    (True, False)
+    """
+    return groups == 1 and set(stride) == set(dilation) == set(spread or (1,)) == {1}
 
 
 def columns_at_once(outputs: int, window: int, channels: int, out: int) -> int:
-    """How many output columns to compute together: measured on the shapes of chapter 8's networks.
+    """How many output columns to compute together: as many as keep Eigen's 16 channels.
 
-    >>> columns_at_once(32, 3, 3, 16), columns_at_once(16, 3, 8, 16), columns_at_once(16, 3, 32, 32)
-    (4, 2, 1)
+    >>> columns_at_once(16, 3, 16, 8), columns_at_once(16, 3, 8, 16), columns_at_once(16, 3, 32, 8)
+    (2, 1, 1)
     """
-    if window == 1 or (channels > 16 and out > 8):
+    if window == 1 or channels > 16:
         return 1
-    wanted = (64 if channels % 8 else 32) // out
-    return next((columns for columns in (4, 2) if columns <= wanted and outputs % columns == 0), 1)
+    return next((columns for columns in (4, 2) if columns * out <= 16 and outputs % columns == 0), 1)

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from dlwp_jax.nn import convolution_product as product
 from dlwp_jax.nn.convolution_cpu import canonical as _canonical
-from dlwp_jax.nn.convolution_cpu import widened
+from dlwp_jax.nn.convolution_cpu import fast, is_plain
 
 
 class Geometry(NamedTuple):
@@ -92,7 +93,7 @@ def _tangent(gradients, y, tangents):
 
 
 def _forward(x, kernel, geometry):
-    cpu, default = (partial(form, **geometry._asdict()) for form in (widened, _canonical))
+    cpu, default = (partial(form, **geometry._asdict()) for form in (fast, _canonical))
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
@@ -131,7 +132,7 @@ def input_gradient(g: jax.Array, kernel: jax.Array, spatial: tuple[int, ...], ge
             spatial, g.shape[1:-1], window, stride, dilation, padding, strict=True
         )
     ]
-    return widened(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
+    return fast(g, flipped, stride=(1,) * n, padding=pairs, dilation=dilation, groups=groups, spread=stride)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], geometry: Geometry) -> jax.Array:
@@ -140,6 +141,8 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], g
     Channels become the batch, examples the features: `[in/groups *spatial groups*N] x [*spatial' N out]`.
     """
     stride, padding, dilation, groups = geometry
+    if is_plain(stride, dilation, groups) and product.pays(g.shape[1:-1], kernel_shape):
+        return product.kernel_gradient(x, g, kernel_shape, padding)
     n = len(stride)
     batch, spatial, c = x.shape[0], x.shape[1:-1], kernel_shape[n]
     images = jnp.moveaxis(x.reshape(batch, *spatial, groups, c), -1, 0)  # [c N *spatial groups]
