@@ -9,30 +9,31 @@ products of the step, counted by torch's own flop counter, against the rate of a
 on the same device in the same run. Eight conv nets
 go one after the other through `lax.map`; 64 small ones through `vmap`.
 
-Where a target is missed, what was tried. *Conv net*: several output columns at once, for few output channels, brought
-most (`scripts/bench layers`); im2col with a matrix product and channels padded to a multiple of 4, 8 or 16 were slower
-or no faster. What is left is the second core, from which torch's epoch gains 1.66. Where input or output have more than
-16 channels, jaxlib 0.10 gives a convolution to YNNPACK, which stays on one core (CPU time by wall time 1.01 to 1.06)
-unless one row of the output is very long; smaller ones go to Eigen, which takes both cores (1.97) but needs 2.2 ms for
-3 to 16 channels where four columns in YNNPACK need 1.2. The same net written by hand, batch last, four pixels at once
-and pooled before tanh, is a matrix product, which takes both cores: 0.80 of torch's time where ours took 1.11; but it
-needs convolution, tanh and pooling written as one. Leads, measured alone and not in the epoch (the machine was never
-idle long enough): 16 to 8 channels at two columns, in Eigen, 0.50 ms, at four, as now, 0.79 ms; three shifted rows side
-by side as channels, all rows of all examples one long row, 0.81 ms for 3 to 16 channels, building the row not counted.
-The batch in two or four parts was no faster: XLA ran the parts one after the other, in a loop and out of it.
-*Fully connected*: the products take as long as torch's; what is left is passes over 3.7 million parameters. The check
-for infinite numbers wrote a flag for each and reduced the flags on one core. Now eight parts of the array are combined
-first: 0.90 of the epoch's time before (77.8 ms against 86.4 ms, median of nine, one run in which torch took 104 ms);
-without any check it is 74.8 ms. The sum of `0 * x` took 86.7 ms or, one sum over all arrays, 83.8 ms, a product with a
-vector of zeros 81.4 ms, a reduction axis by axis 87.5 ms.
-*Residual net*: a convolution of 32 channels takes one core of two, near that core's rate: forward 2.9 ms of a block's
-13.5 ms, the gradient of the kernel 4.8 ms. Of five other ways to write that gradient one was faster, a matrix product
-for each row of the window over three shifted columns, 3.9 ms; nine shifted products took 10.4 ms, all patches at once
-16.4 ms. The long row of above took 2.4 ms forward. Together these leads would not reach the target; none was tried in
-the network.
-What is kept for the backward pass is copied into the stack of the scan and out again. Twenty unrolled blocks were no
-faster a step, and each adds to the compile time; batch norm with a derivative of its own brought its share
-down by half.
+Where a target is missed, what was tried. Times in this text are each of one run, forms interleaved, on this machine.
+*Conv net*: XLA:CPU has two engines for convolutions. YNNPACK, which gets those of more than 16 channels, stays on one
+core in jaxlib 0.10 (CPU time by wall time 1.01 to 1.06) unless a row of the output is very long; Eigen takes both
+(1.97). Three things brought the ratio from 1.10 to 0.92 in one interleaved run: pictures of few channels as a matrix
+product, two columns at a time (3 to 16 channels: forward 1.22 ms for 1.77, gradient of the kernel 0.89 for 1.48); few
+output channels only as wide as Eigen takes them (16 to 8: 0.60 ms for 0.87); and for more channels one more output row,
+cut off again, which makes YNNPACK decline (32 to 32: 2.08 ms for 3.32). What is left of a step of 5.8 ms: 0.8 each the
+two gradients of kernels, 0.6 the first tanh, 0.6 each the second convolution and its input's gradient, 0.4 the first
+pooling's gradient. The flag `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives all to Eigen: the gradient of a
+kernel of 32 channels takes 3.8 ms for 5.7, that of 16 to 8 channels 1.35 for 1.0; we set no flags for a user.
+im2col of more channels and channels padded to a multiple of 4, 8 or 16 were slower or no faster; the batch in two or
+four parts too: XLA ran the parts one after the other. Written by hand, batch last, four pixels at once and pooled
+before tanh, the net took 0.80 of torch's time where ours took 1.11; it needs convolution, tanh and pooling in one.
+*Fully connected*: the products take as long as torch's; what is left is passes over 3.7 million parameters. An update
+alone takes 4.8 ms of an epoch; with the check for infinite numbers the new parameters are written (6.3 ms), read by the
+check (3.7) and chosen or not (9.4). The check itself combines eight parts of an array before it reduces their flags:
+0.90 of the epoch's time before. The sum of `0 * x`, a product with a vector of zeros, and a reduction axis by axis took
+longer. Not tried: computing the new parameters twice, in the check and in the choice, without writing them between.
+*Residual net*: what is said of 32 channels took 20 blocks from 2.3 to 1.6 of torch's time. The gradient of the kernel,
+3.9 ms on one core, is now 40% of a step. Other ways to write it: nine shifted products 10.4 ms, all windows at once 16,
+a product for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis 7, examples in
+groups of 16 as features 7.5; with the channels side by side in rows it took 3.7 ms for 5.3 alone, in the network 2%
+less, and in larger pictures longer, so it is not used. What is kept for the backward pass is copied into the stack of
+the scan and out again, some 30% of a step with the zeros the stack begins with. Twenty unrolled blocks were no faster a
+step, and each adds to the compile time; batch norm with a derivative of its own brought its share down by half.
 
 On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in place of threads. That
 branch has not been run: no GPU was at hand.
