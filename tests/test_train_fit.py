@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
+from dlwp_jax.train.progress import display
 from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
 
 TRAIN, VAL = regression(24), regression(8, seed=1)
@@ -168,6 +169,14 @@ def test_a_stream_that_is_used_up_or_empty_is_refused(learned):
 
 
 # What a person sees
+
+
+def test_of_few_epochs_a_log_file_shows_parts(capsys):
+    with display(2, shown=True) as shown:
+        for tenth in range(1, 21):
+            shown.update(tenth / 10, {"train/loss": 1.0})
+    told = [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["epoch 1/2", "epoch 1.2/2", "epoch 1.4/2", "epoch 1.6/2", "epoch 1.8/2", "epoch 2/2"]
 
 
 def test_a_log_file_gets_a_dozen_lines_however_long_training_takes(learned, capsys):

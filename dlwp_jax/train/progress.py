@@ -1,5 +1,6 @@
 """What a person sees while training runs: a bar on a terminal, a few lines elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,8 @@ class _Lines:
         done, seconds = epochs - self.first[0], now - self.first[1]
         left = f", {seconds * (self.total - epochs) / done:.1f} s left" if done and epochs < self.total else ""
         told = "  ".join(f"{name} {value:.6g}" for name, value in losses.items())
-        print(f"epoch {int(epochs)}/{self.total}  {told}  {seconds:.1f} s{left}", file=sys.stderr, flush=True)
+        reached = int(epochs) if self.total >= 10 else math.floor(10 * epochs) / 10  # of few epochs, parts are shown
+        print(f"epoch {reached:g}/{self.total}  {told}  {seconds:.1f} s{left}", file=sys.stderr, flush=True)
 
 
 @contextmanager
