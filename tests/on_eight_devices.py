@@ -230,11 +230,13 @@ def test_the_work_of_a_convolution_is_split(batch_size):
     """Each of 8 devices convolves 4 of 32 rows; of 26 rows too, with the last ones at rest."""
     text = compiled_step(Residual(nnx.Rngs(0)), 8, pictures(64, dtype=jnp.float32), batch_size)
     convolutions = shapes_of(text, "convolution")
-    forward = [shape for shape in convolutions if shape[1:3] == (2, 1)]  # two columns at a time
+    forward = [shape for shape in convolutions if shape[1:3] == (2, 2)]
     kernels = [shape for shape in convolutions if shape[1:3] == (3, 3)]
     assert len(forward) >= 2, convolutions
     assert {shape[0] for shape in forward} == {4}, convolutions
-    assert len(kernels) == 2, convolutions
+    assert len(kernels) == 1, convolutions
+    pictures_product = [shape for shape in shapes_of(text, "dot") if shape[-1] == 2 * 16]  # two columns of 16 channels
+    assert pictures_product == [(4 * 2, 2 * 16)], pictures_product  # 4 pictures of 2 rows
     assert (16, 3, 3, 16) in shapes_of(text, "all-reduce"), text  # a gradient, summed over the devices
     gathered = [shape for shape in shapes_of(text, "all-gather") if len(shape) > 3]
     assert not gathered, gathered  # no pictures, no activations

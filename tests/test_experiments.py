@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
 
 def test_a_closed_output_is_no_error(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = f"{sys.executable} -m experiments --list >&-"
+    command = f"{shlex.quote(sys.executable)} -m experiments --list >&-"
     done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -80,13 +80,21 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], pad
     *window, channels, out = kernel_shape
     columns = columns_at_once(g.shape[1:-1])
     rows = _windows(x, window, padding, columns)
-    products = rows.T @ g.reshape(rows.shape[0], columns * out)
+    g = g.reshape(*rows.shape[:2], columns * out)
+    if jax.device_count() == 1:  # XLA copies an operand that it sums over two axes of; devices split the first of them
+        places = rows.shape[0] * rows.shape[1]
+        products = rows.reshape(places, rows.shape[-1]).T @ g.reshape(places, columns * out)
+    else:
+        products = jnp.tensordot(rows, g, ((0, 1), (0, 1)))
     wide = products.reshape(*window[:-1], window[-1] + columns - 1, channels, columns, out)
     return reduce(jnp.add, [wide[..., j : j + window[-1], :, j, :] for j in range(columns)])
 
 
 def _windows(x, window, padding, columns):
-    """What the window of each `columns` neighbouring outputs sees: `[N*spatial'/columns window'*in]`."""
+    """What the window of each `columns` neighbouring outputs sees: `[N spatial'/columns window'*in]`.
+
+    Examples stay an axis of their own, which devices can split where they do not come out even, too.
+    """
     n, spatial, channels = x.shape[0], outputs(x.shape[1:-1], window, padding), x.shape[-1]
     width = window[-1] + columns - 1
     edges = [(0, 0), *padding[:-1], (padding[-1][0], padding[-1][1] + columns - 1), (0, 0)]
@@ -102,4 +110,4 @@ def _windows(x, window, padding, columns):
         size = spatial[axis - 1]
         shifted = [lax.slice_in_dim(seen, i, i + size, axis=axis) for i in range(window[axis - 1])]
         seen = jnp.concatenate(shifted, -1)
-    return lax.optimization_barrier(seen.reshape(n * math.prod(spatial) // columns, seen.shape[-1]))
+    return lax.optimization_barrier(seen.reshape(n, math.prod(spatial) // columns, seen.shape[-1]))
