@@ -9,8 +9,8 @@ products of the step, counted by torch's own flop counter, against the rate of a
 on the same device in the same run. Eight conv nets
 go one after the other through `lax.map`; 64 small ones through `vmap`.
 
-The machine was shared and the table's ratios moved: in four runs on 2026-11-24 conv net 0.89 to 0.98, fully connected 0.80
-to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.90 to 0.99; the table is the last of them.
+The machine was shared and the table's ratios moved. In four runs on 2026-11-24: conv net 0.89 to 0.98, fully connected
+0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.90 to 0.99; the table is of the last.
 
 Where a target is missed, what was tried. Times in this text are each of one run, forms interleaved, on this machine.
 *Conv net*: XLA:CPU has two engines for convolutions. YNNPACK, which gets those of more than 16 channels, stays on one
