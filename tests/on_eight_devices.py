@@ -237,7 +237,9 @@ def test_the_work_of_a_convolution_is_split(batch_size):
     assert len(kernels) == 1, convolutions
     pictures_product = [shape for shape in shapes_of(text, "dot") if shape[-1] == 2 * 16]  # two columns of 16 channels
     assert pictures_product == [(4 * 2, 2 * 16)], pictures_product  # 4 pictures of 2 rows
-    assert (16, 3, 3, 16) in shapes_of(text, "all-reduce"), text  # a gradient, summed over the devices
+    sums = shapes_of(text, "all-reduce")  # gradients, summed over the devices
+    assert (16, 3, 3, 16) in sums, text
+    assert {(32, 36), (36, 32)} & set(sums), text  # that of the product
     gathered = [shape for shape in shapes_of(text, "all-gather") if len(shape) > 3]
     assert not gathered, gathered  # no pictures, no activations
 

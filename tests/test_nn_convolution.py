@@ -38,6 +38,7 @@ CONVS = {
     "product, 3d": ((4, 5, 6), 1, 8, {"kernel_size": (2, 3, 3), "padding": 1}),
     "two columns at once": ((5, 6), 9, 8, {"kernel_size": (2, 3), "padding": (0, 1)}),
     "four columns at once": ((5, 8), 9, 3, {"kernel_size": 3, "padding": 1}),
+    "four columns at once, 1d": ((12,), 9, 4, {"kernel_size": 4, "padding": "same"}),
     "one more row": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
     "dilation": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": (2, 3), "padding": 2}),
     "dilation and stride": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": 2, "stride": 3, "padding": 3}),

@@ -16,14 +16,11 @@ computed together where it would spoil one.
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 from jax import lax
 
 from dlwp_jax.nn import convolution_product as product
-
-Pairs = Sequence[tuple[int, int]]
 
 
 def canonical(
@@ -31,7 +28,7 @@ def canonical(
     kernel: jax.Array,
     *,
     stride: tuple[int, ...],
-    padding: Pairs,
+    padding: product.Pairs,
     dilation: tuple[int, ...],
     groups: int,
     spread: tuple[int, ...] | None = None,
@@ -55,7 +52,7 @@ def fast(
     kernel: jax.Array,
     *,
     stride: tuple[int, ...],
-    padding: Pairs,
+    padding: product.Pairs,
     dilation: tuple[int, ...],
     groups: int,
     spread: tuple[int, ...] | None = None,
@@ -76,11 +73,13 @@ def fast(
         return product.convolve(x, kernel, padding)
     columns = columns_at_once(outputs[-1], window[-1], channels, out)
     is_for_ynnpack = len(window) == 2 and max(channels, columns * out) > 16 and math.prod(window) > 1
-    if is_for_ynnpack and outputs[0] == x.shape[1]:
+    has_row_more = is_for_ynnpack and outputs[0] == x.shape[1]
+    if has_row_more:
         padding = ((padding[0][0], padding[0][1] + 1), *padding[1:])
     wide = product.widened(kernel, columns).reshape(*window[:-1], -1, channels, columns * out)
     y = canonical(x, wide, stride=(*stride[:-1], columns), padding=padding, **options)
-    return y[:, : outputs[0]].reshape(x.shape[0], *outputs, out)
+    y = y[:, :-1] if has_row_more else y
+    return y.reshape(x.shape[0], *outputs, out)
 
 
 def is_plain(

@@ -52,6 +52,8 @@ def widened(kernel: jax.Array, columns: int) -> jax.Array:
     >>> widened(jnp.ones((2, 1, 1)), 2)[:, 0, :, 0].tolist()
     [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
     """
+    if columns == 1:  # as most are: nothing to trace
+        return jnp.expand_dims(kernel, -2)
     before = [(0, 0)] * (kernel.ndim - 3)
     shifted = [jnp.pad(kernel, [*before, (j, columns - 1 - j), (0, 0), (0, 0)]) for j in range(columns)]
     return jnp.stack(shifted, -2)
@@ -66,7 +68,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Pairs) -> jax.Array:
     *window, _, out = kernel.shape
     places = outputs(x.shape[1:-1], window, padding)
     columns = columns_at_once(places)
-    rows = _windows(x, window, padding, columns)
+    rows = _windows(x, window, padding, places)
     y = rows @ widened(kernel, columns).reshape(rows.shape[-1], columns * out)
     return y.reshape(x.shape[0], *places, out)
 
@@ -79,7 +81,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], pad
     """
     *window, channels, out = kernel_shape
     columns = columns_at_once(g.shape[1:-1])
-    rows = _windows(x, window, padding, columns)
+    rows = _windows(x, window, padding, g.shape[1:-1])
     g = g.reshape(*rows.shape[:2], columns * out)
     if jax.device_count() == 1:  # XLA copies an operand that it sums over two axes of; devices split the first of them
         places = rows.shape[0] * rows.shape[1]
@@ -90,12 +92,12 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], pad
     return reduce(jnp.add, [wide[..., j : j + window[-1], :, j, :] for j in range(columns)])
 
 
-def _windows(x, window, padding, columns):
-    """What the window of each `columns` neighbouring outputs sees: `[N spatial'/columns window'*in]`.
+def _windows(x, window, padding, spatial):
+    """What the windows of neighbouring outputs, of sizes `spatial`, see together: `[N spatial'/columns window'*in]`.
 
     Examples stay an axis of their own, which devices can split where they do not come out even, too.
     """
-    n, spatial, channels = x.shape[0], outputs(x.shape[1:-1], window, padding), x.shape[-1]
+    n, channels, columns = x.shape[0], x.shape[-1], columns_at_once(spatial)
     width = window[-1] + columns - 1
     edges = [(0, 0), *padding[:-1], (padding[-1][0], padding[-1][1] + columns - 1), (0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in edges])
