@@ -75,6 +75,7 @@ class Store:
         arrays = {name: copied(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
         with _told(self.path), _alone():
+            _require_room(self.path, sum(array.nbytes for array in arrays.values()))
             partial.mkdir()
             writing = _orbax().save_async(str(partial / ARRAYS), arrays)
         self._pending = self._worker.submit(self._finish, writing.result, partial, number, about)
@@ -293,6 +294,13 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):  # a loader's forked worker may outlive a process that is killed
     os.register_at_fork(after_in_child=_let_go)
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Refuse what a disk cannot hold: where Orbax runs into its end, its threads print dozens of tracebacks."""
+    disk = shutil.disk_usage(path)
+    if disk.total and disk.free < size:  # file systems that do not tell have a total of 0
+        raise OSError(f"it takes {size / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free there.")
 
 
 @contextlib.contextmanager
