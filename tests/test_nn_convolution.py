@@ -54,6 +54,13 @@ CONVS = {
     "1d": ((11,), 3, 4, {"kernel_size": 4, "stride": 2, "padding": 1}),
     "1d dilated groups": ((11,), 4, 4, {"kernel_size": 3, "dilation": 2, "groups": 2}),
     "3d": ((5, 6, 4), 2, 4, {"kernel_size": 3, "padding": 1}),
+    "3d stride and dilation": (
+        (7, 6, 5),
+        3,
+        4,
+        {"kernel_size": (3, 2, 3), "stride": (2, 1, 3), "padding": (1, 2, 0), "dilation": (2, 3, 1)},
+    ),
+    "3d same, even": ((4, 5, 6), 9, 20, {"kernel_size": (2, 3, 4), "padding": "same"}),
     "3d all": (
         (7, 6, 5),
         2,
@@ -77,6 +84,12 @@ TRANSPOSED = {
     "dilation no bias": ((5, 4), 3, 4, {"kernel_size": 3, "dilation": (1, 2), "stride": 2, "bias": False}),
     "1d": ((7,), 3, 4, {"kernel_size": 4, "stride": 3, "padding": 2, "output_padding": 1}),
     "3d": ((3, 4, 2), 2, 4, {"kernel_size": 2, "stride": 2}),
+    "3d output padding": (
+        (3, 4, 2),
+        2,
+        4,
+        {"kernel_size": (3, 2, 4), "stride": (3, 2, 1), "padding": (2, 0, 1), "output_padding": (2, 1, 0)},
+    ),
     "3d groups": (
         (3, 4, 2),
         2,
@@ -124,6 +137,7 @@ IN_SCAN = [
     "same",
     "product",
     "one more row",
+    "3d stride and dilation",
     "3d all",
     "upsample",
     "output padding",

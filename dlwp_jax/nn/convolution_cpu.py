@@ -11,6 +11,8 @@ window that is `r - 1` columns wider, moved `r` columns at a time, with `r` shif
 them, as its output channels. The result is the same memory, read as `[N H W/r r*out]`. Where there are few input
 channels, as in pictures, a matrix product is faster still (`convolution_product`).
 
+Eigen is slow over three spatial axes, so volumes become pictures first (`convolution_depth`).
+
 One thing differs from torch: the zeros turn infinity into NaN, so an input that is not finite spoils all `r` columns
 computed together where it would spoil one.
 """
@@ -20,6 +22,7 @@ import math
 import jax
 from jax import lax
 
+from dlwp_jax.nn import convolution_depth as volumes
 from dlwp_jax.nn import convolution_product as product
 
 
@@ -64,6 +67,8 @@ def fast(
     >>> (fast(x, kernel, **options) == canonical(x, kernel, **options)).all().item()
     True
     """
+    if len(stride) == 3 and groups == 1:
+        return _over_depths(x, kernel, stride, padding, dilation, spread or (1, 1, 1))
     options = {"dilation": dilation, "groups": groups, "spread": spread}
     if not is_plain(stride, dilation, groups, spread):
         return canonical(x, kernel, stride=stride, padding=padding, **options)
@@ -80,6 +85,14 @@ def fast(
     y = canonical(x, wide, stride=(*stride[:-1], columns), padding=padding, **options)
     y = y[:, :-1] if has_row_more else y
     return y.reshape(x.shape[0], *outputs, out)
+
+
+def _over_depths(x, kernel, stride, padding, dilation, spread):
+    at_depth = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0], "spread": spread[0]}
+    seen = volumes.pictures(x, kernel.shape[0], **at_depth)
+    within = {"stride": stride[1:], "padding": padding[1:], "dilation": dilation[1:], "spread": spread[1:]}
+    y = fast(volumes.merged(seen), volumes.flat(kernel), groups=1, **within)
+    return y.reshape(*seen.shape[:2], *y.shape[1:])
 
 
 def is_plain(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from dlwp_jax.nn import convolution_depth as volumes
 from dlwp_jax.nn import convolution_product as product
 from dlwp_jax.nn.convolution_cpu import canonical as _canonical
 from dlwp_jax.nn.convolution_cpu import fast, is_plain
@@ -141,6 +142,12 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], g
     Channels become the batch, examples the features: `[in/groups *spatial groups*N] x [*spatial' N out]`.
     """
     stride, padding, dilation, groups = geometry
+    if len(stride) == 3 and groups == 1:
+        at_depth = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
+        depth, *window, c, out = kernel_shape
+        seen = volumes.merged(volumes.pictures(x, depth, **at_depth))
+        within = Geometry(stride[1:], padding[1:], dilation[1:], groups)
+        return volumes.deep(kernel_gradient(seen, volumes.merged(g), (*window, depth * c, out), within), depth)
     if is_plain(stride, dilation, groups) and product.pays(g.shape[1:-1], kernel_shape):
         return product.kernel_gradient(x, g, kernel_shape, padding)
     n = len(stride)

@@ -8,15 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
-def _outputs(size, window, stride, dilation):
-    return (size - dilation * (window - 1) - 1) // stride + 1
-
-
-def _places(x, axis, window, stride, dilation):
-    """What the windows hold at each of their places: `window` arrays with one entry per window."""
-    span = (_outputs(x.shape[axis], window, stride, dilation) - 1) * stride + 1
-    return [lax.slice_in_dim(x, j * dilation, j * dilation + span, stride, axis) for j in range(window)]
+from dlwp_jax.nn import windows
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
@@ -26,7 +18,7 @@ def max_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation
     >>> max_over_windows(jnp.array([1.0, 3.0, 2.0, 0.0]), 0, 2, 1, 1).tolist()
     [3.0, 3.0, 2.0]
     """
-    first, *others = _places(x, axis, window, stride, dilation)
+    first, *others = windows.places(x, axis, window, stride, dilation)
     for other in others:
         first = jnp.maximum(first, other)
     return first
@@ -36,7 +28,7 @@ def max_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation
 def _max_jvp(axis, window, stride, dilation, primals, tangents):
     """The tangent is the transpose of the backward pass `_spread`, which reverse mode finds by transposing again."""
     (x,), (dx,) = primals, tangents
-    best, *others = _places(x, axis, window, stride, dilation)
+    best, *others = windows.places(x, axis, window, stride, dilation)
     index_dtype = jnp.int8 if window <= 128 else jnp.int32
     index = jnp.zeros(best.shape, index_dtype)
     for j, other in enumerate(others, start=1):
@@ -81,8 +73,8 @@ def sum_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation
     [4.0, 2.0]
     """
     if dilation == 1 and stride == window:  # one reshape holds all windows, however large they are
-        outputs = _outputs(x.shape[axis], window, stride, dilation)
+        outputs = windows.count(x.shape[axis], window, stride, dilation)
         x = lax.slice_in_dim(x, 0, outputs * stride, 1, axis)
         return x.reshape(*x.shape[:axis], outputs, stride, *x.shape[axis + 1 :]).sum(axis + 1)
-    first, *others = _places(x, axis, window, stride, dilation)
+    first, *others = windows.places(x, axis, window, stride, dilation)
     return sum(others, first)

@@ -1,8 +1,9 @@
-"""Layers of chapter 8, forward and backward: as `dlwp_jax.nn` writes them, as JAX derives them, and torch's
+"""Layers of chapters 8 and 11, forward and backward: as `dlwp_jax.nn` writes them, as JAX derives them, and torch's
 
-Batches of 64, float32. *Plain* is `lax.conv_general_dilated` with JAX's own gradient, outside a loop and inside a
-`lax.scan` (where XLA:CPU keeps the layouts of that gradient), and batch norm without a derivative of its own. A scan
-is timed over four steps and divided. Torch is the faster of channels first and last, with all its threads and with one.
+Batches of 64 (4 of volumes), float32. *Plain* is `lax.conv_general_dilated` with JAX's own gradient, outside a loop and
+inside a `lax.scan` (where XLA:CPU keeps the layouts of that gradient), and batch norm without a derivative of its own.
+A scan is timed over four steps and divided. Torch is the faster of channels first and last, with all its threads and
+with one.
 """
 
 from collections.abc import Callable
@@ -19,11 +20,21 @@ from dlwp_jax.nn.batch_norm import moments, normalize, normalize_by_moments
 
 # spatial size, channels in and out of the 3 x 3 convolutions of chapter 8's networks
 CONVOLUTIONS = ((32, 3, 16), (16, 16, 8), (32, 3, 32), (16, 32, 16), (8, 16, 16), (16, 32, 32))
+# sizes of a volume, channels in and out of LunaModel's 3 x 3 x 3 convolutions
+VOLUMES = (
+    ((32, 48, 48), 1, 8),
+    ((16, 24, 24), 8, 16),
+    ((16, 24, 24), 16, 16),
+    ((8, 12, 12), 32, 32),
+    ((4, 6, 6), 64, 64),
+)
 LOOP = 4
 
 
 def plain_conv(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    axes = "DHW"[-kernel.ndim + 2 :]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return lax.conv_general_dilated(x, kernel, (1,) * len(axes), ((1, 1),) * len(axes), dimension_numbers=numbers)
 
 
 def our_conv(x, kernel):
@@ -81,7 +92,7 @@ def compare(what: str, ours: Callable, plain: Callable, layer: torch.nn.Module, 
         "plain, in a loop": steps_in_a_loop(plain, x, *others),
     }
     for threads in sorted({1, torch.get_num_threads()}):
-        for memory in (torch.contiguous_format, torch.channels_last):
+        for memory in (torch.contiguous_format, torch.channels_last if x.ndim == 4 else torch.channels_last_3d):
             forms[f"torch {threads} {memory}"] = torch_step(layer, np.asarray(x), threads, memory)
     times = {name: seconds / (LOOP if "loop" in name else 1) for name, seconds in interleaved(forms, rounds=9).items()}
     theirs = min(seconds for name, seconds in times.items() if name.startswith("torch"))
@@ -101,6 +112,12 @@ def measure() -> list[dict[str, str]]:
         layer = torch.nn.Conv2d(channels, out, 3, padding=1, bias=False)
         x, kernel = normal(64, size, size, channels), normal(3, 3, channels, out)
         rows.append(compare(f"3x3, {channels} -> {out} at {size}x{size}", our_conv, plain_conv, layer, x, kernel))
+    for sizes, channels, out in VOLUMES:
+        torch.set_num_threads(threads)
+        layer = torch.nn.Conv3d(channels, out, 3, padding=1, bias=False)
+        x, kernel = normal(4, *sizes, channels), normal(3, 3, 3, channels, out)
+        what = f"3x3x3, {channels} -> {out} at {'x'.join(map(str, sizes))}"
+        rows.append(compare(what, our_conv, plain_conv, layer, x, kernel))
     torch.set_num_threads(threads)
     x, ones = normal(64, 16, 16, 32), jnp.ones(32)
     rows.append(compare("batch norm, 32 at 16x16", our_norm, plain_norm, torch.nn.BatchNorm2d(32), x, ones, ones))
