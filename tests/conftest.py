@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -41,6 +42,14 @@ def _random_numbers_that_do_not_hang_on_other_tests(request):
     for value in vars(module).values() if module else ():
         if isinstance(value, np.random.Generator):
             value.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    """With twenty left open in one process matplotlib warns, in whichever test comes next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True, scope="session")

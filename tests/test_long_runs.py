@@ -28,7 +28,7 @@ def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_n
         subprocess.Popen([*command, kind], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for kind in ("memory", "stream")
     ]
-    told = [life.communicate(timeout=500) for life in lives]
+    told = [life.communicate(timeout=1800) for life in lives]
     assert [life.returncode for life in lives] == [0, 0], [errors[-2000:] for _, errors in told]  # it compares the bits
     counts = [json.loads(printed) for printed, _ in told]
     with capsys.disabled():
