@@ -89,8 +89,8 @@ def main(asked: Arguments) -> Path:
             sys.exit(f"{path} is no notebook ({str(error).splitlines()[0]}); --fresh writes it anew.")
         try:
             # By default what a cell shows is waited for 4 seconds: a busy machine loses pictures.
-            patience = {"startup_timeout": 300, "iopub_timeout": 300}
-            NotebookClient(node, resources={"metadata": {"path": str(path.parent)}}, **patience).execute()
+            where = {"metadata": {"path": str(path.parent)}}
+            NotebookClient(node, resources=where, startup_timeout=300, iopub_timeout=300).execute()
         except CellExecutionError as error:
             sys.exit(f"{path}: {error}")
         save(node, path)
