@@ -88,7 +88,9 @@ def main(asked: Arguments) -> Path:
         except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
             sys.exit(f"{path} is no notebook ({str(error).splitlines()[0]}); --fresh writes it anew.")
         try:
-            NotebookClient(node, resources={"metadata": {"path": str(path.parent)}}).execute()
+            # By default what a cell shows is waited for 4 seconds: a busy machine loses pictures.
+            where = {"metadata": {"path": str(path.parent)}}
+            NotebookClient(node, resources=where, startup_timeout=300, iopub_timeout=300).execute()
         except CellExecutionError as error:
             sys.exit(f"{path}: {error}")
         save(node, path)

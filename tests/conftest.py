@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from hypothesis import settings
 
 from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
 
@@ -13,6 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# The same examples in every run, however slow the machine is; tests/test_properties.py can be asked for other ones.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 SHARED_DATA = Path(os.environ.get("DLWP_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
@@ -23,6 +30,26 @@ def _torch_on_one_thread_and_warning_every_time():
 
     torch.set_num_threads(1)
     torch.set_warn_always(True)  # what torch warns of once a process would fail whichever test comes first
+
+
+@pytest.fixture(autouse=True)
+def _random_numbers_that_do_not_hang_on_other_tests(request):
+    """Which tests a process runs before this one is chance; what this one draws is not."""
+    import torch
+
+    torch.manual_seed(0)
+    module = getattr(request.node, "module", None)  # a doctest has none
+    for value in vars(module).values() if module else ():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    """With twenty left open in one process matplotlib warns, in whichever test comes next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -108,7 +108,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # whatever proxy this machine has
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
         running.files, running.requests = {}, []
         running.address = f"http://127.0.0.1:{running.server_port}"
@@ -220,7 +221,7 @@ def test_two_processes_at_once(server, tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(600)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert len(list((tmp_path / "folder").iterdir())) == 200
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "set"]

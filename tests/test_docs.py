@@ -319,7 +319,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         pytest.importorskip(package, reason="the site needs the extra docs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert (done.returncode, done.stderr.strip()) == (0, "")
     index = (tmp_path / "search" / "search_index.json").read_text()
     for words in ("training.html", "api/train.html", "early stopping"):

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 def experiments(*args, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "experiments", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=900
     )
 
 
@@ -72,7 +72,7 @@ def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
     os.close(reader)  # gone before the first line, so that every write finds it so
     stderr = writer if "--epoch" in asked else subprocess.PIPE  # where what is refused is told
     command = [sys.executable, "-m", *asked.split()]
-    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=writer, stderr=stderr, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=writer, stderr=stderr, text=True, timeout=900)
     os.close(writer)
     assert (done.returncode, done.stderr or "") == (terminal.CLOSED, "")
 
@@ -80,7 +80,7 @@ def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
 def test_a_closed_output_is_no_error(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = f"{shlex.quote(sys.executable)} -m experiments --list >&-"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=900)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -107,7 +107,7 @@ print("imported", len(dlwp_jax.__all__))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
     assert done.stdout.startswith("imported"), done.stderr
 
 

@@ -16,22 +16,33 @@ from dlwp_jax import checkpoint, hosts
 from tests.conftest import ROOT
 
 NPROC = {"NPROC": "16"}  # a device that waits for others holds a thread of XLA's pool
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+LONG = 600  # seconds that only a process that hangs takes, on a machine however busy
 
 
 class Processes:
     """The same command in several processes; they are killed at the end of the test."""
 
     def __init__(self):
-        self.running = []
+        self.running, self.ports = [], []
+
+    def free_port(self):
+        """A port that a process of these may listen at, and that nobody else is given before it does."""
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server has it: both may have the port
+        held.bind(("127.0.0.1", 0))
+        self.ports.append(held)
+        return held.getsockname()[1]
+
+    def end(self):
+        for process in self.running:
+            process.kill()
+            process.communicate()
+        for held in self.ports:
+            held.close()
 
     def born(self, *command, cwd, **environment):
-        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120", "TIMEOUT": "60"} | NPROC
-        env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")} | environment
+        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"} | NPROC
+        env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"), "TIMEOUT": str(LONG)} | environment
         env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         command = [sys.executable, "-m", *map(str, command)]
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -39,7 +50,7 @@ class Processes:
         return process
 
     def all(self, scenario, root, count, **environment):
-        address = f"localhost:{free_port()}"
+        address = f"localhost:{self.free_port()}"
         start = (self.born("tests.in_processes", scenario, root, address, count, i, cwd=root, **environment)
                  for i in range(count))  # fmt: skip
         return list(start)
@@ -49,12 +60,10 @@ class Processes:
 def processes():
     them = Processes()
     yield them
-    for process in them.running:
-        process.kill()
-        process.communicate()
+    them.end()
 
 
-def ended(them, seconds):
+def ended(them, seconds=LONG):
     """(status, standard output, standard error) of processes that end in time; the test fails where one does not."""
     until = time.monotonic() + seconds
     found = []
@@ -65,17 +74,17 @@ def ended(them, seconds):
     return found
 
 
-def well(them, seconds):
-    for status, _, err in (found := ended(them, seconds)):
+def well(them):
+    for status, _, err in (found := ended(them)):
         assert status == 0, err
     return found
 
 
-def wait_for(path, them, seconds=240):
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"no {path.name}"
-        assert all(process.poll() is None for process in them), ended(them, 5)
+def wait_until(is_so, them):
+    until = time.monotonic() + LONG
+    while not is_so():
+        assert time.monotonic() < until
+        assert all(process.poll() is None for process in them), ended(them)
         time.sleep(0.01)
 
 
@@ -120,7 +129,7 @@ def test_start_comes_before_devices():
 @pytest.mark.parametrize("launcher", ["slurm", "openmpi"])
 def test_launchers_tell_the_processes_apart(launcher, processes, tmp_path):
     """The variables as srun and mpirun set them; JAX's detection chooses coordinator and port from them."""
-    job = free_port()  # any number: the port is made from it
+    job = processes.free_port()  # any number: the port is made from it
 
     def environment(i):
         if launcher == "slurm":
@@ -131,7 +140,7 @@ def test_launchers_tell_the_processes_apart(launcher, processes, tmp_path):
         return uri | rank | {"OMPI_COMM_WORLD_SIZE": "2"}
 
     them = [processes.born("tests.in_processes", "meet", tmp_path, cwd=tmp_path, **environment(i)) for i in range(2)]
-    well(them, 60)
+    well(them)
     for i in range(2):
         assert json.loads((tmp_path / f"{i}.json").read_text()) == {"said": [0, 1], "devices": 2, "count": 2}
 
@@ -183,32 +192,32 @@ def flags(port, count, index):
 
 
 def test_who_is_missing_is_told_by_number(processes, tmp_path):
-    port = free_port()
-    start = "experiments", "ch05_thermometer", "--timeout", 3
+    port = processes.free_port()
+    start = "experiments", "ch05_thermometer", "--timeout", 10  # by which one may start later than the other
     them = [processes.born(*start, *flags(port, 4, i), cwd=tmp_path) for i in (0, 2)]
-    for status, out, err in ended(them, 60):
+    for status, out, err in ended(them):
         assert (status, out) == (1, "")
-        assert err.startswith("ch05_thermometer: processes 1, 3 of 4 did not come within 3 s")
+        assert err.startswith("ch05_thermometer: processes 1, 3 of 4 did not come within 10 s")
         assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_coordinator_that_is_not_there(processes, tmp_path):
-    port = free_port()
-    [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 1)), 40)
+    port = processes.free_port()
+    [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 1)))
     assert status == 1
     assert err.startswith(f"process 0 was not reached at localhost:{port} within 3 s (Connection ref")
     assert len(err.splitlines()) == 1
 
 
 def test_two_of_one_number_and_two_counts(processes, tmp_path):
-    port, other = free_port(), free_port()
-    doubled = meet(processes, tmp_path, (port, 3, 0), (port, 3, 1), (port, 3, 1), timeout=30)
-    counts = meet(processes, tmp_path, (other, 3, 0), (other, 2, 1), timeout=30)
-    for status, _, err in ended(doubled, 40):
+    port, other = processes.free_port(), processes.free_port()
+    doubled = meet(processes, tmp_path, (port, 3, 0), (port, 3, 1), (port, 3, 1), timeout=LONG)
+    counts = meet(processes, tmp_path, (other, 3, 0), (other, 2, 1), timeout=LONG)
+    for status, _, err in ended(doubled):
         assert status == 1
         assert "two processes were started with --process-id 1: pid" in err
-    for status, _, err in ended(counts, 40):
+    for status, _, err in ended(counts):
         assert status == 1
         assert "process 1 was started with --num-processes 2, and process 0 with 3" in err
 
@@ -216,24 +225,26 @@ def test_two_of_one_number_and_two_counts(processes, tmp_path):
 def test_a_port_that_is_in_use(processes, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 0)), 40)
+        [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 0)))
     assert status == 1
     assert f"process 0 cannot listen at localhost:{port} (Address already in use)" in err
 
 
 def test_strangers_are_not_taken_for_processes(processes, tmp_path):
-    address = f"127.0.0.1:{(port := free_port())}"
+    address = f"127.0.0.1:{(port := processes.free_port())}"
     them = [processes.born("tests.in_processes", "meet", tmp_path, address, 2, 0, cwd=tmp_path)]
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
+
+    def is_told():
         try:
             with socket.create_connection(("127.0.0.1", port)) as stranger:
                 stranger.sendall(b'GET / HTTP/1.0\r\n\r\n{"id": 1}\n')
-            break
         except ConnectionRefusedError:
-            time.sleep(0.05)
+            return False
+        return True
+
+    wait_until(is_told, them)
     them.append(processes.born("tests.in_processes", "meet", tmp_path, address, 2, 1, cwd=tmp_path))
-    well(them, 60)
+    well(them)
 
 
 # How they end.
@@ -253,11 +264,8 @@ def test_one_that_ends_ends_all_with_a_sentence(way, who, message, processes, tm
     (tmp_path / "way").write_text(way)
     (tmp_path / "who").write_text(str(who))
     them = processes.all("vanish", tmp_path, 2)
-    for i in range(2):
-        wait_for(tmp_path / f"awake{i}", [], 60)
-    begin = time.monotonic()
-    found = ended(them, 30)
-    assert time.monotonic() - begin < 30  # at once, and whatever JAX's own time limits are
+    wait_until(lambda: all((tmp_path / f"awake{i}").exists() for i in range(2)), [])
+    found = ended(them, 60)  # at once: the shortest of JAX's own time limits is 100 s
     status, _, err = found[1 - who]
     assert status == 1
     assert message.format(pid=them[who].pid, host=socket.gethostname()) in err.splitlines()[-1]
@@ -271,7 +279,7 @@ def test_one_that_ends_ends_all_with_a_sentence(way, who, message, processes, tm
 def alone(tmp_path_factory):
     """What one process computes."""
     root, them = tmp_path_factory.mktemp("alone"), Processes()
-    well([them.born("tests.in_processes", "compute", root, cwd=root)], 200)
+    well([them.born("tests.in_processes", "compute", root, cwd=root)])
     return dict(np.load(root / "0.npz"))
 
 
@@ -289,7 +297,7 @@ def compared(root, count, alone):
 
 
 def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
-    found = well(processes.all("compute", tmp_path, 2), 240)
+    found = well(processes.all("compute", tmp_path, 2))
     assert [out for _, out, _ in found] == ["said by 0\n", ""]
     first = compared(tmp_path, 2, alone)
     for name in [name for name in alone if name.startswith("fit.")]:  # split over two processes, saved, and read
@@ -316,7 +324,7 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
 
 @pytest.mark.slow
 def test_four_processes_compute_what_one_does(alone, processes, tmp_path):
-    well(processes.all("compute", tmp_path, 4), 500)
+    well(processes.all("compute", tmp_path, 4))
     compared(tmp_path, 4, alone)
 
 
@@ -325,35 +333,33 @@ def test_killed_and_stopped_and_begun_again_they_give_the_same_bits(processes, t
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    well(processes.all("endure", whole, 2), 240)
+    well(processes.all("endure", whole, 2))
+
+    def newest():
+        return max((path.name for path in checkpoint.saved(broken / "checkpoints0")), default="")
 
     def begun_and(number, who):
-        """Begin again, and send one of them a signal when it has trained for a while."""
+        """Begin again, and send one of them a signal when it has trained, and saved, for a while."""
+        before = newest()
         for path in broken.glob("awake*"):
             path.unlink()
-        them = processes.all("endure", broken, 2)
-        for i in range(2):
-            wait_for(broken / f"awake{i}", them, 120)
-        time.sleep(0.4)
-        assert all(process.poll() is None for process in them)
+        them = processes.all("endure", broken, 2, PAUSE="0.3")  # 18 s of pauses: there is time to send it
+        wait_until(lambda: all((broken / f"awake{i}").exists() for i in range(2)) and newest() > before, them)
         them[who].send_signal(number)
-        begin = time.monotonic()
-        found = ended(them, 60)
+        found = ended(them, 60)  # as above
         assert all(checkpoint.damage(path) is None for path in checkpoint.saved(broken / "checkpoints0"))
-        assert checkpoint.saved(broken / "checkpoints0")
-        return found, time.monotonic() - begin, them
+        return found, them
 
-    found, seconds, them = begun_and(signal.SIGKILL, 1)
+    found, them = begun_and(signal.SIGKILL, 1)
     assert (found[0][0], found[1][0]) == (1, -signal.SIGKILL)
     assert found[0][2].splitlines()[-1].startswith(f"process 1 (pid {them[1].pid} on ")
-    assert seconds < 30
-    found, _, _ = begun_and(signal.SIGTERM, 1)
+    found, _ = begun_and(signal.SIGTERM, 1)
     assert [status for status, _, _ in found] == [-signal.SIGTERM] * 2, found  # all stop where one is told to
     assert len({(broken / f"awake{i}").read_text() for i in range(2)}) == 1  # at the same epoch
-    found, _, them = begun_and(signal.SIGKILL, 0)
+    found, them = begun_and(signal.SIGKILL, 0)
     assert (found[0][0], found[1][0]) == (-signal.SIGKILL, 1)
     assert found[1][2].splitlines()[-1].startswith(f"process 0 (pid {them[0].pid} on ")
-    well(processes.all("endure", broken, 2), 240)
+    well(processes.all("endure", broken, 2))
     for i in range(2):
         left, resumed = (np.load(root / f"{i}.npz") for root in (whole, broken))
         assert left.files == resumed.files
@@ -363,12 +369,12 @@ def test_killed_and_stopped_and_begun_again_they_give_the_same_bits(processes, t
 
 @pytest.mark.slow
 def test_an_experiment_in_two_processes(processes, tmp_path):
-    port, places = free_port(), [tmp_path / name for name in ("alone", "0", "1")]
+    port, places = processes.free_port(), [tmp_path / name for name in ("alone", "0", "1")]
     for place in places:
         place.mkdir()
-    well([processes.born("experiments", "ch05_thermometer", cwd=places[0])], 120)
+    well([processes.born("experiments", "ch05_thermometer", cwd=places[0])])
     them = [processes.born("experiments", "ch05_thermometer", *flags(port, 2, i), cwd=places[i + 1]) for i in range(2)]
-    (_, out, err), (_, nothing, silent) = well(them, 240)
+    (_, out, err), (_, nothing, silent) = well(them)
     assert "of 29 figures" in out
     assert "DIFFER" not in out  # from the book's, as for one process
     assert "epoch 3000/3000" in err

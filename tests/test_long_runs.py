@@ -28,7 +28,7 @@ def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_n
         subprocess.Popen([*command, kind], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for kind in ("memory", "stream")
     ]
-    told = [life.communicate(timeout=500) for life in lives]
+    told = [life.communicate(timeout=1800) for life in lives]
     assert [life.returncode for life in lives] == [0, 0], [errors[-2000:] for _, errors in told]  # it compares the bits
     counts = [json.loads(printed) for printed, _ in told]
     with capsys.disabled():
@@ -86,13 +86,13 @@ def test_repeated_calls_compile_and_keep_nothing_more():
         train.fit(learner, state, Batches(data), data, epochs=2, progress=False)
         train.run(learner, state, data, data, epochs=2, batch_size=4)
         caches = (host._advance, host._stream_step, host._end_epoch, train.loop._run)
+        gc.collect()  # else when the collector last ran is counted too
         return [cache._cache_size() for cache in caches], len(epoch._logs), len(jax.live_arrays())
 
     tx, data = optax.sgd(0.01), regression(8)
     call()
     first = call()
     for _ in range(5):
-        gc.collect()
         again = call()
     assert again[:2] == first[:2]
     assert again[2] <= first[2]

@@ -26,7 +26,7 @@ def test_the_cells_hold_the_whole_script_in_its_order(name):
 def written(*args, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "experiments.notebook", *args]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 
 def test_a_notebook_runs_from_its_first_cell_to_its_pictures(tmp_path):

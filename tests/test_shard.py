@@ -15,7 +15,7 @@ def on_eight_devices(marked: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marked, str(TESTS)]
     # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them: too few, and all wait.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}
-    done = subprocess.run(command, env=environment, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=2400)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

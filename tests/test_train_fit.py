@@ -190,6 +190,7 @@ def test_a_log_file_gets_a_dozen_lines_however_long_training_takes(learned, caps
 
 def test_a_terminal_gets_a_bar(learned, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")  # in a narrow one the numbers make room
     fit(learned, epochs=30, batch_size=24, progress=True)
     shown = capsys.readouterr().err
     assert "30/30" in shown
