@@ -11,13 +11,15 @@ window that is `r - 1` columns wider, moved `r` columns at a time, with `r` shif
 them, as its output channels. The result is the same memory, read as `[N H W/r r*out]`. Where there are few input
 channels, as in pictures, a matrix product is faster still (`convolution_product`).
 
-Eigen is slow over three spatial axes, so volumes become pictures first (`convolution_depth`).
+Eigen is slow over three spatial axes, so volumes become pictures (`convolution_depth`).
 
 One thing differs from torch: the zeros turn infinity into NaN, so an input that is not finite spoils all `r` columns
 computed together where it would spoil one.
 """
 
 import math
+import operator
+from functools import reduce
 
 import jax
 from jax import lax
@@ -89,10 +91,10 @@ def fast(
 
 def _over_depths(x, kernel, stride, padding, dilation, spread):
     at_depth = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0], "spread": spread[0]}
-    seen = volumes.pictures(x, kernel.shape[0], **at_depth)
     within = {"stride": stride[1:], "padding": padding[1:], "dilation": dilation[1:], "spread": spread[1:]}
-    y = fast(volumes.merged(seen), volumes.flat(kernel), groups=1, **within)
-    return y.reshape(*seen.shape[:2], *y.shape[1:])
+    seen = volumes.pictures(x, kernel.shape[0], **at_depth)
+    parts = [fast(volumes.merged(x), taps, groups=1, **within) for x, taps in zip(seen, kernel, strict=True)]
+    return reduce(operator.add, parts).reshape(*seen[0].shape[:2], *parts[0].shape[1:])
 
 
 def is_plain(

@@ -144,10 +144,9 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], g
     stride, padding, dilation, groups = geometry
     if len(stride) == 3 and groups == 1:
         at_depth = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
-        depth, *window, c, out = kernel_shape
-        seen = volumes.merged(volumes.pictures(x, depth, **at_depth))
         within = Geometry(stride[1:], padding[1:], dilation[1:], groups)
-        return volumes.deep(kernel_gradient(seen, volumes.merged(g), (*window, depth * c, out), within), depth)
+        seen, g = volumes.pictures(x, kernel_shape[0], **at_depth), volumes.merged(g)
+        return jnp.stack([kernel_gradient(volumes.merged(x), g, kernel_shape[1:], within) for x in seen])
     if is_plain(stride, dilation, groups) and product.pays(g.shape[1:-1], kernel_shape):
         return product.kernel_gradient(x, g, kernel_shape, padding)
     n = len(stride)

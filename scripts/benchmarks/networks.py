@@ -1,13 +1,13 @@
-"""The networks of chapters 6 to 8: training steps against the fastest torch form of the same operations
+"""The networks of chapters 6 to 8, and 11: training steps against the fastest torch form of the same operations
 
-Pictures of CIFAR's shape, random; batches of 64; SGD. Ours is the net as a user writes it, `nn.Conv2d`, `tanh`,
-`nn.max_pool`, trained by `train.train_epoch` (one program: shuffling, gather, checks for finite numbers and all).
-*The book's torch* is its loop: a `DataLoader` over a list of tensors, channels first, torch's own number of threads,
-`loss.item()` every step. *Best torch* is the fastest of channels first and last, one and all threads, compiled where
-tried, over tensors in memory. *First call* counts tracing and compiling; no other figure does. *Share of peak*: the
-products of the step, counted by torch's own flop counter, against the rate of a 2048 x 2048 float32 matrix product
-on the same device in the same run. Eight conv nets
-go one after the other through `lax.map`; 64 small ones through `vmap`.
+Pictures of CIFAR's shape (of chapter 11's: volumes of 32 x 48 x 48), random; batches of 64; SGD. Ours is the net as a
+user writes it, `nn.Conv2d`, `tanh`, `nn.max_pool`, trained by `train.train_epoch` (one program: shuffling, gather,
+checks for finite numbers and all). *The book's torch* is its loop: a `DataLoader` over a list of tensors, channels
+first, torch's own number of threads, `loss.item()` every step. *Best torch* is the fastest of channels first and last,
+one and all threads, compiled where tried, over tensors in memory. *First call* counts tracing and compiling; no other
+figure does. *Share of peak*: the products of the step, counted by torch's own flop counter, against the rate of a 2048
+x 2048 float32 matrix product on the same device in the same run. Eight conv nets go one after the other through
+`lax.map`; 64 small ones through `vmap`.
 
 The machine was shared and the table's ratios moved. In four runs on 2026-11-24: conv net 0.89 to 0.98, fully connected
 0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.90 to 0.99; the table is of the last.
@@ -83,10 +83,10 @@ def learn(model: nnx.Module):
     return train.make_learner(model, loss_fn, optax.sgd(RATE), key=jax.random.key(0))
 
 
-def our_epoch(model: nnx.Module, x, y):
+def our_epoch(model: nnx.Module, x, y, batch: int = BATCH):
     learner, state = learn(model)
     data = jnp.asarray(x), jnp.asarray(y)
-    jitted = jax.jit(lambda state, data: train.train_epoch(learner, state, data, batch_size=BATCH))
+    jitted = jax.jit(lambda state, data: train.train_epoch(learner, state, data, batch_size=batch))
     return lambda: jax.block_until_ready(jitted(state, data))
 
 
@@ -161,7 +161,8 @@ def torch_forms(images: bool, compiled: bool) -> Iterable[TorchForm]:
 
 def torch_epoch(model: torch.nn.Module, x, y, form: TorchForm, batch: int = BATCH):
     """Shuffled minibatches of tensors in memory."""
-    memory = torch.channels_last if form.channels_last else torch.contiguous_format
+    channels_last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    memory = channels_last if form.channels_last else torch.contiguous_format
     x, y = torch.tensor(x).to(DEVICE, memory_format=memory), torch.tensor(y).long().to(DEVICE)
     model = model.to(DEVICE, memory_format=memory)
     opt = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -180,10 +181,10 @@ def torch_epoch(model: torch.nn.Module, x, y, form: TorchForm, batch: int = BATC
     return run
 
 
-def book_epoch(model: torch.nn.Module, x, y):
+def book_epoch(model: torch.nn.Module, x, y, batch: int = BATCH):
     """The book's loop, in our words."""
     pairs = [(torch.tensor(image), int(label)) for image, label in zip(x, y, strict=True)]
-    loader = torch.utils.data.DataLoader(pairs, batch_size=BATCH, shuffle=True)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=batch, shuffle=True)
     model, opt = model.to(DEVICE), torch.optim.SGD(model.parameters(), lr=RATE)
     loss_fn = torch.nn.CrossEntropyLoss()
 
@@ -201,18 +202,19 @@ def book_epoch(model: torch.nn.Module, x, y):
     return run
 
 
-def torch_side(make: Callable[[], torch.nn.Module], x, y, *, compiled: bool) -> Forms:
-    x = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
-    forms = {f"torch: {form}": torch_epoch(make(), x, y, form) for form in torch_forms(x.ndim == 4, compiled)}
-    return forms | {"book": book_epoch(make(), x, y)}
+def torch_side(make: Callable[[], torch.nn.Module], x, y, *, compiled: bool, batch: int = BATCH) -> Forms:
+    images = x.ndim >= 4
+    x = np.moveaxis(x, -1, 1) if images else x
+    forms = {f"torch: {form}": torch_epoch(make(), x, y, form, batch) for form in torch_forms(images, compiled)}
+    return forms | {"book": book_epoch(make(), x, y, batch)}
 
 
-def products(model: torch.nn.Module, x) -> float:
+def products(model: torch.nn.Module, x, batch: int = BATCH) -> float:
     """Floating point operations of forward and backward over all of x, as torch counts them for one batch."""
-    counter, batch = FlopCounterMode(display=False), x[:BATCH]
+    counter, seen = FlopCounterMode(display=False), x[:batch]
     with counter:
-        model(torch.tensor(np.moveaxis(batch, -1, 1) if x.ndim == 4 else batch)).sum().backward()
-    return counter.get_total_flops() * len(x) / BATCH
+        model(torch.tensor(np.moveaxis(seen, -1, 1) if x.ndim >= 4 else seen)).sum().backward()
+    return counter.get_total_flops() * len(x) / batch
 
 
 # --- the table
@@ -309,6 +311,27 @@ def residual(peak: float, n_blocks: int = 100, steps: int = 2) -> list[dict[str,
 
     times = interleaved({"ours": ours} | torch_side(theirs, x, y, compiled=False), rounds=3)
     return [row(f"{n_blocks} residual blocks, {steps} steps", times, first, 1.0, products(theirs(), x), peak)]
+
+
+class OurLogits(nn.LunaModel):
+    def __call__(self, x):
+        return super().__call__(x)[0]
+
+
+class TheirLogits(reference.LunaModel):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def volumes(peak: float, batch: int = 4, steps: int = 4) -> list[dict[str, str]]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch * steps, 32, 48, 48, 1)).astype(np.float32)
+    y = rng.integers(0, 2, len(x)).astype(np.int32)
+    ours = our_epoch(OurLogits(rngs=nnx.Rngs(0)), x, y, batch)
+    first = first_call(ours)
+    times = interleaved({"ours": ours} | torch_side(TheirLogits, x, y, compiled=False, batch=batch), rounds=5)
+    flops = products(TheirLogits(), x, batch)
+    return [row(f"LunaModel (chapter 11), {steps} steps of {batch} volumes", times, first, 1.0, flops, peak)]
 
 
 def small_nets(members: int = 64, epochs: int = 100) -> list[dict[str, str]]:
@@ -427,4 +450,4 @@ def conv_nets_by_func(x, y, members):
 
 def measure() -> list[dict[str, str]]:
     peak = matmul_rate()
-    return [*conv_net(peak), *fully_connected(peak), *residual(peak), *small_nets(), *conv_nets()]
+    return [*conv_net(peak), *fully_connected(peak), *residual(peak), *volumes(peak), *small_nets(), *conv_nets()]
