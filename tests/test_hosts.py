@@ -296,6 +296,7 @@ def compared(root, count, alone):
     return first
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     found = well(processes.all("compute", tmp_path, 2))
     assert [out for _, out, _ in found] == ["said by 0\n", ""]

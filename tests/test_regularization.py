@@ -178,6 +178,7 @@ def test_smoothness_flattens_a_function_that_is_trained_with_it():
 # Noise
 
 
+@pytest.mark.slow
 def test_input_noise_in_training_only_and_with_a_swept_strength():
     class Noisy(nnx.Module):
         def __init__(self, std, rngs):
@@ -204,6 +205,7 @@ def test_input_noise_in_training_only_and_with_a_swept_strength():
         regularization.InputNoise(-1.0, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_a_swept_dropout_rate_draws_the_mask_of_the_same_rate_as_a_number():
     def dropped(p):
         return nn.Dropout(p, rngs=nnx.Rngs(0))(jnp.ones((50, 4), jnp.bfloat16))

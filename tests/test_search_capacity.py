@@ -95,6 +95,7 @@ def test_the_initial_distribution_has_the_fan_in_of_the_small_network():
     np.testing.assert_allclose(kernel.std(), 0.5 / np.sqrt(3), rtol=0.05)  # 800 draws: a standard error of 2 %
 
 
+@pytest.mark.slow
 def test_gradients_of_the_small_network_inside_the_large_one():
     make = dense(act=jax.nn.sigmoid)
     learner, states = nested.nest(make, [2, 5], KEY[None], TRAIN)
@@ -146,6 +147,7 @@ def small(width, key, **options):
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key, **options)
 
 
+@pytest.mark.slow
 def test_inside_the_large_one_the_loss_is_scaled_too():
     """The optimizer's state was made anew there, and lost the scale that gradients in float16 need."""
     make = functools.partial(small, compute_dtype=jnp.float16)

@@ -155,6 +155,7 @@ def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
     assert "no telling" in str(curve)
 
 
+@pytest.mark.slow
 def test_a_learning_curve_of_trainings_that_go_on():
     """Their best epoch is found in their own histories, and not at its number since the state was made."""
 

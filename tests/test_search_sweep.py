@@ -75,6 +75,7 @@ def test_every_member_equals_the_training_run_alone(swept):
         np.testing.assert_allclose(evaluated, np.nanmin(result.history["val/loss"][i]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_map_and_chunks_give_what_vmap_gives():
     over, options = {"lr": [0.1, 0.05, 0.01], "key": [0]}, {"epochs": 3, "batch_size": 37}
     together = search.sweep(plain, TRAIN, VAL, over=over, **options)

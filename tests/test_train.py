@@ -35,7 +35,7 @@ def scripted(w, loss, val_loss=None):
 
 
 @pytest.mark.parametrize("model", STATEFUL.values(), ids=STATEFUL)
-@pytest.mark.parametrize("batch_size", [8, 37, 100])
+@pytest.mark.parametrize("batch_size", [8, pytest.param(37, marks=pytest.mark.slow), 100])
 @pytest.mark.parametrize("stop", [None, train.EarlyStopping(2)])
 def test_fit_gives_the_bits_of_run(model, batch_size, stop):
     learner, state = learner_of(model)
@@ -213,6 +213,7 @@ def test_run_under_vmap_over_data():
     np.testing.assert_allclose(together["train/loss"][1], alone["train/loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_reverse_mode_through_a_whole_training():
     """The gradient of the final loss with respect to the learning rate, against a central difference."""
     learner, state = learner_of(Plain, optax.inject_hyperparams(optax.sgd)(learning_rate=0.1))
@@ -484,6 +485,7 @@ class Stacked(nnx.Module):
         return through(x, self.layers).sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_stacked_layers_with_streams_of_their_own():
     learner, state = learner_of(Stacked)
     result = train.run(learner, state, TRAIN, VAL, epochs=3, batch_size=16)
@@ -506,6 +508,7 @@ def test_a_transformation_with_extra_arguments_of_its_own():
     )
 
 
+@pytest.mark.slow
 def test_a_penalty_that_the_loss_closes_over_can_be_mapped_and_differentiated():
     def final(penalty):
         def loss_fn(model, batch):

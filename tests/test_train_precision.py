@@ -96,6 +96,7 @@ def test_parts_reach_line_searches_and_records():
     assert_close(in_parts.history, whole.history, 1e-5)
 
 
+@pytest.mark.slow
 def test_parts_go_on_where_they_were():
     learner, state = learner_of(Stochastic, accumulate=3)
     run = train.run(learner, state, DATA, VAL, **OPTIONS)
@@ -105,6 +106,7 @@ def test_parts_go_on_where_they_were():
     assert_close(fitted.history, run.history, 1e-6)
 
 
+@pytest.mark.slow
 def test_training_in_parts_is_differentiated():
     learner, state = learner_of(tx=optax.sgd(0.1), accumulate=3)
     whole, _ = learner_of(tx=optax.sgd(0.1))
@@ -126,9 +128,10 @@ def test_wrong_numbers_of_parts(k):
 # Half precision.
 
 HALVES = [jnp.bfloat16, jnp.float16]
+ONE_HALF_SLOW = [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", ONE_HALF_SLOW)
 def test_only_the_call_of_the_model_is_in_half_precision(dtype):
     seen = {}
 
@@ -159,7 +162,7 @@ def test_only_the_call_of_the_model_is_in_half_precision(dtype):
     assert {leaf.dtype for leaf in floats} == {full}
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", ONE_HALF_SLOW)
 def test_half_precision_learns_what_single_does(dtype):
     """bfloat16 holds 3 digits, float16 4: the losses of 20 epochs agree to 3 % and 1 %."""
     options = {"epochs": 20, "batch_size": 16}

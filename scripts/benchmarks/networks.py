@@ -9,8 +9,9 @@ figure does. *Share of peak*: the products of the step, counted by torch's own f
 x 2048 float32 matrix product on the same device in the same run. Eight conv nets go one after the other through
 `lax.map`; 64 small ones through `vmap`.
 
-The machine was shared and the table's ratios moved. In four runs on 2026-11-24: conv net 0.89 to 0.98, fully connected
-0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.90 to 0.99; the table is of the last.
+The machine was shared and the table's ratios moved. In five runs on 2026-11-24 and 25: conv net 0.89 to 0.98, fully
+connected 0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.85 to 0.99; the table is of
+the last.
 
 Where a target is missed, what was tried. Times in this text are each of one run, forms interleaved, on this machine.
 *Conv net*: XLA:CPU has two engines for convolutions. YNNPACK, which gets those of more than 16 channels, stays on one
@@ -25,18 +26,28 @@ kernel of 32 channels takes 3.8 ms for 5.7, that of 16 to 8 channels 1.35 for 1.
 im2col of more channels and channels padded to a multiple of 4, 8 or 16 were slower or no faster; the batch in two or
 four parts too: XLA ran the parts one after the other. Written by hand, batch last, four pixels at once and pooled
 before tanh, the net took 0.80 of torch's time where ours took 1.11; it needs convolution, tanh and pooling in one.
+What max pooling passes back is stacked place by place: compared with a count of places, it was fused with the layers
+around it into a loop that XLA does not vectorise (pooled before tanh: 1.25 of torch's time, now 0.89).
 *Fully connected*: the products take as long as torch's; what is left is passes over 3.7 million parameters. An update
 alone takes 4.8 ms of an epoch; with the check for infinite numbers the new parameters are written (6.3 ms), read by the
 check (3.7) and chosen or not (9.4). The check itself combines eight parts of an array before it reduces their flags:
 0.90 of the epoch's time before. The sum of `0 * x`, a product with a vector of zeros, and a reduction axis by axis took
 longer. Not tried: computing the new parameters twice, in the check and in the choice, without writing them between.
 *Residual net*: what is said of 32 channels took 20 blocks from 2.3 to 1.6 of torch's time. The gradient of the kernel,
-3.9 ms on one core, is now 40% of a step. Other ways to write it: nine shifted products 10.4 ms, all windows at once 16,
-a product for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis 7, examples in
-groups of 16 as features 7.5; with the channels side by side in rows it took 3.7 ms for 5.3 alone, in the network 2%
-less, and in larger pictures longer, so it is not used. What is kept for the backward pass is copied into the stack of
-the scan and out again, some 30% of a step with the zeros the stack begins with. Twenty unrolled blocks were no faster a
-step, and each adds to the compile time; batch norm with a derivative of its own brought its share down by half.
+3.9 ms on one core, is now 40% of a step. Other ways to write it: nine shifted products 10.4 ms, all windows at once
+16, a product for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis 7,
+examples in groups of 16 as features 7.5; with the channels side by side in rows it took 3.7 ms for 5.3 alone, in the
+network 2% less, and in larger pictures longer, so it is not used. One more row for YNNPACK to decline is none for
+Eigen either, which wants a kernel within its image (140 ms). Winograd's form was tried in parts on a busy machine: its
+16 products 2.8 ms and two transforms 1.4 and 1.3, for 6.3 in all of today's; it was not built. What is kept for the
+backward pass is copied into the stack of the scan and out again, some 30% of a step with the zeros the stack begins
+with. Twenty unrolled blocks were no faster a step, and each adds to the compile time; batch norm with a derivative of
+its own brought its share down by half.
+
+*LunaModel*: Eigen takes three to eight times as long for three spatial axes as for two (`scripts/bench layers`), so a
+convolution of volumes is a sum of ones of pictures; that brought an epoch of the table from 2.4 to 0.7 s (in one run,
+alternating, twice each). The depths side by side as channels took as long, and three times the memory; side by
+side as outputs, longer. What is left is mostly the kernel gradient of 8 channels, on one core (YNNPACK, as above).
 
 On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in place of threads. That
 branch has not been run: no GPU was at hand.
