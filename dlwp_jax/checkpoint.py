@@ -300,7 +300,7 @@ def _require_room(path: Path, size: int) -> None:
     """Refuse what a disk cannot hold: where Orbax runs into its end, its threads print dozens of tracebacks."""
     disk = shutil.disk_usage(path)
     if disk.total and disk.free < size:  # file systems that do not tell have a total of 0
-        raise OSError(f"it takes {size / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free there.")
+        raise OSError(f"it takes {size:,} bytes, and {disk.free:,} are free there.")
 
 
 @contextlib.contextmanager

@@ -244,6 +244,22 @@ def test_the_work_of_a_convolution_is_split(batch_size):
     assert not gathered, gathered  # no pictures, no activations
 
 
+@pytest.mark.parametrize("n", [16, 12])
+def test_the_work_of_a_convolution_of_volumes_is_split(n):
+    """Of 12 volumes two each, with the last devices at rest."""
+    split = NamedSharding(shard.mesh(8), PartitionSpec("data"))
+
+    def loss(kernel, x):
+        x = jax.lax.with_sharding_constraint(x, split)
+        for _ in range(2):
+            x = jnp.tanh(nn.conv(x, kernel, padding=1))
+        return (x**2).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((3, 3, 3, 9, 9)), jnp.ones((n, 4, 6, 6, 9))).compile()
+    assert len(shapes_of(compiled.as_text(), "convolution")) >= 5
+    assert not shapes_of(compiled.as_text(), "all-gather")
+
+
 def test_parameters_that_are_split_are_gathered_to_compute_with():
     text = compiled_step(MLP(nnx.Rngs(0)), 8, pictures(64, dtype=jnp.float32), 32, params="sharded", min_size=100)
     assert {(12, 64), (64, 3)} <= set(shapes_of(text, "all-gather"))

@@ -122,6 +122,22 @@ def test_output_and_gradients(kind, name):
     check(theirs, ours, x, modes=("jit", "eager") if name in EAGER else ("jit",))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_depths_are_summed_before_they_are_rounded(dtype):
+    x = jnp.asarray([60000, 60000, -60000], dtype).reshape(1, 3, 1, 1, 1)  # two of them are infinite in float16
+    assert nn.conv(x, jnp.ones((3, 1, 1, 1, 1), dtype)).item() == x[0, 0].item()
+
+
+@pytest.mark.parametrize(("n", "depth", "height"), [(0, 3, 3), (2, 3, 0), (2, 0, 3)])
+def test_volumes_of_nothing(n, depth, height):
+    x, kernel = jnp.ones((n, depth, height, 4, 1)), jnp.ones((3, 3, 3, 1, 4))
+    y, pull = jax.vjp(lambda x, kernel: nn.conv(x, kernel, padding=2), x, kernel)
+    assert y.shape == (n, depth + 2, height + 2, 6, 4)
+    for gradient, primal in zip(pull(y), (x, kernel), strict=True):
+        assert gradient.shape == primal.shape
+        assert not gradient.any()
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_one_example_without_a_batch_axis(kind):
     _, ours, x = build(kind, (5, 4), 3, 4, {"kernel_size": 3})

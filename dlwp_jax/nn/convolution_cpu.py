@@ -69,7 +69,7 @@ def fast(
     >>> (fast(x, kernel, **options) == canonical(x, kernel, **options)).all().item()
     True
     """
-    if len(stride) == 3 and groups == 1:
+    if volumes.pays(x, len(stride), groups):
         return _over_depths(x, kernel, stride, padding, dilation, spread or (1, 1, 1))
     options = {"dilation": dilation, "groups": groups, "spread": spread}
     if not is_plain(stride, dilation, groups, spread):
@@ -83,7 +83,7 @@ def fast(
     has_row_more = is_for_ynnpack and outputs[0] == x.shape[1]
     if has_row_more:
         padding = ((padding[0][0], padding[0][1] + 1), *padding[1:])
-    wide = product.widened(kernel, columns).reshape(*window[:-1], -1, channels, columns * out)
+    wide = product.widened(kernel, columns).reshape(*window[:-1], window[-1] + columns - 1, channels, columns * out)
     y = canonical(x, wide, stride=(*stride[:-1], columns), padding=padding, **options)
     y = y[:, :-1] if has_row_more else y
     return y.reshape(x.shape[0], *outputs, out)

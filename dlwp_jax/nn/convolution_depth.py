@@ -11,6 +11,17 @@ from jax import lax
 from dlwp_jax.nn import windows
 
 
+def pays(x: jax.Array, n: int, groups: int) -> bool:
+    """Whether to convolve `n` axes this way: where it costs no digits, and devices can still split the examples.
+
+    Sums in 16 bits would be rounded at every depth; depths count as examples, which uneven shares would tear.
+
+    >>> pays(jnp.ones((2, 3, 4, 4, 1)), 3, groups=1), pays(jnp.ones((2, 4, 4, 1)), 2, groups=1)
+    (True, False)
+    """
+    return n == 3 and groups == 1 and x.dtype.itemsize >= 4 and x.shape[0] % jax.device_count() == 0
+
+
 def pictures(
     x: jax.Array, window: int, *, stride: int, padding: tuple[int, int], dilation: int, spread: int = 1
 ) -> list[jax.Array]:
@@ -29,4 +40,4 @@ def pictures(
 
 def merged(x: jax.Array) -> jax.Array:
     """`[N D H W C] -> [N*D H W C]`: every depth is an example."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])

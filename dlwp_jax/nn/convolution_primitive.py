@@ -142,7 +142,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: tuple[int, ...], g
     Channels become the batch, examples the features: `[in/groups *spatial groups*N] x [*spatial' N out]`.
     """
     stride, padding, dilation, groups = geometry
-    if len(stride) == 3 and groups == 1:
+    if volumes.pays(x, len(stride), groups):
         at_depth = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
         within = Geometry(stride[1:], padding[1:], dilation[1:], groups)
         seen, g = volumes.pictures(x, kernel_shape[0], **at_depth), volumes.merged(g)

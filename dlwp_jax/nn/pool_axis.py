@@ -59,11 +59,17 @@ def _spread_disjoint(index, g, axis, window, stride, size):
     Stacked, and not compared with a count of places: XLA:CPU vectorises it however the layers around are fused in.
     """
     zero = jnp.zeros((), g.dtype)
-    places = [jnp.where(index == j, g, zero) for j in range(window)] + [jnp.zeros_like(g)] * (stride - window)
-    spread = jnp.stack(places, axis + 1).reshape(*g.shape[:axis], g.shape[axis] * stride, *g.shape[axis + 1 :])
-    edges = [(0, 0, 0)] * g.ndim
-    edges[axis] = (0, size - spread.shape[axis], 0)
-    return lax.pad(spread, zero, edges)
+    spread = jnp.stack([jnp.where(index == j, g, zero) for j in range(window)], axis + 1)
+    spread = _extended(spread, axis + 1, stride)
+    spread = spread.reshape(*g.shape[:axis], g.shape[axis] * stride, *g.shape[axis + 1 :])
+    return _extended(spread, axis, size)
+
+
+def _extended(x, axis, size):
+    """With zeros up to `size` along `axis`."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (0, size - x.shape[axis], 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def sum_over_windows(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> jax.Array:
