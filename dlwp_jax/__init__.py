@@ -1,7 +1,7 @@
 """dlwp-jax: the ideas of *Deep Learning with PyTorch* in functional JAX.
 
-Modules are imported when they are first used, so `import dlwp_jax` costs nothing: `dlwp_jax.train`,
-`dlwp_jax.storage`, `dlwp_jax.nn`, ... each stands for one idea of the book.
+Modules are imported when they are first used, so `import dlwp_jax` costs nothing:
+`dlwp_jax.train`, `dlwp_jax.storage`, `dlwp_jax.nn`, ... each stands for one idea of the book.
 """
 
 import importlib

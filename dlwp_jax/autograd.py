@@ -1,9 +1,11 @@
 """What torch's autograd keeps in its tensors, as functions (chapter 5.5).
 
-- `requires_grad=True` on some parameters: `grad_where(loss, trainable)` says which parameters are trained.
+- `requires_grad=True` on some parameters: `grad_where(loss, trainable)` says which parameters
+  are trained.
 - `x.detach()`: `detach(x)`, which is `lax.stop_gradient`.
 - `with torch.no_grad()`: nothing; what `jax.grad` is not asked for is not recorded.
-- `zero_grad()` left out, `backward()` twice: `accumulate_gradients(loss, params, batches)` sums gradients.
+- `zero_grad()` left out, `backward()` twice: `accumulate_gradients(loss, params, batches)` sums
+  gradients.
 - `torch.autograd.gradcheck`: `check_gradients`, by `numerical_gradient`.
 """
 
@@ -23,23 +25,27 @@ PyTree = Any
 _T = TypeVar("_T")
 
 
-def numerical_gradient(f: Callable[[Any], ArrayLike], x: PyTree, eps: float | None = None) -> PyTree:
-    """Slope of a scalar function by central differences, the book's first gradient (chapter 5.4.3).
+def numerical_gradient(
+    f: Callable[[Any], ArrayLike], x: PyTree, eps: float | None = None
+) -> PyTree:
+    """Slope of a scalar function by central differences, the book's first gradient (chapter
+    5.4.3).
 
-    (f(x + eps e_i) - f(x - eps e_i)) / (2 eps) for each entry i of each leaf. Two evaluations per entry: for
-    tests and explanations.
+    (f(x + eps e_i) - f(x - eps e_i)) / (2 eps) for each entry i of each leaf. Two evaluations
+    per entry: for tests and explanations.
 
     Args:
       f: takes `x`, returns a scalar.
       x: pytree of floating point arrays.
-      eps: the step; without it the cube root of the machine epsilon times max(1, |x_i|), which balances the
-        error of the formula against rounding.
+      eps: the step; without it the cube root of the machine epsilon times max(1, |x_i|), which
+        balances the error of the formula against rounding.
 
     Returns:
       A pytree like `x` of numpy arrays.
 
     Raises:
-      TypeError: for leaves that are not real floating point. ValueError: where f does not return a scalar.
+      TypeError: for leaves that are not real floating point. ValueError: where f does not
+        return a scalar.
 
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.array(3.0), "b": jnp.array(1.0)}
@@ -51,15 +57,21 @@ def numerical_gradient(f: Callable[[Any], ArrayLike], x: PyTree, eps: float | No
     leaves = [_floating(leaf) for leaf in leaves]
 
     def value(i, leaf):
-        result = np.asarray(f(tree.unflatten([*leaves[:i], jnp.asarray(leaf), *leaves[i + 1 :]])))
+        result = np.asarray(
+            f(tree.unflatten([*leaves[:i], jnp.asarray(leaf), *leaves[i + 1 :]]))
+        )
         if result.shape != ():
-            raise ValueError(f"f returns shape {result.shape}; a gradient is taken of a scalar.")
+            raise ValueError(
+                f"f returns shape {result.shape}; a gradient is taken of a scalar."
+            )
         return result.astype(np.float64)
 
     def slopes(i, leaf):
         result = np.zeros(leaf.shape, leaf.dtype)
         for index in np.ndindex(leaf.shape):
-            step = eps or float(np.finfo(leaf.dtype).eps) ** (1 / 3) * max(1.0, abs(leaf[index]))
+            step = eps or float(np.finfo(leaf.dtype).eps) ** (1 / 3) * max(
+                1.0, abs(leaf[index])
+            )
             above, below = leaf.copy(), leaf.copy()
             above[index] += step
             below[index] -= step
@@ -74,7 +86,9 @@ def numerical_gradient(f: Callable[[Any], ArrayLike], x: PyTree, eps: float | No
 def _floating(leaf) -> np.ndarray:
     array = np.array(leaf)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"an argument has dtype {array.dtype}; slopes are taken of real floating point numbers.")
+        raise TypeError(
+            f"an argument has dtype {array.dtype}; slopes are taken of real floating point numbers."
+        )
     return array
 
 
@@ -85,20 +99,24 @@ def check_gradients(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    """Compare `jax.grad` with central differences and name the worst entry (`torch.autograd.gradcheck`).
+    """Compare `jax.grad` with central differences and name the worst entry
+    (`torch.autograd.gradcheck`).
 
-    A result that is not a scalar is reduced to one by fixed random weights, so that every entry of it counts.
+    A result that is not a scalar is reduced to one by fixed random weights, so that every entry
+    of it counts.
 
     Args:
       f: the function; it returns one floating point array.
       *args: pytrees of floating point arrays, each of which is checked.
       eps: as for `numerical_gradient`.
-      rtol: relative tolerance; without it 1e-5 in float64 and 1e-2 in float32, what central differences can
-        show.
-      atol: absolute tolerance, relative to the largest slope where it is not given; the same default.
+      rtol: relative tolerance; without it 1e-5 in float64 and 1e-2 in float32, what central
+        differences can show.
+      atol: absolute tolerance, relative to the largest slope where it is not given; the same
+        default.
 
     Raises:
-      AssertionError: naming the leaf, the index and both slopes where they disagree most, nan included.
+      AssertionError: naming the leaf, the index and both slopes where they disagree most, nan
+        included.
       TypeError: for arguments that are not real floating point.
 
     >>> import jax, jax.numpy as jnp
@@ -114,7 +132,9 @@ def check_gradients(
     """
     args = jax.tree.map(_floating, args)
     result = jnp.asarray(f(*args))
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, result.shape) if result.ndim else np.ones(())
+    weights = (
+        np.random.default_rng(0).uniform(0.5, 1.5, result.shape) if result.ndim else np.ones(())
+    )
     weights = weights.astype(result.dtype)
 
     def scalar(args):
@@ -133,9 +153,13 @@ def check_gradients(
 
 
 def _disagreements(exact, numeric, rtol, atol, default):
-    """(excess, leaf and index, slope, slope) of each leaf's worst entry outside the tolerance."""
+    """(excess, leaf and index, slope, slope) of each leaf's worst entry outside the
+    tolerance.
+    """
     paths = jax.tree_util.tree_leaves_with_path(exact)
-    largest = max((np.max(np.abs(n), initial=0.0) for n in jax.tree.leaves(numeric)), default=0.0)
+    largest = max(
+        (np.max(np.abs(n), initial=0.0) for n in jax.tree.leaves(numeric)), default=0.0
+    )
     atol = default * largest if atol is None else atol
     for (path, ours), theirs in zip(paths, jax.tree.leaves(numeric), strict=True):
         ours = np.asarray(ours)
@@ -143,12 +167,15 @@ def _disagreements(exact, numeric, rtol, atol, default):
         excess = np.where(np.isnan(excess), np.inf, excess)
         if excess.size and excess.max() > 0:
             index = np.unravel_index(np.argmax(excess), excess.shape)
-            where = jax.tree_util.keystr(path) + (f"[{', '.join(map(str, index))}]" if index else "")
+            where = jax.tree_util.keystr(path) + (
+                f"[{', '.join(map(str, index))}]" if index else ""
+            )
             yield float(excess[index]), where, float(ours[index]), float(theirs[index])
 
 
 def detach(x: _T) -> _T:
-    """The same values, taken as constants by every derivative (`Tensor.detach`): `lax.stop_gradient`.
+    """The same values, taken as constants by every derivative (`Tensor.detach`):
+    `lax.stop_gradient`.
 
     >>> import jax
     >>> float(jax.grad(lambda x: x * detach(x))(3.0))  # not 6: one factor is a constant
@@ -162,15 +189,16 @@ def grad_where(
 ) -> Callable[..., tuple[jax.Array, nnx.State[Any, Any]]]:
     """Value and gradient with respect to some of the parameters (torch's `requires_grad`).
 
-    What is left out is not differentiated at all, so its backward pass is not computed: what the book saves
-    by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
+    What is left out is not differentiated at all, so its backward pass is not computed: what
+    the book saves by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
 
     Args:
       loss_fn: `loss_fn(model, *args) -> scalar`, with `model` an `nnx.Module`.
       trainable: an NNX filter, e.g. `nnx.All(nnx.Param, nnx.PathContains("head"))`.
 
     Returns:
-      `f(model, *args) -> (value, grads)` where `grads` is an `nnx.State` of the trainable parameters alone.
+      `f(model, *args) -> (value, grads)` where `grads` is an `nnx.State` of the trainable
+      parameters alone.
 
     >>> import jax.numpy as jnp
     >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
@@ -196,8 +224,9 @@ def accumulate_gradients(
 ) -> tuple[jax.Array, PyTree]:
     """Sum of the gradients of several batches, as torch sums into `.grad` until `zero_grad()`.
 
-    One compiled loop, and the memory of one batch: the step of a large batch on a small device. Start from
-    zero is what the function does; divide by the number of batches (or scale the loss) for the mean.
+    One compiled loop, and the memory of one batch: the step of a large batch on a small device.
+    Start from zero is what the function does; divide by the number of batches (or scale the
+    loss) for the mean.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> scalar`.
@@ -205,7 +234,8 @@ def accumulate_gradients(
       batches: pytree of arrays `[n_batches ...]`; each index of the leading axis is one batch.
 
     Returns:
-      `(losses, grads)`: the loss of each batch `[n_batches]`, and the sum of the gradients, like `params`.
+      `(losses, grads)`: the loss of each batch `[n_batches]`, and the sum of the gradients,
+      like `params`.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda w, x: jnp.sum(w * x)

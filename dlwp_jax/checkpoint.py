@@ -40,11 +40,15 @@ SUMS, ABOUT, ARRAYS = "SHA256SUMS", "about.json", "arrays"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be taken: damaged, or of another training. The message names what is wrong."""
+    """A checkpoint that cannot be taken: damaged, or of another training. The message names
+    what is wrong.
+    """
 
 
 class Store:
-    """A directory of checkpoints, the newest `keep` of them, open for writing. Only one process has it."""
+    """A directory of checkpoints, the newest `keep` of them, open for writing. Only one process
+    has it.
+    """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int):
         _orbax()  # missed now, and not when there is a training to lose
@@ -62,7 +66,8 @@ class Store:
         self._pending: Future[Any] | None = None
 
     def save(self, tree: PyTree, about: About) -> None:
-        """Begin to save the arrays of `tree`, which may be given away at once; the last save is waited for first.
+        """Begin to save the arrays of `tree`, which may be given away at once; the last save is
+        waited for first.
 
         Raises:
           CheckpointError: where the last save failed. What was there before it still is.
@@ -71,17 +76,25 @@ class Store:
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
         # Under a name of its own: threads of a save that failed may linger in theirs.
         partial = self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
-        copied = np.array if hosts.many() else jnp.copy  # to Orbax arrays of JAX are those of all processes
+        copied = (
+            np.array if hosts.many() else jnp.copy
+        )  # to Orbax arrays of JAX are those of all processes
         arrays = {name: copied(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
         with _told(self.path), _alone():
             _require_room(self.path, sum(array.nbytes for array in arrays.values()))
             partial.mkdir()
             writing = _orbax().save_async(str(partial / ARRAYS), arrays)
-        self._pending = self._worker.submit(self._finish, writing.result, partial, number, about)
+        self._pending = self._worker.submit(
+            self._finish, writing.result, partial, number, about
+        )
 
-    def _finish(self, written: Callable[[], None], partial: Path, number: int, about: About) -> None:
-        """Wait for Orbax; describe and seal; give the checkpoint its name; drop those that are one too many."""
+    def _finish(
+        self, written: Callable[[], None], partial: Path, number: int, about: About
+    ) -> None:
+        """Wait for Orbax; describe and seal; give the checkpoint its name; drop those that are
+        one too many.
+        """
         try:
             written()
             (partial / ABOUT).write_text(json.dumps(about))
@@ -124,11 +137,17 @@ class Store:
 
 def saved(directory: str | os.PathLike[str]) -> list[Path]:
     """The checkpoints of a directory, the oldest first, whole or damaged."""
-    found = [path for path in Path(directory).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    found = [
+        path
+        for path in Path(directory).glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name)
+    ]
     return sorted(found, key=_number)
 
 
-def newest(directory: str | os.PathLike[str], misfit: Callable[[About], str | None]) -> tuple[Path, About] | None:
+def newest(
+    directory: str | os.PathLike[str], misfit: Callable[[About], str | None]
+) -> tuple[Path, About] | None:
     """The newest checkpoint and what it says about itself; None where there is none.
 
     Args:
@@ -136,7 +155,8 @@ def newest(directory: str | os.PathLike[str], misfit: Callable[[About], str | No
       misfit: tells from `about` why a checkpoint cannot be taken, or None.
 
     Raises:
-      CheckpointError: where the newest is damaged or does not fit. It names the newest that does.
+      CheckpointError: where the newest is damaged or does not fit. It names the newest that
+        does.
     """
     paths = saved(directory)
     if not paths:
@@ -162,13 +182,16 @@ def _judged(path: Path, misfit: Callable[[About], str | None]) -> tuple[str | No
 def load(path: Path, like: PyTree) -> PyTree:
     """The arrays of a checkpoint, in the structure, dtypes and shardings of `like`."""
     wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in plain(like).items()
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in plain(like).items()
     }
     return fitted(_orbax().load(os.path.abspath(path / ARRAYS), wanted), like)
 
 
 def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, in the dtypes and shapes of `like` (of `plain`), read by this process alone."""
+    """The arrays of a checkpoint, in the dtypes and shapes of `like` (of `plain`), read by this
+    process alone.
+    """
     wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
     with _alone():
         arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
@@ -179,7 +202,9 @@ def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
     """Arrays under the paths of leaves, in the structure of `like`."""
 
     def leaf_of(path, leaf):
-        return as_was(arrays[keystr(path)], leaf) if leaf.size else leaf  # the empty ones were not written
+        return (
+            as_was(arrays[keystr(path)], leaf) if leaf.size else leaf
+        )  # the empty ones were not written
 
     return jax.tree_util.tree_map_with_path(leaf_of, like)
 
@@ -191,7 +216,9 @@ def _alone() -> Iterator[None]:
         yield
         return
     v1 = _orbax()
-    execution = importlib.import_module("orbax.checkpoint.experimental.v1._src.saving.execution")
+    execution = importlib.import_module(
+        "orbax.checkpoint.experimental.v1._src.saving.execution"
+    )
     check = "_check_directory_consistency"  # it asks all processes, those too that are not active, and waits for ever
     kept = getattr(execution, check, None)
     context = v1.Context()
@@ -209,7 +236,9 @@ def _orbax() -> Any:
     try:
         from orbax.checkpoint import v1
     except ImportError as error:
-        raise ImportError("checkpoints need a newer Orbax: pip install 'dlwp-jax[checkpoint]'") from error
+        raise ImportError(
+            "checkpoints need a newer Orbax: pip install 'dlwp-jax[checkpoint]'"
+        ) from error
     return v1
 
 
@@ -217,9 +246,15 @@ def _orbax() -> Any:
 
 
 def plain(tree: PyTree) -> dict[str, jax.Array]:
-    """The leaves under their paths; keys as their numbers, and without the empty ones, which Orbax cannot hold."""
+    """The leaves under their paths; keys as their numbers, and without the empty ones, which
+    Orbax cannot hold.
+    """
     leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
+    return {
+        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
+        for name, leaf in leaves.items()
+        if leaf.size
+    }
 
 
 # Files: sealed by the checksums of all of them.
@@ -242,7 +277,9 @@ def damage(path: Path) -> str | None:
         return f"is damaged: {SUMS} is missing."
     lines = sealed.read_bytes().decode(errors="replace").splitlines(keepends=True)
     sums = dict(line.removesuffix("\n").split("  ", 1)[::-1] for line in lines if "  " in line)
-    if ABOUT not in sums or "".join(f"{digest}  {name}\n" for name, digest in sums.items()) != "".join(lines):
+    if ABOUT not in sums or "".join(
+        f"{digest}  {name}\n" for name, digest in sums.items()
+    ) != "".join(lines):
         return f"is damaged: {SUMS} is not what was written."
     for name, digest in sums.items():
         if not (path / name).is_file():
@@ -292,12 +329,16 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-if hasattr(os, "register_at_fork"):  # a loader's forked worker may outlive a process that is killed
+if hasattr(
+    os, "register_at_fork"
+):  # a loader's forked worker may outlive a process that is killed
     os.register_at_fork(after_in_child=_let_go)
 
 
 def _require_room(path: Path, size: int) -> None:
-    """Refuse what a disk cannot hold: where Orbax runs into its end, its threads print dozens of tracebacks."""
+    """Refuse what a disk cannot hold: where Orbax runs into its end, its threads print dozens
+    of tracebacks.
+    """
     disk = shutil.disk_usage(path)
     if disk.total and disk.free < size:  # file systems that do not tell have a total of 0
         raise OSError(f"it takes {size:,} bytes, and {disk.free:,} are free there.")
@@ -326,7 +367,10 @@ def shapes(tree: PyTree) -> dict[str, list[Any]]:
 
 def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
     """Path -> [dtype, shape, SHA-256 of the values] of each leaf."""
-    return {name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)] for name, leaf in plain(tree).items()}
+    return {
+        name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)]
+        for name, leaf in plain(tree).items()
+    }
 
 
 def _digest(leaf: jax.Array) -> str:

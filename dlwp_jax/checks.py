@@ -1,4 +1,6 @@
-"""What the checks of all rooms share: is this one number, one key, and how is what came told in a few words."""
+"""What the checks of all rooms share: is this one number, one key, and how is what came told in
+a few words.
+"""
 
 import contextlib
 import math
@@ -14,7 +16,10 @@ import numpy as np
 from jax.core import Tracer
 
 # NumPy's alone; where a platform has none they are float64 and complex128.
-LONG: dict[Any, Any] = {np.dtype(np.longdouble): np.float64, np.dtype(np.clongdouble): np.complex128}
+LONG: dict[Any, Any] = {
+    np.dtype(np.longdouble): np.float64,
+    np.dtype(np.clongdouble): np.complex128,
+}
 
 
 def describe(value: Any) -> str:
@@ -28,7 +33,11 @@ def describe(value: Any) -> str:
     if is_array(value):
         return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
     shown = repr(value)
-    return f"{type(value).__name__} {shown}" if len(shown) <= 60 and "\n" not in shown else f"a {type(value).__name__}"
+    return (
+        f"{type(value).__name__} {shown}"
+        if len(shown) <= 60 and "\n" not in shown
+        else f"a {type(value).__name__}"
+    )
 
 
 def is_array(value: Any) -> bool:
@@ -37,7 +46,8 @@ def is_array(value: Any) -> bool:
 
 
 def as_int(value: Any) -> int | None:
-    """A whole number of any kind as an int, a 0-d array included; None for anything else, bools too.
+    """A whole number of any kind as an int, a 0-d array included; None for anything else, bools
+    too.
 
     >>> as_int(np.int8(3)), as_int(True), as_int(3.0)
     (3, None, None)
@@ -67,12 +77,16 @@ def whole(value: Any, argument: str, least: int | None = None, most: int = 2**31
     if number is None:
         raise TypeError(f"{argument} must be a whole number; got {describe(value)}.")
     if (least is not None and number < least) or number > most:
-        limits = f"at least {least}" if least is not None and number < least else f"at most {most}"
+        limits = (
+            f"at least {least}" if least is not None and number < least else f"at most {most}"
+        )
         raise ValueError(f"{argument} must be {limits}; got {describe(value)}.")
     return number
 
 
-def real(value: Any, argument: str, least: float = -math.inf, *, above: float = -math.inf) -> float:
+def real(
+    value: Any, argument: str, least: float = -math.inf, *, above: float = -math.inf
+) -> float:
     """A finite number, of `least` or more, and more than `above`.
 
     Raises:
@@ -83,22 +97,32 @@ def real(value: Any, argument: str, least: float = -math.inf, *, above: float = 
     0.5
     """
     try:
-        is_number = not isinstance(value, bool | np.bool_ | str | bytes | complex) and np.ndim(value) == 0
+        is_number = (
+            not isinstance(value, bool | np.bool_ | str | bytes | complex)
+            and np.ndim(value) == 0
+        )
         is_number = is_number and not str(getattr(value, "dtype", "")).endswith("bool")
         given: Any = value
-        number = float(given) if is_number and (is_array(value) or isinstance(value, numbers.Real)) else None
+        number = (
+            float(given)
+            if is_number and (is_array(value) or isinstance(value, numbers.Real))
+            else None
+        )
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None:
         raise TypeError(f"{argument} must be a number; got {describe(value)}.")
     if not math.isfinite(number) or number < least or number <= above:
-        limits = f" of {least:g} or more" * (least > -math.inf) + f" above {above:g}" * (above > -math.inf)
+        limits = f" of {least:g} or more" * (least > -math.inf) + f" above {above:g}" * (
+            above > -math.inf
+        )
         raise ValueError(f"{argument} must be a finite number{limits}; got {describe(value)}.")
     return number
 
 
 def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
-    """Numbers of any container as an array: a JAX array as it is, a traced one too, anything else as NumPy reads it.
+    """Numbers of any container as an array: a JAX array as it is, a traced one too, anything
+    else as NumPy reads it.
 
     The other byte order, which files have and JAX has not, is turned.
 
@@ -110,7 +134,9 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
     [1, 2]
     """
     array: Any = value if isinstance(value, jax.Array) else _read(value, argument)
-    is_held = isinstance(array, jax.Array | np.ndarray | np.generic)  # not a shape and a dtype, as jax.eval_shape gives
+    is_held = isinstance(
+        array, jax.Array | np.ndarray | np.generic
+    )  # not a shape and a dtype, as jax.eval_shape gives
     if not is_held or not is_numeric(array.dtype):
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
@@ -121,7 +147,9 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
 
 
 def is_numeric(dtype: Any) -> bool:
-    """Whether a dtype is one of numbers, bool and bfloat16 among them; NumPy counts spans of time as integers."""
+    """Whether a dtype is one of numbers, bool and bfloat16 among them; NumPy counts spans of
+    time as integers.
+    """
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
     return (jnp.issubdtype(dtype, np.number) and dtype.kind != "m") or dtype.kind == "b"
@@ -129,16 +157,24 @@ def is_numeric(dtype: Any) -> bool:
 
 def _read(value: Any, argument: str) -> np.ndarray | jax.Array:
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked.")
-    if isinstance(value, list | tuple) and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+        raise TypeError(
+            f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked."
+        )
+    if isinstance(value, list | tuple) and any(
+        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)
+    ):
         return jnp.asarray(value)
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{argument} must be numbers in a regular shape; got {describe(value)} ({error}).") from error
+        raise ValueError(
+            f"{argument} must be numbers in a regular shape; got {describe(value)} ({error})."
+        ) from error
     except (TypeError, RuntimeError, OverflowError) as error:
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise TypeError(f"{argument} must be numbers; got {describe(value)}, which is no array: {why}") from error
+        raise TypeError(
+            f"{argument} must be numbers; got {describe(value)}, which is no array: {why}"
+        ) from error
 
 
 def on_host(value: Any, argument: str) -> np.ndarray:
@@ -149,7 +185,9 @@ def on_host(value: Any, argument: str) -> np.ndarray:
     """
     array = numbers_of(value, argument)
     if isinstance(array, Tracer):
-        raise TypeError(f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside of them.")
+        raise TypeError(
+            f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside of them."
+        )
     return np.asarray(array)
 
 
@@ -162,7 +200,8 @@ def real_on_host(value: Any, argument: str) -> np.ndarray:
 
 
 def on_device(value: Any, argument: str) -> jax.Array:
-    """Numbers of any container as a JAX array, refused where JAX would cut 64-bit integers to other numbers.
+    """Numbers of any container as a JAX array, refused where JAX would cut 64-bit integers to
+    other numbers.
 
     Raises:
       TypeError, ValueError: as `numbers_of`.
@@ -173,7 +212,8 @@ def on_device(value: Any, argument: str) -> jax.Array:
 
 
 def as_held(value: Any, argument: str) -> np.ndarray | jax.Array:
-    """Numbers of any container in a dtype that JAX holds, still where they are: for whoever puts them elsewhere.
+    """Numbers of any container in a dtype that JAX holds, still where they are: for whoever
+    puts them elsewhere.
 
     Raises:
       TypeError, ValueError, OverflowError: as `on_device`.
@@ -188,17 +228,27 @@ def as_held(value: Any, argument: str) -> np.ndarray | jax.Array:
 
 
 def refuse_too_large(data: np.ndarray | jax.Array, dtype: np.dtype, argument: str) -> None:
-    """Raise OverflowError where an integer dtype cannot hold the data; what is traced is not looked at."""
+    """Raise OverflowError where an integer dtype cannot hold the data; what is traced is not
+    looked at.
+    """
     same = data.dtype == dtype or data.dtype == bool
-    if same or isinstance(data, Tracer) or not jnp.issubdtype(dtype, jnp.integer) or not data.size:
+    if (
+        same
+        or isinstance(data, Tracer)
+        or not jnp.issubdtype(dtype, jnp.integer)
+        or not data.size
+    ):
         return
     limits, least, most = jnp.iinfo(dtype), data.min().item(), data.max().item()
     if not limits.min <= least <= most <= limits.max:  # NaN neither
-        raise OverflowError(f"{argument} of {data.dtype} reaches {least}..{most} and does not fit {dtype}")
+        raise OverflowError(
+            f"{argument} of {data.dtype} reaches {least}..{most} and does not fit {dtype}"
+        )
 
 
 def names_of(value: Any, argument: str) -> np.ndarray:
-    """Names, numbers or dates of any container as a NumPy array that can be sorted and compared.
+    """Names, numbers or dates of any container as a NumPy array that can be sorted and
+    compared.
 
     Raises:
       TypeError: they are of several kinds, or of none of these.
@@ -207,11 +257,19 @@ def names_of(value: Any, argument: str) -> np.ndarray:
     >>> names_of(["b", "a"], "labels").tolist()
     ['b', 'a']
     """
-    array = np.asarray(on_host(value, argument) if isinstance(value, jax.Array) else _read(value, argument))
-    if array.dtype == object and array.ndim and all(isinstance(name, str) for name in array.flat):
+    array = np.asarray(
+        on_host(value, argument) if isinstance(value, jax.Array) else _read(value, argument)
+    )
+    if (
+        array.dtype == object
+        and array.ndim
+        and all(isinstance(name, str) for name in array.flat)
+    ):
         array = array.astype(str)  # as pandas keeps text
     if array.dtype.kind not in "biufUSMm":
-        raise TypeError(f"{argument} must be names or numbers of one kind; got {describe(value)}.")
+        raise TypeError(
+            f"{argument} must be names or numbers of one kind; got {describe(value)}."
+        )
     return array
 
 
@@ -220,9 +278,14 @@ def key(value: Any, argument: str = "key") -> jax.Array:
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
             return value
-        if value.dtype == jnp.uint32 and value.shape == jax.random.key_data(jax.random.key(0)).shape:
+        if (
+            value.dtype == jnp.uint32
+            and value.shape == jax.random.key_data(jax.random.key(0)).shape
+        ):
             return jax.random.wrap_key_data(value)
-    raise TypeError(f"{argument} must be one PRNG key such as jax.random.key(0); got {describe(value)}.")
+    raise TypeError(
+        f"{argument} must be one PRNG key such as jax.random.key(0); got {describe(value)}."
+    )
 
 
 def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2**31 - 1) -> Any:
@@ -232,8 +295,15 @@ def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2*
     (3, 4)
     """
     sizes: Any = value
-    is_ordered = isinstance(value, Iterable) and not isinstance(value, str | bytes | dict | set | frozenset)
-    if not is_ordered or not hasattr(value, "__len__") or getattr(value, "ndim", 1) != 1 or len(sizes) != count:
+    is_ordered = isinstance(value, Iterable) and not isinstance(
+        value, str | bytes | dict | set | frozenset
+    )
+    if (
+        not is_ordered
+        or not hasattr(value, "__len__")
+        or getattr(value, "ndim", 1) != 1
+        or len(sizes) != count
+    ):
         raise TypeError(f"{argument} must be {count} whole numbers; got {describe(value)}.")
     return tuple(whole(number, argument, least, most) for number in value)
 
@@ -241,7 +311,9 @@ def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2*
 def path(value: Any, argument: str = "path") -> None:
     """Refuse what is no path of a file system."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{argument} must be a path, a str or a pathlib.Path; got {describe(value)}.")
+        raise TypeError(
+            f"{argument} must be a path, a str or a pathlib.Path; got {describe(value)}."
+        )
     if not os.fspath(value) or "\0" in str(value):
         raise ValueError(f"{argument} must name a file or a folder; got {str(value)!r}.")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes that name when the block ends well, and is removed where it does not.
+    """A path beside `path` to write to; it takes that name when the block ends well, and is
+    removed where it does not.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp(), "notes.txt")

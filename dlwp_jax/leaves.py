@@ -9,20 +9,28 @@ from jax.extend.core import primitives
 
 
 def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array where a sharding says, the devices of other processes included, which hold the same array."""
-    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+    """An array where a sharding says, the devices of other processes included, which hold the
+    same array.
+    """
+    if sharding.is_fully_addressable or (
+        isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    ):
         return jax.device_put(leaf, sharding)
     if is_key(leaf):
-        return jax.random.wrap_key_data(lay(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(
+            lay(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
+        )
     array = np.asarray(leaf)
     laid = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
     return weakly(laid) if getattr(leaf, "weak_type", False) else laid
 
 
 def as_was(leaf: Any, before: jax.Array) -> jax.Array:
-    """What was read, as the kind of array in whose place it comes, for which the same program is compiled.
+    """What was read, as the kind of array in whose place it comes, for which the same program
+    is compiled.
 
-    A key; where that lay, and not tied to a device, where it was not; weakly typed, where it was.
+    A key; where that lay, and not tied to a device, where it was not; weakly typed, where it
+    was.
     """
     raw = jax.random.key_data(before) if is_key(before) else before
     leaf = lay(leaf, raw.sharding) if before.committed else jnp.asarray(np.asarray(leaf))
@@ -33,7 +41,9 @@ def as_was(leaf: Any, before: jax.Array) -> jax.Array:
 
 def weakly(leaf: jax.Array) -> jax.Array:
     """The same, weakly typed."""
-    return primitives.convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)
+    return primitives.convert_element_type_p.bind(
+        leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None
+    )
 
 
 def is_key(leaf: Any) -> bool:

@@ -9,11 +9,13 @@ from dlwp_jax.diagnose.history import read
 
 
 def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
-    """Draw the curves that `diagnose` judges, with its verdict as the title and the best epoch marked.
+    """Draw the curves that `diagnose` judges, with its verdict as the title and the best epoch
+    marked.
 
     Args:
       history: a `Run`, or its history.
-      baseline: as for `diagnose`; the trivial and the reachable loss are drawn where they are given.
+      baseline: as for `diagnose`; the trivial and the reachable loss are drawn where they are
+        given.
       axes: matplotlib axes to draw on; None makes a figure.
 
     Returns:
@@ -39,9 +41,16 @@ def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
     known = baseline if isinstance(baseline, dict) else {"trivial": baseline}
     for name, loss in known.items():
         if loss is not None:
-            axes.axhline(loss, color="gray", linestyle=":" if name == "trivial" else "--", label=f"{name} loss")
+            axes.axhline(
+                loss,
+                color="gray",
+                linestyle=":" if name == "trivial" else "--",
+                label=f"{name} loss",
+            )
     if "best_epoch" in diagnosis.evidence:
-        axes.axvline(diagnosis.evidence["best_epoch"], color="k", linewidth=0.8, label="best epoch")
+        axes.axvline(
+            diagnosis.evidence["best_epoch"], color="k", linewidth=0.8, label="best epoch"
+        )
     finite = np.concatenate([values[np.isfinite(values)] for values in drawn.values()])
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         axes.set_yscale("log")

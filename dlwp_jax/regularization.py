@@ -1,7 +1,8 @@
-"""Against overfitting: penalties, noise and averages that go into any loss; where the other cures live (chapters 5, 8).
+"""Against overfitting: penalties, noise and averages that go into any loss; where the other
+cures live (chapters 5, 8).
 
-A model that fits its training examples better than new ones has learned some of their noise. The book names the cures;
-each has one home here:
+A model that fits its training examples better than new ones has learned some of their noise.
+The book names the cures; each has one home here:
 
 | cure | here | what it is for |
 | --- | --- | --- |
@@ -17,7 +18,8 @@ each has one home here:
 | batch normalisation | `nn.BatchNorm2d` | made for speed; that each batch has other moments is noise, too |
 | weight averaging | `ema`, `swa`, `averaged`, `update_bn` | the mean of the last weights is quieter than any of them |
 
-Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try many in one program:
+Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try many in one
+program:
 
     def loss_fn(model, batch):
         return losses.mse_loss(model(batch["x"]), batch["y"]) + strength * regularization.l2(model, biases=False), {}
@@ -43,21 +45,34 @@ from dlwp_jax.train import Learner, TrainState, checks
 
 PyTree = Any
 _RUNNING = (RunningMoments, nnx.BatchNorm)
-_NORMS = (*_RUNNING, GroupNorm, LayerNorm, RMSNorm, nnx.GroupNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)
+_NORMS = (
+    *_RUNNING,
+    GroupNorm,
+    LayerNorm,
+    RMSNorm,
+    nnx.GroupNorm,
+    nnx.LayerNorm,
+    nnx.RMSNorm,
+    nnx.InstanceNorm,
+)
 
 
-def l2(model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bool = True) -> jax.Array:
-    """The sum of squared parameters, to be added to a loss: the book's `l2_lambda * l2_norm` (chapter 8.5.1).
+def l2(
+    model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bool = True
+) -> jax.Array:
+    """The sum of squared parameters, to be added to a loss: the book's `l2_lambda * l2_norm`
+    (chapter 8.5.1).
 
-    Small weights make functions that change slowly from one example to the next. Its gradient is `2 w`: with plain
-    SGD, `strength * l2` is weight decay of `2 * strength`.
+    Small weights make functions that change slowly from one example to the next. Its gradient
+    is `2 w`: with plain SGD, `strength * l2` is weight decay of `2 * strength`.
 
     Args:
       model: an NNX module.
       of: the NNX filter of the parameters that are penalised.
-      biases: whether those called `bias` are among them. A bias shifts a function and does not steepen it.
-      norms: whether scale and bias of normalisation layers are among them. The layers before them undo a pull on
-        their size anyway.
+      biases: whether those called `bias` are among them. A bias shifts a function and does not
+        steepen it.
+      norms: whether scale and bias of normalisation layers are among them. The layers before
+        them undo a pull on their size anyway.
 
     Returns:
       A scalar, float32 or wider.
@@ -73,8 +88,11 @@ def l2(model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bo
     return _sum_of(jnp.square, model, of, biases, norms)
 
 
-def l1(model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bool = True) -> jax.Array:
-    """The sum of absolute parameters: pulls all of them equally hard, and the needless ones to zero.
+def l1(
+    model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bool = True
+) -> jax.Array:
+    """The sum of absolute parameters: pulls all of them equally hard, and the needless ones to
+    zero.
 
     Arguments, result and errors as for `l2`.
 
@@ -91,7 +109,13 @@ def _absolute(w: jax.Array) -> jax.Array:
     return w * jnp.sign(w)
 
 
-def _sum_of(size: Callable[[jax.Array], jax.Array], model: nnx.Module, of: Any, biases: bool, norms: bool) -> jax.Array:
+def _sum_of(
+    size: Callable[[jax.Array], jax.Array],
+    model: nnx.Module,
+    of: Any,
+    biases: bool,
+    norms: bool,
+) -> jax.Array:
     checks.model(model)
     inside_norms = () if norms else _paths(model, _NORMS)
     chosen = [
@@ -100,7 +124,9 @@ def _sum_of(size: Callable[[jax.Array], jax.Array], model: nnx.Module, of: Any, 
         if (biases or path[-1] != "bias") and path[:-1] not in inside_norms
     ]
     if not chosen:
-        raise ValueError(f"no parameter is left to penalise: of={of!r}, biases={biases}, norms={norms}.")
+        raise ValueError(
+            f"no parameter is left to penalise: of={of!r}, biases={biases}, norms={norms}."
+        )
     return jnp.sum(jnp.stack([jnp.sum(size(_wide(leaf))) for leaf in chosen]))
 
 
@@ -109,18 +135,22 @@ def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:
     return {path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
 
 
-def smoothness(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-    """The mean over examples of |d output / d input|^2, to be added to a loss (the gradient penalty).
+def smoothness(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key: jax.Array | None = None
+) -> jax.Array:
+    """The mean over examples of |d output / d input|^2, to be added to a loss (the gradient
+    penalty).
 
-    It asks for what L2 only hints at: that the function itself be flat around the examples, whatever its weights.
-    Double backpropagation: a step costs two to three times a plain one.
+    It asks for what L2 only hints at: that the function itself be flat around the examples,
+    whatever its weights. Double backpropagation: a step costs two to three times a plain one.
 
     Args:
-      function: an NNX module, or a function; `[n ...] -> [n ...]`, each example by itself. A module is copied: its
-        batch statistics and random streams stay.
+      function: an NNX module, or a function; `[n ...] -> [n ...]`, each example by itself. A
+        module is copied: its batch statistics and random streams stay.
       x: `[n ...]`, floating: the inputs of a batch, or points between them.
-      key: None takes the whole Jacobian, one backward pass for each output value of an example. With a key it is
-        estimated from a single pass along a random direction: unbiased, and the way for many outputs.
+      key: None takes the whole Jacobian, one backward pass for each output value of an example.
+        With a key it is estimated from a single pass along a random direction: unbiased, and
+        the way for many outputs.
 
     Returns:
       A scalar: the squared Frobenius norm of the Jacobian, averaged over the n examples.
@@ -134,7 +164,9 @@ def smoothness(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key:
     else:
         output, pull = jax.vjp(function, x)
     if output.shape[:1] != x.shape[:1]:
-        raise ValueError(f"function must give one output for each of the {len(x)} examples; it gives {output.shape}.")
+        raise ValueError(
+            f"function must give one output for each of the {len(x)} examples; it gives {output.shape}."
+        )
     if key is not None:
         (slopes,) = pull(jax.random.normal(key, output.shape, output.dtype))
     else:
@@ -146,11 +178,14 @@ def smoothness(function: Callable[[jax.Array], jax.Array], x: jax.Array, *, key:
 
 @shown
 class InputNoise(nnx.Module):
-    """Normal noise on the input in train mode, nothing in eval mode: the book's cheapest way to "more" data.
+    """Normal noise on the input in train mode, nothing in eval mode: the book's cheapest way to
+    "more" data.
 
     Args:
-      std: standard deviation, in the unit of the input; a number, or a traced scalar to be swept.
-      rngs: its `noise` stream (or its default one) is forked: the layer holds an own stream of keys.
+      std: standard deviation, in the unit of the input; a number, or a traced scalar to be
+        swept.
+      rngs: its `noise` stream (or its default one) is forked: the layer holds an own stream of
+        keys.
 
     >>> layer = InputNoise(0.1, rngs=nnx.Rngs(0))
     >>> bool(0 < abs(layer(jnp.zeros(100))).max() < 1)
@@ -172,7 +207,8 @@ class InputNoise(nnx.Module):
         return x if self.deterministic else augment.noise(self.rngs(), x, self.std)
 
 
-# Weight averaging: the optimizer keeps it, so that it is jitted, mapped, saved and resumed with the rest.
+# Weight averaging: the optimizer keeps it, so that it is jitted, mapped, saved and resumed with
+# the rest.
 
 
 class AveragingState(NamedTuple):
@@ -187,11 +223,15 @@ class AveragingState(NamedTuple):
     step: jax.Array
 
 
-def ema(tx: optax.GradientTransformation, decay: float | jax.Array = 0.999) -> optax.GradientTransformationExtraArgs:
-    """Beside what `tx` does, keep an exponential moving average of the parameters; read it with `averaged`.
+def ema(
+    tx: optax.GradientTransformation, decay: float | jax.Array = 0.999
+) -> optax.GradientTransformationExtraArgs:
+    """Beside what `tx` does, keep an exponential moving average of the parameters; read it with
+    `averaged`.
 
-    average <- decay average + (1 - decay) params after every step, from the first step's parameters on; torch's
-    `swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`. About the last 1 / (1 - decay) steps count.
+    average <- decay average + (1 - decay) params after every step, from the first step's
+    parameters on; torch's `swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`. About
+    the last 1 / (1 - decay) steps count.
 
     >>> from dlwp_jax import train
     >>> loss_fn = lambda model, batch: (jnp.mean(model(batch) ** 2), {})
@@ -207,12 +247,16 @@ def ema(tx: optax.GradientTransformation, decay: float | jax.Array = 0.999) -> o
     return _averaging(tx, lambda count: 1 - decay, start=0, every=1)
 
 
-def swa(tx: optax.GradientTransformation, *, start: int, every: int = 1) -> optax.GradientTransformationExtraArgs:
-    """Beside what `tx` does, keep the plain mean of the parameters of late steps (stochastic weight averaging).
+def swa(
+    tx: optax.GradientTransformation, *, start: int, every: int = 1
+) -> optax.GradientTransformationExtraArgs:
+    """Beside what `tx` does, keep the plain mean of the parameters of late steps (stochastic
+    weight averaging).
 
-    The mean of steps `start + every`, `start + 2 every`, ...: torch's `swa_utils.AveragedModel`, updated then. Until
-    there is one, `averaged` gives the newest parameters before `start`. Train with a constant or cyclic learning
-    rate while it averages, and where the model has batch norm call `update_bn` on the result.
+    The mean of steps `start + every`, `start + 2 every`, ...: torch's
+    `swa_utils.AveragedModel`, updated then. Until there is one, `averaged` gives the newest
+    parameters before `start`. Train with a constant or cyclic learning rate while it averages,
+    and where the model has batch norm call `update_bn` on the result.
 
     Args:
       tx: the optimizer.
@@ -221,11 +265,15 @@ def swa(tx: optax.GradientTransformation, *, start: int, every: int = 1) -> opta
     """
     if not start >= 0:
         raise ValueError(f"start={start} must be 0 steps or more.")
-    return _averaging(tx, lambda count: 1 / count, start=start, every=checks.count(every, "every"))
+    return _averaging(
+        tx, lambda count: 1 / count, start=start, every=checks.count(every, "every")
+    )
 
 
 def _averaging(tx, weight, *, start, every) -> optax.GradientTransformationExtraArgs:
-    """The newest of `count` members enters the average with `weight(count)`, the first with 1."""
+    """The newest of `count` members enters the average with `weight(count)`, the first with
+    1.
+    """
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
@@ -234,7 +282,9 @@ def _averaging(tx, weight, *, start, every) -> optax.GradientTransformationExtra
 
     def update(updates, state, params=None, **more):
         if params is None:
-            raise ValueError("params is missing; call update(grads, state, params), an average is of parameters.")
+            raise ValueError(
+                "params is missing; call update(grads, state, params), an average is of parameters."
+            )
         updates, inner = tx.update(updates, state.inner, params, **more)
         step = state.step + 1
         enters = (step > start) & ((step - start) % every == 0)
@@ -254,7 +304,8 @@ def _wide(leaf: jax.Array) -> jax.Array:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """The state with the averaged parameters that `ema` or `swa` kept, for `evaluate` and `predict`.
+    """The state with the averaged parameters that `ema` or `swa` kept, for `evaluate` and
+    `predict`.
 
     The rest (batch statistics, the optimizer's state) is as it was.
 
@@ -262,18 +313,29 @@ def averaged(state: TrainState) -> TrainState:
       ValueError: where the optimizer keeps no average.
     """
     is_average = lambda node: isinstance(node, AveragingState)  # noqa: E731
-    found = [node for node in jax.tree.leaves(state.opt_state, is_leaf=is_average) if is_average(node)]
+    found = [
+        node
+        for node in jax.tree.leaves(state.opt_state, is_leaf=is_average)
+        if is_average(node)
+    ]
     if not found:
-        raise ValueError("the optimizer keeps no average; wrap it: ema(tx, decay) or swa(tx, start=...).")
-    params = jax.tree.map(lambda mean, param: mean.astype(param.dtype), found[0].average, state.params)
+        raise ValueError(
+            "the optimizer keeps no average; wrap it: ema(tx, decay) or swa(tx, start=...)."
+        )
+    params = jax.tree.map(
+        lambda mean, param: mean.astype(param.dtype), found[0].average, state.params
+    )
     return dataclasses.replace(state, params=params)
 
 
-def update_bn(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int) -> TrainState:
+def update_bn(
+    learner: Learner, state: TrainState, data: PyTree, *, batch_size: int
+) -> TrainState:
     """The state with batch norm's statistics measured anew; torch's `swa_utils.update_bn`.
 
-    Running statistics belong to the weights that made them; averaged weights have none. This is one pass over the
-    data in train mode, without a gradient: each layer's mean and variance become the plain average over the batches.
+    Running statistics belong to the weights that made them; averaged weights have none. This is
+    one pass over the data in train mode, without a gradient: each layer's mean and variance
+    become the plain average over the batches.
 
     Args:
       learner, state: from `make_learner`, the parameters most often from `averaged`.
@@ -287,15 +349,24 @@ def update_bn(learner: Learner, state: TrainState, data: PyTree, *, batch_size: 
     n, size = checks.rows(data, "data"), checks.count(batch_size, "batch_size")
     model = learner.model(state, train=True)
     layers = _paths(model, _RUNNING)
-    for _, layer in nnx.iter_modules(model):  # each batch is to leave its own moments, not a running mean
+    for _, layer in nnx.iter_modules(
+        model
+    ):  # each batch is to leave its own moments, not a running mean
         if isinstance(layer, RunningMoments):
             layer.momentum = 1.0  # torch's momentum is the weight of the new value,
         elif isinstance(layer, nnx.BatchNorm):
             layer.momentum = 0.0  # Flax's that of the old one
     probe = dataclasses.replace(learner, train_def=nnx.graphdef(model))
-    paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)) if path[:-1] in layers]
+    paths = [
+        path
+        for path, _ in nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+        if path[:-1] in layers
+    ]
     batches = [jax.tree.map(lambda a, i=i: a[i : i + size], data) for i in range(0, n, size)]
-    passes = [_extra(probe, state, batch, jax.random.fold_in(state.key, i)) for i, batch in enumerate(batches)]
+    passes = [
+        _extra(probe, state, batch, jax.random.fold_in(state.key, i))
+        for i, batch in enumerate(batches)
+    ]
     measured = [nnx.traversals.flatten_mapping(extra) for extra in passes]
     extra = nnx.traversals.flatten_mapping(state.extra)
     for path in paths:

@@ -16,15 +16,18 @@ from dlwp_jax.files import whole
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """A directory that holds `config.json`, `history.jsonl` and figures, each written whole or not at all.
+    """A directory that holds `config.json`, `history.jsonl` and figures, each written whole or
+    not at all.
 
-    Of many processes number 0 writes them; in the others `path` is a temporary directory, for scripts that write to it.
+    Of many processes number 0 writes them; in the others `path` is a temporary directory, for
+    scripts that write to it.
     """
 
     path: Path
 
     def history(self, history: dict[str, Any], name: str = "history.jsonl") -> None:
-        """Write a history to the file `name`, one JSON line per epoch: `{"epoch": 1, "train/loss": 0.7, ...}`.
+        """Write a history to the file `name`, one JSON line per epoch: `{"epoch": 1,
+        "train/loss": 0.7, ...}`.
 
         A value that is not finite is written as null, since JSON knows no NaN.
         """
@@ -32,17 +35,29 @@ class RunDirectory:
         lines = (
             {
                 "epoch": epoch,
-                **{key: float(v) if np.isfinite(v) else None for key, v in zip(columns, row, strict=True)},
+                **{
+                    key: float(v) if np.isfinite(v) else None
+                    for key, v in zip(columns, row, strict=True)
+                },
             }
             for epoch, row in enumerate(zip(*columns.values(), strict=True), 1)
         )
-        self._write(name, lambda partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines)))
+        self._write(
+            name,
+            lambda partial: partial.write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            ),
+        )
 
     def figure(self, figure: Any, name: str) -> None:
-        """Save a matplotlib figure under `name`, whose ending chooses the format; close it, and say where it is."""
+        """Save a matplotlib figure under `name`, whose ending chooses the format; close it, and
+        say where it is.
+        """
         import matplotlib.pyplot as plt
 
-        self._write(name, lambda partial: figure.savefig(partial, format=Path(name).suffix[1:], dpi=120))
+        self._write(
+            name, lambda partial: figure.savefig(partial, format=Path(name).suffix[1:], dpi=120)
+        )
         plt.close(figure)
         print(f"wrote {self.path / name}")
 

@@ -10,16 +10,19 @@ CLOSED = 141  # 128 + SIGPIPE: what a shell says of a program that the signal ha
 
 @contextlib.contextmanager
 def output() -> Iterator[None]:
-    """End the program in silence, with status 141, where the reader of its output has gone: `... | head -1`.
+    """End the program in silence, with status 141, where the reader of its output has gone:
+    `... | head -1`.
 
-    So end programs that know nothing of it, by the signal SIGPIPE. Python ignores that signal, and so it must stay: it
-    would come of a broken connection to another process, too.
+    So end programs that know nothing of it, by the signal SIGPIPE. Python ignores that signal,
+    and so it must stay: it would come of a broken connection to another process, too.
 
     >>> with output():
     ...     print("read")
     read
     """
-    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # None where it was closed before the start
+    streams = [
+        stream for stream in (sys.stdout, sys.stderr) if stream
+    ]  # None where it was closed before the start
     try:
         try:
             yield

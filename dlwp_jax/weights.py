@@ -1,4 +1,6 @@
-"""A model's weights alone, for other programs: safetensors or npz. For torch, see `dlwp_jax.parity.to_torch`."""
+"""A model's weights alone, for other programs: safetensors or npz. For torch, see
+`dlwp_jax.parity.to_torch`.
+"""
 
 import dataclasses
 import os
@@ -20,9 +22,11 @@ PyTree = Any
 
 
 def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
-    """Write the parameters and the other arrays of a model (batch statistics, frozen parameters).
+    """Write the parameters and the other arrays of a model (batch statistics, frozen
+    parameters).
 
-    They stand under dotted names such as `hidden.kernel`, in Flax's layouts. The file is whole or not there.
+    They stand under dotted names such as `hidden.kernel`, in Flax's layouts. The file is whole
+    or not there.
 
     Args:
       path: `.safetensors` (any dtype that it knows, bfloat16 too; needs safetensors) or `.npz`.
@@ -46,38 +50,51 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
     arrays = {name: np.asarray(leaf) for name, leaf in joint.gathered(_named(state)).items()}
     for name, array in arrays.items():
         if path.suffix == ".npz" and array.dtype.isbuiltin != 1:
-            raise ValueError(f"{path}: .npz cannot hold {name}, which is {array.dtype}; write .safetensors.")
+            raise ValueError(
+                f"{path}: .npz cannot hold {name}, which is {array.dtype}; write .safetensors."
+            )
     if not hosts.is_writer():
         return
     with whole(path) as partial:
         if path.suffix == ".npz":
-            with zipfile.ZipFile(partial, "w") as archive:  # as np.savez does, but for any name, `file` too
+            with zipfile.ZipFile(
+                partial, "w"
+            ) as archive:  # as np.savez does, but for any name, `file` too
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, array, allow_pickle=False)
         else:
-            partial.write_bytes(_safetensors().save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
+            partial.write_bytes(
+                _safetensors().save(
+                    {name: np.asarray(a, order="C") for name, a in arrays.items()}
+                )
+            )
 
 
 def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
-    """A state with the weights of the file `path` in place of its own; all else (optimizer, keys, epoch) stays.
+    """A state with the weights of the file `path` in place of its own; all else (optimizer,
+    keys, epoch) stays.
 
     Raises:
       FileNotFoundError: where there is no such file.
-      ValueError: naming the file, where it is damaged; or the first leaf that is missing, left over, or of another
-        shape or dtype.
+      ValueError: naming the file, where it is damaged; or the first leaf that is missing, left
+        over, or of another shape or dtype.
     """
     path = _known(path)
     arrays, leaves = _read(path), _named(state)
     for name in {**leaves, **arrays}:
         if name not in arrays or name not in leaves:
-            raise ValueError(f"{path}: {name} is only in the {'file' if name in arrays else 'model'}.")
+            raise ValueError(
+                f"{path}: {name} is only in the {'file' if name in arrays else 'model'}."
+            )
         (here, there) = (f"{x.dtype}{list(x.shape)}" for x in (leaves[name], arrays[name]))
         if here != there:
             raise ValueError(f"{path}: {name} is {there} there, and {here} in the model.")
 
     def filled(part):
-        return jax.tree_util.tree_map_with_path(lambda key, leaf: as_was(arrays[_dotted(key)], leaf), part)
+        return jax.tree_util.tree_map_with_path(
+            lambda key, leaf: as_was(arrays[_dotted(key)], leaf), part
+        )
 
     return dataclasses.replace(state, params=filled(state.params), extra=filled(state.extra))
 
@@ -91,7 +108,9 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
         for key, leaf in jax.tree_util.tree_leaves_with_path(part)
     ]
     if len({name for name, _ in leaves}) < len(leaves):
-        raise ValueError("two leaves of the model have the same dotted name; attributes may not hold dots.")
+        raise ValueError(
+            "two leaves of the model have the same dotted name; attributes may not hold dots."
+        )
     return dict(leaves)
 
 
@@ -109,7 +128,10 @@ def _known(path: str | os.PathLike[str]) -> Path:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
-        with path.open("rb") as file, reading(path, "an .npz file", zipfile.BadZipFile, EOFError, ValueError):
+        with (
+            path.open("rb") as file,
+            reading(path, "an .npz file", zipfile.BadZipFile, EOFError, ValueError),
+        ):
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
@@ -117,7 +139,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     load = _safetensors().load_file
     from safetensors import SafetensorError
 
-    with path.open("rb"), reading(path, "a .safetensors file", SafetensorError):  # no file, a folder: said by Python
+    with (
+        path.open("rb"),
+        reading(path, "a .safetensors file", SafetensorError),
+    ):  # no file, a folder: said by Python
         return load(path)
 
 
@@ -125,5 +150,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("safetensors files need safetensors: pip install 'dlwp-jax[checkpoint]'") from error
+        raise ImportError(
+            "safetensors files need safetensors: pip install 'dlwp-jax[checkpoint]'"
+        ) from error
     return safetensors.numpy

@@ -28,7 +28,11 @@ class Hosts:
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name.startswith("ch"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(experiments.__path__)
+        if module.name.startswith("ch")
+    )
 
 
 def known(name: str) -> str:
@@ -49,9 +53,13 @@ def list_experiments() -> None:
 
 
 def prepare() -> None:
-    """Figures without a screen; compiled programs kept, so that a second run does not compile again."""
+    """Figures without a screen; compiled programs kept, so that a second run does not compile
+    again.
+    """
     os.environ.setdefault("MPLBACKEND", "Agg")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlwp-jax" / "compiled"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlwp-jax" / "compiled"
+    )
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
@@ -63,17 +71,31 @@ def run(name: str, flags: list[str]) -> None:
 
     module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
-        print(module.__doc__)  # as it was written; as a description its lines would be run together
-    parts = dataclasses.make_dataclass("Flags", {"experiment": module.Config, "hosts": Hosts}.items())
+        print(
+            module.__doc__
+        )  # as it was written; as a description its lines would be run together
+    parts = dataclasses.make_dataclass(
+        "Flags", {"experiment": module.Config, "hosts": Hosts}.items()
+    )
     try:
-        given = tyro.cli(tyro.conf.OmitArgPrefixes[parts], args=flags, prog=f"experiments {name}", description="")
+        given = tyro.cli(
+            tyro.conf.OmitArgPrefixes[parts],
+            args=flags,
+            prog=f"experiments {name}",
+            description="",
+        )
         hosts.start(**dataclasses.asdict(given.hosts))
         module.main(given.experiment)
     except BrokenPipeError:
         raise  # nobody reads the output; told below
-    except (OSError, ValueError) as error:  # wrong files and wrong values: one sentence, no traceback
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # wrong files and wrong values: one sentence, no traceback
         hosts.end(f"{name}: {told(error)}")
-    except KeyboardInterrupt:  # one Ctrl-C ends a training early, which then is shown as far as it came; two end all
+    except (
+        KeyboardInterrupt
+    ):  # one Ctrl-C ends a training early, which then is shown as far as it came; two end all
         hosts.end(f"{name}: interrupted")
 
 

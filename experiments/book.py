@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Table:
-    """Prints a row a figure: = is equal in every digit the book prints, ~ within `rtol` of it, else DIFFERS."""
+    """Prints a row a figure: = is equal in every digit the book prints, ~ within `rtol` of it,
+    else DIFFERS.
+    """
 
     rtol: float = 1e-5
     marks: list[str] = field(default_factory=list)
 
     def row(self, what: str, book: str, ours: float) -> None:
-        """Print a figure; `book` is written as the book writes it, so that its digits are known."""
+        """Print a figure; `book` is written as the book writes it, so that its digits are
+        known.
+        """
         if not self.marks:
             print(f"{'':40s} {'book':>14s} {'ours':>14s}   {'difference':>11s}")
         digits, difference = len(book.partition(".")[2]), ours - float(book)
@@ -23,4 +27,9 @@ class Table:
         """Print how many agreed."""
         equal, near, differs = (self.marks.count(mark) for mark in ("=", "~", "DIFFERS"))
         told = f"of {len(self.marks)} figures {equal} equal the book's in every digit"
-        print(told + f", {near} within {self.rtol:g} of it" * bool(near) + f", {differs} DIFFER" * bool(differs) + "\n")
+        print(
+            told
+            + f", {near} within {self.rtol:g} of it" * bool(near)
+            + f", {differs} DIFFER" * bool(differs)
+            + "\n"
+        )

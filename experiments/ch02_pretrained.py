@@ -1,12 +1,14 @@
-"""Chapter 2: a network that somebody else trained, from its file to the five likeliest names for a picture.
+"""Chapter 2: a network that somebody else trained, from its file to the five likeliest names
+for a picture.
 
 Run:    python -m experiments ch02_pretrained --weights resnet101.pth --labels imagenet_classes.txt --picture bobby.jpg
         python -m experiments ch02_pretrained
         (without files: scikit-learn's two pictures through random weights, which know nothing)
-Writes: runs/ch02_pretrained/{config.json,top5.png}
-Expect: four parameter counts equal to the published ones; 20 s of processor time for resnet101, nothing compiled before
+Writes: runs/ch02_pretrained/{config.json,top5.png} Expect: four parameter counts equal to the
+published ones; 20 s of processor time for resnet101, nothing compiled before
 
-The weights are a state_dict in torchvision's format, such as torchvision's own .pth files; reading them needs torch.
+The weights are a state_dict in torchvision's format, such as torchvision's own .pth files;
+reading them needs torch.
 """
 
 import time
@@ -37,29 +39,47 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Config:
-    model: Literal["resnet18", "resnet50", "resnet101", "alexnet"] = "resnet101"  # which network
-    weights: Path | None = None  # its weights: a .pth or .safetensors file; none draws them at random
-    labels: Path | None = None  # the names of the weights' classes, a text file with one in each line
-    picture: tuple[Path, ...] = ()  # PNG or JPEG files; none takes scikit-learn's china.jpg and flower.jpg
+    model: Literal["resnet18", "resnet50", "resnet101", "alexnet"] = (
+        "resnet101"  # which network
+    )
+    weights: Path | None = (
+        None  # its weights: a .pth or .safetensors file; none draws them at random
+    )
+    labels: Path | None = (
+        None  # the names of the weights' classes, a text file with one in each line
+    )
+    picture: tuple[
+        Path, ...
+    ] = ()  # PNG or JPEG files; none takes scikit-learn's china.jpg and flower.jpg
     classes: int = 1000  # how many the network tells apart
     seed: int = 0  # of random weights
     out: Path = Path("runs")  # where the run directory is made
 
 
 def read_inputs(config):
-    """Names of the classes, pictures by file, and what the network is given: `[n 224 224 3]`."""
+    """Names of the classes, pictures by file, and what the network is given: `[n 224 224
+    3]`.
+    """
     if config.labels and not config.weights:
-        raise ValueError("--labels names the classes of --weights; random weights know no classes, so give both.")
+        raise ValueError(
+            "--labels names the classes of --weights; random weights know no classes, so give both."
+        )
     if config.classes < TOP:
         raise ValueError(f"--classes {config.classes}: a list of {TOP} needs {TOP} or more.")
     paths = config.picture or tuple(map(Path, load_sample_images().filenames))
     pictures = {path: image.read(path, channels=3) for path in paths}
     for path, picture in pictures.items():
         if picture.dtype != np.uint8:
-            raise ValueError(f"{path} has 16 bits a pixel; only 8 can be resized. Convert it first.")
+            raise ValueError(
+                f"{path} has 16 bits a pixel; only 8 can be resized. Convert it first."
+            )
     numbers = [f"class {i}" for i in range(config.classes)]
     labels = imagenet.read_labels(config.labels, config.classes) if config.labels else numbers
-    return labels, pictures, np.stack([imagenet.preprocess(picture) for picture in pictures.values()])
+    return (
+        labels,
+        pictures,
+        np.stack([imagenet.preprocess(picture) for picture in pictures.values()]),
+    )
 
 
 def count_parameters():
@@ -67,7 +87,9 @@ def count_parameters():
     print(f"{'parameters':10s} {'here':>11s}  {'published':>11s}")
     for name, (make, published) in NETWORKS.items():
         here = count(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
-        print(f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}")
+        print(
+            f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}"
+        )
 
 
 def load_weights(model, path):
@@ -77,20 +99,30 @@ def load_weights(model, path):
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ValueError("--weights needs torch to read the file: pip install 'dlwp-jax[parity]'.") from None
+        raise ValueError(
+            "--weights needs torch to read the file: pip install 'dlwp-jax[parity]'."
+        ) from None
     state = parity.read(path)
     try:
         entries = parity.load_torch(model, state).map.entries
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{path} does not fit the network that --model and --classes ask for: {error}") from None
-    print(f"{path}: {len(entries)} arrays, each found its place by {' or '.join({e.found_by for e in entries})}\n")
+        raise ValueError(
+            f"{path} does not fit the network that --model and --classes ask for: {error}"
+        ) from None
+    print(
+        f"{path}: {len(entries)} arrays, each found its place by {' or '.join({e.found_by for e in entries})}\n"
+    )
 
 
 def show_preprocessing(path, picture, x):
     print(f"\n{path.name}: {picture.shape} {picture.dtype}")
-    print(f"  shorter side to 256: {image.resize(picture, 256).shape}, the middle: {x.shape}, standardized:")
+    print(
+        f"  shorter side to 256: {image.resize(picture, 256).shape}, the middle: {x.shape}, standardized:"
+    )
     for color, channel in zip(("red", "green", "blue"), np.moveaxis(x, -1, 0), strict=True):
-        print(f"  {color:5s} {channel.min():6.3f} to {channel.max():6.3f}, mean {channel.mean():6.3f}")
+        print(
+            f"  {color:5s} {channel.min():6.3f} to {channel.max():6.3f}, mean {channel.mean():6.3f}"
+        )
 
 
 def show_stages(model, x):
@@ -123,13 +155,19 @@ def show_top(paths, tops, shares, labels, *, random):
         for i in top:
             print(f"  {share[i]:7.2%}  {labels[i]}")
     if random:
-        print("\nNo --weights were given: these weights are random, and the answers mean nothing.")
+        print(
+            "\nNo --weights were given: these weights are random, and the answers mean nothing."
+        )
 
 
 def draw(pictures, x, tops, shares, labels, title):
-    figure, axes = plt.subplots(len(x), 3, figsize=(12, 3 * len(x) + 0.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(x), 3, figsize=(12, 3 * len(x) + 0.4), squeeze=False, layout="constrained"
+    )
     figure.suptitle(title)
-    for row, (path, picture), seen, top, share in zip(axes, pictures.items(), x, tops, shares, strict=True):
+    for row, (path, picture), seen, top, share in zip(
+        axes, pictures.items(), x, tops, shares, strict=True
+    ):
         row[0].imshow(picture)
         row[0].set_title(f"{path.name}, {picture.shape[0]} x {picture.shape[1]}")
         row[1].imshow(np.clip(imagenet.SCALE.undo(seen), 0, 1))
@@ -154,8 +192,17 @@ def main(config: Config):
     show_stages(model, x[:1])
     logits = classify(model, x)
     if not np.isfinite(logits).all():
-        raise ValueError(f"{config.model} gives numbers that are not finite; {config.weights} must be damaged.")
-    tops, shares = np.argsort(-logits, axis=1)[:, :TOP], np.asarray(jax.nn.softmax(logits, axis=1))
+        raise ValueError(
+            f"{config.model} gives numbers that are not finite; {config.weights} must be damaged."
+        )
+    tops, shares = (
+        np.argsort(-logits, axis=1)[:, :TOP],
+        np.asarray(jax.nn.softmax(logits, axis=1)),
+    )
     show_top(pictures, tops, shares, labels, random=config.weights is None)
-    source = f"weights from {config.weights.name}" if config.weights else "random weights, so the answers are noise"
+    source = (
+        f"weights from {config.weights.name}"
+        if config.weights
+        else "random weights, so the answers are noise"
+    )
     run.figure(draw(pictures, x, tops, shares, labels, f"{config.model}, {source}"), "top5.png")

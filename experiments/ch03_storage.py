@@ -1,4 +1,5 @@
-"""Chapter 3: tensors are views of storage; size, stride and offset, and what each operation does to them.
+"""Chapter 3: tensors are views of storage; size, stride and offset, and what each operation
+does to them.
 
 Run:    python -m experiments ch03_storage
 Writes: runs/ch03_storage/{config.json,strides.png,grey.png,points.npz,points.safetensors}
@@ -25,13 +26,21 @@ GREY = np.array([0.2126, 0.7152, 0.0722], np.float32)  # how bright red, green a
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    image: Literal["china.jpg", "flower.jpg"] = "china.jpg"  # scikit-learn's picture that is made grey
+    image: Literal["china.jpg", "flower.jpg"] = (
+        "china.jpg"  # scikit-learn's picture that is made grey
+    )
     out: Path = Path("runs")  # where the run directory is made
 
 
 def show(what: str, tensor: StridedTensor, base: StridedTensor | None = None) -> None:
     """One line: the three facts, and whether the storage is that of `base`."""
-    shared = "" if base is None else "same storage" if tensor.storage is base.storage else "storage of its own"
+    shared = (
+        ""
+        if base is None
+        else "same storage"
+        if tensor.storage is base.storage
+        else "storage of its own"
+    )
     facts = f"size {tensor.size()!s:10} stride {tensor.stride()!s:10} offset {tensor.storage_offset()}"
     print(f"  {what:32} {facts}  {shared}")
 
@@ -73,20 +82,30 @@ def types(points: StridedTensor) -> None:
     stop("4. Types: another type is another storage")
     for dtype in (jnp.float32, jnp.float16, jnp.bfloat16, jnp.int8, jnp.bool_):
         converted = storage.tensor(points, dtype=dtype)
-        print(f"  {converted.dtype!s:9} {converted.storage.nbytes:3} bytes  {converted[0].tolist()}")
+        print(
+            f"  {converted.dtype!s:9} {converted.storage.nbytes:3} bytes  {converted[0].tolist()}"
+        )
     print(f"  float32 + int32 -> {(points + storage.tensor([1, 2])).dtype}")
 
 
 def numpy_both_ways(points: StridedTensor) -> None:
-    stop("5. NumPy: out without a copy, strides and all; in without one where the memory is aligned")
+    stop(
+        "5. NumPy: out without a copy, strides and all; in without one where the memory is aligned"
+    )
     columns = points.t().numpy()
-    print(f"  points.t().numpy(): strides {columns.strides} bytes, writeable {columns.flags.writeable}")
+    print(
+        f"  points.t().numpy(): strides {columns.strides} bytes, writeable {columns.flags.writeable}"
+    )
     assert np.shares_memory(columns, points.numpy())
     room = np.zeros(6 + 16, np.float32)
-    start = -(room.ctypes.data // 4) % 16  # JAX takes memory over as it is if it begins at a multiple of 64 bytes
+    start = (
+        -(room.ctypes.data // 4) % 16
+    )  # JAX takes memory over as it is if it begins at a multiple of 64 bytes
     line = jax.dlpack.from_dlpack(room[start : start + 6])
     shared = line.unsafe_buffer_pointer() == room[start:].ctypes.data
-    print(f"  jax.dlpack.from_dlpack(array): same memory {shared}; whoever shares must not write to the array")
+    print(
+        f"  jax.dlpack.from_dlpack(array): same memory {shared}; whoever shares must not write to the array"
+    )
 
 
 def save_and_load(points: StridedTensor, path: Path) -> None:
@@ -113,23 +132,31 @@ def devices(points: StridedTensor) -> None:
     stop("7. Devices: the storage moves, the layout stays")
     for device in jax.local_devices():
         moved = jax.device_put(points, device)
-        print(f"  {device}: sum of the first column {jnp.sum(moved[:, 0])}, on {moved.storage.devices()}")
+        print(
+            f"  {device}: sum of the first column {jnp.sum(moved[:, 0])}, on {moved.storage.devices()}"
+        )
 
 
-def weigh(image: jax.Array, names: str, weights: np.ndarray, weight_names: str) -> tuple[jax.Array, str]:
+def weigh(
+    image: jax.Array, names: str, weights: np.ndarray, weight_names: str
+) -> tuple[jax.Array, str]:
     """Multiply and sum over the axes that both have, whatever their order: axes by name."""
     axes, weight_axes = names.split(), weight_names.split()
     letter = {name: chr(ord("a") + i) for i, name in enumerate(axes)}
     kept = [name for name in axes if name not in weight_axes]
     inputs = ",".join("".join(letter[name] for name in group) for group in (axes, weight_axes))
-    return jnp.einsum(f"{inputs}->{''.join(letter[name] for name in kept)}", image, weights), " ".join(kept)
+    return jnp.einsum(
+        f"{inputs}->{''.join(letter[name] for name in kept)}", image, weights
+    ), " ".join(kept)
 
 
 def grey(config: Config, run: runs.RunDirectory) -> None:
     stop("8. Named axes: a picture made grey in three ways")
     from sklearn.datasets import load_sample_image
 
-    image = storage.tensor(load_sample_image(config.image) / np.float32(255))  # [rows columns channels]
+    image = storage.tensor(
+        load_sample_image(config.image) / np.float32(255)
+    )  # [rows columns channels]
     show("image [rows columns channels]", image)
     planes = image.movedim(-1, 0)
     show("image.movedim(-1, 0)", planes, image)
@@ -138,9 +165,13 @@ def grey(config: Config, run: runs.RunDirectory) -> None:
     by_views = (planes * storage.tensor(GREY)[:, None, None].expand_as(planes)).sum(0)
     for other in (by_names, by_views):  # sums of three, in another order: float32 rounding
         np.testing.assert_allclose(by_letters, other, atol=1e-6)
-    print(f"  by einsum letters, by names (left: {left}) and by expanded views: the same {by_letters.shape}")
+    print(
+        f"  by einsum letters, by names (left: {left}) and by expanded views: the same {by_letters.shape}"
+    )
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
-    for axis, picture, title in zip(axes, (image.numpy(), by_letters), ("image", "grey"), strict=True):
+    for axis, picture, title in zip(
+        axes, (image.numpy(), by_letters), ("image", "grey"), strict=True
+    ):
         axis.imshow(picture, cmap="gray")
         axis.set(title=f"{title} {list(picture.shape)}", xticks=[], yticks=[])
     run.figure(figure, "grey.png")

@@ -1,4 +1,5 @@
-"""Chapter 3: a picture of how size, stride and offset walk the storage, for a tensor and views of it.
+"""Chapter 3: a picture of how size, stride and offset walk the storage, for a tensor and views
+of it.
 
 Run:    python -m experiments ch03_strides --rows 3 --columns 4
 Writes: runs/ch03_strides/{config.json,strides.png}
@@ -17,7 +18,14 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from dlwp_jax import runs, storage
 from dlwp_jax.storage import StridedTensor
 
-COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")  # one for each row of the view
+COLORS = (
+    "#4c78a8",
+    "#f58518",
+    "#54a24b",
+    "#b279a2",
+    "#e45756",
+    "#72b7b2",
+)  # one for each row of the view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +38,20 @@ class Config:
 def cell(axis, x: float, y: float, text: str, color: str | None) -> None:
     face = "white" if color is None else color
     axis.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="#888888", linewidth=0.8))
-    axis.text(x + 0.5, y + 0.5, text, ha="center", va="center", color="#aaaaaa" if color is None else "white")
+    axis.text(
+        x + 0.5,
+        y + 0.5,
+        text,
+        ha="center",
+        va="center",
+        color="#aaaaaa" if color is None else "white",
+    )
 
 
 def hop(axis, start: float, end: float, color: str, *, below: bool) -> None:
-    """An arrow from one storage cell to another: above the line within a row, below it from row to row."""
+    """An arrow from one storage cell to another: above the line within a row, below it from row
+    to row.
+    """
     y, bend = (0, 1) if below else (1, -1)
     height = 0.45 if abs(end - start) < 3 else 0.25
     axis.add_patch(
@@ -53,7 +70,9 @@ def hop(axis, start: float, end: float, color: str, *, below: bool) -> None:
 
 
 def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> None:
-    """The view as one reads it: rows and columns, in every cell the storage position of its element."""
+    """The view as one reads it: rows and columns, in every cell the storage position of its
+    element.
+    """
     rows, columns = view.shape
     for i in range(rows):
         for j in range(columns):
@@ -62,7 +81,9 @@ def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> 
 
 
 def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
-    """The storage as a line of cells, and the way through it: solid along a row, dashed to the next."""
+    """The storage as a line of cells, and the way through it: solid along a row, dashed to the
+    next.
+    """
     row_of = {int(p): i for i, row in reversed(list(enumerate(positions))) for p in row}
     for p in range(view.storage.shape[0]):
         cell(axis, p, 0, str(p), COLORS[row_of[p] % len(COLORS)] if p in row_of else None)
@@ -75,14 +96,18 @@ def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
 
 
 def draw_walks(views: dict[str, StridedTensor]):
-    """One line of the figure for each two-dimensional view: what one reads, and how it lies in storage."""
+    """One line of the figure for each two-dimensional view: what one reads, and how it lies in
+    storage.
+    """
     figure, axes = plt.subplots(
         len(views), 2, figsize=(11, 2.3 * len(views)), width_ratios=(1, 3), layout="constrained"
     )
     room = max(max(view.shape) for view in views.values())
     for (name, view), (left, right) in zip(views.items(), axes, strict=True):
         line = jnp.arange(view.storage.shape[0])
-        positions = StridedTensor(line, view.layout).numpy()  # what each element's place is, read by its own layout
+        positions = StridedTensor(
+            line, view.layout
+        ).numpy()  # what each element's place is, read by its own layout
         draw_tensor(left, view, positions, room)
         draw_walk(right, view, positions)
         left.set_title(name, family="monospace", loc="left")
@@ -104,7 +129,12 @@ def example_views(rows: int, columns: int) -> dict[str, StridedTensor]:
             f"rows and columns must be 2 or more for a slice and windows to show, got {rows} and {columns}"
         )
     x = storage.tensor(jnp.arange(rows * columns).reshape(rows, columns))
-    return {"x": x, "x.t()": x.t(), "x[1:, ::2]": x[1:, ::2], "x[0].unfold(0, 2, 1)": x[0].unfold(0, 2, 1)}
+    return {
+        "x": x,
+        "x.t()": x.t(),
+        "x[1:, ::2]": x[1:, ::2],
+        "x[0].unfold(0, 2, 1)": x[0].unfold(0, 2, 1),
+    }
 
 
 def main(config: Config) -> None:

@@ -1,10 +1,13 @@
-"""Chapter 4: seven kinds of real-world data as arrays, with their shapes, statistics and a picture of each.
+"""Chapter 4: seven kinds of real-world data as arrays, with their shapes, statistics and a
+picture of each.
 
 Run:    python -m experiments ch04_data                  embedded stand-ins, no files, no network
         python -m experiments ch04_data --data book      the book's own files, under DLWP_DATA
         python -m experiments ch04_data --kinds cifar10 series
-Writes: runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,audio.png,video.png}
-Expect: with --data book every figure equals the book's in every digit that it prints, but CIFAR-10's means and standard
+Writes:
+runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,audio.png,video.png}
+Expect: with --data book every figure equals the book's in every digit that it prints, but
+CIFAR-10's means and standard
         deviations are within 1 % where its pixels were stored as JPEG; 7 s, 10 s with cifar10 (2 cores)
 """
 
@@ -23,8 +26,18 @@ Kind = Literal["image", "cifar10", "volume", "table", "series", "text", "audio",
 
 @dataclass(frozen=True)
 class Config:
-    data: Literal["embedded", "book"] = "embedded"  # stand-ins that need no files, or the real files
-    kinds: tuple[Kind, ...] = ("image", "volume", "table", "series", "text", "audio", "video")  # what to show
+    data: Literal["embedded", "book"] = (
+        "embedded"  # stand-ins that need no files, or the real files
+    )
+    kinds: tuple[Kind, ...] = (
+        "image",
+        "volume",
+        "table",
+        "series",
+        "text",
+        "audio",
+        "video",
+    )  # what to show
     out: Path = Path("runs")  # where the run directory is made
 
     def load(self, name):
@@ -42,16 +55,24 @@ class Config:
 
 
 def describe(what, x):
-    print(f"{what}: shape {np.shape(x)}, {x.dtype}, {x.min():g} to {x.max():g}, mean {x.mean(dtype=float):.4g}")
+    print(
+        f"{what}: shape {np.shape(x)}, {x.dtype}, {x.min():g} to {x.max():g}, mean {x.mean(dtype=float):.4g}"
+    )
 
 
 def show_image(config):
     photo, batch = config.load("book-dog"), config.load("book-cats")
     describe("photograph [height width channels]", photo)
     z, scale = image.normalize(batch)
-    print(f"batch {batch.shape} normalized: channel means {scale.offset}, standard deviations {scale.unit}")
+    print(
+        f"batch {batch.shape} normalized: channel means {scale.offset}, standard deviations {scale.unit}"
+    )
     print(f"as torch has it: {image.channels_first(z).shape}")
-    config.figures(height=("720", photo.shape[0]), width=("1280", photo.shape[1]), channels=("3", photo.shape[2]))
+    config.figures(
+        height=("720", photo.shape[0]),
+        width=("1280", photo.shape[1]),
+        channels=("3", photo.shape[2]),
+    )
     shown = (photo, *np.moveaxis(photo, -1, 0))
     return pictures.grid(shown, ("as it is", "red", "green", "blue"), columns=4, size=(13, 2.3))
 
@@ -62,11 +83,17 @@ def show_cifar10(config):
     _, scale = image.normalize(train["image"])
     print(f"channel means {scale.offset}, standard deviations {scale.unit}")
     if config.data == "book":
-        names = [f"{statistic} of {color}" for statistic in ("mean", "std") for color in ("red", "green", "blue")]
+        names = [
+            f"{statistic} of {color}"
+            for statistic in ("mean", "std")
+            for color in ("red", "green", "blue")
+        ]
         book = ("0.4915", "0.4823", "0.4468", "0.2470", "0.2435", "0.2616")
         ours = (*scale.offset, *scale.unit)
         # Within 1 %: pixels that were stored as JPEG are not the official ones to the last bit.
-        config.figures(0.01, **{k: (b, float(v)) for k, b, v in zip(names, book, ours, strict=True)})
+        config.figures(
+            0.01, **{k: (b, float(v)) for k, b, v in zip(names, book, ours, strict=True)}
+        )
     first = [np.argmax(train["label"] == label) for label in range(10)]
     titles = data.cifar.CLASSES if config.data == "book" else range(10)
     return pictures.grid(train["image"][first], titles, columns=5, size=(8, 3.8))
@@ -77,19 +104,31 @@ def show_volume(config):
     describe("scan [index row column], Hounsfield units", scan.voxels)
     print(f"spacing {scan.spacing} mm, first voxel at {scan.origin} mm (x y z)")
     middle = np.array(scan.voxels.shape) // 2
-    print(f"voxel {middle} is at {scan.xyz(middle).round(2)} mm, and back {scan.irc(scan.xyz(middle)).round(2)}")
-    nodule = data.synthetic.NODULES[1].center  # of the phantom; a real scan is shown through its middle
-    return pictures.planes(scan, middle if config.data == "book" else scan.irc(nodule).round().astype(int))
+    print(
+        f"voxel {middle} is at {scan.xyz(middle).round(2)} mm, and back {scan.irc(scan.xyz(middle)).round(2)}"
+    )
+    nodule = data.synthetic.NODULES[
+        1
+    ].center  # of the phantom; a real scan is shown through its middle
+    return pictures.planes(
+        scan, middle if config.data == "book" else scan.irc(nodule).round().astype(int)
+    )
 
 
 def show_table(config):
     wine = config.load("wine-quality")
     describe(f"wines ({', '.join(wine.names)})", wine.values)
     quality, alcohol = wine.values[:, -1], wine["alcohol"]
-    print(f"one-hot {table.one_hot(quality).shape}, standardized {data.standardize(wine.values[:, :-1])[0].shape}")
+    print(
+        f"one-hot {table.one_hot(quality).shape}, standardized {data.standardize(wine.values[:, :-1])[0].shape}"
+    )
     groups = {f"class {mark:g}": quality == mark for mark in np.unique(quality)}
     if config.data == "book":
-        groups = {"bad": quality <= 3, "middling": (quality > 3) & (quality < 7), "good": quality >= 7}
+        groups = {
+            "bad": quality <= 3,
+            "middling": (quality > 3) & (quality < 7),
+            "good": quality >= 7,
+        }
         sulfur = wine["total sulfur dioxide"]
         found = table.agreement(sulfur < np.float32(141.83), quality > 5)
         book = zip(groups.items(), ("10.34", "10.26", "11.42"), strict=True)
@@ -97,7 +136,10 @@ def show_table(config):
             rows=("4898", len(wine.values)),
             columns=("12", len(wine.names)),
             bad_wines=("20", groups["bad"].sum()),
-            **{f"alcohol of {name} wines": (printed, alcohol[mask].mean()) for (name, mask), printed in book},
+            **{
+                f"alcohol of {name} wines": (printed, alcohol[mask].mean())
+                for (name, mask), printed in book
+            },
             threshold=("141.83", sulfur[groups["middling"]].mean()),
             predicted=("2727", found.predicted),
             actual=("3258", found.actual),
@@ -112,31 +154,57 @@ def show_table(config):
 def show_series(config):
     bikes = config.load("bike-sharing")
     daily = series.days(bikes.values)
-    print(f"{bikes.values.shape} hours x channels -> {daily.shape} days x channels x hours, stride {daily.stride()}")
+    print(
+        f"{bikes.values.shape} hours x channels -> {daily.shape} days x channels x hours, stride {daily.stride()}"
+    )
     weather = series.ordinal_one_hot(bikes["weathersit"], low=1, high=4)
     print(f"weather one-hot {weather.shape}: {weather.sum(0).astype(int)} hours of each kind")
     temperature = bikes["temp"]
-    unit, z = (fit(temperature).apply(temperature) for fit in (data.Scale.unit_range, data.Scale.standard))
-    print(f"temperature rescaled {unit.min():g} to {unit.max():g}; standardized, its std is {z.std(ddof=1):.4f}")
+    unit, z = (
+        fit(temperature).apply(temperature)
+        for fit in (data.Scale.unit_range, data.Scale.standard)
+    )
+    print(
+        f"temperature rescaled {unit.min():g} to {unit.max():g}; standardized, its std is {z.std(ddof=1):.4f}"
+    )
     (days, channels, _), (of_day, _, of_hour) = daily.shape, daily.stride()
-    config.figures(hours=("17520", len(bikes.values)), days=("730", days), channels=("17", channels))
+    config.figures(
+        hours=("17520", len(bikes.values)), days=("730", days), channels=("17", channels)
+    )
     config.figures(stride_of_a_day=("408", of_day), stride_of_an_hour=("17", of_hour))
-    counts, working = (np.asarray(daily.to_array())[:, bikes.column(name)] for name in ("cnt", "workingday"))
-    groups = {"working days": counts[working[:, 0] == 1], "free days": counts[working[:, 0] == 0]}
-    return pictures.day(groups, ylabel="bikes rented", title="A day of bikes: median and middle half")
+    counts, working = (
+        np.asarray(daily.to_array())[:, bikes.column(name)] for name in ("cnt", "workingday")
+    )
+    groups = {
+        "working days": counts[working[:, 0] == 1],
+        "free days": counts[working[:, 0] == 0],
+    }
+    return pictures.day(
+        groups, ylabel="bikes rented", title="A day of bikes: median and middle half"
+    )
 
 
 def show_text(config):
     novel = config.load("pride-and-prejudice")
     codes = text.vocabulary(text.clean_words(novel))
     line = next(line for line in novel.split("\n")[200:] if line).lower().strip()
-    letters, numbers = text.one_hot_characters(line, unknown=0), text.encode(text.clean_words(line), codes)
+    letters, numbers = (
+        text.one_hot_characters(line, unknown=0),
+        text.encode(text.clean_words(line), codes),
+    )
     print(f"{len(novel)} characters, {len(codes)} different words; from line 200 on: {line}")
-    print(f"its characters {letters.shape}, its words {table.one_hot(numbers, len(codes)).shape}")
+    print(
+        f"its characters {letters.shape}, its words {table.one_hot(numbers, len(codes)).shape}"
+    )
     vectors = np.random.default_rng(0).normal(size=(len(codes), 8)).astype(np.float32)
     print(f"its words through an embedding of 8 features: {text.embed(vectors, numbers).shape}")
-    config.figures(different_words=("7261", len(codes)), number_of_impossible=("3394", codes.get("impossible", -1)))
-    config.figures(words_in_the_line=("11", len(numbers)), characters_in_the_line=("70", len(letters)))
+    config.figures(
+        different_words=("7261", len(codes)),
+        number_of_impossible=("3394", codes.get("impossible", -1)),
+    )
+    config.figures(
+        words_in_the_line=("11", len(numbers)), characters_in_the_line=("70", len(letters))
+    )
     return pictures.characters(line, letters)
 
 
@@ -144,7 +212,9 @@ def show_audio(config):
     samples, rate = config.load("book-audio")
     describe(f"sound [samples channels] at {rate} a second", samples)
     found = audio.spectrogram(samples[:, 0], rate)
-    print(f"spectrogram [frequency time] {found.power.shape}, to {found.frequencies[-1]:.0f} Hz")
+    print(
+        f"spectrogram [frequency time] {found.power.shape}, to {found.frequencies[-1]:.0f} Hz"
+    )
     frequencies, times = found.power.shape
     config.figures(samples=("220500", len(samples)), rate=("44100", rate))
     config.figures(frequencies=("129", frequencies), times=("984", times))
@@ -155,7 +225,9 @@ def show_video(config):
     frames, fps = config.load("book-video")
     describe(f"video [time height width channels] at {fps:g} a second", frames)
     chosen = np.linspace(0, len(frames) - 1, 8).astype(int)
-    return pictures.grid(frames[chosen], [f"{i / fps:.1f} s" for i in chosen], columns=4, size=(13, 4.2))
+    return pictures.grid(
+        frames[chosen], [f"{i / fps:.1f} s" for i in chosen], columns=4, size=(13, 4.2)
+    )
 
 
 def main(config: Config):

@@ -1,10 +1,12 @@
 """Chapter 5: a line through eleven readings of an unlabelled thermometer, t_c = w t_u + b.
 
 Run:    python -m experiments ch05_thermometer
-Writes: runs/ch05_thermometer/{config.json,history.jsonl,fit.png,loss.png}
-Expect: every figure the book's to float32 rounding (relative 1e-5), most in every printed digit; 6 s, 3 s when compiled
+Writes: runs/ch05_thermometer/{config.json,history.jsonl,fit.png,loss.png} Expect: every figure
+the book's to float32 rounding (relative 1e-5), most in every printed digit; 6 s, 3 s when
+compiled
 
-The book's last digits are one machine's rounding: torch 2.13 itself prints other ones (tests/reference/thermometer.py).
+The book's last digits are one machine's rounding: torch 2.13 itself prints other ones
+(tests/reference/thermometer.py).
 """
 
 import functools
@@ -40,7 +42,9 @@ def loss_fn(line, batch):
 
 
 def readings(scale=1.0):
-    """The readings, t_u scaled: the book's cure for a gradient that is 50 times steeper in w than in b."""
+    """The readings, t_u scaled: the book's cure for a gradient that is 50 times steeper in w
+    than in b.
+    """
     both = data.thermometer()
     return both | {"t_u": scale * both["t_u"]}
 
@@ -67,14 +71,20 @@ def gradient_by_hand(p):
 
 
 def gradient_by_differences(p):
-    """(L(p + 0.1) - L(p - 0.1)) / 0.2, in float64: the difference of two near numbers eats float32's digits."""
+    """(L(p + 0.1) - L(p - 0.1)) / 0.2, in float64: the difference of two near numbers eats
+    float32's digits.
+    """
     with jax.enable_x64(True):
         return autograd.numerical_gradient(loss_at, jax.tree.map(jnp.float64, p), eps=0.1)
 
 
 def show_losses(table, what, result, book):
     for epoch, figure in book.items():
-        table.row(f"{what}, loss at epoch {epoch}", figure, float(result.history["train/loss"][epoch - 1]))
+        table.row(
+            f"{what}, loss at epoch {epoch}",
+            figure,
+            float(result.history["train/loss"][epoch - 1]),
+        )
 
 
 def show_params(table, what, result, w, b):
@@ -96,7 +106,9 @@ def book_against_ours():
         table.row(f"dL/db by {way}", "82.6000", float(gradient(start)["b"]))
 
     diverged = train_line(optax.sgd(1e-2), 100)
-    show_losses(table, "SGD 1e-2, raw", diverged, {1: "1763.884644", 2: "5802485.5", 3: "19408035840"})
+    show_losses(
+        table, "SGD 1e-2, raw", diverged, {1: "1763.884644", 2: "5802485.5", 3: "19408035840"}
+    )
     table.row("SGD 1e-2, raw, infinite at epoch", "11", int(diverged.failure[0]))
 
     small = train_line(optax.sgd(1e-4), 100)
@@ -105,28 +117,51 @@ def book_against_ours():
 
     scaled = train_line(optax.sgd(1e-2), 5000, scale=0.1)
     first = {1: "80.364342", 2: "37.574917", 3: "30.871077", 100: "22.148710"}
-    show_losses(table, "SGD 1e-2, 0.1 t_u", scaled, first | {500: "7.860118", 1000: "3.828538", 5000: "2.927648"})
+    show_losses(
+        table,
+        "SGD 1e-2, 0.1 t_u",
+        scaled,
+        first | {500: "7.860118", 1000: "3.828538", 5000: "2.927648"},
+    )
     show_params(table, "SGD 1e-2, 0.1 t_u", scaled, "5.3671", "-17.3012")
 
     adam = train_line(optax.adam(1e-1), 2000)
-    show_losses(table, "Adam 1e-1, raw", adam, {500: "7.612903", 1000: "3.086700", 1500: "2.928578", 2000: "2.927646"})
+    show_losses(
+        table,
+        "Adam 1e-1, raw",
+        adam,
+        {500: "7.612903", 1000: "3.086700", 1500: "2.928578", 2000: "2.927646"},
+    )
     show_params(table, "Adam 1e-1, raw", adam, "0.5367", "-17.3021")
     table.close()
     return {"SGD 1e-4, t_u": small, "SGD 1e-2, 0.1 t_u": scaled, "Adam 1e-1, t_u": adam}
 
 
 def train_and_validate(config):
-    """Nine readings to learn from, two to check: the same training, with validation after every epoch."""
+    """Nine readings to learn from, two to check: the same training, with validation after every
+    epoch.
+    """
     train_set, val_set = data.split(readings(0.1), val=2, key=jax.random.key(config.seed))
-    learner, state = train.make_learner(Line(), loss_fn, optax.sgd(1e-2), key=jax.random.key(config.seed))
+    learner, state = train.make_learner(
+        Line(), loss_fn, optax.sgd(1e-2), key=jax.random.key(config.seed)
+    )
     result = train.fit(learner, state, train_set, val_set, epochs=3000, batch_size=9)
     for epoch in (1, 500, 3000):
-        losses = (f"{name} {float(values[epoch - 1]):9.4f}" for name, values in result.history.items())
+        losses = (
+            f"{name} {float(values[epoch - 1]):9.4f}" for name, values in result.history.items()
+        )
         print(f"split 9/2, epoch {epoch:4d}: {'  '.join(losses)}")
     no_grad = cost(functools.partial(train.evaluate, learner), state, train_set)
-    with_grad = cost(functools.partial(train.train_epoch, learner, batch_size=9), state, train_set)
-    for name, figures in {"validation, no gradient": no_grad, "a training step": with_grad}.items():
-        print(f"XLA's cost of {name:24s} {figures['flops']:6.0f} flops {figures['bytes accessed']:6.0f} bytes")
+    with_grad = cost(
+        functools.partial(train.train_epoch, learner, batch_size=9), state, train_set
+    )
+    for name, figures in {
+        "validation, no gradient": no_grad,
+        "a training step": with_grad,
+    }.items():
+        print(
+            f"XLA's cost of {name:24s} {figures['flops']:6.0f} flops {figures['bytes accessed']:6.0f} bytes"
+        )
     return result
 
 
@@ -141,8 +176,14 @@ def draw(fits, split_run, run_dir):
     w, b = fitted(fits["Adam 1e-1, t_u"])
     ends = jnp.array([20.0, 84.0])
     axes.plot(ends, w * ends + b, color="C1", label=f"fit: {w:.4f} t_u − {-b:.4f}")
-    axes.plot(ends, (ends - 32) / 1.8, ":", color="gray", label="Fahrenheit: 0.5556 t_u − 17.7778")
-    axes.set(xlabel="t_u (unknown units)", ylabel="t_c (°C)", title="Eleven readings, and the line they ask for")
+    axes.plot(
+        ends, (ends - 32) / 1.8, ":", color="gray", label="Fahrenheit: 0.5556 t_u − 17.7778"
+    )
+    axes.set(
+        xlabel="t_u (unknown units)",
+        ylabel="t_c (°C)",
+        title="Eleven readings, and the line they ask for",
+    )
     axes.legend()
     run_dir.figure(figure, "fit.png")
 
@@ -151,7 +192,9 @@ def draw(fits, split_run, run_dir):
     curves |= {f"split 9/2, {name}": values for name, values in split_run.history.items()}
     for name, losses in curves.items():
         axes.loglog(range(1, len(losses) + 1), losses, label=name)
-    axes.set(xlabel="epoch", ylabel="loss (°C²)", title="Learning rate and scale of the input decide")
+    axes.set(
+        xlabel="epoch", ylabel="loss (°C²)", title="Learning rate and scale of the input decide"
+    )
     axes.legend()
     run_dir.figure(figure, "loss.png")
 

@@ -1,8 +1,9 @@
-"""Chapter 6: the activation functions, where they stop to learn, and what four of them can draw together.
+"""Chapter 6: the activation functions, where they stop to learn, and what four of them can draw
+together.
 
 Run:    python -m experiments ch06_activations
-Writes: runs/ch06_activations/{config.json,activations.png,composition.png}
-Expect: tanh saturates beyond ±3.35, sigmoid beyond ±5.29, softplus and relu on the left only, leaky relu
+Writes: runs/ch06_activations/{config.json,activations.png,composition.png} Expect: tanh
+saturates beyond ±3.35, sigmoid beyond ±5.29, softplus and relu on the left only, leaky relu
         nowhere; 6 s of processor time
 """
 
@@ -31,7 +32,9 @@ NEURONS = {"A": (-2.0, -1.25), "B": (1.0, 0.75), "C": (4.0, 1.0), "D": (-3.0, -1
 
 @dataclass(frozen=True)
 class Config:
-    flat: float = 0.005  # a function counts as saturated where its derivative is smaller than this
+    flat: float = (
+        0.005  # a function counts as saturated where its derivative is smaller than this
+    )
     out: Path = Path("runs")  # where the run directory is made
 
     def __post_init__(self):
@@ -46,7 +49,9 @@ def derivative(function):
 def saturated(function, x, flat):
     """The stretches of x [n] on which |f'(x)| < flat, as pairs (first, last)."""
     below = np.abs(np.asarray(derivative(function)(x))) < flat
-    edges = np.flatnonzero(np.diff(below, prepend=False, append=False))  # where a stretch begins, where it has ended
+    edges = np.flatnonzero(
+        np.diff(below, prepend=False, append=False)
+    )  # where a stretch begins, where it has ended
     return [(float(x[begin]), float(x[end - 1])) for begin, end in edges.reshape(-1, 2)]
 
 
@@ -55,13 +60,20 @@ def show_saturation(x, flat):
         f"where the derivative is below {flat:g}, on {x[0]:g} to {x[-1]:g}: an error there teaches the neuron nothing"
     )
     for name, function in ACTIVATIONS.items():
-        told = " and ".join(f"{first:.2f} to {last:.2f}" for first, last in saturated(function, x, flat)) or "nowhere"
+        told = (
+            " and ".join(
+                f"{first:.2f} to {last:.2f}" for first, last in saturated(function, x, flat)
+            )
+            or "nowhere"
+        )
         largest = float(jnp.abs(derivative(function)(x)).max())
         print(f"  {name:12s} {told:36s} steepest {largest:.2f}")
 
 
 def draw_activations(x, flat):
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        2, 3, figsize=(10, 5.6), layout="constrained", sharex=True, sharey=True
+    )
     for ax, (name, function) in zip(axes.flat, ACTIVATIONS.items(), strict=True):
         ax.axhline(0, color="gray", linewidth=0.5)
         ax.plot(x, function(x), label="f(x)")
@@ -75,13 +87,20 @@ def draw_activations(x, flat):
 
 
 def unique_labels(ax):
-    by_label = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    by_label = {
+        label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     return list(by_label.values()), list(by_label)
 
 
 def four_neurons():
-    """One network 1-4-1 whose hidden neurons are the book's four and whose output is their sum."""
-    hidden, output = nn.Linear(1, 4, rngs=nnx.Rngs(0)), nn.Linear(4, 1, bias=False, rngs=nnx.Rngs(0))
+    """One network 1-4-1 whose hidden neurons are the book's four and whose output is their
+    sum.
+    """
+    hidden, output = (
+        nn.Linear(1, 4, rngs=nnx.Rngs(0)),
+        nn.Linear(4, 1, bias=False, rngs=nnx.Rngs(0)),
+    )
     weights, biases = jnp.array(list(NEURONS.values())).T
     hidden.kernel, hidden.bias = nnx.Param(weights[None]), nnx.Param(biases)  # [1 4], [4]
     output.kernel = nnx.Param(jnp.ones((4, 1)))
@@ -91,7 +110,10 @@ def four_neurons():
 def compose(x):
     """The book's shapes, each from those before it."""
     a, b, c, d = (jnp.tanh(w * x + bias) for w, bias in NEURONS.values())
-    names = (f"{name} = tanh({w:g}x {'-' if bias < 0 else '+'} {abs(bias):g})" for name, (w, bias) in NEURONS.items())
+    names = (
+        f"{name} = tanh({w:g}x {'-' if bias < 0 else '+'} {abs(bias):g})"
+        for name, (w, bias) in NEURONS.items()
+    )
     curves = dict(zip(names, (a, b, c, d), strict=True))
     curves |= {"A + B": a + b, "C + D": c + d, "A + B + C + D": a + b + c + d}
     w, bias = NEURONS["C"]
@@ -99,7 +121,9 @@ def compose(x):
 
 
 def draw_composition(x, curves):
-    figure, axes = plt.subplots(2, 4, figsize=(12, 5.2), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        2, 4, figsize=(12, 5.2), layout="constrained", sharex=True, sharey=True
+    )
     for ax, (name, y) in zip(axes.flat, curves.items(), strict=True):
         ax.axhline(0, color="gray", linewidth=0.5)
         ax.plot(x, y)
@@ -115,10 +139,14 @@ def show_shapes():
     column, rngs = t_u[:, None], nnx.Rngs(0)
     w, b = jnp.array(1.0), jnp.array(0.0)
     print("\nw as a number and as a matrix")
-    print(f"  w {w.shape} * x {t_u.shape} + b {b.shape} -> {(w * t_u + b).shape}: one neuron, one number an example")
+    print(
+        f"  w {w.shape} * x {t_u.shape} + b {b.shape} -> {(w * t_u + b).shape}: one neuron, one number an example"
+    )
     layer = nn.Linear(1, 8, rngs=rngs)
     w, b = layer.kernel[...], jnp.zeros(8)
-    print(f"  x {column.shape} @ w {w.shape} + b {b.shape} -> {(column @ w + b).shape}: eight neurons; torch has w.T")
+    print(
+        f"  x {column.shape} @ w {w.shape} + b {b.shape} -> {(column @ w + b).shape}: eight neurons; torch has w.T"
+    )
     wrong = {
         f"x {t_u.shape} @ w {w.shape}": lambda: t_u @ w,
         f"x {column.shape} @ w {w.T.shape}, torch's way round": lambda: column @ w.T,
@@ -131,7 +159,9 @@ def show_shapes():
         except (TypeError, ValueError, RuntimeError) as error:
             print(f"  {what} -> {type(error).__name__}: {str(error).splitlines()[0]}")
     error = column - t_c
-    print(f"  t_p {column.shape} - t_c {t_c.shape} -> {error.shape}: no error at all, and a loss over the wrong pairs")
+    print(
+        f"  t_p {column.shape} - t_c {t_c.shape} -> {error.shape}: no error at all, and a loss over the wrong pairs"
+    )
 
 
 def main(config: Config):

@@ -1,8 +1,8 @@
 """Chapter 6: one small network written three ways, and what it makes of the thermometer.
 
 Run:    python -m experiments ch06_networks
-Writes: runs/ch06_networks/{config.json,history.jsonl,fit.png}
-Expect: the three are one function and train to the same bits; losses after 5000 epochs near the book's, whose random
+Writes: runs/ch06_networks/{config.json,history.jsonl,fit.png} Expect: the three are one
+function and train to the same bits; losses after 5000 epochs near the book's, whose random
         weights are not known: training 2.27 (book 2.11), validation 1.60 (book 2.02), seed 0; 8 to 10 s of
         processor time
 """
@@ -21,9 +21,15 @@ from flax import nnx
 from dlwp_jax import data, nn, runs, train
 from experiments.models import count, difference, parameters
 
-VALIDATION = np.array([7, 10])  # the readings that the book's shuffle held back: -4 and 21 degrees C
+VALIDATION = np.array(
+    [7, 10]
+)  # the readings that the book's shuffle held back: -4 and 21 degrees C
 BOOK = {1: (182.9724, 231.8708), 1000: (6.6642, 3.7330), 2000: (5.1502, 0.1406)}
-BOOK |= {3000: (2.9653, 1.0005), 4000: (2.2839, 1.6580), 5000: (2.1141, 2.0215)}  # epoch: training, validation loss
+BOOK |= {
+    3000: (2.9653, 1.0005),
+    4000: (2.2839, 1.6580),
+    5000: (2.1141, 2.0215),
+}  # epoch: training, validation loss
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,17 @@ class Config:
 
 def positional(width, *, rngs):
     """Layers by position: they are called 0, 1 and 2."""
-    return nn.Sequential(nn.Linear(1, width, rngs=rngs), nn.Tanh(), nn.Linear(width, 1, rngs=rngs))
+    return nn.Sequential(
+        nn.Linear(1, width, rngs=rngs), nn.Tanh(), nn.Linear(width, 1, rngs=rngs)
+    )
 
 
 def named(width, *, rngs):
     """The same with names, which parameters and checkpoints then carry."""
     hidden, output = nn.Linear(1, width, rngs=rngs), nn.Linear(width, 1, rngs=rngs)
-    return nn.Sequential(hidden_linear=hidden, hidden_activation=nn.Tanh(), output_linear=output)
+    return nn.Sequential(
+        hidden_linear=hidden, hidden_activation=nn.Tanh(), output_linear=output
+    )
 
 
 class Thermometer(nnx.Module):
@@ -55,7 +65,11 @@ class Thermometer(nnx.Module):
         return self.output_linear(jnp.tanh(self.hidden_linear(t_u)))
 
 
-WAYS = {"positional Sequential": positional, "named Sequential": named, "module class": Thermometer}
+WAYS = {
+    "positional Sequential": positional,
+    "named Sequential": named,
+    "module class": Thermometer,
+}
 
 
 class Trained(NamedTuple):
@@ -64,10 +78,14 @@ class Trained(NamedTuple):
 
 
 def readings():
-    """Nine readings to learn from and the book's two to check, as columns [n 1], t_u scaled by 0.1."""
+    """Nine readings to learn from and the book's two to check, as columns [n 1], t_u scaled by
+    0.1.
+    """
     both = data.thermometer()
     columns = {"t_u": 0.1 * both["t_u"][:, None], "t_c": both["t_c"][:, None]}
-    return data.take(columns, np.setdiff1d(np.arange(11), VALIDATION)), data.take(columns, VALIDATION)
+    return data.take(columns, np.setdiff1d(np.arange(11), VALIDATION)), data.take(
+        columns, VALIDATION
+    )
 
 
 def loss_fn(model, batch):
@@ -95,7 +113,9 @@ def show_parameters(models):
 
 
 def show_equality(models, trained):
-    """The same function from the same weights, and the same numbers at every epoch of training."""
+    """The same function from the same weights, and the same numbers at every epoch of
+    training.
+    """
     facts = {
         way: {
             "weights": parameters(model),
@@ -107,35 +127,68 @@ def show_equality(models, trained):
         for way, model in models.items()
     }
     (first, reference), *others = facts.items()
-    print(f"largest difference from the {first}, over {len(trained[first].history['train/loss'])} epochs:")
+    print(
+        f"largest difference from the {first}, over {len(trained[first].history['train/loss'])} epochs:"
+    )
     for way, fact in others:
-        print(f"{way:18s}" + "  ".join(f"{what} {difference(fact[what], reference[what]):g}" for what in fact))
+        print(
+            f"{way:18s}"
+            + "  ".join(f"{what} {difference(fact[what], reference[what]):g}" for what in fact)
+        )
 
 
 def show_training(name, trained, book=None):
-    """The losses as the book prints them, beside the book's, whose random weights were others."""
-    print(f"\n{name}: losses in °C²\n{'':14s}training" + "  validation" + "  book: train  book: val." * bool(book))
+    """The losses as the book prints them, beside the book's, whose random weights were
+    others.
+    """
+    print(
+        f"\n{name}: losses in °C²\n{'':14s}training"
+        + "  validation"
+        + "  book: train  book: val." * bool(book)
+    )
     last = len(trained.history["train/loss"])
     for epoch in (*(epoch for epoch in BOOK if epoch < last), last):
-        losses = [float(values[epoch - 1]) for values in trained.history.values()] + list((book or {}).get(epoch, ()))
+        losses = [float(values[epoch - 1]) for values in trained.history.values()] + list(
+            (book or {}).get(epoch, ())
+        )
         print(f"epoch {epoch:4d}" + "".join(f"{loss:12.4f}" for loss in losses))
     val = readings()[1]
     pairs = zip(trained.net(val["t_u"]).ravel(), val["t_c"].ravel(), strict=True)
-    print("held back: " + ", ".join(f"{float(output):.4f} for {float(answer):g} °C" for output, answer in pairs))
+    print(
+        "held back: "
+        + ", ".join(f"{float(output):.4f} for {float(answer):g} °C" for output, answer in pairs)
+    )
     for parameter, gradient in gradients(trained.net).items():
         if parameter.startswith("hidden"):
             print(f"gradient of {parameter}:", *(f"{float(g):.4f}" for g in gradient.ravel()))
 
 
 def draw(fits, run_dir):
-    """As the book does: readings as points, the network as a curve, its outputs at the readings as crosses."""
+    """As the book does: readings as points, the network as a curve, its outputs at the readings
+    as crosses.
+    """
     both, t_range = data.thermometer(), jnp.arange(20.0, 90.0)
-    figure, axes = plt.subplots(1, len(fits), figsize=(11, 4.2), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(fits), figsize=(11, 4.2), layout="constrained", sharey=True
+    )
     for ax, (name, trained) in zip(axes, fits.items(), strict=True):
         ax.plot(both["t_u"], both["t_c"], "o", label="readings")
-        ax.plot(both["t_u"][VALIDATION], both["t_c"][VALIDATION], "o", ms=12, mfc="none", mec="C3", label="held back")
+        ax.plot(
+            both["t_u"][VALIDATION],
+            both["t_c"][VALIDATION],
+            "o",
+            ms=12,
+            mfc="none",
+            mec="C3",
+            label="held back",
+        )
         ax.plot(t_range, trained.net(0.1 * t_range[:, None]), "c-", label="network")
-        ax.plot(both["t_u"], trained.net(0.1 * both["t_u"][:, None]), "kx", label="its output at the readings")
+        ax.plot(
+            both["t_u"],
+            trained.net(0.1 * both["t_u"][:, None]),
+            "kx",
+            label="its output at the readings",
+        )
         ax.set(
             xlabel="t_u (unknown units)",
             title=f"{name}: training loss {float(trained.history['train/loss'][-1]):.2f} °C²",

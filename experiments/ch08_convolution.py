@@ -1,10 +1,13 @@
-"""Chapter 8: what a convolution does to a picture, and the network that it makes of few parameters.
+"""Chapter 8: what a convolution does to a picture, and the network that it makes of few
+parameters.
 
 Run:    python -m experiments ch08_convolution                   scikit-learn's digits 3 and 8
         python -m experiments ch08_convolution --classes ten     all ten digits
         python -m experiments ch08_convolution --data cifar10    the book's airplanes and birds, under DLWP_DATA
-Writes: runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,wrong.png}
-Expect: 18,090 parameters; digits 3 and 8, seed 0: training .997, validation .886; 30 s of processor time
+Writes:
+runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,wrong.png}
+Expect: 18,090 parameters; digits 3 and 8, seed 0: training .997, validation .886; 30 s of
+processor time
         airplanes and birds, seed 0, 100 epochs: training loss .5684 at epoch 1 and .3407 at 10 (book .5634 and .3278),
         accuracy .932 and .880, medians of the last ten epochs .932 and .887 (book .93 and .89); 285 s of processor time
 """
@@ -39,7 +42,9 @@ class Config(pictures.Config):
 
 
 def show_kernels(picture):
-    """Blur and edges of a grey picture [h w], with padding and without, and the largest of each 2 x 2 pixels."""
+    """Blur and edges of a grey picture [h w], with padding and without, and the largest of each
+    2 x 2 pixels.
+    """
     grey = jnp.asarray(picture)[None, :, :, None]  # [1 h w 1]
     shown: dict[str, Any] = {"the picture": grey}
     for name, kernel in KERNELS.items():
@@ -48,9 +53,15 @@ def show_kernels(picture):
     bare = nn.conv(grey, KERNELS["blur"][:, :, None, None])
     steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["|edge|, max pool 2"]]
     sizes = [image.shape[1:3] for image in steps]
-    print("a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(*sizes))
+    print(
+        "a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(
+            *sizes
+        )
+    )
     titles = [f"{name}\n{image.shape[1]} x {image.shape[2]}" for name, image in shown.items()]
-    return data.pictures.grid([image[0, :, :, 0] for image in shown.values()], titles, columns=4, size=(12, 3))
+    return data.pictures.grid(
+        [image[0, :, :, 0] for image in shown.values()], titles, columns=4, size=(12, 3)
+    )
 
 
 def sequential(classes, *, rngs):
@@ -70,15 +81,25 @@ def sequential(classes, *, rngs):
 
 
 def show_networks(batch):
-    """How few parameters a convolution needs, and that the Sequential and the class are one function."""
+    """How few parameters a convolution needs, and that the Sequential and the class are one
+    function.
+    """
     table, rngs = Table(rtol=0), nnx.Rngs(0)
-    table.row("parameters of 3072-1024-512-128-2", "3737474", count(fully_connected("1024-512-128", 2, rngs=rngs)))
-    table.row("parameters of 3072-512-2", "1574402", count(fully_connected("512", 2, rngs=rngs)))
+    table.row(
+        "parameters of 3072-1024-512-128-2",
+        "3737474",
+        count(fully_connected("1024-512-128", 2, rngs=rngs)),
+    )
+    table.row(
+        "parameters of 3072-512-2", "1574402", count(fully_connected("512", 2, rngs=rngs))
+    )
     as_sequential, as_class = sequential(2, rngs=nnx.Rngs(0)), nn.ConvNet(rngs=nnx.Rngs(0))
     table.row("parameters of the conv net", "18090", count(as_class))
     table.close()
     outputs = [{"logits": net(batch)} for net in (as_sequential, as_class)]
-    print(f"Sequential and class: weights differ by {difference(parameters(as_sequential), parameters(as_class)):g},")
+    print(
+        f"Sequential and class: weights differ by {difference(parameters(as_sequential), parameters(as_class)):g},"
+    )
     print(f"their outputs for {len(batch)} pictures by {difference(*outputs):g}\n")
 
 
@@ -86,12 +107,16 @@ def through_a_file(state, classes, path, seed):
     """The net of a state, saved and then loaded into a net that began with other weights."""
     weights.save_weights(path, state)
     other = sequential(classes, rngs=nnx.Rngs(seed))
-    learner, blank = train.make_learner(other, pictures.loss_fn, optax.sgd(1e-2), key=jax.random.key(seed))
+    learner, blank = train.make_learner(
+        other, pictures.loss_fn, optax.sgd(1e-2), key=jax.random.key(seed)
+    )
     return learner.model(weights.load_weights(path, blank))
 
 
 def show_training(config, fit):
-    """The losses that the book prints, beside the book's, which began at other random weights."""
+    """The losses that the book prints, beside the book's, which began at other random
+    weights.
+    """
     for epoch, loss in enumerate(fit.history["train/loss"], 1):
         if epoch == 1 or epoch % 10 == 0:
             beside = f" (book {BOOK[epoch]})" if config.is_books and epoch in BOOK else ""
@@ -132,4 +157,6 @@ def main(config: Config):
     path = run_dir.path / "net.npz"
     loaded = through_a_file(fit.state, len(shown.names), path, config.seed + 1)
     off = difference(*({"logits": net(shown.val["image"])} for net in (fit.net, loaded)))
-    print(f"wrote {path}, {path.stat().st_size} bytes; loaded into another network, the outputs differ by {off:g}")
+    print(
+        f"wrote {path}, {path.stat().st_size} bytes; loaded into another network, the outputs differ by {off:g}"
+    )

@@ -3,14 +3,16 @@
 Run:    python -m experiments ch08_variations                                  scikit-learn's digits 3 and 8
         python -m experiments ch08_variations --nets baseline batch_norm       some of them
         python -m experiments ch08_variations --data cifar10                   the book's pictures and settings
-Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png}
-Expect: digits 3 and 8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right, which are too
+Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png} Expect: digits 3 and
+8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right, which are
+too
         few to tell baseline, width, L2, L1 and dropout apart (62 right each); 58 s on two cores; res_deep_100
         after 5 epochs .829 and .786, 26 s of processor time
         airplanes and birds, seed 0, validation accuracy after 5 of the 100 epochs: baseline .825, width .835, L2 .823,
         L1 .818, dropout .825, batch norm .850; all 100 epochs were not run
 
-The book's networks on its pictures have 32 channels and learn for 100 epochs; the digits are small, and so are theirs.
+The book's networks on its pictures have 32 channels and learn for 100 epochs; the digits are
+small, and so are theirs.
 """
 
 import time
@@ -29,7 +31,9 @@ from experiments.models import count
 
 
 class Variation(NamedTuple):
-    """One bar: how the network is made of a number of channels, what is added to the loss, the learning rate."""
+    """One bar: how the network is made of a number of channels, what is added to the loss, the
+    learning rate.
+    """
 
     make: Callable  # (channels, rngs=...) -> network
     book: tuple[float, float] | None = None  # the book's accuracies: training, validation
@@ -43,7 +47,9 @@ def half(channels, *, rngs):
 
 
 def deep(n_blocks):
-    """A residual net whose blocks are a loop, so that a hundred of them compile in the time of one."""
+    """A residual net whose blocks are a loop, so that a hundred of them compile in the time of
+    one.
+    """
 
     def make(channels, *, rngs):
         net: Any = nn.NetResDeep(channels, n_blocks, rngs=rngs)
@@ -53,7 +59,8 @@ def deep(n_blocks):
     return make
 
 
-# The 100 blocks of the book's listing share one set of weights, so its figures are not of quite this network.
+# The 100 blocks of the book's listing share one set of weights, so its figures are not of quite
+# this network.
 VARIATIONS = {
     "baseline": Variation(half, (0.93, 0.89)),
     "width": Variation(nn.ConvNet, (0.96, 0.90)),
@@ -76,7 +83,9 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "digits": Settings(8, 30, 16, tuple(VARIATIONS)[:-1]),  # without the 100 blocks, which take minutes
+    "digits": Settings(
+        8, 30, 16, tuple(VARIATIONS)[:-1]
+    ),  # without the 100 blocks, which take minutes
     "cifar10": Settings(32, 100, 64, tuple(VARIATIONS)),  # the book's
 }
 
@@ -84,20 +93,26 @@ SETTINGS = {
 @dataclass(frozen=True)
 class Config(pictures.Config):
     nets: tuple[str, ...] = ()  # which of them; by default all, but on digits res_deep_100
-    channels: int = 0  # of the first convolution; 0 takes 8 on digits and the book's 32 on cifar10
+    channels: int = (
+        0  # of the first convolution; 0 takes 8 on digits and the book's 32 on cifar10
+    )
     epochs: int = 0  # 0 takes 30 on digits and the book's 100 on cifar10
     batch_size: int = 0  # 0 takes 16 on digits and the book's 64 on cifar10
 
     def __post_init__(self):
         if unknown := set(self.nets) - set(VARIATIONS):
-            raise ValueError(f"--nets has {', '.join(sorted(unknown))}; there are {', '.join(VARIATIONS)}.")
+            raise ValueError(
+                f"--nets has {', '.join(sorted(unknown))}; there are {', '.join(VARIATIONS)}."
+            )
         if self.channels and self.channels < 4:  # the narrowest layer has a quarter of them
             raise ValueError(f"--channels must be at least 4; got {self.channels}.")
 
     def settings(self) -> Settings:
         """What was asked for, completed."""
         asked = {name: getattr(self, name) for name in Settings._fields}
-        return SETTINGS[self.data]._replace(**{name: value for name, value in asked.items() if value})
+        return SETTINGS[self.data]._replace(
+            **{name: value for name, value in asked.items() if value}
+        )
 
 
 def loss_with(penalty):
@@ -117,13 +132,20 @@ def learn(variation, shown, settings, seed):
         net.fc2 = nn.Linear(32, len(shown.names), rngs=nnx.Rngs(seed))
     options = {"epochs": settings.epochs, "batch_size": settings.batch_size, "seed": seed}
     begin = time.perf_counter()
-    fit = pictures.learn(net, shown, optax.sgd(variation.lr), loss_fn=loss_with(variation.penalty), **options)
+    fit = pictures.learn(
+        net, shown, optax.sgd(variation.lr), loss_fn=loss_with(variation.penalty), **options
+    )
     return fit, time.perf_counter() - begin
 
 
 def show(results, books):
-    """One row a net: its size, its accuracies, how far it overfits, what it took, and the book's accuracies."""
-    print(f"\n{'':14s}parameters   train     val      gap  seconds" + "  book: train   val" * books)
+    """One row a net: its size, its accuracies, how far it overfits, what it took, and the
+    book's accuracies.
+    """
+    print(
+        f"\n{'':14s}parameters   train     val      gap  seconds"
+        + "  book: train   val" * books
+    )
     for name, (fit, seconds) in results.items():
         told = f"{name:14s}{count(fit.net):10d}{fit.train:8.3f}{fit.val:8.3f}{fit.train - fit.val:9.3f}{seconds:9.1f}"
         book = VARIATIONS[name].book if books else None
@@ -131,19 +153,27 @@ def show(results, books):
 
 
 def draw(results, shown, books):
-    """The book's picture: two bars a net; where the book has figures for them, they are the black lines."""
+    """The book's picture: two bars a net; where the book has figures for them, they are the
+    black lines.
+    """
     figure, ax = plt.subplots(figsize=(10, 4.2), layout="constrained")
     place = np.arange(len(results))
     for side, shift in (("train", -0.2), ("val", 0.2)):
         label = f"{side}, n = {len(getattr(shown, side)['label'])}"
-        ax.bar(place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=label)
+        ax.bar(
+            place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=label
+        )
     for x, name in enumerate(results):
         if books and (book := VARIATIONS[name].book):
             ax.hlines(np.array(book), [x - 0.4, x], [x, x + 0.4], color="k")
     if books:
         ax.plot([], [], "k-", label="the book's")
     lowest = min(min(fit.train, fit.val) for fit, _ in results.values())
-    ax.set(ylabel="accuracy", ylim=(np.floor(10 * lowest - 0.5) / 10, 1.0), title="The conv net varied")
+    ax.set(
+        ylabel="accuracy",
+        ylim=(np.floor(10 * lowest - 0.5) / 10, 1.0),
+        title="The conv net varied",
+    )
     ax.set_xticks(place, list(results), rotation=30)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -153,9 +183,15 @@ def main(config: Config):
     run_dir = runs.start("ch08_variations", config, out=config.out)
     shown = pictures.load(config)
     results, settings = {}, config.settings()
-    print(f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}")
-    if not config.nets and (left_out := [name for name in VARIATIONS if name not in settings.nets]):
-        print(f"without {', '.join(left_out)}, which takes minutes: --nets {' '.join(left_out)}")
+    print(
+        f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}"
+    )
+    if not config.nets and (
+        left_out := [name for name in VARIATIONS if name not in settings.nets]
+    ):
+        print(
+            f"without {', '.join(left_out)}, which takes minutes: --nets {' '.join(left_out)}"
+        )
     for name in dict.fromkeys(settings.nets):  # each once
         print(f"\n{name}", flush=True)
         fit, _ = results[name] = learn(VARIATIONS[name], shown, settings, config.seed)

@@ -1,4 +1,6 @@
-"""What the experiments ask of a network: its parameters by name, how many, and how far they are from another's."""
+"""What the experiments ask of a network: its parameters by name, how many, and how far they are
+from another's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,13 @@ from flax import nnx
 
 
 def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter under its name, such as `hidden_linear.kernel`; layers in the order of their names."""
-    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    """Every parameter under its name, such as `hidden_linear.kernel`; layers in the order of
+    their names.
+    """
+    return {
+        ".".join(map(str, path)): leaf[...]
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
 
 
 def count(model: nnx.Module) -> int:
@@ -16,5 +23,9 @@ def count(model: nnx.Module) -> int:
 
 
 def difference(ours: dict[str, jax.Array], theirs: dict[str, jax.Array]) -> float:
-    """The largest difference between the arrays of two dicts, whose names may differ but not their order."""
-    return max(float(jnp.abs(a - b).max()) for a, b in zip(ours.values(), theirs.values(), strict=True))
+    """The largest difference between the arrays of two dicts, whose names may differ but not
+    their order.
+    """
+    return max(
+        float(jnp.abs(a - b).max()) for a, b in zip(ours.values(), theirs.values(), strict=True)
+    )

@@ -3,7 +3,8 @@
     python -m experiments.notebook ch05_thermometer          writes notebooks/ch05_thermometer.ipynb
     python -m experiments.notebook ch05_thermometer --run    and runs it there, outputs and pictures kept in it
 
-A notebook that is there already may have been worked on, so it is taken as it is; --fresh writes it anew.
+A notebook that is there already may have been worked on, so it is taken as it is; --fresh
+writes it anew.
 """
 
 import ast
@@ -31,7 +32,8 @@ class Arguments:
 
 
 def cells(source: str) -> list[str]:
-    """The top level of a script in pieces: imports together, then each constant, function and class with its comments.
+    """The top level of a script in pieces: imports together, then each constant, function and
+    class with its comments.
 
     >>> cells('import os\\nimport sys\\n\\n# how many\\nN = 3\\n\\n\\ndef f():\\n    return N\\n')
     ['import os\\nimport sys', '# how many\\nN = 3', 'def f():\\n    return N']
@@ -39,7 +41,10 @@ def cells(source: str) -> list[str]:
     lines, begin = source.splitlines(), 0
     pieces, kinds = [], []
     for node in ast.parse(source).body:
-        end, kind = node.end_lineno or begin, "imports" if isinstance(node, ast.Import | ast.ImportFrom) else type(node)
+        end, kind = (
+            node.end_lineno or begin,
+            "imports" if isinstance(node, ast.Import | ast.ImportFrom) else type(node),
+        )
         if kinds and kind == kinds[-1] and kind in ("imports", ast.Assign, ast.AnnAssign):
             begin, _ = pieces.pop()
         pieces, kinds, begin = [*pieces, (begin, end)], [*kinds, kind], end
@@ -62,11 +67,21 @@ def convert(name: str):
         )
     )
     head = v4.new_markdown_cell(f"# {title}\n\n```text\n{text.strip()}\n```")
-    asked = v4.new_code_cell("config = Config()  # change a setting here: Config(seed=1)\nmain(config)")
-    node = v4.new_notebook(cells=[head, *map(v4.new_code_cell, code), asked, v4.new_code_cell(last)])
-    for number, cell in enumerate(node.cells):  # random by default: the same script gives the same file
+    asked = v4.new_code_cell(
+        "config = Config()  # change a setting here: Config(seed=1)\nmain(config)"
+    )
+    node = v4.new_notebook(
+        cells=[head, *map(v4.new_code_cell, code), asked, v4.new_code_cell(last)]
+    )
+    for number, cell in enumerate(
+        node.cells
+    ):  # random by default: the same script gives the same file
         cell.id = f"{name}-{number}"
-    node.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    node.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     return node
 
 
@@ -86,11 +101,16 @@ def main(asked: Arguments) -> Path:
         try:
             node = nbformat.read(path, as_version=4)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-            sys.exit(f"{path} is no notebook ({str(error).splitlines()[0]}); --fresh writes it anew.")
+            sys.exit(
+                f"{path} is no notebook ({str(error).splitlines()[0]}); --fresh writes it anew."
+            )
         try:
-            # By default what a cell shows is waited for 4 seconds: a busy machine loses pictures.
+            # By default what a cell shows is waited for 4 seconds: a busy machine loses
+            # pictures.
             where = {"metadata": {"path": str(path.parent)}}
-            NotebookClient(node, resources=where, startup_timeout=300, iopub_timeout=300).execute()
+            NotebookClient(
+                node, resources=where, startup_timeout=300, iopub_timeout=300
+            ).execute()
         except CellExecutionError as error:
             sys.exit(f"{path}: {error}")
         save(node, path)
@@ -109,4 +129,11 @@ def save(node, path: Path) -> None:
 
 if __name__ == "__main__":
     with terminal.output():
-        main(tyro.cli(Arguments, prog="notebook", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
+        main(
+            tyro.cli(
+                Arguments,
+                prog="notebook",
+                description=__doc__,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+        )

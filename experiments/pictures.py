@@ -1,8 +1,10 @@
-"""Pictures to tell apart, for chapters 7 and 8: loaded, learned, and those that a network got wrong.
+"""Pictures to tell apart, for chapters 7 and 8: loaded, learned, and those that a network got
+wrong.
 
-Without files: scikit-learn's digits 3 and 8 (of all pairs the one that a linear classifier confuses most, see
-`hardest_pairs`), each pixel drawn as 4 x 4 pixels of three equal colours, so that they fit the book's networks. With
-`--data cifar10`: the book's airplanes and birds. `--classes ten` takes all ten of either.
+Without files: scikit-learn's digits 3 and 8 (of all pairs the one that a linear classifier
+confuses most, see `hardest_pairs`), each pixel drawn as 4 x 4 pixels of three equal colours, so
+that they fit the book's networks. With `--data cifar10`: the book's airplanes and birds.
+`--classes ten` takes all ten of either.
 """
 
 from collections.abc import Sequence
@@ -21,13 +23,18 @@ from dlwp_jax.data import cifar, image
 from dlwp_jax.diagnose import diagnose
 
 HARD_PAIR = (3, 8)
-# The book's means and standard deviations of red, green and blue over all of CIFAR-10's training pictures.
-CIFAR_SCALE = data.Scale(*np.array([[0.4915, 0.4823, 0.4468], [0.2470, 0.2435, 0.2616]], np.float32))
+# The book's means and standard deviations of red, green and blue over all of CIFAR-10's
+# training pictures.
+CIFAR_SCALE = data.Scale(
+    *np.array([[0.4915, 0.4823, 0.4468], [0.2470, 0.2435, 0.2616]], np.float32)
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    data: Literal["digits", "cifar10"] = "digits"  # scikit-learn's digits, or the book's pictures (under DLWP_DATA)
+    data: Literal["digits", "cifar10"] = (
+        "digits"  # scikit-learn's digits, or the book's pictures (under DLWP_DATA)
+    )
     classes: Literal["two", "ten"] = "two"  # 3 and 8, airplane and bird; or all ten
     seed: int = 0  # of weights and shuffling
     out: Path = Path("runs")  # where the run directory is made
@@ -57,7 +64,9 @@ def load(config: Config) -> Pictures:
     known, held = sides
     images, scale = image.normalize(known["image"], scale)
     held_images, _ = image.normalize(held["image"], scale)
-    print(f"{', '.join(names)}: {len(images)} pictures to learn from, {len(held_images)} to check")
+    print(
+        f"{', '.join(names)}: {len(images)} pictures to learn from, {len(held_images)} to check"
+    )
     return Pictures(known | {"image": images}, held | {"image": held_images}, names, scale)
 
 
@@ -73,7 +82,9 @@ def _enlarged(side):  # [n 8 8 1] -> [n 32 32 3]
 
 
 def hardest_pairs():
-    """Pairs of digits and a logistic regression's accuracy on those held back, the hardest first."""
+    """Pairs of digits and a logistic regression's accuracy on those held back, the hardest
+    first.
+    """
     from sklearn.linear_model import LogisticRegression
 
     def rows(side):
@@ -83,7 +94,10 @@ def hardest_pairs():
         known, held = (rows(only(side, pair)) for side in data.load("digits"))
         return LogisticRegression(max_iter=1000).fit(*known).score(*held)
 
-    return sorted(((pair, accuracy(pair)) for pair in combinations(range(10), 2)), key=lambda found: found[1])
+    return sorted(
+        ((pair, accuracy(pair)) for pair in combinations(range(10), 2)),
+        key=lambda found: found[1],
+    )
 
 
 def loss_fn(model, batch):
@@ -102,23 +116,49 @@ class Trained(NamedTuple):
     val: float
 
     def told(self, book: tuple[float, float] | None = None) -> str:
-        """The accuracies, their medians over the last ten epochs (one can end in a dip), the book's, and a verdict."""
-        train, val = (float(np.median(self.history[f"{side}/accuracy"][-10:])) for side in ("train", "val"))
+        """The accuracies, their medians over the last ten epochs (one can end in a dip), the
+        book's, and a verdict.
+        """
+        train, val = (
+            float(np.median(self.history[f"{side}/accuracy"][-10:]))
+            for side in ("train", "val")
+        )
         n = min(10, len(self.history["val/accuracy"]))
-        rows = {"at the end": (self.train, self.val), f"median of the last {n} epochs": (train, val)}
+        rows = {
+            "at the end": (self.train, self.val),
+            f"median of the last {n} epochs": (train, val),
+        }
         rows |= {"the book, after 100 epochs": book} if book else {}
-        told = (f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}" for what, (a, b) in rows.items())
-        return "accuracy " + "\n         ".join(told) + "\n" + str(diagnose(self.history)).replace("\n", "; ")
+        told = (
+            f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}"
+            for what, (a, b) in rows.items()
+        )
+        return (
+            "accuracy "
+            + "\n         ".join(told)
+            + "\n"
+            + str(diagnose(self.history)).replace("\n", "; ")
+        )
 
 
-def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, seed=0, loss_fn=loss_fn) -> Trained:
+def learn(
+    model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, seed=0, loss_fn=loss_fn
+) -> Trained:
     """Train a network; its accuracies are those in eval mode at the end."""
     learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(seed))
-    result = train.fit(learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size)
-    if (done := len(result.history["train/loss"])) < epochs:  # Ctrl-C, or a loss that was not finite
+    result = train.fit(
+        learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size
+    )
+    if (
+        done := len(result.history["train/loss"])
+    ) < epochs:  # Ctrl-C, or a loss that was not finite
         print(f"ended after {done} of {epochs} epochs")
-    images, labels = (np.concatenate([pictures.train[key], pictures.val[key]]) for key in ("image", "label"))
-    logits = train.predict(learner, result.state, images, batch_size=500)  # of both sides: one program
+    images, labels = (
+        np.concatenate([pictures.train[key], pictures.val[key]]) for key in ("image", "label")
+    )
+    logits = train.predict(
+        learner, result.state, images, batch_size=500
+    )  # of both sides: one program
     n, right = len(pictures.train["label"]), np.asarray(logits.argmax(axis=-1)) == labels
     known, new = float(right[:n].mean()), float(right[n:].mean())
     probabilities = np.asarray(jax.nn.softmax(logits[n:], axis=-1))
@@ -127,14 +167,27 @@ def learn(model: nnx.Module, pictures: Pictures, tx, *, epochs, batch_size=64, s
 
 
 def show_wrong(pictures: Pictures, probabilities, run_dir, most=15):
-    """Draw pictures that were taken for another class, the surest mistakes first: for what, and how probable."""
-    label, guess, sure = pictures.val["label"], probabilities.argmax(axis=1), probabilities.max(axis=1)
+    """Draw pictures that were taken for another class, the surest mistakes first: for what, and
+    how probable.
+    """
+    label, guess, sure = (
+        pictures.val["label"],
+        probabilities.argmax(axis=1),
+        probabilities.max(axis=1),
+    )
     wrong = np.flatnonzero(guess != label)
     print(f"{len(wrong)} of {len(label)} wrong")
     if len(wrong):
         rows = wrong[np.argsort(-sure[wrong])][:most]
-        titles = [f"{pictures.names[guess[i]]} {sure[i]:.3f}\nis {pictures.names[label[i]]}" for i in rows]
+        titles = [
+            f"{pictures.names[guess[i]]} {sure[i]:.3f}\nis {pictures.names[label[i]]}"
+            for i in rows
+        ]
         shown = np.clip(pictures.scale.undo(pictures.val["image"][rows]), 0, 1)
-        figure = data.pictures.grid(shown, titles, columns=5, size=(8, 1.9 * -(-len(rows) // 5) + 0.5))
-        figure.suptitle(f"The surest of {len(wrong)} mistakes among {len(label)}: the guess and its probability")
+        figure = data.pictures.grid(
+            shown, titles, columns=5, size=(8, 1.9 * -(-len(rows) // 5) + 0.5)
+        )
+        figure.suptitle(
+            f"The surest of {len(wrong)} mistakes among {len(label)}: the guess and its probability"
+        )
         run_dir.figure(figure, "wrong.png")

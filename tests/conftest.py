@@ -1,4 +1,6 @@
-"""What every test shares: compiled programs kept between runs, torch on few threads, where the real data is."""
+"""What every test shares: compiled programs kept between runs, torch on few threads, where the
+real data is.
+"""
 
 import os
 import signal
@@ -17,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-# The same examples in every run, however slow the machine is; tests/test_properties.py can be asked for other ones.
+# The same examples in every run, however slow the machine is; tests/test_properties.py can be
+# asked for other ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
@@ -29,7 +32,9 @@ def _torch_on_one_thread_and_warning_every_time():
     import torch
 
     torch.set_num_threads(1)
-    torch.set_warn_always(True)  # what torch warns of once a process would fail whichever test comes first
+    torch.set_warn_always(
+        True
+    )  # what torch warns of once a process would fail whichever test comes first
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +59,18 @@ def _figures_are_closed():
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_is_heard():
-    """A job in the background is deaf to Ctrl-C, which `fit` respects; the tests that press it want to be heard."""
+    """A job in the background is deaf to Ctrl-C, which `fit` respects; the tests that press it
+    want to be heard.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs_at_a_time():
-    """Every compiled program takes memory maps; a process has 65,530, and XLA dies of a segmentation fault without."""
+    """Every compiled program takes memory maps; a process has 65,530, and XLA dies of a
+    segmentation fault without.
+    """
     yield
     maps = Path("/proc/self/maps")  # of Linux
     if maps.exists() and maps.read_text().count("\n") > 15_000:
@@ -70,7 +79,9 @@ def _few_programs_at_a_time():
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the checkout; a test that needs it skips by name where it is not."""
+    """The folder of real data beside the checkout; a test that needs it skips by name where it
+    is not.
+    """
     if not (SHARED_DATA / "README.md").exists():
         pytest.skip(f"the real data is not at {SHARED_DATA} (set DLWP_SHARED_DATA)")
     return SHARED_DATA

@@ -1,4 +1,6 @@
-"""Fixtures for the real data: unpacked once a session, or taken from DLWP_DATA where it is unpacked already."""
+"""Fixtures for the real data: unpacked once a session, or taken from DLWP_DATA where it is
+unpacked already.
+"""
 
 import importlib.util
 import os
@@ -32,7 +34,9 @@ def real_book(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_cifar(request, tmp_path_factory) -> Path:
-    """A data root that holds CIFAR-10 in the official layout (20 s where it must be unpacked)."""
+    """A data root that holds CIFAR-10 in the official layout (20 s where it must be
+    unpacked).
+    """
     if root := _already("cifar-10-batches-py/batches.meta"):
         return root
     shared_data = request.getfixturevalue("shared_data")

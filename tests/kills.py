@@ -1,11 +1,14 @@
-"""A training that is killed at random moments, called again, and compared with one that was left alone.
+"""A training that is killed at random moments, called again, and compared with one that was
+left alone.
 
 Run:    python -m tests.kills --kills 30 --kind memory
-Prints: one line of JSON: how many kills, how many of them while a checkpoint was being written, the verdict
+Prints: one line of JSON: how many kills, how many of them while a checkpoint was being written,
+the verdict
 
-The parent never starts JAX's backend, so its forks are whole lives: they start it, find their program in the compile
-cache, take the newest checkpoint and train on. Dropout, shuffling, batch norm, Adam and early stopping are all at work;
-a checkpoint is begun whenever the one before is written.
+The parent never starts JAX's backend, so its forks are whole lives: they start it, find their
+program in the compile cache, take the newest checkpoint and train on. Dropout, shuffling, batch
+norm, Adam and early stopping are all at work; a checkpoint is begun whenever the one before is
+written.
 """
 
 import argparse
@@ -80,7 +83,9 @@ def born(function, *args):
 
 
 def ended(pid, seconds):
-    """The exit code of a process that ends within so many seconds, as subprocess gives it; else None."""
+    """The exit code of a process that ends within so many seconds, as subprocess gives it; else
+    None.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -99,7 +104,12 @@ def halted(pid):
 
 def kill_and_compare(kind, kills, seed, root):
     rng, directory = random.Random(seed), root / "checkpoints"
-    counts = {"kill -9": 0, "of them while saving": 0, "SIGTERM": 0, "lives that came to the end": 0}
+    counts = {
+        "kill -9": 0,
+        "of them while saving": 0,
+        "SIGTERM": 0,
+        "lives that came to the end": 0,
+    }
     assert ended(born(live, kind, None, root), LONG) == 0
 
     def compare():
@@ -116,7 +126,9 @@ def kill_and_compare(kind, kills, seed, root):
             while code is None and not (root / "awake").exists():
                 code = ended(pid, 0.01)
         code = ended(pid, rng.uniform(0, LIFE)) if code is None else code
-        code = halted(pid) if code is None else code  # else one may come to its end before the signal reaches it
+        code = (
+            halted(pid) if code is None else code
+        )  # else one may come to its end before the signal reaches it
         assert code in (None, 0), f"a life ended by itself with {code}"
         if code == 0:
             compare()
@@ -126,7 +138,9 @@ def kill_and_compare(kind, kills, seed, root):
         os.kill(pid, signal.SIGCONT)
         assert ended(pid, LONG) == -number
         counts["kill -9" if number == signal.SIGKILL else "SIGTERM"] += 1
-        counts["of them while saving"] += number == signal.SIGKILL and any(directory.glob(".partial-*"))
+        counts["of them while saving"] += number == signal.SIGKILL and any(
+            directory.glob(".partial-*")
+        )
         assert all(checkpoint.damage(path) is None for path in checkpoint.saved(directory))
     assert ended(born(live, kind, directory, root), LONG) == 0
     compare()
@@ -140,7 +154,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        jax.config.update("jax_compilation_cache_dir", f"{root}/cache")  # its own: a kill may leave half an entry
+        jax.config.update(
+            "jax_compilation_cache_dir", f"{root}/cache"
+        )  # its own: a kill may leave half an entry
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         print(json.dumps(kill_and_compare(args.kind, args.kills, args.seed, Path(root))))
 

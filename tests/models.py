@@ -18,7 +18,9 @@ class Plain(nnx.Module):
 
 
 class Stochastic(nnx.Module):
-    """Dropout and batch norm: everything that makes a step depend on more than the parameters."""
+    """Dropout and batch norm: everything that makes a step depend on more than the
+    parameters.
+    """
 
     def __init__(self, rngs):
         self.hidden, self.output = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
@@ -62,12 +64,16 @@ def regression(n, seed=0, noise=0.1):
 
 
 def endure(path, *, epochs, callback, directory, stream=None):
-    """The training to be killed: dropout, shuffling, batch norm, Adam and early stopping; its result goes to `path`.
+    """The training to be killed: dropout, shuffling, batch norm, Adam and early stopping; its
+    result goes to `path`.
 
-    It is saved in `directory`, if there is one, whenever the save before is done. `stream` makes one of the examples.
+    It is saved in `directory`, if there is one, whenever the save before is done. `stream`
+    makes one of the examples.
     """
     train_set, val_set = regression(37), regression(10, seed=1)
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-3), key=jax.random.key(0)
+    )
     result = train.fit(
         learner,
         state,

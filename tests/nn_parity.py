@@ -1,6 +1,8 @@
-"""How a layer is compared with torch's: the same parameters and input, then output and every gradient, twice.
+"""How a layer is compared with torch's: the same parameters and input, then output and every
+gradient, twice.
 
-Once eager, once under jit. Arrays turn over from N C ... to N ... C on the way in and back on the way out.
+Once eager, once under jit. Arrays turn over from N C ... to N ... C on the way in and back on
+the way out.
 """
 
 import inspect
@@ -11,7 +13,8 @@ import numpy as np
 import torch
 from flax import nnx
 
-# Sums of up to a few hundred float32 products in another order: errors of some 1e-6 of the largest value.
+# Sums of up to a few hundred float32 products in another order: errors of some 1e-6 of the
+# largest value.
 ROUNDING = 3e-6
 
 
@@ -39,7 +42,9 @@ def parameter_map(module: torch.nn.Module):
     """For each parameter of a torch layer: its attribute here, and the array in our layout."""
     kernels = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     weight = "kernel" if isinstance(module, kernels) else "scale"
-    weight = {torch.nn.Embedding: "embedding", torch.nn.PReLU: "weight"}.get(type(module), weight)
+    weight = {torch.nn.Embedding: "embedding", torch.nn.PReLU: "weight"}.get(
+        type(module), weight
+    )
 
     def ours(name, value):
         value = value.detach().numpy()
@@ -69,7 +74,9 @@ def assert_close(ours, theirs, tolerance=ROUNDING, what=""):
 
 
 def output_and_gradients(torch_module, x, cotangent=None):
-    """Torch's output, its gradient by the input, and those by the parameters in our names and layout."""
+    """Torch's output, its gradient by the input, and those by the parameters in our names and
+    layout.
+    """
     x = torch.tensor(x, requires_grad=True)
     torch_module.zero_grad()
     y = torch_module(x)
@@ -79,7 +86,9 @@ def output_and_gradients(torch_module, x, cotangent=None):
     for name, parameter in torch_module.named_parameters(recurse=False):
         attribute, _ = parameter_map(torch_module)[name]
         value = parameter.grad.numpy()
-        gradients[attribute] = np.moveaxis(value, (0, 1), (-1, -2)) if attribute == "kernel" else value
+        gradients[attribute] = (
+            np.moveaxis(value, (0, 1), (-1, -2)) if attribute == "kernel" else value
+        )
     return y.detach().numpy(), x.grad.numpy(), gradients, cotangent.numpy()
 
 
@@ -88,7 +97,9 @@ def functional(module: nnx.Module):
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
 
     def run(params, x, cotangent):
-        y, pull = jax.vjp(lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x), params, x)
+        y, pull = jax.vjp(
+            lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x), params, x
+        )
         return (y, *pull(cotangent)[::-1])
 
     return params, run

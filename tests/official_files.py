@@ -4,7 +4,9 @@ import numpy as np
 
 
 def python2_pickle(images, labels):
-    """A batch as Python 2 pickled the official ones; also what python3 -m pickle writes with protocol 2."""
+    """A batch as Python 2 pickled the official ones; also what python3 -m pickle writes with
+    protocol 2.
+    """
 
     def text(value):
         return b"T" + len(value).to_bytes(4, "little") + value

@@ -1,8 +1,10 @@
-"""Tests in a process of 8 virtual devices: NPROC=64 JAX_NUM_CPU_DEVICES=8 python -m pytest tests/on_eight_devices.py.
+"""Tests in a process of 8 virtual devices: NPROC=64 JAX_NUM_CPU_DEVICES=8 python -m pytest
+tests/on_eight_devices.py.
 
-`tests/test_shard.py` runs them. One device is the referee. Most comparisons are made in float64, where rounding is
-1e-16: what is left of a difference at 1e-10 is then a difference of meaning, such as batch norm over a part of the
-batch, or a short batch that is weighted like a long one.
+`tests/test_shard.py` runs them. One device is the referee. Most comparisons are made in
+float64, where rounding is 1e-16: what is left of a difference at 1e-10 is then a difference of
+meaning, such as batch norm over a part of the batch, or a short batch that is weighted like a
+long one.
 """
 
 import re
@@ -21,7 +23,9 @@ from dlwp_jax import nn, shard, train
 from dlwp_jax.train import epoch
 from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
 
-ROUNDING = 1e-10  # float64: 1e-16 a sum, times the amplification of some dozens of steps of Adam
+ROUNDING = (
+    1e-10  # float64: 1e-16 a sum, times the amplification of some dozens of steps of Adam
+)
 
 
 class MLP(nnx.Module):
@@ -34,7 +38,9 @@ class MLP(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """No bias in front of batch norm: its gradient is rounding alone, which Adam makes a full step of."""
+    """No bias in front of batch norm: its gradient is rounding alone, which Adam makes a full
+    step of.
+    """
 
     def __init__(self, rngs):
         self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False, rngs=rngs)
@@ -74,22 +80,31 @@ def pictures(n, seed=0, dtype=jnp.float64):
 def wide(model):
     """The model with all its numbers in float64."""
     state = nnx.state(model)
-    nnx.update(model, jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state))
+    nnx.update(
+        model,
+        jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state),
+    )
     return model
 
 
 def learner_of(model, tx=None, **options):
-    return train.make_learner(model, cross_entropy, tx or optax.adam(1e-2), key=jax.random.key(1), **options)
+    return train.make_learner(
+        model, cross_entropy, tx or optax.adam(1e-2), key=jax.random.key(1), **options
+    )
 
 
 def assert_close(a, b, tolerance):
     """Two pytrees agree, wherever their arrays lie."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+    for (path, left), right in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
         if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         name = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(np.asarray(left), np.asarray(right), tolerance, tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            np.asarray(left), np.asarray(right), tolerance, tolerance, err_msg=name
+        )
 
 
 @pytest.fixture
@@ -98,7 +113,8 @@ def float64():
         yield
 
 
-# 67 rows in batches of 10: 7 steps, none of whose sizes 8 divides; 21 rows in batches of 16 and 5.
+# 67 rows in batches of 10: 7 steps, none of whose sizes 8 divides; 21 rows in batches of 16 and
+# 5.
 SIZES = {"epochs": 4, "batch_size": 10, "val_batch_size": 16}
 
 
@@ -108,8 +124,12 @@ SIZES = {"epochs": 4, "batch_size": 10, "val_batch_size": 16}
     [
         (MLP, {2: {}, 8: {"params": "sharded", "min_size": 100}}),
         (ConvNet, {8: {}}),
-        pytest.param(ConvNet, {2: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow),
-        pytest.param(Residual, {2: {}, 8: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow),
+        pytest.param(
+            ConvNet, {2: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            Residual, {2: {}, 8: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_one_device_and_many_train_the_same(model, layout):
@@ -123,13 +143,17 @@ def test_one_device_and_many_train_the_same(model, layout):
         assert_close(ran, alone, ROUNDING)
     fitted = train.fit(learner, *on_mesh, **options, progress=False)
     done = int(fitted.state.epoch)
-    assert_close(fitted.history, {name: values[:done] for name, values in ran.history.items()}, ROUNDING)
+    assert_close(
+        fitted.history, {name: values[:done] for name, values in ran.history.items()}, ROUNDING
+    )
     assert_close((fitted.state, fitted.best), (ran.state, ran.best), ROUNDING)
 
 
 @pytest.mark.slow
 def test_in_float32_the_losses_agree_to_rounding():
-    """Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at most ten times that."""
+    """Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at
+    most ten times that.
+    """
     learner, state = learner_of(MLP(nnx.Rngs(0)))
     sets = pictures(67, dtype=jnp.float32), pictures(21, seed=1, dtype=jnp.float32)
     alone = train.run(learner, state, *sets, **SIZES)
@@ -148,7 +172,11 @@ def test_rows_that_are_split_give_the_same():
     assert {s.data.shape[0] for s in on_mesh[1]["x"].addressable_shards} == {8}
     assert_close(train.run(learner, *on_mesh, **SIZES), alone, ROUNDING)
     end, val = shard.put(shard.mesh(8), alone.state, sets[1], data="rows")
-    assert_close(train.evaluate(learner, end, val), train.evaluate(learner, alone.state, sets[1]), ROUNDING)
+    assert_close(
+        train.evaluate(learner, end, val),
+        train.evaluate(learner, alone.state, sets[1]),
+        ROUNDING,
+    )
 
 
 @pytest.mark.usefixtures("float64")
@@ -158,8 +186,14 @@ def test_single_calls_and_streams_give_the_same():
     placed, placed_rows, placed_val = shard.put(shard.mesh(8), state, rows, val)
     for size in (32, 12):  # the full batch, and one that leaves a remainder
         theirs = train.train_epoch(learner, state, rows, batch_size=size)
-        assert_close(train.train_epoch(learner, placed, placed_rows, batch_size=size), theirs, ROUNDING)
-    assert_close(train.evaluate(learner, placed, placed_val), train.evaluate(learner, state, val), ROUNDING)
+        assert_close(
+            train.train_epoch(learner, placed, placed_rows, batch_size=size), theirs, ROUNDING
+        )
+    assert_close(
+        train.evaluate(learner, placed, placed_val),
+        train.evaluate(learner, state, val),
+        ROUNDING,
+    )
     inputs = np.asarray(val["x"])
     for size in (None, 5):
         outputs = train.predict(learner, placed, inputs, batch_size=size)
@@ -167,12 +201,19 @@ def test_single_calls_and_streams_give_the_same():
 
     class Stream:
         def __iter__(self):
-            return iter([{name: np.asarray(a[i : i + 12]) for name, a in rows.items()} for i in range(0, 32, 12)])
+            return iter(
+                [
+                    {name: np.asarray(a[i : i + 12]) for name, a in rows.items()}
+                    for i in range(0, 32, 12)
+                ]
+            )
 
     options = {"epochs": 2, "progress": False}
     for validation in ((val, placed_val), (Stream(), Stream())):
         ours = train.fit(learner, placed, Stream(), validation[1], **options)
-        assert_close(ours, train.fit(learner, state, Stream(), validation[0], **options), ROUNDING)
+        assert_close(
+            ours, train.fit(learner, state, Stream(), validation[0], **options), ROUNDING
+        )
 
 
 def test_a_state_that_is_split_stays_split(caplog):
@@ -183,7 +224,9 @@ def test_a_state_that_is_split_stays_split(caplog):
         callbacks = [train.every(1, lambda _: None)]
         fitted = train.fit(learner, *on_mesh, **SIZES, callbacks=callbacks, progress=False)
     # One program for all chunks: what comes out lies as what went in.
-    assert sum("Compiling jit(_advance)" in record.getMessage() for record in caplog.records) == 1
+    assert (
+        sum("Compiling jit(_advance)" in record.getMessage() for record in caplog.records) == 1
+    )
     results = [fitted, train.run(learner, *on_mesh, **SIZES)]
     for result in results:
         for kept in (result.state, result.best):
@@ -210,7 +253,9 @@ def compiled_step(model, n, data, batch_size, **how):
     learner = learner.placed(state, data=data)
 
     def step(state, data, order):
-        return epoch.train_step(learner, state, epoch.rows(data, order), state.key, jnp.array(True))
+        return epoch.train_step(
+            learner, state, epoch.rows(data, order), state.key, jnp.array(True)
+        )
 
     return jax.jit(step).lower(state, data, jnp.arange(batch_size)).compile().as_text()
 
@@ -235,7 +280,9 @@ def test_the_work_of_a_convolution_is_split(batch_size):
     assert len(forward) >= 2, convolutions
     assert {shape[0] for shape in forward} == {4}, convolutions
     assert len(kernels) == 1, convolutions
-    pictures_product = [shape for shape in shapes_of(text, "dot") if shape[-1] == 2 * 16]  # two columns of 16 channels
+    pictures_product = [
+        shape for shape in shapes_of(text, "dot") if shape[-1] == 2 * 16
+    ]  # two columns of 16 channels
     assert pictures_product == [(4 * 2, 2 * 16)], pictures_product  # 4 pictures of 2 rows
     sums = shapes_of(text, "all-reduce")  # gradients, summed over the devices
     assert (16, 3, 3, 16) in sums, text
@@ -255,13 +302,19 @@ def test_the_work_of_a_convolution_of_volumes_is_split(n):
             x = jnp.tanh(nn.conv(x, kernel, padding=1))
         return (x**2).sum()
 
-    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((3, 3, 3, 9, 9)), jnp.ones((n, 4, 6, 6, 9))).compile()
+    compiled = (
+        jax.jit(jax.grad(loss))
+        .lower(jnp.ones((3, 3, 3, 9, 9)), jnp.ones((n, 4, 6, 6, 9)))
+        .compile()
+    )
     assert len(shapes_of(compiled.as_text(), "convolution")) >= 5
     assert not shapes_of(compiled.as_text(), "all-gather")
 
 
 def test_parameters_that_are_split_are_gathered_to_compute_with():
-    text = compiled_step(MLP(nnx.Rngs(0)), 8, pictures(64, dtype=jnp.float32), 32, params="sharded", min_size=100)
+    text = compiled_step(
+        MLP(nnx.Rngs(0)), 8, pictures(64, dtype=jnp.float32), 32, params="sharded", min_size=100
+    )
     assert {(12, 64), (64, 3)} <= set(shapes_of(text, "all-gather"))
     assert (4, 64) in shapes_of(text, "dot")  # 4 of 32 rows, by the whole kernel
 
@@ -276,8 +329,14 @@ def on(mesh, tree):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        (lambda s, d, m: (on(m, s), d), r"state lies on a mesh of 8 devices and train does not; put both there"),
-        (lambda s, d, m: (s, on(m, d)), r"train lies on a mesh of 8 devices and state does not; put both there"),
+        (
+            lambda s, d, m: (on(m, s), d),
+            r"state lies on a mesh of 8 devices and train does not; put both there",
+        ),
+        (
+            lambda s, d, m: (s, on(m, d)),
+            r"train lies on a mesh of 8 devices and state does not; put both there",
+        ),
         (
             lambda s, d, m: (on(m, s), on(shard.mesh(4), d)),
             r"state lies on 8 devices .*, and train on 4 devices .*one mesh",
@@ -291,14 +350,19 @@ def on(mesh, tree):
             r"split over an axis called 'data', and the mesh has 'x'; use shard.mesh\(\)",
         ),
         (
-            lambda s, d, m: (on(jax.make_mesh((8,), ("data",)), s), on(jax.make_mesh((8,), ("data",)), d)),
+            lambda s, d, m: (
+                on(jax.make_mesh((8,), ("data",)), s),
+                on(jax.make_mesh((8,), ("data",)), d),
+            ),
             r"must be Auto, not Explicit; shard.put makes them so",
         ),
     ],
 )
 def test_what_lies_in_several_places_is_refused(where, message):
     data = regression(16)
-    learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+    )
     state, data = where(state, data, shard.mesh())
     with pytest.raises(ValueError, match=message):
         train.run(learner, state, data, epochs=1, batch_size=4)
@@ -309,27 +373,54 @@ def test_what_lies_in_several_places_is_refused(where, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d: shard.mesh(9), r"devices=9 are more than the 8 that JAX finds \(cpu\). JAX_NUM_CPU_DEVICES"),
+        (
+            lambda d: shard.mesh(9),
+            r"devices=9 are more than the 8 that JAX finds \(cpu\). JAX_NUM_CPU_DEVICES",
+        ),
         (lambda d: shard.mesh(0), r"devices must be a whole number of at least 1; got 0"),
         (lambda d: shard.mesh([]), r"one or more different ones of jax.devices\(\); got \[\]"),
-        (lambda d: shard.mesh([jax.devices()[0]] * 2), r"different ones of jax.devices\(\); got \[Cpu"),
+        (
+            lambda d: shard.mesh([jax.devices()[0]] * 2),
+            r"different ones of jax.devices\(\); got \[Cpu",
+        ),
         (
             lambda d: shard.put(shard.mesh(), d, params="split"),
             r"params must be 'replicated' or 'sharded'; got 'split'",
         ),
-        (lambda d: shard.put(shard.mesh(), d, data="split"), r"data must be 'replicated' or 'rows'; got 'split'"),
+        (
+            lambda d: shard.put(shard.mesh(), d, data="split"),
+            r"data must be 'replicated' or 'rows'; got 'split'",
+        ),
         (lambda d: shard.put(Mesh(np.array(jax.devices()), "x"), d), r"the mesh has 'x'"),
         (
             lambda d: shard.put(shard.mesh(), d, data="rows"),
             r"13 rows cannot be split evenly over 8 devices; cut it to 8",
         ),
-        (lambda d: shard.put(shard.mesh(), {"x": d["x"][:3]}, data="rows"), r"3 rows .* 8 devices; use fewer devices"),
-        (lambda d: shard.mesh("8"), r"devices must be how many, or one or more different ones .*; got \['8'\]"),
+        (
+            lambda d: shard.put(shard.mesh(), {"x": d["x"][:3]}, data="rows"),
+            r"3 rows .* 8 devices; use fewer devices",
+        ),
+        (
+            lambda d: shard.mesh("8"),
+            r"devices must be how many, or one or more different ones .*; got \['8'\]",
+        ),
         (lambda d: shard.mesh([0, 1]), r"devices must be how many, .*; got \[0, 1\]"),
-        (lambda d: shard.put(d, shard.mesh()), r"mesh must be one of devices, such as shard.mesh\(\); got a? ?dict"),
-        (lambda d: shard.put(shard.mesh(), {"x": np.array(["a"])}), "tree 1 must be numbers; got an array"),
-        (lambda d: shard.put(shard.mesh(), d, {"x": np.array([2**40])}), "tree 2 of int64 .* does not fit int32"),
-        (lambda d: shard.put(shard.mesh(), d, min_size="1"), "min_size must be a whole number; got str '1'"),
+        (
+            lambda d: shard.put(d, shard.mesh()),
+            r"mesh must be one of devices, such as shard.mesh\(\); got a? ?dict",
+        ),
+        (
+            lambda d: shard.put(shard.mesh(), {"x": np.array(["a"])}),
+            "tree 1 must be numbers; got an array",
+        ),
+        (
+            lambda d: shard.put(shard.mesh(), d, {"x": np.array([2**40])}),
+            "tree 2 of int64 .* does not fit int32",
+        ),
+        (
+            lambda d: shard.put(shard.mesh(), d, min_size="1"),
+            "min_size must be a whole number; got str '1'",
+        ),
     ],
 )
 def test_wrong_places_are_refused(call, message):
@@ -343,7 +434,9 @@ def test_a_mesh_with_explicit_axes_is_taken():
 
 
 def test_a_mesh_of_one_device_is_no_mesh():
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Stochastic(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+    )
     state, data = shard.put(shard.mesh([jax.devices()[3]]), state, regression(16))
     assert learner.placed(state, data=data) == learner
     result = train.fit(learner, state, data, epochs=1, batch_size=4, progress=False)
@@ -356,12 +449,17 @@ def test_a_mesh_of_one_device_is_no_mesh():
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_parts_are_the_same_on_every_number_of_devices():
-    """Batch norm within each part, and each part's own dropout: which rows are in it must not depend on devices."""
+    """Batch norm within each part, and each part's own dropout: which rows are in it must not
+    depend on devices.
+    """
     learner, state = learner_of(wide(Residual(nnx.Rngs(0))), accumulate=2)
     rows = pictures(38)
     alone = train.run(learner, state, rows, epochs=2, batch_size=16)
     ran = train.run(
-        learner, *shard.put(shard.mesh(8), state, rows, params="sharded", min_size=100), epochs=2, batch_size=16
+        learner,
+        *shard.put(shard.mesh(8), state, rows, params="sharded", min_size=100),
+        epochs=2,
+        batch_size=16,
     )
     assert_close(ran, alone, ROUNDING)
 
@@ -385,7 +483,9 @@ class Broken(Exception):
 
 
 def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
-    """With as many devices as before: the same bits. With others: to rounding, and only where that is asked for."""
+    """With as many devices as before: the same bits. With others: to rounding, and only where
+    that is asked for.
+    """
     learner, state = learner_of(MLP(nnx.Rngs(0)))
     sets = pictures(37, dtype=jnp.float32), pictures(16, seed=1, dtype=jnp.float32)
     options = {"epochs": 4, "batch_size": 10, "progress": False}
@@ -405,21 +505,34 @@ def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
     eight = train.fit(learner, *on(8), **options)
     alone = train.fit(learner, *on(1), **options)
     broken_off(8, 1)
-    with pytest.raises(ValueError, match=r"written on 8 devices \(data=8\), \d+ arrays .*, and this is 2"):
+    with pytest.raises(
+        ValueError, match=r"written on 8 devices \(data=8\), \d+ arrays .*, and this is 2"
+    ):
         broken_off(2, 2)
     kept = tmp_path / "kept"
     shutil.copytree(tmp_path / "moving", kept)
     same = train.fit(learner, *on(8), **options, checkpoint=kept)
     assert_same_bits(
-        jax.device_get((same.history, same.state.params)), jax.device_get((eight.history, eight.state.params))
+        jax.device_get((same.history, same.state.params)),
+        jax.device_get((eight.history, eight.state.params)),
     )
-    assert same.state.params["hidden"]["kernel"].sharding == eight.state.params["hidden"]["kernel"].sharding
+    assert (
+        same.state.params["hidden"]["kernel"].sharding
+        == eight.state.params["hidden"]["kernel"].sharding
+    )
 
     broken_off(2, 2, exact=False)
     broken_off(1, 3, exact=False)
-    moved = train.fit(learner, *on(8), **options, checkpoint=train.Checkpoint(tmp_path / "moving", exact=False))
+    moved = train.fit(
+        learner,
+        *on(8),
+        **options,
+        checkpoint=train.Checkpoint(tmp_path / "moving", exact=False),
+    )
     for other in (alone, eight):
-        assert_close((moved.history, moved.state.params), (other.history, other.state.params), 1e-5)
+        assert_close(
+            (moved.history, moved.state.params), (other.history, other.state.params), 1e-5
+        )
     assert held(moved.state.params["hidden"]["kernel"]) == {(12, 8)}
 
     restored = [train.restore(tmp_path / "moving", on(n)[0]).state for n in (8, 2, 1)]
@@ -432,7 +545,16 @@ def test_the_documentations_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "sharding.md").read_text()
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", page.split("\n## Many hosts")[0], re.DOTALL):
-        exec(compile(block.replace("epochs=3", "epochs=1, progress=False"), "docs/sharding.md", "exec"), names)
+    for block in re.findall(
+        r"```python\n(.*?)```", page.split("\n## Many hosts")[0], re.DOTALL
+    ):
+        exec(
+            compile(
+                block.replace("epochs=3", "epochs=1, progress=False"),
+                "docs/sharding.md",
+                "exec",
+            ),
+            names,
+        )
     assert names["result"].state.params["layers"][0]["kernel"].sharding.mesh.size == 8
     assert names["result"].history["train/loss"][0] < 2.3  # of ten classes at random

@@ -1,4 +1,6 @@
-"""Gradients: numerical ones against exact ones and against torch, and the checker that compares them."""
+"""Gradients: numerical ones against exact ones and against torch, and the checker that compares
+them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,15 @@ THERMOMETER = data.sources.thermometer()
 
 
 def thermometer_loss(params):
-    return jnp.mean((params["w"] * 0.1 * THERMOMETER["t_u"] + params["b"] - THERMOMETER["t_c"]) ** 2)
+    return jnp.mean(
+        (params["w"] * 0.1 * THERMOMETER["t_u"] + params["b"] - THERMOMETER["t_c"]) ** 2
+    )
 
 
 def test_the_books_first_gradient():
-    """Chapter 5: at w = 1, b = 0 the book prints the gradient [4517.2969, 82.6000] of the unscaled input."""
+    """Chapter 5: at w = 1, b = 0 the book prints the gradient [4517.2969, 82.6000] of the
+    unscaled input.
+    """
     t_u, t_c = (torch.tensor(np.array(THERMOMETER[k])) for k in ("t_u", "t_c"))
     params = torch.tensor([1.0, 0.0], requires_grad=True)
     ((params[0] * t_u + params[1] - t_c) ** 2).mean().backward()
@@ -25,15 +31,24 @@ def test_the_books_first_gradient():
     def loss(p):
         return jnp.mean((p[0] * THERMOMETER["t_u"] + p[1] - THERMOMETER["t_c"]) ** 2)
 
-    np.testing.assert_allclose(jax.grad(loss)(jnp.array([1.0, 0.0])), [4517.2969, 82.6], rtol=1e-6)  # as printed
+    np.testing.assert_allclose(
+        jax.grad(loss)(jnp.array([1.0, 0.0])), [4517.2969, 82.6], rtol=1e-6
+    )  # as printed
     # Central differences in float32: the loss is rounded by 1e-7 and divided by a step of 5e-3.
-    np.testing.assert_allclose(autograd.numerical_gradient(loss, jnp.array([1.0, 0.0])), params.grad, rtol=2e-3)
+    np.testing.assert_allclose(
+        autograd.numerical_gradient(loss, jnp.array([1.0, 0.0])), params.grad, rtol=2e-3
+    )
 
 
 def test_numerical_gradient_in_float64():
-    """Any pytree; the error is that of the formula, eps^2 = 4e-11, with eps the cube root of 2e-16."""
+    """Any pytree; the error is that of the formula, eps^2 = 4e-11, with eps the cube root of
+    2e-16.
+    """
     with jax.enable_x64(True):
-        x = {"a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": (jnp.array(0.3), jnp.zeros((0,)))}
+        x = {
+            "a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3),
+            "b": (jnp.array(0.3), jnp.zeros((0,))),
+        }
         f = lambda x: jnp.sum(jnp.sin(x["a"]) * x["b"][0]) + jnp.exp(x["b"][0])  # noqa: E731
         numeric, exact = autograd.numerical_gradient(f, x), jax.grad(f)(x)
         jax.tree.map(lambda n, e: np.testing.assert_allclose(n, e, atol=1e-9), numeric, exact)
@@ -44,7 +59,9 @@ def test_numerical_gradient_in_float64():
 def test_check_gradients_accepts_what_is_right(x64):
     with jax.enable_x64(x64):
         autograd.check_gradients(thermometer_loss, {"w": jnp.array(1.0), "b": jnp.array(0.5)})
-        autograd.check_gradients(jnp.matmul, jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), jnp.ones((3, 2)))
+        autograd.check_gradients(
+            jnp.matmul, jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), jnp.ones((3, 2))
+        )
         autograd.check_gradients(lambda x: jnp.tanh(x) * 1e-6, jnp.linspace(-1.0, 1.0, 3))
 
 
@@ -65,7 +82,9 @@ def test_check_gradients_names_the_entry(x64):
     with jax.enable_x64(x64):
         args = jnp.ones(3), {"layers": [jnp.ones(2), jnp.ones((2, 3))]}
         f = lambda a, p: jnp.sum(a) + jnp.sum(p["layers"][0]) + square(p["layers"][1])  # noqa: E731
-        with pytest.raises(AssertionError, match=r"at args\[1\]\['layers'\]\[1\]\[1, 0\]: jax.grad gives"):
+        with pytest.raises(
+            AssertionError, match=r"at args\[1\]\['layers'\]\[1\]\[1, 0\]: jax.grad gives"
+        ):
             autograd.check_gradients(f, *args)
 
 
@@ -101,7 +120,9 @@ class Net(nnx.Module):
 
 
 def test_grad_where_trains_the_head_alone():
-    """Gradients are those of the whole model where asked for, and torch's frozen body costs nothing."""
+    """Gradients are those of the whole model where asked for, and torch's frozen body costs
+    nothing.
+    """
     model, x = Net(nnx.Rngs(0)), jnp.linspace(-1.0, 1.0, 15).reshape(5, 3)
     loss = lambda model, x: jnp.mean(model(x) ** 2)  # noqa: E731
     head = nnx.All(nnx.Param, nnx.PathContains("head"))
@@ -109,8 +130,12 @@ def test_grad_where_trains_the_head_alone():
     whole_value, whole = autograd.grad_where(loss, nnx.Param)(model, x)
     assert set(grads) == {"head"}
     assert set(whole) == {"body", "norm", "head"}
-    np.testing.assert_allclose(value, whole_value, rtol=1e-6)  # compiled alike, but nothing promises the same bits
-    np.testing.assert_allclose(grads["head"]["kernel"][...], whole["head"]["kernel"][...], rtol=1e-6)
+    np.testing.assert_allclose(
+        value, whole_value, rtol=1e-6
+    )  # compiled alike, but nothing promises the same bits
+    np.testing.assert_allclose(
+        grads["head"]["kernel"][...], whole["head"]["kernel"][...], rtol=1e-6
+    )
 
     def flops(trainable):
         graph, state = nnx.split(model)
@@ -132,6 +157,8 @@ def test_accumulate_gradients_is_torchs_grad():
         return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
 
     w0 = jnp.array([0.5, -0.5])
-    losses, grads = jax.jit(lambda w, b: autograd.accumulate_gradients(loss, w, b))(w0, {"x": x, "y": y})
+    losses, grads = jax.jit(lambda w, b: autograd.accumulate_gradients(loss, w, b))(
+        w0, {"x": x, "y": y}
+    )
     assert losses.shape == (3,)
     np.testing.assert_allclose(grads, w.grad, rtol=1e-6)  # three float32 sums

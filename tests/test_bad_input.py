@@ -1,4 +1,6 @@
-"""Faults that the property tests found, each by name: a wrong number without a word, a crash in a library, a hang."""
+"""Faults that the property tests found, each by name: a wrong number without a word, a crash in
+a library, a hang.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ from tests.models import Plain, regression, squared_error
 from tests.properties.hostile import Broken
 
 DATA = regression(6)
-PAIR = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+PAIR = train.make_learner(
+    Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+)
 MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])
 
 
@@ -49,7 +53,9 @@ def test_the_other_byte_order_is_read():
     np.testing.assert_array_equal(storage.tensor(swapped).numpy(), np.arange(6.0))
     np.testing.assert_array_equal(audio.to_float(np.array([-32768], ">i2")), [-1.0])
     native = train.evaluate(*PAIR, DATA)
-    other = train.evaluate(*PAIR, jax.tree.map(lambda leaf: np.asarray(leaf).astype(">f4"), DATA))
+    other = train.evaluate(
+        *PAIR, jax.tree.map(lambda leaf: np.asarray(leaf).astype(">f4"), DATA)
+    )
     np.testing.assert_array_equal(native["loss"], other["loss"])
 
 
@@ -59,34 +65,78 @@ LEARNER, STATE = PAIR
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: storage.tensor([1.0, 2.0]).tensor_split(10**30), RuntimeError, "number of sections"),  # it never ended
+        (
+            lambda: storage.tensor([1.0, 2.0]).tensor_split(10**30),
+            RuntimeError,
+            "number of sections",
+        ),  # it never ended
         (lambda: storage.tensor([1.0]).select(True, 0), TypeError, "must be an integer"),
         (lambda: storage.tensor([1.0]).view({1}), TypeError, "shape must be integers"),
         (lambda: storage.tensor({"x": 1}), TypeError, "data must be numbers"),
         (lambda: storage.tensor(MASKED), TypeError, "masked"),
         (lambda: storage.tensor(jax.random.key(0)), TypeError, "data must be numbers"),
-        (lambda: storage.tensor(np.array([1], "timedelta64[h]")), TypeError, "data must be numbers"),
+        (
+            lambda: storage.tensor(np.array([1], "timedelta64[h]")),
+            TypeError,
+            "data must be numbers",
+        ),
         (lambda: storage.tensor([1.0], "datetime64[D]"), TypeError, "dtype must be"),
         (lambda: storage.tensor([1.0]).set(Broken()), TypeError, "is gone"),
         (lambda: storage.tensor([1.0]).set(None), TypeError, "values must be numbers"),
         (lambda: storage.tensor([1.0]).view_as(3), TypeError, "have a shape"),
         (lambda: storage.atleast_2d(np.ones(3)), TypeError, "expected a StridedTensor"),
         (lambda: storage.Layout((2**40, 2**40), (0, 0)), RuntimeError, "beyond 64 bits"),
-        (lambda: train.run(STATE, LEARNER, DATA, epochs=1, batch_size=3), TypeError, "in this order"),
-        (lambda: train.run(*PAIR, DATA, epochs=1, batch_size=3, stop=5), TypeError, "stop must be"),
-        (lambda: train.run(*PAIR, DATA, epochs=10**30, batch_size=3), ValueError, "at most"),  # it never ended
-        (lambda: train.run(*PAIR, iter([DATA]), epochs=1, batch_size=3), TypeError, "read only once"),
+        (
+            lambda: train.run(STATE, LEARNER, DATA, epochs=1, batch_size=3),
+            TypeError,
+            "in this order",
+        ),
+        (
+            lambda: train.run(*PAIR, DATA, epochs=1, batch_size=3, stop=5),
+            TypeError,
+            "stop must be",
+        ),
+        (
+            lambda: train.run(*PAIR, DATA, epochs=10**30, batch_size=3),
+            ValueError,
+            "at most",
+        ),  # it never ended
+        (
+            lambda: train.run(*PAIR, iter([DATA]), epochs=1, batch_size=3),
+            TypeError,
+            "read only once",
+        ),
         (lambda: train.run(*PAIR, {"x": MASKED}, epochs=1, batch_size=3), TypeError, "masked"),
-        (lambda: train.evaluate(*PAIR, {"x": jax.random.split(jax.random.key(0))}), TypeError, "encode it"),
-        (lambda: train.evaluate(*PAIR, {"x": np.array([2**40])}), OverflowError, "does not fit"),
+        (
+            lambda: train.evaluate(*PAIR, {"x": jax.random.split(jax.random.key(0))}),
+            TypeError,
+            "encode it",
+        ),
+        (
+            lambda: train.evaluate(*PAIR, {"x": np.array([2**40])}),
+            OverflowError,
+            "does not fit",
+        ),
         (lambda: train.predict(*PAIR, np.array(["a"])), TypeError, "inputs must be numbers"),
-        (lambda: train.EarlyStopping(2, min_delta=np.ones(2)), TypeError, "min_delta must be a number"),
+        (
+            lambda: train.EarlyStopping(2, min_delta=np.ones(2)),
+            TypeError,
+            "min_delta must be a number",
+        ),
         (lambda: train.every(3, None), TypeError, "callback must be"),
         (lambda: train.restore(None, STATE), TypeError, "directory must be a path"),
         (lambda: augment.warp(torch.ones(3, 3), np.eye(3)), ValueError, "needs"),
         (lambda: image.resize([[1, 2]], 3), ValueError, "image has shape"),
-        (lambda: image.resize(np.ones((2, 2, 1), np.uint8), 10**30), ValueError, "size must be at most"),
-        (lambda: series.missing_times(["0001-01-01T00", "9999-01-01T00"], (1, "s")), ValueError, "more than"),
+        (
+            lambda: image.resize(np.ones((2, 2, 1), np.uint8), 10**30),
+            ValueError,
+            "size must be at most",
+        ),
+        (
+            lambda: series.missing_times(["0001-01-01T00", "9999-01-01T00"], (1, "s")),
+            ValueError,
+            "more than",
+        ),
         (lambda: series.missing_times(["x"], (1, "h")), ValueError, "ISO 8601"),
         (lambda: text.clean_words(None), TypeError, "text must be a str"),
         (lambda: text.encode(["mr"], {"mr": 2**40}), ValueError, "at most"),
@@ -103,7 +153,12 @@ def test_what_crashed_in_a_library_is_one_sentence(call, error, message):
 
 def test_a_header_that_announces_terabytes_is_refused_before_they_are_asked_for(tmp_path):
     path = tmp_path / "huge.mhd"
-    fields = {"ObjectType": "Image", "NDims": 3, "DimSize": "9000 9000 9000", "ElementType": "MET_SHORT"}
+    fields = {
+        "ObjectType": "Image",
+        "NDims": 3,
+        "DimSize": "9000 9000 9000",
+        "ElementType": "MET_SHORT",
+    }
     fields["ElementDataFile"] = "LOCAL"
     path.write_text("".join(f"{name} = {value}\n" for name, value in fields.items()))
     with pytest.raises(data.BrokenFile, match=r"bytes; \d+ are needed"):

@@ -1,4 +1,6 @@
-"""`fit(..., checkpoint=...)`: broken off and called again is never broken off; nothing bad is taken for good."""
+"""`fit(..., checkpoint=...)`: broken off and called again is never broken off; nothing bad is
+taken for good.
+"""
 
 import contextlib
 import json
@@ -29,7 +31,9 @@ class Broken(Exception):
 
 
 def learner_of(model=Stochastic, tx=None, seed=0, loss_fn=squared_error):
-    return train.make_learner(model(nnx.Rngs(seed)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0))
+    return train.make_learner(
+        model(nnx.Rngs(seed)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,9 @@ def breaking(epoch):
 
 def break_off(directory, learned, *data, at=3, **options):
     """Train until a callback raises, with a checkpoint of every epoch."""
-    options = OPTIONS | {"checkpoint": train.Checkpoint(directory, every_epochs=1, keep=3)} | options
+    options = (
+        OPTIONS | {"checkpoint": train.Checkpoint(directory, every_epochs=1, keep=3)} | options
+    )
     with pytest.raises(Broken):
         train.fit(*learned, *(data or (TRAIN, VAL)), **options, callbacks=[breaking(at)])
 
@@ -71,20 +77,26 @@ def directory(interrupted, tmp_path):
 
 
 def again(learned, directory, *data, **options):
-    return train.fit(*learned, *(data or (TRAIN, VAL)), **OPTIONS | {"checkpoint": directory} | options)
+    return train.fit(
+        *learned, *(data or (TRAIN, VAL)), **OPTIONS | {"checkpoint": directory} | options
+    )
 
 
 # Exactly
 
 
-def test_a_training_broken_off_and_called_again_is_the_one_that_was_not(learned, directory, whole):
+def test_a_training_broken_off_and_called_again_is_the_one_that_was_not(
+    learned, directory, whole
+):
     seen = []
     resumed = again(learned, directory, callbacks=[lambda p: seen.append(p.epoch)])
     assert seen == [3, 4, 5, 6]  # the callback of epoch 3 had not answered
     assert_same_bits(whole, resumed)
 
 
-def test_a_finished_directory_gives_its_run_without_training(learned, directory, whole, monkeypatch):
+def test_a_finished_directory_gives_its_run_without_training(
+    learned, directory, whole, monkeypatch
+):
     again(learned, directory)
     monkeypatch.setattr(host, "_advance", None)  # not to be called
     assert_same_bits(whole, again(learned, directory))
@@ -95,7 +107,9 @@ def test_restore_gives_what_there_is(learned, interrupted, whole):
     so_far = train.restore(interrupted, learned[1])
     assert int(so_far.state.epoch) == 3
     assert bool(so_far.stopped)
-    assert_same_bits({name: values[:3] for name, values in whole.history.items()}, so_far.history)
+    assert_same_bits(
+        {name: values[:3] for name, values in whole.history.items()}, so_far.history
+    )
 
 
 @pytest.mark.parametrize("at", [1, 7, 15])
@@ -121,16 +135,24 @@ def test_in_the_midst_of_an_epoch(learned, tmp_path, whole, monkeypatch, at):
 def test_saved_by_time_within_an_epoch(learned, tmp_path, monkeypatch):
     monkeypatch.setattr(host, "CHUNK_SECONDS", 0.0)
     steps = []
-    monkeypatch.setattr(checkpoint.Store, "save", lambda self, loop, about: steps.append(int(loop.step)))
+    monkeypatch.setattr(
+        checkpoint.Store, "save", lambda self, loop, about: steps.append(int(loop.step))
+    )
     again(learned, train.Checkpoint(tmp_path, every_seconds=0))
     assert set(steps) == {0, 1, 2, 3, 4}
 
 
 def test_sigterm_saves_and_then_goes_to_whom_it_was_sent(learned, tmp_path, whole):
     heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(len(checkpoint.saved(tmp_path))))
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: heard.append(len(checkpoint.saved(tmp_path)))
+    )
     try:
-        again(learned, tmp_path, callbacks=[lambda p: signal.raise_signal(signal.SIGTERM) if p.epoch == 2 else None])
+        again(
+            learned,
+            tmp_path,
+            callbacks=[lambda p: signal.raise_signal(signal.SIGTERM) if p.epoch == 2 else None],
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [1]  # the checkpoint stood by then
@@ -144,7 +166,9 @@ def test_sigterm_is_not_lost_where_a_callback_raises_too(learned, tmp_path):
         raise Broken
 
     heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(len(checkpoint.saved(tmp_path))))
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: heard.append(len(checkpoint.saved(tmp_path)))
+    )
     try:
         with pytest.raises(Broken):
             again(learned, tmp_path, callbacks=[callback])
@@ -165,7 +189,11 @@ def test_early_stopping_goes_on_counting(tmp_path):
 
     learned = train.make_learner(Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
     data = {"is_val": jnp.zeros(1, bool)}, {"is_val": jnp.ones(1, bool)}
-    options = {"epochs": 20, "batch_size": 1, "stop": train.EarlyStopping(np.int64(3))}  # which JSON does not know
+    options = {
+        "epochs": 20,
+        "batch_size": 1,
+        "stop": train.EarlyStopping(np.int64(3)),
+    }  # which JSON does not know
     break_off(tmp_path, learned, *data, at=7, **options)
     result = again(learned, tmp_path, *data, **options)
     assert (int(result.state.epoch), int(result.best.epoch)) == (8, 5)
@@ -174,7 +202,9 @@ def test_early_stopping_goes_on_counting(tmp_path):
 
 
 def test_weak_types_come_back_as_they_were(tmp_path):
-    """A parameter made from a Python number is weakly typed; typed otherwise it would make another program."""
+    """A parameter made from a Python number is weakly typed; typed otherwise it would make
+    another program.
+    """
 
     def loss_fn(model, batch):
         return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
@@ -192,14 +222,21 @@ def test_weak_types_come_back_as_they_were(tmp_path):
 def test_more_epochs_where_they_are_allowed(learned, tmp_path, whole):
     three = OPTIONS | {"epochs": 3}
     train.fit(*learned, TRAIN, VAL, **three, checkpoint=tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match=r"was begun with epochs=3, not 6\. .*extend=True"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"was begun with epochs=3, not 6\. .*extend=True"
+    ):
         again(learned, tmp_path)
     extended = again(learned, train.Checkpoint(tmp_path, extend=True))
-    # A history of another length is another program for the first three epochs: equal to float32 rounding.
-    np.testing.assert_allclose(extended.history["val/loss"], whole.history["val/loss"], rtol=1e-5)
+    # A history of another length is another program for the first three epochs: equal to
+    # float32 rounding.
+    np.testing.assert_allclose(
+        extended.history["val/loss"], whole.history["val/loss"], rtol=1e-5
+    )
     assert int(extended.state.epoch) == 6
     with pytest.raises(checkpoint.CheckpointError, match="was begun with epochs=6, not 3"):
-        train.fit(*learned, TRAIN, VAL, **three, checkpoint=train.Checkpoint(tmp_path, extend=True))
+        train.fit(
+            *learned, TRAIN, VAL, **three, checkpoint=train.Checkpoint(tmp_path, extend=True)
+        )
 
 
 # Streams
@@ -223,7 +260,9 @@ class Loader:
 
 
 class Shuffled(Loader):
-    """Another order in every epoch, from a generator that goes on from epoch to epoch and can tell where it is."""
+    """Another order in every epoch, from a generator that goes on from epoch to epoch and can
+    tell where it is.
+    """
 
     def __init__(self, broken_at=None):
         super().__init__(broken_at)
@@ -282,11 +321,15 @@ def test_a_stream_broken_off_and_called_again(learned, tmp_path, kind, at):
     assert (int(so_far.epoch), int(so_far.step)) == (epoch, at - 1)
     stream = kind()
     assert_same_bits(whole, again(learned, tmp_path, stream, VAL, batch_size=None))
-    assert stream.read == 5 * (6 - epoch) + (kind is Shuffled)  # which was looked at for its shapes before it was set
+    assert stream.read == 5 * (6 - epoch) + (
+        kind is Shuffled
+    )  # which was looked at for its shapes before it was set
 
 
 @pytest.mark.parametrize("at", [2, 8, 10])
-def test_a_stream_that_can_tell_its_place_is_not_read_up_to_it(learned, tmp_path, monkeypatch, at):
+def test_a_stream_that_can_tell_its_place_is_not_read_up_to_it(
+    learned, tmp_path, monkeypatch, at
+):
     class Pressed(Placed):
         def batch(self, rows):
             if self.read + 1 == at:
@@ -321,7 +364,9 @@ def test_a_grain_stream(learned, tmp_path):
 
 
 def test_a_batch_that_was_taken_and_not_used_is_taken_again(learned, tmp_path):
-    """The fourth batch holds NaN and is refused: the iterator is past it, the training is not."""
+    """The fourth batch holds NaN and is refused: the iterator is past it, the training is
+    not.
+    """
 
     class Bad(Placed):
         def batch(self, rows):
@@ -335,7 +380,9 @@ def test_a_batch_that_was_taken_and_not_used_is_taken_again(learned, tmp_path):
 
 
 def test_a_batch_that_was_only_looked_at_is_not_counted(learned, tmp_path, monkeypatch):
-    """Told to stop before the first step: the iterator is past a batch whose shapes alone were asked for."""
+    """Told to stop before the first step: the iterator is past a batch whose shapes alone were
+    asked for.
+    """
     describe = host.describe_call
 
     def told(*args):
@@ -402,7 +449,9 @@ if (worker := os.fork()) == 0:
 print(worker, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
         worker = int(process.stdout.readline())
         assert process.wait() == -signal.SIGKILL
     try:
@@ -433,11 +482,23 @@ def absolute_error(model, batch):
 
 
 OTHER_LEARNERS = {
-    "model": ({"model": Plain}, r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[4\] here"),
-    "width": ({"model": Wider}, r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[9\] here"),
-    "dtype": ({"model": Half}, r"\.params\['hidden'\]\['bias'\] is float32\[8\] there and bfloat16\[8\] here"),
+    "model": (
+        {"model": Plain},
+        r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[4\] here",
+    ),
+    "width": (
+        {"model": Wider},
+        r"the leaf \.params\['hidden'\]\['bias'\] is float32\[8\] there and float32\[9\] here",
+    ),
+    "dtype": (
+        {"model": Half},
+        r"\.params\['hidden'\]\['bias'\] is float32\[8\] there and bfloat16\[8\] here",
+    ),
     "optimizer": ({"tx": optax.sgd(1e-2)}, r"only the checkpoint has a leaf \.opt_state"),
-    "learning rate": ({"tx": optax.adam(1e-3)}, r"of another program.*learning rate.*exact=False"),
+    "learning rate": (
+        {"tx": optax.adam(1e-3)},
+        r"of another program.*learning rate.*exact=False",
+    ),
     "loss": ({"loss_fn": absolute_error}, "of another program"),
     "seed": ({"seed": 1}, r"begun from another state: \.params\S* differs\."),
 }
@@ -464,15 +525,23 @@ def test_another_learner_is_refused_by_name(interrupted, other, message):
 
 
 def test_a_constant_inside_a_jitted_function_is_part_of_the_program():
-    """The weights of classes, say, in a loss that is jitted itself: JAX keeps them with the inner program."""
+    """The weights of classes, say, in a loss that is jitted itself: JAX keeps them with the
+    inner program.
+    """
 
     def program_of(weights):
         weighted = jax.jit(lambda error: jnp.mean(error**2 * weights))
-        learner, state = learner_of(loss_fn=lambda model, batch: (weighted(model(batch["x"]) - batch["y"]), {}))
+        learner, state = learner_of(
+            loss_fn=lambda model, batch: (weighted(model(batch["x"]) - batch["y"]), {})
+        )
         return resume.program(learner, state, TRAIN)
 
     weights = jnp.ones(37)[:, None]
-    assert program_of(weights) == program_of(jnp.copy(weights)) != program_of(weights.at[20].set(2.0))
+    assert (
+        program_of(weights)
+        == program_of(jnp.copy(weights))
+        != program_of(weights.at[20].set(2.0))
+    )
 
 
 @pytest.mark.parametrize(("other", "message"), OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
@@ -482,7 +551,10 @@ def test_another_call_is_refused_by_name(learned, interrupted, other, message):
 
 def test_other_data_are_refused_or_allowed(learned, directory):
     data = regression(37, seed=5), VAL
-    with pytest.raises(checkpoint.CheckpointError, match=r"was trained on other data: \['train'\]\['x'\] differs"):
+    with pytest.raises(
+        checkpoint.CheckpointError,
+        match=r"was trained on other data: \['train'\]\['x'\] differs",
+    ):
         again(learned, directory, *data)
     assert int(again(learned, train.Checkpoint(directory, exact=False), *data).state.epoch) == 6
 
@@ -490,28 +562,35 @@ def test_other_data_are_refused_or_allowed(learned, directory):
 def test_data_of_another_size_are_refused_in_any_case(learned, directory):
     """The step that an epoch is at may not exist in a smaller one."""
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"\['train'\]\['x'\] was \['float32', \[37, 3\]\], not .*\[9, 3"
+        checkpoint.CheckpointError,
+        match=r"\['train'\]\['x'\] was \['float32', \[37, 3\]\], not .*\[9, 3",
     ):
         again(learned, train.Checkpoint(directory, exact=False), regression(9), VAL)
 
 
 def test_the_state_of_a_finished_training_is_not_its_start(learned, directory, whole):
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"differs \(that one was at epoch 0, step 0, the state given is at epoch 6"
+        checkpoint.CheckpointError,
+        match=r"differs \(that one was at epoch 0, step 0, the state given is at epoch 6",
     ):
         again((learned[0], whole.state), directory)
 
 
 def test_other_versions_are_refused_or_allowed(learned, directory, whole, monkeypatch):
     true = resume.version
-    monkeypatch.setattr(resume, "version", lambda name: "0.9.9" if name == "jax" else true(name))
+    monkeypatch.setattr(
+        resume, "version", lambda name: "0.9.9" if name == "jax" else true(name)
+    )
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"was written with jax .*, and this is 0\.9\.9\. .*exact=False"
+        checkpoint.CheckpointError,
+        match=r"was written with jax .*, and this is 0\.9\.9\. .*exact=False",
     ):
         again(learned, directory)
     assert_same_bits(whole, again(learned, train.Checkpoint(directory, exact=False)))
     monkeypatch.setattr(resume, "FORMAT", 2)
-    with pytest.raises(checkpoint.CheckpointError, match="has format 1, written by another version of dlwp-jax"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="has format 1, written by another version of dlwp-jax"
+    ):
         train.restore(directory, learned[1])
 
 
@@ -521,12 +600,16 @@ def test_restore_knows_metrics_of_any_name(tmp_path):
         return loss, {"it's": loss, "back\\slash": loss}
 
     learned = learner_of(Plain, loss_fn=loss_fn)
-    run = train.fit(*learned, TRAIN, epochs=1, batch_size=37, progress=False, checkpoint=tmp_path)
+    run = train.fit(
+        *learned, TRAIN, epochs=1, batch_size=37, progress=False, checkpoint=tmp_path
+    )
     assert_same_bits(run, train.restore(tmp_path, learned[1]))
 
 
 def test_restore_refuses_another_model_by_name(interrupted, tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match="of another model or optimizer: the leaf"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="of another model or optimizer: the leaf"
+    ):
         train.restore(interrupted, learner_of(Plain)[1])
     with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint in"):
         train.restore(tmp_path, learner_of(Plain)[1])
@@ -537,11 +620,17 @@ def files_of(path):
 
 
 def listing(directory):
-    return {p.relative_to(directory): p.read_bytes() for p in files_of(directory) if p.name != "lock"}
+    return {
+        p.relative_to(directory): p.read_bytes()
+        for p in files_of(directory)
+        if p.name != "lock"
+    }
 
 
 def test_every_damage_to_every_file_is_found(interrupted, tmp_path):
-    """Flipped bits at the beginning, in the middle and at the end, a byte less, a byte more, and no file at all."""
+    """Flipped bits at the beginning, in the middle and at the end, a byte less, a byte more,
+    and no file at all.
+    """
     path = shutil.copytree(interrupted / "checkpoint-000003", tmp_path / "copy")
     assert checkpoint.damage(path) is None
     tried = 0
@@ -549,7 +638,10 @@ def test_every_damage_to_every_file_is_found(interrupted, tmp_path):
         good = file.read_bytes()
         bad = [good + b"\n", good[:-1]] if good else [b"x"]
         for place in {0, len(good) // 2, len(good) - 1} if good else ():
-            bad += [good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :] for bit in (0, 5, 7)]
+            bad += [
+                good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
+                for bit in (0, 5, 7)
+            ]
         for content in bad:
             file.write_bytes(content)
             assert (checkpoint.damage(path) or "").startswith("is damaged:")
@@ -561,7 +653,9 @@ def test_every_damage_to_every_file_is_found(interrupted, tmp_path):
     assert tried > 90
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(learned, directory, whole):
+def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(
+    learned, directory, whole
+):
     newest, before = directory / "checkpoint-000003", directory / "checkpoint-000002"
     data = max(files_of(newest / "arrays"), key=lambda p: p.stat().st_size)
     content = bytearray(data.read_bytes())
@@ -570,7 +664,12 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_offered(learned, 
     (before / "about.json").unlink()
     with pytest.raises(checkpoint.CheckpointError) as told:
         again(learned, directory)
-    for part in (f"{newest} is damaged", data.name, "SHA-256", f"last good one is {directory / 'checkpoint-000001'}"):
+    for part in (
+        f"{newest} is damaged",
+        data.name,
+        "SHA-256",
+        f"last good one is {directory / 'checkpoint-000001'}",
+    ):
         assert part in str(told.value)
     with pytest.raises(checkpoint.CheckpointError, match="is damaged"):
         train.restore(directory, learned[1])
@@ -588,14 +687,23 @@ def test_what_was_being_written_is_never_taken(learned, directory, whole):
 
 def test_only_the_newest_are_kept(learned, tmp_path):
     again(learned, train.Checkpoint(tmp_path, every_epochs=2, keep=2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-000002", "checkpoint-000003", "lock"]
-    assert [json.loads((p / "about.json").read_text())["called"] for p in checkpoint.saved(tmp_path)] == [4, 6]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint-000002",
+        "checkpoint-000003",
+        "lock",
+    ]
+    assert [
+        json.loads((p / "about.json").read_text())["called"] for p in checkpoint.saved(tmp_path)
+    ] == [4, 6]
 
 
 def test_a_second_process_is_refused(learned, directory, whole):
     with (
         contextlib.closing(checkpoint.Store(directory, keep=2)),
-        pytest.raises(checkpoint.CheckpointError, match=rf"is in use: process {os.getpid()} on .* trains there"),
+        pytest.raises(
+            checkpoint.CheckpointError,
+            match=rf"is in use: process {os.getpid()} on .* trains there",
+        ),
     ):
         again(learned, directory)
     assert_same_bits(whole, again(learned, directory))
@@ -603,7 +711,10 @@ def test_a_second_process_is_refused(learned, directory, whole):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [(3, "checkpoint must be a directory's path or a Checkpoint; got int 3"), ("", "directory's path")],
+    [
+        (3, "checkpoint must be a directory's path or a Checkpoint; got int 3"),
+        ("", "directory's path"),
+    ],
 )
 def test_wrong_checkpoints(learned, wrong, message):
     with pytest.raises(TypeError, match=message):
@@ -635,7 +746,10 @@ def mounted(path):
     """A file system of 2 MB in memory; skips by name where this user may not mount one."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path]
-    if not shutil.which("mount") or (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+    if (
+        not shutil.which("mount")
+        or (done := subprocess.run(command, capture_output=True, text=True)).returncode
+    ):
         pytest.skip("mounting a tmpfs is not allowed here")
     assert done.returncode == 0
     try:
@@ -645,17 +759,23 @@ def mounted(path):
 
 
 def assert_nothing_is_lost(disk, free, reason):
-    """Train on a disk that is filled up to its last `free` bytes, and again when there is room."""
+    """Train on a disk that is filled up to its last `free` bytes, and again when there is
+    room.
+    """
     learned = learner_of()
     whole = train.fit(*learned, TRAIN, VAL, **OPTIONS)
     break_off(disk / "run", learned)
     before = {path: listing(path) for path in checkpoint.saved(disk / "run")}
     room = os.statvfs(disk)
     (disk / "ballast").write_bytes(bytes(max(room.f_bavail * room.f_bsize - free, 0)))
-    with pytest.warns(RuntimeWarning, match=rf"no checkpoint could be written to .*/run: {reason}") as told:
+    with pytest.warns(
+        RuntimeWarning, match=rf"no checkpoint could be written to .*/run: {reason}"
+    ) as told:
         full = again(learned, disk / "run")
     assert_same_bits(whole, full)
-    assert __file__ in {warning.filename for warning in told if "no checkpoint" in str(warning.message)}
+    assert __file__ in {
+        warning.filename for warning in told if "no checkpoint" in str(warning.message)
+    }
     # Not what nobody will take: threads of Orbax may still be writing it.
     assert {path: listing(path) for path in checkpoint.saved(disk / "run")} == before
     (disk / "ballast").unlink()
@@ -666,17 +786,23 @@ def assert_nothing_is_lost(disk, free, reason):
 
 def test_a_full_disk_loses_nothing_and_training_goes_on(tmp_path):
     with mounted(tmp_path / "small") as disk:
-        assert_nothing_is_lost(disk, free=0, reason=r"it takes [\d,]+ bytes, and 0 are free there")
+        assert_nothing_is_lost(
+            disk, free=0, reason=r"it takes [\d,]+ bytes, and 0 are free there"
+        )
 
 
 def test_a_disk_that_is_full_in_the_midst_of_a_save_loses_nothing(tmp_path):
-    """In a process of its own: threads of TensorStore tell of a failed save when they like, in other tests too."""
+    """In a process of its own: threads of TensorStore tell of a failed save when they like, in
+    other tests too.
+    """
     program = (
         "import pathlib, sys; from tests import test_checkpoint; "
         "test_checkpoint.assert_nothing_is_lost(pathlib.Path(sys.argv[1]), 8192, '(?!it takes)')"
     )
     with mounted(tmp_path / "small") as disk:
-        done = subprocess.run([sys.executable, "-c", program, disk], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", program, disk], capture_output=True, text=True, cwd=ROOT
+        )
     assert done.returncode == 0, done.stderr
 
 
@@ -685,7 +811,9 @@ def test_a_read_only_disk_is_refused_at_once_and_loses_nothing(learned, interrup
         directory = shutil.copytree(interrupted, disk / "run")
         before = listing(directory)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        with pytest.raises(OSError, match=r"checkpoints cannot be written to .*/run \(Read-only file system\)"):
+        with pytest.raises(
+            OSError, match=r"checkpoints cannot be written to .*/run \(Read-only file system\)"
+        ):
             again(learned, directory)
         assert int(train.restore(directory, learned[1]).state.epoch) == 3
         assert listing(directory) == before
@@ -708,7 +836,9 @@ def test_a_file_in_the_directorys_place_is_refused(learned, tmp_path):
 
 
 def test_the_last_finite_state_is_saved_and_given_again(tmp_path):
-    def loss_fn(model, batch):  # w falls by 1 a step from 6; nan from w = 1 on, at step 3 of epoch 2
+    def loss_fn(
+        model, batch
+    ):  # w falls by 1 a step from 6; nan from w = 1 on, at step 3 of epoch 2
         w = model.w[...]
         return w + 0 * jnp.log(w - 1.5) * batch["x"].sum(), {}
 

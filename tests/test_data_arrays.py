@@ -23,7 +23,9 @@ compiling = settings(settings.get_profile("compiling"))
 def test_split_by_count_keeps_every_example_once(n, count):
     both = {"x": np.arange(n), "y": jnp.asarray(np.arange(n) * 2)}
     if count >= n:
-        with pytest.raises(ValueError, match=f"val={count} of {n} examples leaves one side empty"):
+        with pytest.raises(
+            ValueError, match=f"val={count} of {n} examples leaves one side empty"
+        ):
             data.split(both, val=count, key=KEY)
         return
     train, val = data.split(both, val=count, key=KEY)
@@ -49,7 +51,11 @@ def test_split_by_fraction_and_by_key():
 
 
 @compiling
-@given(groups=st.lists(st.integers(0, 3), min_size=2, max_size=40).filter(lambda g: len(set(g)) > 1))
+@given(
+    groups=st.lists(st.integers(0, 3), min_size=2, max_size=40).filter(
+        lambda g: len(set(g)) > 1
+    )
+)
 def test_a_patient_is_on_one_side(groups):
     rows = {"row": np.arange(len(groups)), "patient": np.array(groups)}
     train, val = data.split(rows, val=1, key=KEY, groups=rows["patient"])
@@ -74,7 +80,9 @@ def test_classes_keep_their_share():
 
 
 @compiling
-@given(n=st.sampled_from([2, 11, 23]), k=st.integers(2, 24))  # few n: each compiles a permutation
+@given(
+    n=st.sampled_from([2, 11, 23]), k=st.integers(2, 24)
+)  # few n: each compiles a permutation
 def test_every_row_is_held_out_once(n, k):
     if k > n:
         with pytest.raises(ValueError, match=f"k={k} parts of {n} examples"):
@@ -95,7 +103,10 @@ def test_folds_by_group_and_by_class():
         assert not set(groups[train]) & set(groups[held])
     labels = np.repeat([0, 1], [13, 8])
     counts = np.array(
-        [np.bincount(labels[held], minlength=2) for _, held in data.k_fold(21, 4, key=KEY, labels=labels)]
+        [
+            np.bincount(labels[held], minlength=2)
+            for _, held in data.k_fold(21, 4, key=KEY, labels=labels)
+        ]
     )
     assert (np.ptp(counts, axis=0) <= 1).all()
     with pytest.raises(ValueError, match="k=8 parts of 7 groups"):
@@ -112,25 +123,35 @@ def test_statistics_come_from_the_training_side_alone():
     train, val = rng.normal(5, 3, (40, 3)), rng.normal(9, 1, (10, 3))
     z, z_val, scale = data.standardize(train, val)
     reference = torch.tensor(train)
-    np.testing.assert_allclose(z, (reference - reference.mean(0)) / reference.std(0), rtol=1e-12)
+    np.testing.assert_allclose(
+        z, (reference - reference.mean(0)) / reference.std(0), rtol=1e-12
+    )
     np.testing.assert_allclose(z_val, (val - train.mean(0)) / train.std(0, ddof=1), rtol=1e-12)
     np.testing.assert_allclose(scale.undo(z_val), val, rtol=1e-12)
     sklearn = StandardScaler().fit(train)
-    np.testing.assert_allclose(arrays.Scale.standard(train, correction=0).apply(val), sklearn.transform(val))
-    np.testing.assert_allclose(arrays.Scale.unit_range(train).apply(val), MinMaxScaler().fit(train).transform(val))
+    np.testing.assert_allclose(
+        arrays.Scale.standard(train, correction=0).apply(val), sklearn.transform(val)
+    )
+    np.testing.assert_allclose(
+        arrays.Scale.unit_range(train).apply(val), MinMaxScaler().fit(train).transform(val)
+    )
 
 
 def test_large_means_and_constant_columns():
     x = np.full((100_000, 2), 1000, np.float32)
     x[::2, 0] += 1
     z, scale = data.standardize(x)
-    np.testing.assert_allclose(scale.offset, [1000.5, 1000], rtol=1e-7)  # a float32 sum would be off by 1e-4
+    np.testing.assert_allclose(
+        scale.offset, [1000.5, 1000], rtol=1e-7
+    )  # a float32 sum would be off by 1e-4
     assert (z[:, 1] == 0).all()
     assert z.dtype == np.float32
     z, scale = data.standardize(jnp.arange(6), axis=0)
     assert isinstance(z, jax.Array)
     assert z.dtype == np.float32
-    assert scale.offset.dtype == np.float64  # float32 cannot hold the mean of large whole numbers
+    assert (
+        scale.offset.dtype == np.float64
+    )  # float32 cannot hold the mean of large whole numbers
 
 
 @pytest.mark.parametrize("x", [np.array([]), np.array([1.0, np.nan]), np.array([np.inf, 1.0])])
@@ -166,7 +187,11 @@ def book_row(index, ratio, positive, negative):
     return positive[turn % len(positive)]
 
 
-@given(labels=st.lists(st.integers(0, 1), min_size=2, max_size=20), ratio=st.integers(1, 4), n=st.integers(0, 40))
+@given(
+    labels=st.lists(st.integers(0, 1), min_size=2, max_size=20),
+    ratio=st.integers(1, 4),
+    n=st.integers(0, 40),
+)
 def test_balanced_rows_are_the_books(labels, ratio, n):
     positive, negative = (np.flatnonzero(np.array(labels) == value) for value in (1, 0))
     if not len(positive) or not len(negative):
@@ -205,13 +230,19 @@ def test_warp_equals_torchs_grid_sample(shape):
     matrix[:dims] += rng.normal(0, 0.3, (dims, dims + 1))
 
     reference = torch.tensor(np.moveaxis(x, -1, 0)[None], requires_grad=True)
-    grid = torch.nn.functional.affine_grid(torch.tensor(matrix[None, :dims]), reference.shape, align_corners=False)
-    sampled = torch.nn.functional.grid_sample(reference, grid, padding_mode="border", align_corners=False)
+    grid = torch.nn.functional.affine_grid(
+        torch.tensor(matrix[None, :dims]), reference.shape, align_corners=False
+    )
+    sampled = torch.nn.functional.grid_sample(
+        reference, grid, padding_mode="border", align_corners=False
+    )
     sampled.square().sum().backward()
 
     for form in (augment.warp, jax.jit(augment.warp)):
         # Places are sums of products of order 5 in float32: 1e-6 in place, as much in value.
-        np.testing.assert_allclose(np.moveaxis(form(x, matrix), -1, 0), sampled[0].detach(), atol=1e-5)
+        np.testing.assert_allclose(
+            np.moveaxis(form(x, matrix), -1, 0), sampled[0].detach(), atol=1e-5
+        )
     gradient = jax.grad(lambda x: jnp.sum(augment.warp(x, matrix) ** 2))(x)
     np.testing.assert_allclose(np.moveaxis(gradient, -1, 0), reference.grad[0], atol=1e-4)
 
@@ -220,7 +251,8 @@ def test_warp_equals_torchs_grid_sample(shape):
 def test_identity_and_flips_lose_nothing(shape):
     x = jax.random.normal(KEY, shape)
     np.testing.assert_array_equal(augment.augment(KEY, x), x)
-    # A place is off by float32 rounding of numbers up to 7, times the step between neighbours, up to 4.
+    # A place is off by float32 rounding of numbers up to 7, times the step between neighbours,
+    # up to 4.
     np.testing.assert_allclose(augment.warp(x, jnp.eye(len(shape))), x, atol=1e-5)
     keys = jax.random.split(KEY, 20)
     flipped = jax.vmap(lambda key: augment.augment(key, x, flips=(0,)))(keys)
@@ -233,12 +265,21 @@ def test_identity_and_flips_lose_nothing(shape):
 def test_each_change_stays_in_its_bounds():
     keys = jax.random.split(KEY, 200)
     shifts = jax.vmap(lambda k: augment.shift(k, 3, 0.1))(keys)[:, :3, 3]
-    scales = jnp.diagonal(jax.vmap(lambda k: augment.scale(k, 3, 0.2))(keys), axis1=1, axis2=2)[:, :3] - 1
+    scales = (
+        jnp.diagonal(jax.vmap(lambda k: augment.scale(k, 3, 0.2))(keys), axis1=1, axis2=2)[
+            :, :3
+        ]
+        - 1
+    )
     for drawn, most in ((shifts, 0.1), (scales, 0.2)):
         assert 0.9 * most < np.abs(drawn).max() <= most + 1e-6
-        assert abs(drawn.mean()) < 0.15 * most  # the mean of 600 even draws: 0.024 standard deviation
+        assert (
+            abs(drawn.mean()) < 0.15 * most
+        )  # the mean of 600 even draws: 0.024 standard deviation
     turns = jax.vmap(lambda k: augment.rotate(k, 3))(keys)
-    np.testing.assert_allclose(turns @ jnp.swapaxes(turns, 1, 2), jnp.broadcast_to(jnp.eye(4), (200, 4, 4)), atol=1e-6)
+    np.testing.assert_allclose(
+        turns @ jnp.swapaxes(turns, 1, 2), jnp.broadcast_to(jnp.eye(4), (200, 4, 4)), atol=1e-6
+    )
     assert (turns[:, 2] == jnp.array([0, 0, 1, 0])).all()
     noisy = augment.noise(KEY, jnp.zeros((50, 50, 1)), 25.0)
     assert 24 < noisy.std() < 26  # 2500 draws: 0.35 standard deviation
@@ -246,7 +287,11 @@ def test_each_change_stays_in_its_bounds():
 
 def test_augment_is_a_function_of_its_key():
     x = jax.random.normal(KEY, (4, 6, 6, 1))
-    change = jax.jit(lambda key, x: augment.augment(key, x, flips=True, offset=0.1, stretch=0.2, turn=6.28, std=0.1))
+    change = jax.jit(
+        lambda key, x: augment.augment(
+            key, x, flips=True, offset=0.1, stretch=0.2, turn=6.28, std=0.1
+        )
+    )
     np.testing.assert_array_equal(change(KEY, x), change(KEY, x))
     assert np.abs(change(KEY, x) - change(jax.random.key(1), x)).max() > 0.1
     batch = jax.vmap(change)(jax.random.split(KEY, 3), jnp.stack([x] * 3))
@@ -273,7 +318,9 @@ def test_stream_decodes_every_item_once_an_epoch(tmp_path):
     first, second = (np.concatenate(batches_[i : i + 3])[:, 0, 0] for i in (0, 3))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
-    again = np.concatenate(list(data.stream.stream(paths, np.load, batch_size=4, seed=0)))[:, 0, 0]
+    again = np.concatenate(list(data.stream.stream(paths, np.load, batch_size=4, seed=0)))[
+        :, 0, 0
+    ]
     assert again.tolist() == first.tolist()
     assert len(list(data.stream.stream(paths, np.load, batch_size=4, drop_last=True))) == 2
 

@@ -14,7 +14,9 @@ def test_dog_and_cats(real_book):
     cats = data.load("book-cats", root=real_book)
     assert cats.shape == (3, 256, 256, 3)
     z, _ = image.normalize(cats)
-    np.testing.assert_allclose(z.reshape(-1, 3).mean(0, dtype=float), 0, atol=1e-5)  # float32 steps of z near 1
+    np.testing.assert_allclose(
+        z.reshape(-1, 3).mean(0, dtype=float), 0, atol=1e-5
+    )  # float32 steps of z near 1
     assert image.channels_first(z).shape == (3, 3, 256, 256)
 
 
@@ -44,8 +46,10 @@ def test_bikes(real_book):
     assert bikes.values.shape == (17520, 17)
     columns = table.read_columns(real_book / sources.find("bike-sharing").path)
     times = columns["dteday"].astype("datetime64[h]") + columns["hr"].astype("timedelta64[h]")
-    # The book's repaired file still lacks a whole day's length of hours, when hurricane Sandy stopped the bikes: 730
-    # rows of 24 hours for 731 days. The hours stay in their columns; one row holds parts of two days.
+    # The book's repaired file still lacks a whole day's length of hours, when hurricane Sandy
+    # stopped the bikes: 730
+    # rows of 24 hours for 731 days. The hours stay in their columns; one row holds parts of two
+    # days.
     missing = series.missing_times(times, (1, "h"))
     np.testing.assert_array_equal(missing, np.datetime64("2012-10-29T13") + np.arange(24))
     assert (bikes["hr"].reshape(730, 24) == np.arange(24)).all()
@@ -60,7 +64,9 @@ def test_bikes_by_day(real_book):
     daily = series.days(bikes.values)
     assert daily.shape == (730, 17, 24)
     assert daily.stride() == (408, 1, 17)
-    np.testing.assert_array_equal(daily.transpose(1, 2).to_array(), bikes.values.reshape(730, 24, 17))
+    np.testing.assert_array_equal(
+        daily.transpose(1, 2).to_array(), bikes.values.reshape(730, 24, 17)
+    )
 
 
 def test_novel(real_book):
@@ -75,7 +81,9 @@ def test_novel(real_book):
     assert table.one_hot(text.encode(words, codes), len(codes)).shape == (11, 7261)
     letters = text.one_hot_characters(line.lower().strip(), unknown=0)
     assert letters.shape == (70, 128)
-    assert len(text.vocabulary(text.clean_words(novel.removeprefix("\ufeff")))) == 7260  # one word is "\ufeffthe"
+    assert (
+        len(text.vocabulary(text.clean_words(novel.removeprefix("\ufeff")))) == 7260
+    )  # one word is "\ufeffthe"
 
 
 def test_bird(real_book):
@@ -116,7 +124,9 @@ def test_chest(real_book):
 def test_annotations(real_book):
     nodules = data.load("luna-annotations", root=real_book)
     assert len(nodules["diameter_mm"]) == 1186
-    train, val = data.split(nodules, val=0.1, key=jax.random.key(0), groups=nodules["seriesuid"])
+    train, val = data.split(
+        nodules, val=0.1, key=jax.random.key(0), groups=nodules["seriesuid"]
+    )
     assert not set(train["seriesuid"]) & set(val["seriesuid"])
 
 

@@ -1,7 +1,9 @@
-"""Damaged bytes never become an array: every reader gives the valid decoding, or raises the one error of its kind.
+"""Damaged bytes never become an array: every reader gives the valid decoding, or raises the one
+error of its kind.
 
-PNG has checksums, so damage is found or harmless. The others have none: a changed byte can be another value, or in a
-header another shape, that no reader can tell from a valid one; but a truncated file is always refused.
+PNG has checksums, so damage is found or harmless. The others have none: a changed byte can be
+another value, or in a header another shape, that no reader can tell from a valid one; but a
+truncated file is always refused.
 """
 
 import warnings
@@ -19,7 +21,9 @@ from dlwp_jax.data import BrokenFile, audio, cifar, dicom, idx, image, table
 from tests.test_data_sources import batch, idx_bytes, python2_pickle
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
-damaging = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+damaging = settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def _slice_like_ct(path):
@@ -53,7 +57,9 @@ EXACT = ("png",)  # a checksum over every byte that matters
 
 
 class Kind(tuple):
-    """Name, valid bytes, what they decode to, and where to put damaged ones; hypothesis prints it when a test fails."""
+    """Name, valid bytes, what they decode to, and where to put damaged ones; hypothesis prints
+    it when a test fails.
+    """
 
     def __repr__(self):
         return self[0]
@@ -63,7 +69,14 @@ class Kind(tuple):
 def kind(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "valid"
     WRITERS[request.param](path)
-    return Kind((request.param, path.read_bytes(), READERS[request.param](path), path.with_name("damaged")))
+    return Kind(
+        (
+            request.param,
+            path.read_bytes(),
+            READERS[request.param](path),
+            path.with_name("damaged"),
+        )
+    )
 
 
 def attempt(name, path, content):
@@ -97,7 +110,9 @@ def test_truncated_files_are_refused_or_lost_nothing(kind, share):
     name, content, valid, path = kind
     short = content[: int(share * len(content))]
     read = attempt(name, path, short)
-    if name == "csv":  # a whole line fewer, or a last number cut to fewer digits, is still a table
+    if (
+        name == "csv"
+    ):  # a whole line fewer, or a last number cut to fewer digits, is still a table
         return
     if read is not None:
         np.testing.assert_array_equal(read, valid)
@@ -105,17 +120,27 @@ def test_truncated_files_are_refused_or_lost_nothing(kind, share):
 
 @damaging
 @given(
-    where=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=3),
+    where=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)),
+        min_size=1,
+        max_size=3,
+    ),
     head=st.booleans(),
 )
 def test_changed_bytes_are_refused_or_only_other_values(kind, where, head):
     name, content, valid, path = kind
     changed = bytearray(content)
-    reach = min(len(content), 300) if head else len(content)  # half of the damage goes into the header
+    reach = (
+        min(len(content), 300) if head else len(content)
+    )  # half of the damage goes into the header
     for place, flip in where:
         changed[int(place * reach)] ^= flip
-    # A pickle may name a slot of its memo up to 2**32: Python reserves them all, gigabytes, before it looks further.
-    assume(name != "pickle" or not any(b in b"rp" for b, c in zip(changed, content, strict=True) if b != c))
+    # A pickle may name a slot of its memo up to 2**32: Python reserves them all, gigabytes,
+    # before it looks further.
+    assume(
+        name != "pickle"
+        or not any(b in b"rp" for b, c in zip(changed, content, strict=True) if b != c)
+    )
     read = attempt(name, path, bytes(changed))
     if read is None:
         return

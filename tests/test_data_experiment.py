@@ -7,8 +7,12 @@ from experiments import ch04_data
 def test_every_kind_on_embedded_data(tmp_path, capsys):
     kinds = (*ch04_data.Config().kinds, "cifar10")
     ch04_data.main(ch04_data.Config(kinds=kinds, out=tmp_path))
-    assert {path.name for path in (tmp_path / "ch04_data").glob("*.png")} == {f"{kind}.png" for kind in kinds}
-    assert "book" not in capsys.readouterr().out  # no figures are compared where the data is not the book's
+    assert {path.name for path in (tmp_path / "ch04_data").glob("*.png")} == {
+        f"{kind}.png" for kind in kinds
+    }
+    assert (
+        "book" not in capsys.readouterr().out
+    )  # no figures are compared where the data is not the book's
 
 
 @pytest.mark.slow

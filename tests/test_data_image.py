@@ -13,12 +13,15 @@ RNG = np.random.default_rng(0)
 
 def save(path, pixels, mode=None, **options):
     squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    Image.fromarray(squeezed).convert(mode or Image.fromarray(squeezed).mode).save(path, **options)
+    Image.fromarray(squeezed).convert(mode or Image.fromarray(squeezed).mode).save(
+        path, **options
+    )
     return path
 
 
 @pytest.mark.parametrize(
-    ("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (2, np.uint8), (3, np.uint8), (4, np.uint8)]
+    ("channels", "dtype"),
+    [(1, np.uint8), (1, np.uint16), (2, np.uint8), (3, np.uint8), (4, np.uint8)],
 )
 def test_png_comes_back_as_it_was_written(tmp_path, channels, dtype):
     pixels = RNG.integers(0, np.iinfo(dtype).max, (5, 7, channels), dtype, endpoint=True)
@@ -31,13 +34,19 @@ def test_palette_bilevel_and_jpeg(tmp_path):
     pixels = RNG.integers(0, 4, (6, 6, 3), np.uint8) * 80
     palette = Image.fromarray(pixels).quantize(64)
     palette.save(tmp_path / "p.png")
-    np.testing.assert_array_equal(image.read(tmp_path / "p.png"), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        image.read(tmp_path / "p.png"), np.asarray(palette.convert("RGB"))
+    )
     palette.save(tmp_path / "t.png", transparency=0)
     assert image.read(tmp_path / "t.png").shape == (6, 6, 4)
     Image.fromarray(pixels[..., 0] > 80).save(tmp_path / "b.png")
-    np.testing.assert_array_equal(image.read(tmp_path / "b.png")[..., 0], (pixels[..., 0] > 80) * np.uint8(255))
+    np.testing.assert_array_equal(
+        image.read(tmp_path / "b.png")[..., 0], (pixels[..., 0] > 80) * np.uint8(255)
+    )
     grey = np.full((16, 16, 1), 77, np.uint8)
-    np.testing.assert_array_equal(image.read(save(tmp_path / "g.jpg", grey)), grey)  # constant: JPEG loses nothing
+    np.testing.assert_array_equal(
+        image.read(save(tmp_path / "g.jpg", grey)), grey
+    )  # constant: JPEG loses nothing
 
 
 def test_channels_asked_for(tmp_path):
@@ -61,11 +70,18 @@ def test_sixteen_bit_colour_is_refused_not_halved(tmp_path):
     import zlib
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     rows = b"".join(b"\x00" + bytes(range(12)) for _ in range(2))  # 2 x 2 pixels of 3 x 16 bits
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
-    (tmp_path / "deep.png").write_bytes(png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    (tmp_path / "deep.png").write_bytes(
+        png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
     with pytest.raises(BrokenFile, match="16 bits in each"):
         image.read(tmp_path / "deep.png")
 
@@ -81,7 +97,11 @@ def test_other_formats_and_absent_files(tmp_path):
 
 def test_folder_to_batch(tmp_path):
     for name, size in (("b.png", 4), ("a.png", 4), ("C.JPG", 6)):
-        save(tmp_path / name, np.full((size, size, 3), size, np.uint8), format="PNG" if "png" in name else "JPEG")
+        save(
+            tmp_path / name,
+            np.full((size, size, 3), size, np.uint8),
+            format="PNG" if "png" in name else "JPEG",
+        )
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"size=None, but the images of .* differ"):
         image.read_folder(tmp_path)
@@ -98,7 +118,9 @@ def test_folder_to_batch(tmp_path):
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=4, max_dims=4, min_side=1, max_side=5)))
 def test_axes_turn_and_turn_back(batch):
-    np.testing.assert_array_equal(image.channels_first(batch), torch.tensor(batch).permute(0, 3, 1, 2).numpy())
+    np.testing.assert_array_equal(
+        image.channels_first(batch), torch.tensor(batch).permute(0, 3, 1, 2).numpy()
+    )
     np.testing.assert_array_equal(image.channels_last(image.channels_first(batch)), batch)
 
 

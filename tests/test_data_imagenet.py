@@ -1,4 +1,6 @@
-"""ImageNet's preprocessing, held against torchvision's documented rules through Pillow and its own results."""
+"""ImageNet's preprocessing, held against torchvision's documented rules through Pillow and its
+own results.
+"""
 
 import hashlib
 from pathlib import Path
@@ -18,33 +20,56 @@ def picture(height, width, channels=3):
 
 
 def by_torchvisions_rules(pil):
-    """Resize(256), CenterCrop(224), ToTensor, Normalize as torchvision's documentation and source describe them."""
+    """Resize(256), CenterCrop(224), ToTensor, Normalize as torchvision's documentation and
+    source describe them.
+    """
     width, height = pil.size
     short, long = min(width, height), max(width, height)
     longer = int(256 * long / short)
-    pil = pil.resize((256, longer) if width <= height else (longer, 256), Image.Resampling.BILINEAR)
+    pil = pil.resize(
+        (256, longer) if width <= height else (longer, 256), Image.Resampling.BILINEAR
+    )
     left, top = (round((side - 224) / 2.0) for side in pil.size)
-    x = np.asarray(pil.crop((left, top, left + 224, top + 224))).astype(np.float32) / np.float32(255)
+    x = np.asarray(pil.crop((left, top, left + 224, top + 224))).astype(
+        np.float32
+    ) / np.float32(255)
     return (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
 
 
 @pytest.mark.parametrize(
-    "size", [(427, 640), (640, 427), (256, 256), (257, 256), (255, 511), (33, 1000), (1001, 777), (1, 1), (5, 3)]
+    "size",
+    [
+        (427, 640),
+        (640, 427),
+        (256, 256),
+        (257, 256),
+        (255, 511),
+        (33, 1000),
+        (1001, 777),
+        (1, 1),
+        (5, 3),
+    ],
 )
 def test_preprocess_follows_torchvisions_rules_to_the_bit(size):
     pixels = picture(*size)
-    np.testing.assert_array_equal(imagenet.preprocess(pixels), by_torchvisions_rules(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(
+        imagenet.preprocess(pixels), by_torchvisions_rules(Image.fromarray(pixels))
+    )
 
 
 @pytest.mark.parametrize(
-    ("channels", "mode"), [(1, "L"), (2, "LA"), (4, "RGBA"), (3, "P"), (1, "1")], ids=lambda value: str(value)
+    ("channels", "mode"),
+    [(1, "L"), (2, "LA"), (4, "RGBA"), (3, "P"), (1, "1")],
+    ids=lambda value: str(value),
 )
 def test_files_of_every_kind_of_pixel_equal_pillows_rgb(channels, mode, tmp_path):
     pixels = picture(60, 47, channels)
     pil = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert(mode)
     pil.save(tmp_path / "x.png")
     expected = by_torchvisions_rules(Image.open(tmp_path / "x.png").convert("RGB"))
-    np.testing.assert_array_equal(imagenet.preprocess(image.read(tmp_path / "x.png", channels=3)), expected)
+    np.testing.assert_array_equal(
+        imagenet.preprocess(image.read(tmp_path / "x.png", channels=3)), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,11 +84,18 @@ def test_preprocess_equals_what_torchvision_itself_gives(path, checksum):
     # The checksums are torchvision 0.29.1's and Pillow 13.0.0's:
     #   from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
     #   moments = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    #   x = Compose([Resize(256), CenterCrop(224), ToTensor(), Normalize(*moments)])(Image.open(path))
-    #   back = (x.permute(1, 2, 0).numpy() * np.float32(moments[1]) + np.float32(moments[0])) * 255
+    #   x = Compose([Resize(256), CenterCrop(224), ToTensor(),
+    # Normalize(*moments)])(Image.open(path))
+    #   back = (x.permute(1, 2, 0).numpy() * np.float32(moments[1]) + np.float32(moments[0])) *
+    # 255
     #   hashlib.sha256(back.round().astype(np.uint8).tobytes()).hexdigest()
-    # JPEG decoders may differ by one in a pixel; the one of Pillow's wheels is the same everywhere.
-    pixels = (imagenet.SCALE.undo(imagenet.preprocess(image.read(path))) * 255).round().astype(np.uint8)
+    # JPEG decoders may differ by one in a pixel; the one of Pillow's wheels is the same
+    # everywhere.
+    pixels = (
+        (imagenet.SCALE.undo(imagenet.preprocess(image.read(path))) * 255)
+        .round()
+        .astype(np.uint8)
+    )
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == checksum
 
 
@@ -73,7 +105,8 @@ def test_center_crop_cuts_and_frames_as_torchvision(size, crop):
     pixels = picture(*size)
     height, width = crop if isinstance(crop, tuple) else (crop, crop)
     pil, (rows, columns) = Image.fromarray(pixels), size
-    # Pillow's crop fills with zeros beyond the edge; torchvision frames first, then cuts the middle.
+    # Pillow's crop fills with zeros beyond the edge; torchvision frames first, then cuts the
+    # middle.
     left, top = max(width - columns, 0) // 2, max(height - rows, 0) // 2
     framed = pil.crop((-left, -top, max(columns, width) - left, max(rows, height) - top))
     left, top = round((framed.width - width) / 2.0), round((framed.height - height) / 2.0)
@@ -100,7 +133,11 @@ def test_wrong_pictures_are_refused_in_a_sentence():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\nb\n", "has 2 lines; 3 are wanted"), ("a\n\nc\n", "1 of them empty"), ("", "has 1 lines, 1 of them empty")],
+    [
+        ("a\nb\n", "has 2 lines; 3 are wanted"),
+        ("a\n\nc\n", "1 of them empty"),
+        ("", "has 1 lines, 1 of them empty"),
+    ],
 )
 def test_labels_are_counted(tmp_path, text, message):
     path = tmp_path / "labels.txt"

@@ -40,17 +40,23 @@ def test_24_bits_by_pythons_own_writer(tmp_path):
         file.setnchannels(2)
         file.setsampwidth(3)
         file.setframerate(96000)
-        file.writeframes(b"".join(int(v).to_bytes(3, "little", signed=True) for v in values.ravel()))
+        file.writeframes(
+            b"".join(int(v).to_bytes(3, "little", signed=True) for v in values.ravel())
+        )
     samples, rate = audio.read(tmp_path / "x.wav")
     assert (samples.dtype, rate) == (np.int32, 96000)
     np.testing.assert_array_equal(samples >> 8, values)
-    np.testing.assert_allclose(audio.to_float(samples), values / 2**23, rtol=1e-7)  # one float32 rounding
+    np.testing.assert_allclose(
+        audio.to_float(samples), values / 2**23, rtol=1e-7
+    )  # one float32 rounding
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
 def test_full_scale_is_one(dtype):
     limits = np.array([np.iinfo(dtype).min, 0, np.iinfo(dtype).max], dtype)
-    np.testing.assert_allclose(audio.to_float(limits), [-1, 0, 1], atol=2.0**-15)  # the top is one step below 1
+    np.testing.assert_allclose(
+        audio.to_float(limits), [-1, 0, 1], atol=2.0**-15
+    )  # the top is one step below 1
     with pytest.raises(TypeError, match="int64"):
         audio.to_float(np.zeros(3, np.int64))
 
@@ -80,12 +86,18 @@ def test_empty_and_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(1000,), (2, 1000)])
 def test_spectrogram_equals_scipys(options, shape):
     x = RNG.normal(size=shape).astype(np.float32) + 3
-    f, t, power = signal.spectrogram(x.astype(np.float64), 8000.0, **{"window": ("tukey", 0.25), **options})
-    for form in (audio.spectrogram, jax.jit(audio.spectrogram, static_argnums=1, static_argnames=options)):
+    f, t, power = signal.spectrogram(
+        x.astype(np.float64), 8000.0, **{"window": ("tukey", 0.25), **options}
+    )
+    for form in (
+        audio.spectrogram,
+        jax.jit(audio.spectrogram, static_argnums=1, static_argnames=options),
+    ):
         ours = form(x, 8000.0, **options)
         np.testing.assert_allclose(ours.frequencies, f, rtol=1e-6)
         np.testing.assert_allclose(ours.times, t, rtol=1e-6)
-        # float32 against float64: the error of an FFT is relative to its largest value, not to each.
+        # float32 against float64: the error of an FFT is relative to its largest value, not to
+        # each.
         np.testing.assert_allclose(ours.power, power, rtol=1e-4, atol=1e-5 * power.max())
 
 
@@ -94,7 +106,9 @@ def test_spectrogram_of_integers_and_its_gradient():
     _, _, power = signal.spectrogram(samples[:, 0].astype(np.float64), rate)
     ours = audio.spectrogram(samples[:, 0], rate).power
     np.testing.assert_allclose(ours, power, rtol=1e-3, atol=1e-5 * power.max())
-    gradient = jax.grad(lambda x: jnp.sum(audio.spectrogram(x, 8000.0).power))(RNG.normal(size=600).astype(np.float32))
+    gradient = jax.grad(lambda x: jnp.sum(audio.spectrogram(x, 8000.0).power))(
+        RNG.normal(size=600).astype(np.float32)
+    )
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
 
@@ -103,7 +117,9 @@ def test_chirp_peaks_where_it_should():
     samples, rate = synthetic.chirp()
     f, t, power = audio.spectrogram(samples[:, 0], rate)
     loudest = np.asarray(f)[np.asarray(power).argmax(0)]
-    np.testing.assert_allclose(loudest, 500 + 7500 * t / 2, atol=2 * rate / 256)  # two columns of the spectrogram
+    np.testing.assert_allclose(
+        loudest, 500 + 7500 * t / 2, atol=2 * rate / 256
+    )  # two columns of the spectrogram
 
 
 @pytest.mark.parametrize("options", [{"nperseg": 2000}, {"noverlap": 256}, {"nperseg": 0}])
@@ -123,7 +139,12 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "disc.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=int(fps))
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            64,
+            48,
+            "yuv420p",
+            4_000_000,
+        )
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -134,7 +155,8 @@ def test_frames_come_back_nearly(clip):
     path, frames = clip
     read, fps = video.read(path)
     assert (read.shape, read.dtype, fps) == (frames.shape, np.uint8, 20.0)
-    # Lossy, with colour at half resolution: the mean error is small, single pixels at the disc's edge are not.
+    # Lossy, with colour at half resolution: the mean error is small, single pixels at the
+    # disc's edge are not.
     assert np.abs(read.astype(int) - frames).mean() < 6
     np.testing.assert_array_equal(video.read(path, step=5)[0], read[::5])
     assert video.read(path, step=5, size=(24, 32))[0].shape == (3, 24, 32, 3)

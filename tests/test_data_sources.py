@@ -38,9 +38,13 @@ def test_every_stand_in_loads_without_files_or_network(name, tmp_path):
 
 
 def test_absent_files_say_what_to_do(tmp_path):
-    with pytest.raises(FetchError, match=r"wine-quality is not at .*winequality-white\.csv.*embedded default"):
+    with pytest.raises(
+        FetchError, match=r"wine-quality is not at .*winequality-white\.csv.*embedded default"
+    ):
         data.load("wine-quality", root=tmp_path)
-    with pytest.raises(ValueError, match="no data set is called 'wien'; there are thermometer, digits"):
+    with pytest.raises(
+        ValueError, match="no data set is called 'wien'; there are thermometer, digits"
+    ):
         data.load("wien")
     with pytest.raises(ValueError, match="digits is embedded"):
         data.place("digits")
@@ -55,7 +59,10 @@ def test_phantom_candidates_are_what_they_say():
     scan, nodules = data.synthetic.ct_phantom(noise=0)
     columns = sources.phantom_candidates()
     places = np.stack([columns[f"coord{axis}"] for axis in "XYZ"], axis=1)
-    inside = [min(np.linalg.norm(place - n.center) / n.diameter for n in nodules) < 0.5 for place in places]
+    inside = [
+        min(np.linalg.norm(place - n.center) / n.diameter for n in nodules) < 0.5
+        for place in places
+    ]
     assert inside == (columns["class"] == 1).tolist()
     for place in places[columns["class"] == 0]:
         assert scan.chunk(place, (1, 1, 1))[0].item() == -850  # lung
@@ -82,8 +89,16 @@ def test_import_brings_no_reader():
         "requests",
         "torch",
     ]
-    code = f"import sys, dlwp_jax.data; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
+    code = (
+        f"import sys, dlwp_jax.data; print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=os.getcwd(),
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -154,10 +169,14 @@ def test_good_file_is_fetched_once(server, tmp_path, capsys):
     ],
 )
 def test_wrong_files_leave_nothing_behind(server, tmp_path, wrong, message):
-    with pytest.raises(FetchError, match=rf"could not be fetched: .*{message}.*put that file at .*file\.bin"):
+    with pytest.raises(
+        FetchError, match=rf"could not be fetched: .*{message}.*put that file at .*file\.bin"
+    ):
         fetch(serve(server, **wrong), tmp_path, progress=False)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
-    assert fetch(serve(server), tmp_path, progress=False).read_bytes() == CONTENT  # the next try succeeds
+    assert (
+        fetch(serve(server), tmp_path, progress=False).read_bytes() == CONTENT
+    )  # the next try succeeds
 
 
 def test_no_such_file_and_no_network(server, tmp_path):
@@ -165,7 +184,9 @@ def test_no_such_file_and_no_network(server, tmp_path):
     with pytest.raises(FetchError, match="404"):
         fetch(gone, tmp_path, progress=False)
     closed = Remote("http://127.0.0.1:9/file.bin", MD5, "file.bin")
-    with pytest.raises(FetchError, match=r"Without a network, put that file at .* or use the embedded default"):
+    with pytest.raises(
+        FetchError, match=r"Without a network, put that file at .* or use the embedded default"
+    ):
         fetch(closed, tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
     (tmp_path / "file.bin").write_bytes(CONTENT)  # as the message says
@@ -197,10 +218,14 @@ def test_archives_are_unpacked_whole_and_inside(server, tmp_path):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("bad", [packed(["folder/../../escaped"]), packed([], link="/etc"), (b"x", None)])
+@pytest.mark.parametrize(
+    "bad", [packed(["folder/../../escaped"]), packed([], link="/etc"), (b"x", None)]
+)
 def test_archives_that_reach_outside_are_refused(server, tmp_path, bad):
     content, _ = bad
-    remote = serve(server, content, checksum="md5:" + hashlib.md5(content).hexdigest(), folder="folder")
+    remote = serve(
+        server, content, checksum="md5:" + hashlib.md5(content).hexdigest(), folder="folder"
+    )
     with pytest.raises(BrokenFile, match="cannot be read as a tar archive"):
         fetch(remote, tmp_path / "root", progress=False)
     assert not (tmp_path / "root" / "folder").exists()
@@ -217,7 +242,10 @@ def test_two_processes_at_once(server, tmp_path):
     remote = serve(server, content, checksum=md5, folder="folder")
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     barrier = context.Barrier(2)
-    workers = [context.Process(target=_fetch_in_process, args=(remote, tmp_path, barrier)) for _ in range(2)]
+    workers = [
+        context.Process(target=_fetch_in_process, args=(remote, tmp_path, barrier))
+        for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -232,7 +260,11 @@ def test_a_named_set_is_fetched_and_read(server, tmp_path, monkeypatch):
     for name, content in files.items():
         server.files[f"/{name}"] = (content, len(content))
     remotes = tuple(
-        Remote(f"{server.address}/{name}", "md5:" + hashlib.md5(content).hexdigest(), f"mnist/{name}")
+        Remote(
+            f"{server.address}/{name}",
+            "md5:" + hashlib.md5(content).hexdigest(),
+            f"mnist/{name}",
+        )
         for name, content in files.items()
     )
     source = sources.dataclasses.replace(sources.SOURCES["mnist"], remotes=remotes)
@@ -257,7 +289,10 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "book/p1ch4/image-dog/bobby.jpg").touch()
     main(["fetch", "book-dog"])
     assert capsys.readouterr().out.strip().endswith("bobby.jpg")
-    for wrong, message in ((["fetch", "book-cats"], "book-cats is not at"), (["fetch", "nothing"], "no data set")):
+    for wrong, message in (
+        (["fetch", "book-cats"], "book-cats is not at"),
+        (["fetch", "nothing"], "no data set"),
+    ):
         with pytest.raises(SystemExit, match=message):
             main(wrong)
 
@@ -270,7 +305,9 @@ def batch(n, seed=0):
     return rng.integers(0, 256, (n, 3, 32, 32), np.uint8), rng.integers(0, 10, n).tolist()
 
 
-@pytest.mark.parametrize("n", [1, 201, 10_000])  # 10,000 as the official files, whose pixels are cut out first
+@pytest.mark.parametrize(
+    "n", [1, 201, 10_000]
+)  # 10,000 as the official files, whose pixels are cut out first
 def test_cifar_batch(tmp_path, n):
     images, labels = batch(n)
     path = tmp_path / "b"
@@ -285,9 +322,15 @@ def test_cifar_batch(tmp_path, n):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_cifar_batch_pickled_by_this_python(tmp_path, protocol):
     images, labels = batch(3)
-    (tmp_path / "b").write_bytes(pickle.dumps({b"data": images.reshape(-1, 3072), b"labels": labels}, protocol))
-    with contextlib.suppress(BrokenFile):  # protocol 2 of Python 3 makes bytes by calling a function: refused
-        np.testing.assert_array_equal(cifar.read_batches([tmp_path / "b"])["image"], images.transpose(0, 2, 3, 1))
+    (tmp_path / "b").write_bytes(
+        pickle.dumps({b"data": images.reshape(-1, 3072), b"labels": labels}, protocol)
+    )
+    with contextlib.suppress(
+        BrokenFile
+    ):  # protocol 2 of Python 3 makes bytes by calling a function: refused
+        np.testing.assert_array_equal(
+            cifar.read_batches([tmp_path / "b"])["image"], images.transpose(0, 2, 3, 1)
+        )
         assert protocol == 4
 
 
@@ -319,7 +362,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, place):
     marker = str(tmp_path / "ran")
     images, labels = batch(2)
     content = {b"data": images.reshape(-1, 3072), b"labels": labels}
-    payload = Hostile(marker) if place == "whole" else content | {place.encode(): Hostile(marker)}
+    payload = (
+        Hostile(marker) if place == "whole" else content | {place.encode(): Hostile(marker)}
+    )
     (tmp_path / "b").write_bytes(pickle.dumps(payload, 4))
     with pytest.raises(BrokenFile, match=r"mkdir, and nothing in it may be run"):
         cifar.read_batches([tmp_path / "b"])
@@ -349,7 +394,9 @@ def test_pickles_of_other_things_are_refused(tmp_path, payload):
 def mnist_files():
     files = {}
     for side, n in (("train", 5), ("t10k", 3)):
-        files[f"{side}-images-idx3-ubyte.gz"] = gzip.compress(idx_bytes(RNG.integers(0, 256, (n, 28, 28))))
+        files[f"{side}-images-idx3-ubyte.gz"] = gzip.compress(
+            idx_bytes(RNG.integers(0, 256, (n, 28, 28)))
+        )
         files[f"{side}-labels-idx1-ubyte.gz"] = gzip.compress(idx_bytes(np.arange(n)))
     return files
 
@@ -366,7 +413,15 @@ def test_idx_round_trips(tmp_path, shape, zipped):
 def test_broken_idx_is_refused(tmp_path):
     good = idx_bytes(np.arange(6).reshape(2, 3))
     huge = good[:4] + b"\xff" * 8 + good[12:]
-    for broken in (good[:-1], good + b"!", b"\1" + good[1:], good[:2] + b"\x0d" + good[3:], b"", good[:6], huge):
+    for broken in (
+        good[:-1],
+        good + b"!",
+        b"\1" + good[1:],
+        good[:2] + b"\x0d" + good[3:],
+        b"",
+        good[:6],
+        huge,
+    ):
         (tmp_path / "x").write_bytes(broken)
         with pytest.raises(BrokenFile, match="x "):
             idx.read(tmp_path / "x")

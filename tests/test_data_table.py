@@ -33,7 +33,9 @@ def test_numbers_with_names(written, end, encoding):
         read["d"]
 
 
-@given(values=hnp.arrays(np.float32, (3, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+@given(
+    values=hnp.arrays(np.float32, (3, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32))
+)
 def test_float32_round_trips_through_text(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("t") / "x.csv"
     path.write_text("a,b\n" + "".join(f"{float(a)!r},{float(b)!r}\n" for a, b in values))
@@ -75,10 +77,14 @@ def test_converters_and_text_columns(written):
         table.read(path, converters={"when": float})
 
 
-@given(hnp.arrays(np.int64, hnp.array_shapes(max_dims=3, max_side=4), elements=st.integers(0, 9)))
+@given(
+    hnp.arrays(np.int64, hnp.array_shapes(max_dims=3, max_side=4), elements=st.integers(0, 9))
+)
 def test_one_hot_equals_torch_and_round_trips(codes):
     rows = table.one_hot(codes)
-    np.testing.assert_array_equal(rows, torch.nn.functional.one_hot(torch.tensor(codes)).numpy())
+    np.testing.assert_array_equal(
+        rows, torch.nn.functional.one_hot(torch.tensor(codes)).numpy()
+    )
     np.testing.assert_array_equal(table.one_hot(codes.astype(np.float32), 12).argmax(-1), codes)
 
 
@@ -122,7 +128,12 @@ def test_missing_hours_are_found_and_named():
     [
         (HOURS[[0, 2, 1]], "2011-01-01T02 is followed by 2011-01-01T01"),
         (HOURS[[0, 1, 1]], "2011-01-01T01 is followed by 2011-01-01T01"),
-        (np.array(["2011-01-01T00:00", "2011-01-01T00:30", "2011-01-01T01:00"], "datetime64[m]"), "00:30 is not"),
+        (
+            np.array(
+                ["2011-01-01T00:00", "2011-01-01T00:30", "2011-01-01T01:00"], "datetime64[m]"
+            ),
+            "00:30 is not",
+        ),
         (np.array([], "datetime64[h]"), "not empty"),
         (np.array(["NaT"], "datetime64[h]"), "NaT"),
     ],
@@ -147,7 +158,9 @@ def test_days_are_views_as_in_torch():
 
 
 def test_ordinal_levels():
-    np.testing.assert_array_equal(series.ordinal_one_hot([[4], [1]], low=1, high=4)[:, 0], np.eye(4)[[3, 0]])
+    np.testing.assert_array_equal(
+        series.ordinal_one_hot([[4], [1]], low=1, high=4)[:, 0], np.eye(4)[[3, 0]]
+    )
     with pytest.raises(ValueError, match="from 0 to 4, not within low=1"):
         series.ordinal_one_hot([0, 4], low=1, high=4)
 

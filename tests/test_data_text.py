@@ -44,7 +44,14 @@ def test_unknown_words():
 
 
 def test_words_are_cleaned_as_in_the_book():
-    assert text.clean_words("“_You_ want--\nto TELL me; eh?”") == ["you", "want", "to", "tell", "me", "eh"]
+    assert text.clean_words("“_You_ want--\nto TELL me; eh?”") == [
+        "you",
+        "want",
+        "to",
+        "tell",
+        "me",
+        "eh",
+    ]
 
 
 def test_embedding_is_the_one_hot_product_and_torchs():

@@ -19,7 +19,12 @@ def rotation(angles):
     for axis, angle in enumerate(angles):
         turn = np.eye(3)
         i, j = (k for k in range(3) if k != axis)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        turn[[i, i, j, j], [i, j, i, j]] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
         matrix = matrix @ turn
     return matrix
 
@@ -29,7 +34,9 @@ def rotation(angles):
     spacing=st.tuples(*[st.floats(0.1, 5)] * 3),
     origin=st.tuples(numbers, numbers, numbers),
     # Whole milliradians: with angles like 1e-308 SimpleITK's own inverse becomes NaN.
-    angles=st.tuples(*[st.integers(-3000, 3000).map(lambda milliradians: milliradians / 1000)] * 3),
+    angles=st.tuples(
+        *[st.integers(-3000, 3000).map(lambda milliradians: milliradians / 1000)] * 3
+    ),
     irc=st.tuples(*[st.floats(0, 50)] * 3),
 )
 def test_millimetres_and_voxels_equal_simpleitk_and_come_back(spacing, origin, angles, irc):
@@ -41,10 +48,14 @@ def test_millimetres_and_voxels_equal_simpleitk_and_come_back(spacing, origin, a
     xyz = scan.xyz(irc)
     # float64 sums of numbers up to 550; SimpleITK inverts the matrix by another method.
     np.testing.assert_allclose(
-        xyz, reference.TransformContinuousIndexToPhysicalPoint([irc[2], irc[1], irc[0]]), atol=1e-9
+        xyz,
+        reference.TransformContinuousIndexToPhysicalPoint([irc[2], irc[1], irc[0]]),
+        atol=1e-9,
     )
     np.testing.assert_allclose(
-        scan.irc(xyz)[::-1], reference.TransformPhysicalPointToContinuousIndex(xyz.tolist()), atol=1e-8
+        scan.irc(xyz)[::-1],
+        reference.TransformPhysicalPointToContinuousIndex(xyz.tolist()),
+        atol=1e-8,
     )
     np.testing.assert_allclose(scan.irc(xyz), irc, atol=1e-8)
 
@@ -114,7 +125,8 @@ def test_phantom_tells_the_truth():
     for nodule in nodules:
         piece, _ = scan.chunk(nodule.center, (16, 24, 24))
         found = (piece == -50).sum() * np.prod(scan.spacing)
-        # A ball counted by voxel centres; the smallest, 6 mm at 3 mm a voxel, is some ten voxels.
+        # A ball counted by voxel centres; the smallest, 6 mm at 3 mm a voxel, is some ten
+        # voxels.
         assert found == pytest.approx(np.pi / 6 * nodule.diameter**3, rel=0.35)
 
 
@@ -123,7 +135,9 @@ def test_phantom_tells_the_truth():
 
 @pytest.fixture
 def series(tmp_path):
-    """Five slices, 2.5 mm apart, whose file names are not in their order; a function that changes one of them."""
+    """Five slices, 2.5 mm apart, whose file names are not in their order; a function that
+    changes one of them.
+    """
     template = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     for name, place in zip("bdaec", range(5), strict=True):
         template.ImagePositionPatient = [-10.0, -20.0, 100.0 + 2.5 * place]
@@ -166,7 +180,9 @@ def test_feet_first_columns_run_the_other_way(series):
     folder, change = series
     for name in "abcde":
         change(name, ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])
-    scan = dicom.read_series(folder)  # along row -x, down the column y: the slice axis points to the feet
+    scan = dicom.read_series(
+        folder
+    )  # along row -x, down the column y: the slice axis points to the feet
     np.testing.assert_allclose(np.diag(scan.direction), [-1, 1, -1])
     np.testing.assert_allclose(scan.origin, [-10, -20, 110])
     np.testing.assert_allclose(scan.xyz([4, 0, 0]), [-10, -20, 100])
@@ -179,11 +195,20 @@ TILT = [1, 0, 0, 0, float(np.cos(0.3)), float(np.sin(0.3))]
     ("changes", "message"),
     [
         ({"c": {"ImagePositionPatient": [-10, -20, 100.0]}}, "two slices at 100 mm"),
-        ({"c": {"SeriesInstanceUID": "1.2.3"}}, "mixes slices of 2 different SeriesInstanceUID"),
-        ({"c": {"ImageOrientationPatient": TILT}}, "mixes slices of 2 different ImageOrientationPatient"),
+        (
+            {"c": {"SeriesInstanceUID": "1.2.3"}},
+            "mixes slices of 2 different SeriesInstanceUID",
+        ),
+        (
+            {"c": {"ImageOrientationPatient": TILT}},
+            "mixes slices of 2 different ImageOrientationPatient",
+        ),
         ({"c": {"PixelSpacing": [1, 1]}}, "mixes slices of 2 different PixelSpacing"),
         ({name: {"ImageOrientationPatient": TILT} for name in "abcde"}, "tilted"),
-        ({"c": {"ImagePositionPatient": [-10, -15, 110.0]}}, "tilted: its slices shift sideways"),
+        (
+            {"c": {"ImagePositionPatient": [-10, -15, 110.0]}},
+            "tilted: its slices shift sideways",
+        ),
         ({"c": {"RescaleSlope": None}}, "has no RescaleSlope"),
         ({"c": {"Modality": "MR"}}, "modality 'MR'"),
         ({"c": {"PixelSpacing": [0, 1]}}, "no usable position"),
@@ -228,7 +253,9 @@ def test_metaimage(mhd, compressed):
     SimpleITK.WriteImage(image, str(path), useCompression=compressed)
     scan = volume.read_mhd(path)
     np.testing.assert_array_equal(scan.voxels, SimpleITK.GetArrayFromImage(image))
-    np.testing.assert_allclose(scan.xyz([1, 2, 3]), image.TransformIndexToPhysicalPoint([3, 2, 1]))
+    np.testing.assert_allclose(
+        scan.xyz([1, 2, 3]), image.TransformIndexToPhysicalPoint([3, 2, 1])
+    )
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -1,4 +1,6 @@
-"""The diagnosis of a history: the four panels of chapter 5, what must not change a verdict, wrong input."""
+"""The diagnosis of a history: the four panels of chapter 5, what must not change a verdict,
+wrong input.
+"""
 
 import types
 
@@ -35,7 +37,11 @@ PANELS = {
 def test_the_four_panels_of_chapter_5(verdict):
     diagnosis = diagnose(PANELS[verdict])
     assert diagnosis.verdict == verdict
-    assert str(diagnosis).splitlines() == [verdict, str(diagnosis).splitlines()[1], diagnosis.advice[0]]
+    assert str(diagnosis).splitlines() == [
+        verdict,
+        str(diagnosis).splitlines()[1],
+        diagnosis.advice[0],
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,25 +54,46 @@ def test_noise_does_not_change_the_panels(seed, size):
         "overfitting under control": (FALLING, FALLING + 0.2),
     }
     for verdict, (train, val) in shapes.items():
-        history = {"train/loss": train + noise(seed, size), "val/loss": val + noise(seed + 100, size)}
+        history = {
+            "train/loss": train + noise(seed, size),
+            "val/loss": val + noise(seed + 100, size),
+        }
         assert diagnose(history).verdict == verdict
 
 
 OTHERS = {
-    "still falling": ("not converged", {"train/loss": 3 - 0.02 * EPOCHS, "val/loss": 3.1 - 0.02 * EPOCHS}),
+    "still falling": (
+        "not converged",
+        {"train/loss": 3 - 0.02 * EPOCHS, "val/loss": 3.1 - 0.02 * EPOCHS},
+    ),
     "high and together": ("underfitting", {"train/loss": 2 + FALLING, "val/loss": 2 + FALLING}),
-    "to infinity": ("diverged", {"train/loss": [1.0, 50.0, np.inf], "val/loss": [1.0, 60.0, np.nan]}),
+    "to infinity": (
+        "diverged",
+        {"train/loss": [1.0, 50.0, np.inf], "val/loss": [1.0, 60.0, np.nan]},
+    ),
     "to a large number": ("diverged", {"train/loss": 1.1**EPOCHS, "val/loss": 1.1**EPOCHS}),
-    "three epochs": ("too few epochs to tell", {"train/loss": [3.0, 2.0, 1.0], "val/loss": [3.0, 2.0, 1.5]}),
+    "three epochs": (
+        "too few epochs to tell",
+        {"train/loss": [3.0, 2.0, 1.0], "val/loss": [3.0, 2.0, 1.5]},
+    ),
     "one epoch": ("too few epochs to tell", {"train/loss": [3.0]}),
-    "constant": ("not learning", {"train/loss": np.full(50, 2.3), "val/loss": np.full(50, 2.3)}),
+    "constant": (
+        "not learning",
+        {"train/loss": np.full(50, 2.3), "val/loss": np.full(50, 2.3)},
+    ),
     "constant zero": ("not learning", {"train/loss": np.zeros(50), "val/loss": np.zeros(50)}),
-    "accuracy, together": ("good fit", {f"{k}/accuracy": 1 - FALLING / 5 for k in ("train", "val")}),
+    "accuracy, together": (
+        "good fit",
+        {f"{k}/accuracy": 1 - FALLING / 5 for k in ("train", "val")},
+    ),
     "accuracy, val falls": (
         "overfitting",
         {"train/accuracy": 1 - FALLING / 5, "val/accuracy": 1 - FALLING / 5 - 0.001 * EPOCHS},
     ),
-    "log-likelihood": ("overfitting", {"train/loss": FALLING - 5, "val/loss": FALLING - 5 + 0.01 * EPOCHS}),
+    "log-likelihood": (
+        "overfitting",
+        {"train/loss": FALLING - 5, "val/loss": FALLING - 5 + 0.01 * EPOCHS},
+    ),
     "train alone": ("good fit", {"train/loss": FALLING}),
     "val alone": ("overfitting", {"val/loss": FALLING + 0.002 * EPOCHS}),
 }
@@ -106,12 +133,16 @@ def test_a_run_that_failed_has_diverged_whatever_its_history_shows():
 @settings(max_examples=100, deadline=None)
 def test_the_unit_of_the_loss_does_not_matter(verdict, power, seed, has_baseline, length):
     history = {
-        name: (values + noise(seed + i))[:length] for i, (name, values) in enumerate(sorted(PANELS[verdict].items()))
+        name: (values + noise(seed + i))[:length]
+        for i, (name, values) in enumerate(sorted(PANELS[verdict].items()))
     }
     scaled = {name: 10**power * values for name, values in history.items()}
     baseline = 2.0 if has_baseline else None
     expected = diagnose(history, baseline=baseline).verdict
-    assert diagnose(scaled, baseline=(has_baseline and 10**power * 2.0) or None).verdict == expected
+    assert (
+        diagnose(scaled, baseline=(has_baseline and 10**power * 2.0) or None).verdict
+        == expected
+    )
 
 
 @given(st.sampled_from(["not learning", "overfitting"]), st.floats(-1000, -10))
@@ -125,14 +156,22 @@ def test_what_a_negative_loss_is_measured_from_does_not_matter(verdict, offset):
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@given(st.integers(0, 30).flatmap(lambda n: st.tuples(*2 * [st.lists(numbers, min_size=n, max_size=n)])))
+@given(
+    st.integers(0, 30).flatmap(
+        lambda n: st.tuples(*2 * [st.lists(numbers, min_size=n, max_size=n)])
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_whatever_the_numbers_there_is_a_verdict(columns):
     train, val = columns
     assume(not np.isnan([train, val]).all())
     diagnosis = diagnose({"train/loss": train, "val/loss": val})
     assert diagnosis.verdict in VERDICTS
-    assert diagnosis.verdict == "diverged" or len(train) < 8 or np.isfinite(diagnosis.evidence["scale"])
+    assert (
+        diagnosis.verdict == "diverged"
+        or len(train) < 8
+        or np.isfinite(diagnosis.evidence["scale"])
+    )
     assert all(isinstance(value, int | float) for value in diagnosis.evidence.values())
 
 
@@ -140,9 +179,17 @@ WRONG = {
     "no mapping": ([1.0, 2.0], TypeError, "history must be a Run or its history"),
     "empty": ({}, ValueError, "it holds nothing"),
     "no curve": ({"loss": [1.0]}, ValueError, "it holds 'loss'"),
-    "a matrix": ({"train/loss": np.zeros((2, 3))}, ValueError, "Diagnose the members of a vmapped training one by one"),
+    "a matrix": (
+        {"train/loss": np.zeros((2, 3))},
+        ValueError,
+        "Diagnose the members of a vmapped training one by one",
+    ),
     "words": ({"train/loss": ["a"]}, TypeError, "must hold one number per epoch"),
-    "other lengths": ({"train/loss": [1.0], "val/loss": [1.0, 2.0]}, ValueError, "must be equally long"),
+    "other lengths": (
+        {"train/loss": [1.0], "val/loss": [1.0, 2.0]},
+        ValueError,
+        "must be equally long",
+    ),
     "all NaN": ({"train/loss": [np.nan] * 3}, ValueError, "there is nothing to judge"),
 }
 
@@ -154,14 +201,20 @@ def test_wrong_histories_are_refused_in_a_sentence(case):
         diagnose(history)
 
 
-@pytest.mark.parametrize("baseline", [np.nan, "2", [1.0, 2.0], {"trivial": 1.0, "best": 0.5}, {"reachable": np.inf}])
+@pytest.mark.parametrize(
+    "baseline", [np.nan, "2", [1.0, 2.0], {"trivial": 1.0, "best": 0.5}, {"reachable": np.inf}]
+)
 def test_wrong_baselines_are_refused_in_a_sentence(baseline):
     with pytest.raises((ValueError, TypeError), match="baseline"):
         diagnose(PANELS["good fit"], baseline=baseline)
 
 
 def test_the_eval_mode_loss_is_preferred_where_it_is_recorded():
-    dropout = {"train/loss": FALLING + 0.3, "train/eval_loss": FALLING - 0.001 * EPOCHS, "val/loss": FALLING + 0.3}
+    dropout = {
+        "train/loss": FALLING + 0.3,
+        "train/eval_loss": FALLING - 0.001 * EPOCHS,
+        "val/loss": FALLING + 0.3,
+    }
     assert diagnose(dropout).evidence["gap"] == pytest.approx(0.4, abs=0.02)
 
 
@@ -172,7 +225,9 @@ def test_what_the_norms_tell_comes_first():
     dead = {"train/dead_units": np.full(100, 0.6)}
     history = PANELS["not learning"]
     assert diagnose(history | steady).advice == diagnose(history).advice
-    assert "explodes: in one epoch its norm was 250 times" in diagnose(history | jumping).advice[0]
+    assert (
+        "explodes: in one epoch its norm was 250 times" in diagnose(history | jumping).advice[0]
+    )
     assert "make the learning rate larger" in diagnose(history | lazy).advice[0]
     assert "No gradient reaches 60% of the units" in diagnose(history | dead).advice[0]
     evidence = diagnose(history | lazy | dead).evidence
@@ -183,7 +238,9 @@ def test_the_figure_shows_curves_verdict_and_baseline(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     import matplotlib.pyplot as plt
 
-    figure = plots.loss_curves(PANELS["overfitting"], baseline={"trivial": 2.0, "reachable": 0.1})
+    figure = plots.loss_curves(
+        PANELS["overfitting"], baseline={"trivial": 2.0, "reachable": 0.1}
+    )
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["train/loss", "val/loss", "trivial loss", "reachable loss", "best epoch"]
     assert figure.axes[0].get_title() == "overfitting"
@@ -196,23 +253,45 @@ def test_stopped_in_time_is_not_overfitting_and_stopped_late_is():
     for patience, verdict in ((5, "overfitting under control"), (50, "overfitting")):
         end = best + 1 + patience
         stopped = {"train/loss": FALLING[:end] - 0.001 * EPOCHS[:end], "val/loss": val[:end]}
-        diagnosis = diagnose({name: np.append(values, [np.nan] * 20) for name, values in stopped.items()})
-        assert (diagnosis.verdict, diagnosis.evidence["epochs_since_best"]) == (verdict, patience)
+        diagnosis = diagnose(
+            {name: np.append(values, [np.nan] * 20) for name, values in stopped.items()}
+        )
+        assert (diagnosis.verdict, diagnosis.evidence["epochs_since_best"]) == (
+            verdict,
+            patience,
+        )
 
 
 def test_a_baseline_tells_what_the_history_cannot():
     end_at_half = {"train/loss": FALLING + 0.8, "val/loss": FALLING + 0.8}
-    assert diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.2}).verdict == "underfitting"
-    assert diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.98}).verdict == "good fit"
+    assert (
+        diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.2}).verdict
+        == "underfitting"
+    )
+    assert (
+        diagnose(end_at_half, baseline={"trivial": 2.0, "reachable": 0.98}).verdict
+        == "good fit"
+    )
     assert diagnose(end_at_half, baseline=1.0).verdict == "uninformative data"
     resumed = {"train/loss": 0.2 + noise(0, 0.001), "val/loss": 0.2 + noise(1, 0.001)}
     assert diagnose(resumed).verdict == "not learning"
     assert diagnose(resumed, baseline=2.3).verdict == "good fit"
-    as_accuracy = {name.replace("loss", "accuracy"): 1 - values / 4 for name, values in end_at_half.items()}
-    assert diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.95}).verdict == "underfitting"
-    assert diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.76}).verdict == "good fit"
+    as_accuracy = {
+        name.replace("loss", "accuracy"): 1 - values / 4 for name, values in end_at_half.items()
+    }
+    assert (
+        diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.95}).verdict
+        == "underfitting"
+    )
+    assert (
+        diagnose(as_accuracy, baseline={"trivial": 0.5, "reachable": 0.76}).verdict
+        == "good fit"
+    )
     likelihood = {name: values - 5 for name, values in end_at_half.items()}
-    assert diagnose(likelihood, baseline={"trivial": -3.0, "reachable": -4.8}).verdict == "underfitting"
+    assert (
+        diagnose(likelihood, baseline={"trivial": -3.0, "reachable": -4.8}).verdict
+        == "underfitting"
+    )
 
 
 def test_validation_may_be_measured_less_often_than_training():
@@ -224,11 +303,18 @@ def test_validation_may_be_measured_less_often_than_training():
 
 
 def test_slopes_come_with_errors_that_hold():
-    """A slope of 0 is called more than two standard errors from 0 in about one history of twenty."""
-    far = [abs(e["val_slope"]) > 2 * e["val_slope_error"] for e in (_flat(seed) for seed in range(300))]
+    """A slope of 0 is called more than two standard errors from 0 in about one history of
+    twenty.
+    """
+    far = [
+        abs(e["val_slope"]) > 2 * e["val_slope_error"]
+        for e in (_flat(seed) for seed in range(300))
+    ]
     assert np.mean(far) < 0.1
 
 
 def _flat(seed):
     walk = np.random.default_rng(seed).normal(size=201)
-    return diagnose({"val/loss": 10 + walk[1:] + 0.5 * walk[:-1]}).evidence  # autocorrelated noise
+    return diagnose(
+        {"val/loss": 10 + walk[1:] + 0.5 * walk[:-1]}
+    ).evidence  # autocorrelated noise

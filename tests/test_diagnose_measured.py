@@ -1,4 +1,6 @@
-"""A small sample of scripts/diagnosis: verdicts on real trainings against what the trainings really were."""
+"""A small sample of scripts/diagnosis: verdicts on real trainings against what the trainings
+really were.
+"""
 
 import importlib
 from dataclasses import replace
@@ -23,9 +25,14 @@ def check(scripts, groups, tmp_path):
     cases = scripts["known"].cases(groups, seed=1000, cache=tmp_path)
     fair = 0
     for case in cases:
-        diagnosis = diagnose(case.history, baseline={"trivial": case.trivial, "reachable": case.reachable})
+        diagnosis = diagnose(
+            case.history, baseline={"trivial": case.trivial, "reachable": case.reachable}
+        )
         fair += diagnosis.verdict in scripts["truth"].acceptable(case.facts)
-        assert {diagnosis.verdict, case.truth} != {"overfitting", "underfitting"} or diagnosis.evidence["margin"] < 0.2
+        assert {diagnosis.verdict, case.truth} != {
+            "overfitting",
+            "underfitting",
+        } or diagnosis.evidence["margin"] < 0.2
         scaled = {name: 1e4 * np.float64(values) for name, values in case.history.items()}
         assert diagnose(scaled).verdict == diagnose(case.history).verdict
         short = {name: values[:5] for name, values in case.history.items()}
@@ -34,14 +41,27 @@ def check(scripts, groups, tmp_path):
 
 
 def test_polynomials(scripts, tmp_path):
-    group = next(group for group in scripts["families"].GROUPS if group.family == "poly" and group.n == 40)
-    assert check(scripts, (group,), tmp_path) > 0.8  # 0.925 here; other machines round otherwise
+    group = next(
+        group
+        for group in scripts["families"].GROUPS
+        if group.family == "poly" and group.n == 40
+    )
+    assert (
+        check(scripts, (group,), tmp_path) > 0.8
+    )  # 0.925 here; other machines round otherwise
 
 
 @pytest.mark.slow
 def test_nets_and_digits(scripts, tmp_path):
-    groups = [group for group in scripts["families"].GROUPS if group.family != "poly" and group.n in (300, 600)]
-    assert check(scripts, tuple(replace(group, members=16) for group in groups[::2]), tmp_path) > 0.8
+    groups = [
+        group
+        for group in scripts["families"].GROUPS
+        if group.family != "poly" and group.n in (300, 600)
+    ]
+    assert (
+        check(scripts, tuple(replace(group, members=16) for group in groups[::2]), tmp_path)
+        > 0.8
+    )
 
 
 def test_truth_follows_its_table(scripts):
@@ -49,10 +69,14 @@ def test_truth_follows_its_table(scripts):
     falling = 0.1 + np.exp(-np.arange(1, 301) / 10)
     facts = truth.Facts(falling, falling, 100, 0, True, 1.0, 0.1)
     assert truth.truth(facts) == "good fit"
-    assert truth.truth(replace(facts, reachable=0.0)) in truth.acceptable(replace(facts, reachable=0.0))
+    assert truth.truth(replace(facts, reachable=0.0)) in truth.acceptable(
+        replace(facts, reachable=0.0)
+    )
     assert truth.truth(replace(facts, test=falling + 0.001 * np.arange(300))) == "overfitting"
     assert truth.truth(replace(facts, test=falling + 0.2)) == "overfitting under control"
-    assert truth.truth(replace(facts, test=falling + 0.5, clean=falling + 0.5)) == "underfitting"
+    assert (
+        truth.truth(replace(facts, test=falling + 0.5, clean=falling + 0.5)) == "underfitting"
+    )
     assert truth.truth(replace(facts, epochs=20)) == "not converged"
     assert truth.truth(replace(facts, failed=50)) == "diverged"
     assert truth.truth(replace(facts, failed=150)) == "good fit"  # after the history's end

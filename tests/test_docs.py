@@ -1,4 +1,6 @@
-"""The pages: their code runs and prints what they show, their links and names lead somewhere, the map is whole."""
+"""The pages: their code runs and prints what they show, their links and names lead somewhere,
+the map is whole.
+"""
 
 import ast
 import importlib
@@ -18,18 +20,26 @@ from tests.conftest import ROOT
 from tests.pages import PAGES
 
 MAP = ROOT / "docs" / "ideas.md"
-TORCH = ("torch_to_jax", "coming_from_torch")  # written by scripts/torch_names; tests/test_rosetta.py runs them
+TORCH = (
+    "torch_to_jax",
+    "coming_from_torch",
+)  # written by scripts/torch_names; tests/test_rosetta.py runs them
 LINK = re.compile(r"\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s]+)\)")
 IN_CODE = re.compile(r"`([^`\n]+)`")
 
 
 def prose(page: Path) -> str:
     """A page without its blocks of code."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 def by_name(found: list[Path], slow: tuple[str, ...] = ()) -> list:
-    return [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in slow)) for page in found]
+    return [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in slow))
+        for page in found
+    ]
 
 
 # The code
@@ -48,7 +58,9 @@ def walk(page: Path, folder: Path, monkeypatch) -> dict:
     return names
 
 
-WITH_CODE = [page for page in PAGES if pages.blocks(page) and page.stem not in (*TORCH, "parity_howto")]
+WITH_CODE = [
+    page for page in PAGES if pages.blocks(page) and page.stem not in (*TORCH, "parity_howto")
+]
 
 
 @pytest.mark.parametrize("page", by_name(WITH_CODE, slow=("search",)))
@@ -70,10 +82,15 @@ def test_the_ported_model_takes_torchs_next_steps(tmp_path, monkeypatch):
         opt.step()
     here = parity.to_torch(names["learner"].model(names["after"]), names["loaded"])
     for name, value in theirs.state_dict().items():
-        # Five Adam steps of 3e-4; that of a weight whose gradient is all but 0 is the quotient of two roundings.
-        torch.testing.assert_close(here[name], value, rtol=1e-5, atol=3e-5, check_dtype=False, msg=name)
+        # Five Adam steps of 3e-4; that of a weight whose gradient is all but 0 is the quotient
+        # of two roundings.
+        torch.testing.assert_close(
+            here[name], value, rtol=1e-5, atol=3e-5, check_dtype=False, msg=name
+        )
         before = names["checkpoint"]["model"][name]
-        assert np.issubdtype(before.numpy().dtype, np.integer) or not torch.equal(value, before)  # a step was taken
+        assert np.issubdtype(before.numpy().dtype, np.integer) or not torch.equal(
+            value, before
+        )  # a step was taken
     for module in ("my_torch", "my_flax"):
         sys.modules.pop(module)
 
@@ -107,7 +124,9 @@ def test_lines_that_are_missing_or_too_many_are_a_difference():
 def test_every_block_is_of_a_language_that_is_known_here(page):
     fences = re.findall(r"^ *```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
     known = [
-        block for language in ("python", "py", "text", "bash", "mermaid") for block in pages.blocks(page, language)
+        block
+        for language in ("python", "py", "text", "bash", "mermaid")
+        for block in pages.blocks(page, language)
     ]
     assert len(fences) == 2 * len(known)  # another, or one within a list, would not be run
 
@@ -117,7 +136,9 @@ def test_every_block_is_of_a_language_that_is_known_here(page):
 
 def anchors(page: Path) -> set[str]:
     """What can be linked to on a page, as GitHub names headings; and anchors set by hand."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     words = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
     return {*words, *re.findall(r'<a id="([^"]+)">', text)}
@@ -138,7 +159,11 @@ def broken(page: Path) -> list[str]:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / unquote(path)).resolve() if path else page
-        if not file.is_relative_to(ROOT) or not file.exists() or (anchor and anchor not in anchors(file)):
+        if (
+            not file.is_relative_to(ROOT)
+            or not file.exists()
+            or (anchor and anchor not in anchors(file))
+        ):
             wrong.append(match[0])
     return wrong
 
@@ -152,10 +177,18 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_a_broken_link_is_found(tmp_path):
-    links = {"data.md": False, "none.md": True, "data.md#augmentation": False, "data.md#none": True, "/etc": True}
+    links = {
+        "data.md": False,
+        "none.md": True,
+        "data.md#augmentation": False,
+        "data.md#none": True,
+        "/etc": True,
+    }
     text = " ".join(f"[a]({link})" for link in links)
     fake = tmp_path / "made_up.md"
-    fake.write_text(text.replace("data.md", quote(os.path.relpath(ROOT / "docs" / "data.md", tmp_path))))
+    fake.write_text(
+        text.replace("data.md", quote(os.path.relpath(ROOT / "docs" / "data.md", tmp_path)))
+    )
     assert len(broken(fake)) == sum(links.values())
 
 
@@ -165,7 +198,9 @@ def resolved(name: str):
     found = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):
         if not hasattr(found, part):
-            importlib.import_module(".".join(parts[:i]))  # ModuleNotFoundError where there is none
+            importlib.import_module(
+                ".".join(parts[:i])
+            )  # ModuleNotFoundError where there is none
         found = getattr(found, part)
     return found
 
@@ -177,11 +212,17 @@ def public_modules() -> list[str]:
 
 
 def names_in(page: Path) -> set[str]:
-    """The names of ours in the text of a page: `dlwp_jax.train.fit`, `train.fit`, `train.fit(...)`."""
+    """The names of ours in the text of a page: `dlwp_jax.train.fit`, `train.fit`,
+    `train.fit(...)`.
+    """
     modules = "|".join(public_modules())
     pattern = rf"(?:dlwp_jax\.)?((?:{modules})(?:\.[A-Za-z_]\w*)*)(?:\(.*)?"
     found = [re.fullmatch(pattern, code) for code in IN_CODE.findall(prose(page))]
-    return {match[1] for match in found if match and (match[0].startswith("dlwp_jax") or "." in match[1])}
+    return {
+        match[1]
+        for match in found
+        if match and (match[0].startswith("dlwp_jax") or "." in match[1])
+    }
 
 
 @pytest.mark.parametrize("page", by_name([page for page in EVERY if page.stem not in TORCH]))
@@ -198,7 +239,11 @@ def test_every_name_in_the_text_is_there(page):
 @pytest.mark.parametrize("page", by_name(EVERY))
 def test_every_path_in_the_text_is_there(page):
     paths = [code.split()[0].partition("::")[0] for code in IN_CODE.findall(prose(page))]
-    kept = [path for path in paths if re.match(r"(scripts|tests|docs|experiments|dlwp_jax|\.ci)/[\w./]*$", path)]
+    kept = [
+        path
+        for path in paths
+        if re.match(r"(scripts|tests|docs|experiments|dlwp_jax|\.ci)/[\w./]*$", path)
+    ]
     assert [path for path in kept if not (ROOT / path).exists()] == []
 
 
@@ -206,8 +251,12 @@ def commands() -> list[tuple[str, str]]:
     """Every command of ours on the pages, in blocks and in the text, with its page."""
     found = []
     for page in EVERY:
-        lines = [line for block in pages.blocks(page, "bash") for line in block.code.splitlines()]
-        lines += re.findall(r"^    (scripts/.*|python -m .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        lines = [
+            line for block in pages.blocks(page, "bash") for line in block.code.splitlines()
+        ]
+        lines += re.findall(
+            r"^    (scripts/.*|python -m .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
         lines += IN_CODE.findall(prose(page))
         ours = [line for line in lines if re.match(r"scripts/\w+( |$)|python -m ", line)]
         found += [(page.stem, re.sub(r"\s*#.*|\s*\.\.\.$", "", line)) for line in ours]
@@ -219,7 +268,10 @@ def check_command(words: list[str]) -> None:
     if words[0].startswith("scripts/"):
         assert os.access(ROOT / words[0], os.X_OK), "is no script"
     if words[0] == "scripts/bench":
-        known = {path.stem for path in (ROOT / "scripts" / "benchmarks").glob("*.py")} | {"NAME", "all"}
+        known = {path.stem for path in (ROOT / "scripts" / "benchmarks").glob("*.py")} | {
+            "NAME",
+            "all",
+        }
         assert set(words[1:]) - {"--write", "--list"} <= known, "is no benchmark"
     if words[:3] == ["python", "-m", "experiments"] or words[0] == "scripts/run":
         check_experiment(words[3 if words[0] == "python" else 1 :])
@@ -248,7 +300,12 @@ def test_every_command_is_one(page, command):
 
 @pytest.mark.parametrize(
     "command",
-    ["scripts/none", "scripts/bench none", "scripts/run ch01_none", "python -m experiments ch08_convolution --epoch 3"],
+    [
+        "scripts/none",
+        "scripts/bench none",
+        "scripts/run ch01_none",
+        "python -m experiments ch08_convolution --epoch 3",
+    ],
 )
 def test_a_command_that_is_none_is_found(command):
     with pytest.raises((AssertionError, SystemExit)):
@@ -256,10 +313,15 @@ def test_a_command_that_is_none_is_found(command):
 
 
 def test_the_readmes_accuracies_are_those_of_the_experiments():
-    rows = re.findall(r"\|([^|]*)\| `scripts/run (ch\w+) --data cifar10`", pages.README.read_text(encoding="utf-8"))
+    rows = re.findall(
+        r"\|([^|]*)\| `scripts/run (ch\w+) --data cifar10`",
+        pages.README.read_text(encoding="utf-8"),
+    )
     assert len(rows) == 2
     for figures, name in rows:
-        told = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")))
+        told = ast.get_docstring(
+            ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8"))
+        )
         assert [figure for figure in re.findall(r"\.\d+", figures) if figure not in told] == []
 
 
@@ -271,7 +333,9 @@ def test_every_experiment_and_public_module_is_on_the_map():
     written = {path.stem for path in (ROOT / "experiments").glob("ch*.py")}
     assert written - set(re.findall(r"experiments\.md#(ch\w+)\)", text)) == set()
     assert set(public_modules()) - {name.partition(".")[0] for name in names_in(MAP)} == set()
-    shown = re.findall(r"^## (ch\w+)$", (ROOT / "docs" / "experiments.md").read_text(), re.MULTILINE)
+    shown = re.findall(
+        r"^## (ch\w+)$", (ROOT / "docs" / "experiments.md").read_text(), re.MULTILINE
+    )
     assert sorted(shown) == sorted(written)
 
 
@@ -294,13 +358,19 @@ def test_every_name_on_the_map_is_in_the_file_that_it_links_to():
         if target.startswith("../dlwp_jax/"):
             path, name = (MAP.parent / target).resolve(), text.strip("`").rpartition(".")[2]
             files = [path] if path.is_file() else [*path.rglob("*.py")]
-            if path.stem != name and not any(re.search(rf"\b{name}\b", file.read_text()) for file in files):
+            if path.stem != name and not any(
+                re.search(rf"\b{name}\b", file.read_text()) for file in files
+            ):
                 elsewhere.append((text, target))
     assert elsewhere == []
 
 
 def test_every_row_of_the_map_has_a_test_and_an_idea():
-    rows = [line for line in MAP.read_text().splitlines() if line.startswith("| ") and "../tests/" in line]
+    rows = [
+        line
+        for line in MAP.read_text().splitlines()
+        if line.startswith("| ") and "../tests/" in line
+    ]
     assert len(rows) > 60
     for row in rows:
         idea, where, experiment, test = (cell.strip() for cell in row.strip("|").split("|"))
@@ -317,9 +387,20 @@ def test_every_row_of_the_map_has_a_test_and_an_idea():
 def test_the_site_builds_without_a_warning(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
         pytest.importorskip(package, reason="the site needs the extra docs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path),
+    ]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
+    )
     assert (done.returncode, done.stderr.strip()) == (0, "")
     index = (tmp_path / "search" / "search_index.json").read_text()
     for words in ("training.html", "api/train.html", "early stopping"):

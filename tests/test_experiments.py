@@ -17,7 +17,12 @@ from tests.conftest import ROOT
 def experiments(*args, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=900
+        [sys.executable, "-m", "experiments", *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
 
 
@@ -67,12 +72,19 @@ def test_wrong_words_are_refused_without_a_traceback(tmp_path, args, message):
 )
 def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
     unbuffered = "1" * (asked.count(" ") > 1)  # both ways come to their end otherwise
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": unbuffered}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONUNBUFFERED": unbuffered,
+    }
     reader, writer = os.pipe()
     os.close(reader)  # gone before the first line, so that every write finds it so
     stderr = writer if "--epoch" in asked else subprocess.PIPE  # where what is refused is told
     command = [sys.executable, "-m", *asked.split()]
-    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=writer, stderr=stderr, text=True, timeout=900)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, stdout=writer, stderr=stderr, text=True, timeout=900
+    )
     os.close(writer)
     assert (done.returncode, done.stderr or "") == (terminal.CLOSED, "")
 
@@ -80,7 +92,15 @@ def test_a_reader_who_goes_away_is_met_with_silence(tmp_path, asked):
 def test_a_closed_output_is_no_error(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = f"{shlex.quote(sys.executable)} -m experiments --list >&-"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=900)
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=900,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -94,7 +114,9 @@ def test_an_interrupted_experiment_says_so(monkeypatch):
 
 
 def test_the_library_imports_without_what_only_scripts_need(tmp_path):
-    """The GPU machines have jax, flax, optax and little else: nothing heavier may be imported at the door."""
+    """The GPU machines have jax, flax, optax and little else: nothing heavier may be imported
+    at the door.
+    """
     absent = "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn torch safetensors jaxtyping"
     code = f"""
 import sys
@@ -107,11 +129,15 @@ print("imported", len(dlwp_jax.__all__))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900
+    )
     assert done.stdout.startswith("imported"), done.stderr
 
 
 def test_only_parity_imports_torch():
     for path in (ROOT / "dlwp_jax").rglob("*.py"):
         if "parity" not in path.relative_to(ROOT).parts[1]:
-            assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE), path
+            assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE), (
+                path
+            )

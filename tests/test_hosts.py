@@ -26,9 +26,13 @@ class Processes:
         self.running, self.ports = [], []
 
     def free_port(self):
-        """A port that a process of these may listen at, and that nobody else is given before it does."""
+        """A port that a process of these may listen at, and that nobody else is given before it
+        does.
+        """
         held = socket.socket()
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server has it: both may have the port
+        held.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as a server has it: both may have the port
         held.bind(("127.0.0.1", 0))
         self.ports.append(held)
         return held.getsockname()[1]
@@ -41,11 +45,20 @@ class Processes:
             held.close()
 
     def born(self, *command, cwd, **environment):
-        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"} | NPROC
-        env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"), "TIMEOUT": str(LONG)} | environment
+        env = (
+            os.environ
+            | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+            | NPROC
+        )
+        env |= {
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+            "TIMEOUT": str(LONG),
+        } | environment
         env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         command = [sys.executable, "-m", *map(str, command)]
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.running.append(process)
         return process
 
@@ -64,7 +77,9 @@ def processes():
 
 
 def ended(them, seconds=LONG):
-    """(status, standard output, standard error) of processes that end in time; the test fails where one does not."""
+    """(status, standard output, standard error) of processes that end in time; the test fails
+    where one does not.
+    """
     until = time.monotonic() + seconds
     found = []
     for process in them:
@@ -92,11 +107,18 @@ def wait_until(is_so, them):
 
 
 def test_one_process_has_nothing_to_do(monkeypatch):
-    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))
+    ]:
         monkeypatch.delenv(name)
     hosts.start()
     hosts.start("anywhere:1", num_processes=1)
-    assert (hosts.index(), hosts.count(), hosts.is_writer(), hosts.many()) == (0, 1, True, False)
+    assert (hosts.index(), hosts.count(), hosts.is_writer(), hosts.many()) == (
+        0,
+        1,
+        True,
+        False,
+    )
     assert hosts.part(list(range(5))) == [0, 1, 2, 3, 4]
 
 
@@ -114,7 +136,9 @@ def test_one_process_has_nothing_to_do(monkeypatch):
     ],
 )
 def test_flags_that_do_not_fit_are_refused(given, message, monkeypatch):
-    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))
+    ]:
         monkeypatch.delenv(name)
     with pytest.raises(ValueError, match=message.replace(".", "[.]")):
         hosts.start(*given)
@@ -128,21 +152,38 @@ def test_start_comes_before_devices():
 
 @pytest.mark.parametrize("launcher", ["slurm", "openmpi"])
 def test_launchers_tell_the_processes_apart(launcher, processes, tmp_path):
-    """The variables as srun and mpirun set them; JAX's detection chooses coordinator and port from them."""
+    """The variables as srun and mpirun set them; JAX's detection chooses coordinator and port
+    from them.
+    """
     job = processes.free_port()  # any number: the port is made from it
 
     def environment(i):
         if launcher == "slurm":
-            job_id = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
-            return job_id | {"SLURM_NTASKS": "2", "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+            job_id = {
+                "SLURM_JOB_ID": str(job),
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_STEP_NUM_NODES": "1",
+            }
+            return job_id | {
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+            }
         uri = {"OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911"}
         rank = {"OMPI_COMM_WORLD_RANK": str(i), "OMPI_COMM_WORLD_LOCAL_RANK": str(i)}
         return uri | rank | {"OMPI_COMM_WORLD_SIZE": "2"}
 
-    them = [processes.born("tests.in_processes", "meet", tmp_path, cwd=tmp_path, **environment(i)) for i in range(2)]
+    them = [
+        processes.born("tests.in_processes", "meet", tmp_path, cwd=tmp_path, **environment(i))
+        for i in range(2)
+    ]
     well(them)
     for i in range(2):
-        assert json.loads((tmp_path / f"{i}.json").read_text()) == {"said": [0, 1], "devices": 2, "count": 2}
+        assert json.loads((tmp_path / f"{i}.json").read_text()) == {
+            "said": [0, 1],
+            "devices": 2,
+            "count": 2,
+        }
 
 
 def test_kubernetes_tells_the_processes_apart(monkeypatch):
@@ -150,13 +191,21 @@ def test_kubernetes_tells_the_processes_apart(monkeypatch):
     from jax._src.clusters import K8sCluster
 
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert hosts._place(None, None, None, 5.0) is None  # a pod, but not of an indexed Job: a notebook
+    assert (
+        hosts._place(None, None, None, 5.0) is None
+    )  # a pod, but not of an indexed Job: a notebook
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
-    with pytest.raises(ValueError, match=r"kubernetes.*--num-processes 1"):  # JAX needs the package
+    with pytest.raises(
+        ValueError, match=r"kubernetes.*--num-processes 1"
+    ):  # JAX needs the package
         hosts._place(None, None, None, 5.0)
     assert hosts._place(None, 1, None, 5.0) is None
     monkeypatch.setattr(K8sCluster, "is_env_present", classmethod(lambda cls: True))
-    monkeypatch.setattr(K8sCluster, "get_coordinator_address", classmethod(lambda cls, **_: "job-0.jaxpods:55527"))
+    monkeypatch.setattr(
+        K8sCluster,
+        "get_coordinator_address",
+        classmethod(lambda cls, **_: "job-0.jaxpods:55527"),
+    )
     monkeypatch.setattr(K8sCluster, "get_process_count", classmethod(lambda cls: 4))
     assert hosts._place(None, None, None, 5.0) == (("job-0.jaxpods", 55527), 4, 1, None)
 
@@ -169,7 +218,11 @@ def test_a_tpu_pod_of_gke_tells_the_processes_apart(monkeypatch):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,pod-1")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
-    for name, value in {"COORDINATOR_ADDRESS": "localhost", "NUM_SLICES": "1", "SLICE_ID": "0"}.items():
+    for name, value in {
+        "COORDINATOR_ADDRESS": "localhost",
+        "NUM_SLICES": "1",
+        "SLICE_ID": "0",
+    }.items():
         monkeypatch.setenv(f"MEGASCALE_{name}", value)  # else the metadata server is asked
     assert hosts._place(None, None, None, 5.0) == (("localhost", 8482), 2, 1, None)
 
@@ -181,7 +234,13 @@ def meet(processes, tmp_path, *numbers, timeout=3):
     """A process for each (port, how many, which)."""
     return [
         processes.born(
-            "tests.in_processes", "meet", tmp_path, f"localhost:{port}", *rest, cwd=tmp_path, TIMEOUT=str(timeout)
+            "tests.in_processes",
+            "meet",
+            tmp_path,
+            f"localhost:{port}",
+            *rest,
+            cwd=tmp_path,
+            TIMEOUT=str(timeout),
         )
         for port, *rest in numbers
     ]
@@ -193,7 +252,12 @@ def flags(port, count, index):
 
 def test_who_is_missing_is_told_by_number(processes, tmp_path):
     port = processes.free_port()
-    start = "experiments", "ch05_thermometer", "--timeout", 10  # by which one may start later than the other
+    start = (
+        "experiments",
+        "ch05_thermometer",
+        "--timeout",
+        10,
+    )  # by which one may start later than the other
     them = [processes.born(*start, *flags(port, 4, i), cwd=tmp_path) for i in (0, 2)]
     for status, out, err in ended(them):
         assert (status, out) == (1, "")
@@ -206,7 +270,9 @@ def test_a_coordinator_that_is_not_there(processes, tmp_path):
     port = processes.free_port()
     [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 1)))
     assert status == 1
-    assert err.startswith(f"process 0 was not reached at localhost:{port} within 3 s (Connection ref")
+    assert err.startswith(
+        f"process 0 was not reached at localhost:{port} within 3 s (Connection ref"
+    )
     assert len(err.splitlines()) == 1
 
 
@@ -243,7 +309,9 @@ def test_strangers_are_not_taken_for_processes(processes, tmp_path):
         return True
 
     wait_until(is_told, them)
-    them.append(processes.born("tests.in_processes", "meet", tmp_path, address, 2, 1, cwd=tmp_path))
+    them.append(
+        processes.born("tests.in_processes", "meet", tmp_path, address, 2, 1, cwd=tmp_path)
+    )
     well(them)
 
 
@@ -288,11 +356,15 @@ def compared(root, count, alone):
     for i in range(count):
         theirs = np.load(root / f"{i}.npz")
         for name, array in alone.items():
-            np.testing.assert_allclose(theirs[name], array, rtol=2e-5, atol=2e-6, err_msg=f"{name} of process {i}")
+            np.testing.assert_allclose(
+                theirs[name], array, rtol=2e-5, atol=2e-6, err_msg=f"{name} of process {i}"
+            )
     first = dict(np.load(root / "0.npz"))
     for i in range(1, count):
         theirs = np.load(root / f"{i}.npz")
-        assert all(theirs[name].tobytes() == first[name].tobytes() for name in alone)  # the same bits in all
+        assert all(
+            theirs[name].tobytes() == first[name].tobytes() for name in alone
+        )  # the same bits in all
     return first
 
 
@@ -301,8 +373,12 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     found = well(processes.all("compute", tmp_path, 2))
     assert [out for _, out, _ in found] == ["said by 0\n", ""]
     first = compared(tmp_path, 2, alone)
-    for name in [name for name in alone if name.startswith("fit.")]:  # split over two processes, saved, and read
-        np.testing.assert_allclose(first[name.replace("fit", "sharded", 1)], alone[name], rtol=2e-5, atol=2e-6)
+    for name in [
+        name for name in alone if name.startswith("fit.")
+    ]:  # split over two processes, saved, and read
+        np.testing.assert_allclose(
+            first[name.replace("fit", "sharded", 1)], alone[name], rtol=2e-5, atol=2e-6
+        )
     assert 0 <= first["health"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0.json", "0.npz", "1.json", "1.npz", "runs0", "sharded", "weights0.npz"
@@ -311,8 +387,12 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     assert all(one["local"] for one in left)
     errors = [one["errors"] for one in left]
     for one in errors:
-        assert one["other data"].startswith("ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']")
-        assert one["other epochs"].startswith("ValueError: processes 0 and 1 differ in the call of fit: epochs=")
+        assert one["other data"].startswith(
+            "ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']"
+        )
+        assert one["other epochs"].startswith(
+            "ValueError: processes 0 and 1 differ in the call of fit: epochs="
+        )
         assert "data" in one["lies on"]
         assert one["too large"].startswith("OverflowError: data of int64 reaches 1099511627776")
     assert errors[1]["callback"] == "ZeroDivisionError: one by none"
@@ -337,25 +417,41 @@ def test_killed_and_stopped_and_begun_again_they_give_the_same_bits(processes, t
     well(processes.all("endure", whole, 2))
 
     def newest():
-        return max((path.name for path in checkpoint.saved(broken / "checkpoints0")), default="")
+        return max(
+            (path.name for path in checkpoint.saved(broken / "checkpoints0")), default=""
+        )
 
     def begun_and(number, who):
-        """Begin again, and send one of them a signal when it has trained, and saved, for a while."""
+        """Begin again, and send one of them a signal when it has trained, and saved, for a
+        while.
+        """
         before = newest()
         for path in broken.glob("awake*"):
             path.unlink()
-        them = processes.all("endure", broken, 2, PAUSE="0.3")  # 18 s of pauses: there is time to send it
-        wait_until(lambda: all((broken / f"awake{i}").exists() for i in range(2)) and newest() > before, them)
+        them = processes.all(
+            "endure", broken, 2, PAUSE="0.3"
+        )  # 18 s of pauses: there is time to send it
+        wait_until(
+            lambda: (
+                all((broken / f"awake{i}").exists() for i in range(2)) and newest() > before
+            ),
+            them,
+        )
         them[who].send_signal(number)
         found = ended(them, 60)  # as above
-        assert all(checkpoint.damage(path) is None for path in checkpoint.saved(broken / "checkpoints0"))
+        assert all(
+            checkpoint.damage(path) is None
+            for path in checkpoint.saved(broken / "checkpoints0")
+        )
         return found, them
 
     found, them = begun_and(signal.SIGKILL, 1)
     assert (found[0][0], found[1][0]) == (1, -signal.SIGKILL)
     assert found[0][2].splitlines()[-1].startswith(f"process 1 (pid {them[1].pid} on ")
     found, _ = begun_and(signal.SIGTERM, 1)
-    assert [status for status, _, _ in found] == [-signal.SIGTERM] * 2, found  # all stop where one is told to
+    assert [status for status, _, _ in found] == [-signal.SIGTERM] * 2, (
+        found
+    )  # all stop where one is told to
     assert len({(broken / f"awake{i}").read_text() for i in range(2)}) == 1  # at the same epoch
     found, them = begun_and(signal.SIGKILL, 0)
     assert (found[0][0], found[1][0]) == (-signal.SIGKILL, 1)
@@ -374,16 +470,25 @@ def test_an_experiment_in_two_processes(processes, tmp_path):
     for place in places:
         place.mkdir()
     well([processes.born("experiments", "ch05_thermometer", cwd=places[0])])
-    them = [processes.born("experiments", "ch05_thermometer", *flags(port, 2, i), cwd=places[i + 1]) for i in range(2)]
+    them = [
+        processes.born("experiments", "ch05_thermometer", *flags(port, 2, i), cwd=places[i + 1])
+        for i in range(2)
+    ]
     (_, out, err), (_, nothing, silent) = well(them)
     assert "of 29 figures" in out
     assert "DIFFER" not in out  # from the book's, as for one process
     assert "epoch 3000/3000" in err
     assert (nothing, silent, list(places[2].iterdir())) == ("", "", [])
-    files = [sorted(path.name for path in (place / "runs" / "ch05_thermometer").iterdir()) for place in places[:2]]
+    files = [
+        sorted(path.name for path in (place / "runs" / "ch05_thermometer").iterdir())
+        for place in places[:2]
+    ]
     assert files[0] == files[1]
     histories = [
-        [json.loads(line) for line in (place / "runs/ch05_thermometer/history.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (place / "runs/ch05_thermometer/history.jsonl").read_text().splitlines()
+        ]
         for place in places[:2]
     ]
     for one, two in zip(*histories, strict=True):

@@ -1,4 +1,6 @@
-"""What an import brings along: `import dlwp_jax` nothing, its modules no more than they need."""
+"""What an import brings along: `import dlwp_jax` nothing, its modules no more than they
+need.
+"""
 
 import subprocess
 import sys
@@ -6,7 +8,19 @@ import sys
 import dlwp_jax
 
 # What only some module or function needs, and imports when it is used.
-OPTIONAL = ("av", "grain", "matplotlib", "pandas", "PIL", "pooch", "pydicom", "SimpleITK", "sklearn", "torch", "tyro")
+OPTIONAL = (
+    "av",
+    "grain",
+    "matplotlib",
+    "pandas",
+    "PIL",
+    "pooch",
+    "pydicom",
+    "SimpleITK",
+    "sklearn",
+    "torch",
+    "tyro",
+)
 
 
 def loaded(statement):
@@ -15,7 +29,9 @@ def loaded(statement):
         f"import sys; before = set(sys.modules)\n{statement}\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 

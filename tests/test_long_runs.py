@@ -22,14 +22,24 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_not(capsys):
-    """52 times kill -9, most of them while a checkpoint is being written, and a dozen SIGTERM."""
+    """52 times kill -9, most of them while a checkpoint is being written, and a dozen
+    SIGTERM.
+    """
     command = [sys.executable, "-m", "tests.kills", "--kills", "26", "--kind"]
     lives = [
-        subprocess.Popen([*command, kind], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, kind],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for kind in ("memory", "stream")
     ]
     told = [life.communicate(timeout=1800) for life in lives]
-    assert [life.returncode for life in lives] == [0, 0], [errors[-2000:] for _, errors in told]  # it compares the bits
+    assert [life.returncode for life in lives] == [0, 0], [
+        errors[-2000:] for _, errors in told
+    ]  # it compares the bits
     counts = [json.loads(printed) for printed, _ in told]
     with capsys.disabled():
         print("", *counts, sep="\n")
@@ -41,7 +51,10 @@ class Wide(nnx.Module):
     """Half a megabyte of parameters, so that one state kept for every epoch would show."""
 
     def __init__(self, rngs):
-        self.hidden, self.output = nnx.Linear(3, 32768, rngs=rngs), nnx.Linear(32768, 1, rngs=rngs)
+        self.hidden, self.output = (
+            nnx.Linear(3, 32768, rngs=rngs),
+            nnx.Linear(32768, 1, rngs=rngs),
+        )
 
     def __call__(self, x):
         return self.output(nnx.relu(self.hidden(x)))
@@ -58,12 +71,19 @@ class Batches:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "stream", "checkpoints"])
 def test_resident_memory_is_flat_over_a_thousand_epochs(kind, tmp_path):
-    """A state is 2 MB (Adam): one kept for every epoch would be 1.6 GB from epoch 200 to 1000, the bound is 48 MB."""
-    learned = train.make_learner(Wide(nnx.Rngs(0)), squared_error, optax.adam(1e-4), key=jax.random.key(0))
+    """A state is 2 MB (Adam): one kept for every epoch would be 1.6 GB from epoch 200 to 1000,
+    the bound is 48 MB.
+    """
+    learned = train.make_learner(
+        Wide(nnx.Rngs(0)), squared_error, optax.adam(1e-4), key=jax.random.key(0)
+    )
     data, process, sizes = regression(8), psutil.Process(), {}
 
     def look(progress):
-        float(progress.state.params["hidden"]["bias"][0] + progress.best.params["hidden"]["bias"][0])
+        float(
+            progress.state.params["hidden"]["bias"][0]
+            + progress.best.params["hidden"]["bias"][0]
+        )
         if progress.epoch % 200 == 0:
             gc.collect()
             sizes[progress.epoch] = process.memory_info().rss / 2**20
@@ -81,13 +101,19 @@ def test_resident_memory_is_flat_over_a_thousand_epochs(kind, tmp_path):
 
 def test_repeated_calls_compile_and_keep_nothing_more():
     def call():
-        learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0))
+        learner, state = train.make_learner(
+            Plain(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0)
+        )
         train.fit(learner, state, data, data, epochs=2, batch_size=4, progress=False)
         train.fit(learner, state, Batches(data), data, epochs=2, progress=False)
         train.run(learner, state, data, data, epochs=2, batch_size=4)
         caches = (host._advance, host._stream_step, host._end_epoch, train.loop._run)
         gc.collect()  # else when the collector last ran is counted too
-        return [cache._cache_size() for cache in caches], len(epoch._logs), len(jax.live_arrays())
+        return (
+            [cache._cache_size() for cache in caches],
+            len(epoch._logs),
+            len(jax.live_arrays()),
+        )
 
     tx, data = optax.sgd(0.01), regression(8)
     call()

@@ -1,4 +1,6 @@
-"""Every loss against torch.nn.functional: value and gradient, eager and compiled, kinks included."""
+"""Every loss against torch.nn.functional: value and gradient, eager and compiled, kinks
+included.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +78,11 @@ TABLE = [
     ("nll_loss", (normal(4), np.array(3)), {}),
     ("cross_entropy", (LOGITS, CLASSES), {}),
     ("cross_entropy", (LOGITS, CLASSES), {"weight": W4}),
-    ("cross_entropy", (LOGITS, CLASSES), {"weight": W4, "label_smoothing": 0.2, "ignore_index": 1}),
+    (
+        "cross_entropy",
+        (LOGITS, CLASSES),
+        {"weight": W4, "label_smoothing": 0.2, "ignore_index": 1},
+    ),
     ("cross_entropy", (LOGITS_2D, IGNORED), {}),
     ("cross_entropy", (LOGITS_2D, IGNORED), {"weight": W4, "label_smoothing": 0.1}),
     ("cross_entropy", (LOGITS_2D, IGNORED), {"label_smoothing": 1.0}),
@@ -84,11 +90,19 @@ TABLE = [
     ("cross_entropy", (100 * normal(5, 4), CLASSES), {}),
     ("cross_entropy", (LOGITS, np.full(5, -100)), {}),  # nothing counts: nan
     ("cross_entropy", (LOGITS, probabilities(5, 4)), {}),
-    ("cross_entropy", (LOGITS_2D, probabilities(2, 3, 5, 4)), {"weight": W4, "label_smoothing": 0.3}),
+    (
+        "cross_entropy",
+        (LOGITS_2D, probabilities(2, 3, 5, 4)),
+        {"weight": W4, "label_smoothing": 0.3},
+    ),
     ("binary_cross_entropy", (uniform(3, 4), uniform(3, 4)), {}),
     ("binary_cross_entropy", (uniform(3, 4), uniform(3, 4)), {"weight": W4}),
     ("binary_cross_entropy_with_logits", (X, uniform(3, 4)), {}),
-    ("binary_cross_entropy_with_logits", (X, uniform(3, 4)), {"weight": W4, "pos_weight": 3 * W4}),
+    (
+        "binary_cross_entropy_with_logits",
+        (X, uniform(3, 4)),
+        {"weight": W4, "pos_weight": 3 * W4},
+    ),
     ("binary_cross_entropy_with_logits", (1e3 * KINK, uniform(8)), {}),
     ("kl_div", (log_probabilities(3, 4), probabilities(3, 4)), {}),
     ("kl_div", (log_probabilities(3, 4), log_probabilities(3, 4)), {"log_target": True}),
@@ -99,11 +113,23 @@ TABLE = [
     ("soft_margin_loss", (X, signs(3, 4)), {}),
     ("multi_margin_loss", (LOGITS, CLASSES), {}),
     ("multi_margin_loss", (LOGITS, CLASSES), {"p": 2, "margin": 0.5, "weight": W4}),
-    ("multi_margin_loss", (np.tile([[0.0, 1.0, 1.0, 0.5]], (2, 1)).astype("f"), np.array([1, 0])), {}),
+    (
+        "multi_margin_loss",
+        (np.tile([[0.0, 1.0, 1.0, 0.5]], (2, 1)).astype("f"), np.array([1, 0])),
+        {},
+    ),
     ("multi_margin_loss", (normal(4), np.array(1)), {}),
     ("multilabel_margin_loss", (X, np.array([[3, 0, -1, 1], [-1, 2, 2, 2], [0, 1, 2, 3]])), {}),
-    ("multilabel_margin_loss", (X, np.array([[3, 3, 1, -1], [2, -1, -1, -1], [1, 0, -1, 0]])), {}),
-    ("multilabel_margin_loss", (np.array([0.0, 1.0, -1.0, 0.5], "f"), np.array([1, -1, 0, 0])), {}),
+    (
+        "multilabel_margin_loss",
+        (X, np.array([[3, 3, 1, -1], [2, -1, -1, -1], [1, 0, -1, 0]])),
+        {},
+    ),
+    (
+        "multilabel_margin_loss",
+        (np.array([0.0, 1.0, -1.0, 0.5], "f"), np.array([1, -1, 0, 0])),
+        {},
+    ),
     ("multilabel_soft_margin_loss", (X, uniform(3, 4)), {}),
     ("multilabel_soft_margin_loss", (X, uniform(3, 4)), {"weight": W4}),
     ("triplet_margin_loss", (X, Y, normal(3, 4)), {}),
@@ -128,9 +154,13 @@ CLASS_AXIS = {"nll_loss", "cross_entropy"}
 
 def torch_value(name, arrays, options, reduction):
     """torch's function, with the class axis moved to where torch has it."""
-    options = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    options = {
+        k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()
+    }
     if name in CLASS_AXIS and arrays[0].ndim > 2:
-        arrays = [a.movedim(-1, 1).contiguous() if a.ndim == arrays[0].ndim else a for a in arrays]
+        arrays = [
+            a.movedim(-1, 1).contiguous() if a.ndim == arrays[0].ndim else a for a in arrays
+        ]
     return getattr(F, name)(*arrays, **options, reduction=reduction)
 
 
@@ -151,7 +181,9 @@ def test_value_and_gradient(name, arrays, options, reduction):
 
     @jax.jit
     def compiled(*arrays):
-        return ours(*arrays), jax.grad(lambda *a: jnp.sum(ours(*a) * cotangent), argnums=moved)(*arrays)
+        return ours(*arrays), jax.grad(lambda *a: jnp.sum(ours(*a) * cotangent), argnums=moved)(
+            *arrays
+        )
 
     value, grads = compiled(*map(jnp.asarray, arrays))
     # Float32: a dozen roundings of 6e-8, relative to the terms of the sum.
@@ -181,12 +213,16 @@ def test_kl_div_batchmean():
 
 @pytest.mark.parametrize("target", [0.0, 1.0, 0.3])
 def test_binary_cross_entropy_at_certainty(target):
-    """Probabilities of exactly 0 and 1: logarithms stop at -100, the gradient at 1e12, both exactly."""
+    """Probabilities of exactly 0 and 1: logarithms stop at -100, the gradient at 1e12, both
+    exactly.
+    """
     x, y = np.array([0.0, 1.0, 1e-20, 0.5], "f"), np.full(4, target, "f")
     tensor = torch.tensor(x, requires_grad=True)
     expected = F.binary_cross_entropy(tensor, torch.tensor(y), reduction="none")
     expected.sum().backward()
-    value, grad = jax.value_and_grad(lambda x: losses.binary_cross_entropy(x, y, reduction="sum"))(jnp.asarray(x))
+    value, grad = jax.value_and_grad(
+        lambda x: losses.binary_cross_entropy(x, y, reduction="sum")
+    )(jnp.asarray(x))
     # A single float32 formula.
     np.testing.assert_allclose(value, expected.sum().detach(), rtol=1e-6)
     np.testing.assert_allclose(grad, tensor.grad, rtol=1e-6)
@@ -214,7 +250,12 @@ def test_ctc_loss():
     logits = normal(8, 4, 5)
     tensor = torch.tensor(logits, requires_grad=True)
     theirs = [
-        F.ctc_loss(tensor.log_softmax(-1), *map(torch.tensor, arguments), blank=blank, reduction=reduction)
+        F.ctc_loss(
+            tensor.log_softmax(-1),
+            *map(torch.tensor, arguments),
+            blank=blank,
+            reduction=reduction,
+        )
         for reduction in REDUCTIONS
     ]
     theirs[1].backward()
@@ -235,7 +276,9 @@ def test_ctc_loss():
 
 
 def test_ctc_loss_of_the_impossible():
-    """1 1 1 needs five steps: four are not enough, and neither is what is shorter than its target."""
+    """1 1 1 needs five steps: four are not enough, and neither is what is shorter than its
+    target.
+    """
     log_probs = torch.tensor(normal(8, 4, 5)).log_softmax(-1)
     arguments = (CTC["targets"], np.array([6, 1, 1, 4]), CTC["target_lengths"])
     for zero in (False, True):
@@ -243,7 +286,9 @@ def test_ctc_loss_of_the_impossible():
         theirs = F.ctc_loss(log_probs, *map(torch.tensor, arguments), **options)
         ours = losses.ctc_loss(log_probs.numpy(), *arguments, **options)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)  # float32 log-sum-exp
-    grad = jax.jit(jax.grad(lambda p: losses.ctc_loss(p, *arguments, blank=4)))(jnp.asarray(log_probs))
+    grad = jax.jit(jax.grad(lambda p: losses.ctc_loss(p, *arguments, blank=4)))(
+        jnp.asarray(log_probs)
+    )
     assert np.all(np.isfinite(grad))
 
 
@@ -256,40 +301,92 @@ def test_dice_is_the_books():
     expected = 1 - (2 * overlap + 1) / (t.sum(dim=[1, 2, 3]) + y.sum(dim=[1, 2, 3]) + 1)
     expected.mean().backward()
     # Sums of 64 float32 numbers.
-    np.testing.assert_allclose(losses.dice_loss(p, mask, reduction="none"), expected.detach(), rtol=2e-6)
-    np.testing.assert_allclose(jax.grad(losses.dice_loss)(jnp.asarray(p), mask), t.grad, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(
+        losses.dice_loss(p, mask, reduction="none"), expected.detach(), rtol=2e-6
+    )
+    np.testing.assert_allclose(
+        jax.grad(losses.dice_loss)(jnp.asarray(p), mask), t.grad, rtol=1e-5, atol=1e-8
+    )
 
 
 WRONG = [
-    (lambda: losses.mse_loss(X, Y[:, :1]), ValueError, r"target has shape \(3, 1\), but input has \(3, 4\)"),
+    (
+        lambda: losses.mse_loss(X, Y[:, :1]),
+        ValueError,
+        r"target has shape \(3, 1\), but input has \(3, 4\)",
+    ),
     (lambda: losses.mse_loss(X, Y, reduction="avg"), ValueError, "reduction='avg'"),
     (lambda: losses.mse_loss(CLASSES, CLASSES), RuntimeError, "input has dtype int"),
     (lambda: losses.huber_loss(X, Y, delta=0.0), RuntimeError, "delta=0.0"),
     (lambda: losses.smooth_l1_loss(X, Y, beta=-1.0), RuntimeError, "beta=-1.0"),
     (lambda: losses.gaussian_nll_loss(X, Y, -uniform(3, 4)), ValueError, "negative"),
-    (lambda: losses.gaussian_nll_loss(X, Y, uniform(4, 3)), ValueError, r"var has shape \(4, 3\)"),
+    (
+        lambda: losses.gaussian_nll_loss(X, Y, uniform(4, 3)),
+        ValueError,
+        r"var has shape \(4, 3\)",
+    ),
     (lambda: losses.cross_entropy(LOGITS.T, CLASSES), ValueError, "last axis of input"),
-    (lambda: losses.cross_entropy(LOGITS, CLASSES + 1.0), RuntimeError, "class indices are integers"),
-    (lambda: losses.cross_entropy(LOGITS, CLASSES + 4), IndexError, "out of bounds for 4 classes"),
+    (
+        lambda: losses.cross_entropy(LOGITS, CLASSES + 1.0),
+        RuntimeError,
+        "class indices are integers",
+    ),
+    (
+        lambda: losses.cross_entropy(LOGITS, CLASSES + 4),
+        IndexError,
+        "out of bounds for 4 classes",
+    ),
     (lambda: losses.nll_loss(LOGITS, CLASSES - 9), IndexError, "out of bounds"),
-    (lambda: losses.cross_entropy(LOGITS, CLASSES, weight=W4[:3]), ValueError, r"weight has shape \(3,\)"),
-    (lambda: losses.cross_entropy(LOGITS, CLASSES, label_smoothing=1.1), RuntimeError, "label_smoothing=1.1"),
-    (lambda: losses.cross_entropy(LOGITS, probabilities(5, 4), ignore_index=1), RuntimeError, "ignore_index"),
+    (
+        lambda: losses.cross_entropy(LOGITS, CLASSES, weight=W4[:3]),
+        ValueError,
+        r"weight has shape \(3,\)",
+    ),
+    (
+        lambda: losses.cross_entropy(LOGITS, CLASSES, label_smoothing=1.1),
+        RuntimeError,
+        "label_smoothing=1.1",
+    ),
+    (
+        lambda: losses.cross_entropy(LOGITS, probabilities(5, 4), ignore_index=1),
+        RuntimeError,
+        "ignore_index",
+    ),
     (lambda: losses.binary_cross_entropy(X, uniform(3, 4)), RuntimeError, "outside 0 .. 1"),
-    (lambda: losses.binary_cross_entropy(uniform(3), uniform(3), weight=W4), ValueError, "shape"),
+    (
+        lambda: losses.binary_cross_entropy(uniform(3), uniform(3), weight=W4),
+        ValueError,
+        "shape",
+    ),
     (lambda: losses.multi_margin_loss(LOGITS, CLASSES, p=3), ValueError, "p=3"),
     (lambda: losses.multi_margin_loss(LOGITS, CLASSES + 9), IndexError, "out of bounds"),
     (lambda: losses.multilabel_margin_loss(X, np.full((3, 4), 7)), IndexError, "out of bounds"),
     (lambda: losses.triplet_margin_loss(X, Y, X, margin=0.0), ValueError, "margin=0.0"),
-    (lambda: losses.cosine_embedding_loss(X, Y, signs(4)), ValueError, r"target has shape \(4,\)"),
-    (lambda: losses.ctc_loss(normal(3, 2, 4), classes(3, 2), [3, 3], [1, 1]), ValueError, "must be"),
-    (lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 4], [1, 1]), RuntimeError, "input_lengths"),
+    (
+        lambda: losses.cosine_embedding_loss(X, Y, signs(4)),
+        ValueError,
+        r"target has shape \(4,\)",
+    ),
+    (
+        lambda: losses.ctc_loss(normal(3, 2, 4), classes(3, 2), [3, 3], [1, 1]),
+        ValueError,
+        "must be",
+    ),
+    (
+        lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 4], [1, 1]),
+        RuntimeError,
+        "input_lengths",
+    ),
     (
         lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3) + 4, [3, 3], [1, 1]),
         IndexError,
         "out of bounds",
     ),
-    (lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 3], [1, 1], blank=4), ValueError, "blank=4"),
+    (
+        lambda: losses.ctc_loss(normal(3, 2, 4), classes(2, 3), [3, 3], [1, 1], blank=4),
+        ValueError,
+        "blank=4",
+    ),
     (lambda: losses.dice_loss(uniform(3), uniform(3)), ValueError, "one mask for each"),
 ]
 
@@ -300,7 +397,9 @@ def test_wrong_use(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.nll_loss, losses.multi_margin_loss])
+@pytest.mark.parametrize(
+    "loss", [losses.cross_entropy, losses.nll_loss, losses.multi_margin_loss]
+)
 @pytest.mark.parametrize("wrong", [-1, 4])
 def test_a_wrong_class_under_jit_is_nan(loss, wrong):
     """Compiled code cannot raise, and must not count a wrong class as another one."""
@@ -310,7 +409,9 @@ def test_a_wrong_class_under_jit_is_nan(loss, wrong):
 def test_constants_that_a_jitted_function_closes_over():
     """They are looked at while tracing, and are no reason to fail."""
     logits, target, wrong = jnp.zeros((2, 3)), jnp.array([0, 2]), jnp.array([0, 3])
-    assert jax.jit(lambda x: losses.cross_entropy(x, target))(logits) == losses.cross_entropy(logits, target)
+    assert jax.jit(lambda x: losses.cross_entropy(x, target))(logits) == losses.cross_entropy(
+        logits, target
+    )
     assert jnp.isnan(jax.jit(lambda x: losses.cross_entropy(x, wrong))(logits))
     mean, variance = jnp.zeros(2), jnp.ones(2)
     jax.jit(lambda x: losses.gaussian_nll_loss(x, mean, variance))(jnp.ones(2))

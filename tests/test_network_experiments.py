@@ -1,4 +1,6 @@
-"""Chapters 6 to 8's experiments: what they state is true, torch agrees, and they run as a person runs them."""
+"""Chapters 6 to 8's experiments: what they state is true, torch agrees, and they run as a
+person runs them.
+"""
 
 import json
 import math
@@ -13,7 +15,13 @@ from flax import nnx
 
 from dlwp_jax import nn, parity
 from dlwp_jax.train import make_learner
-from experiments import ch06_activations, ch06_networks, ch07_birds_airplanes, ch08_convolution, ch08_variations
+from experiments import (
+    ch06_activations,
+    ch06_networks,
+    ch07_birds_airplanes,
+    ch08_convolution,
+    ch08_variations,
+)
 from experiments import pictures as shown
 from experiments.models import count, difference, parameters
 
@@ -32,7 +40,9 @@ def test_the_three_ways_are_one_function_and_torch_trains_it_to_the_same_losses(
     train, val = ch06_networks.readings()
     theirs = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     theirs.load_state_dict(parity.to_torch(models["positional Sequential"]))
-    x, y, x_val, y_val = (torch.tensor(np.asarray(side[k])) for side in (train, val) for k in ("t_u", "t_c"))
+    x, y, x_val, y_val = (
+        torch.tensor(np.asarray(side[k])) for side in (train, val) for k in ("t_u", "t_c")
+    )
     sgd, losses = torch.optim.SGD(theirs.parameters(), lr=1e-3), []
     for _ in range(300):
         loss = torch.nn.functional.mse_loss(theirs(x), y)
@@ -45,7 +55,9 @@ def test_the_three_ways_are_one_function_and_torch_trains_it_to_the_same_losses(
         assert difference(parameters(model), first) == 0
         trained = ch06_networks.train_net(model, 1e-3, 300)
         ours = np.stack([trained.history["train/loss"], trained.history["val/loss"]], axis=1)
-        np.testing.assert_allclose(ours, losses, rtol=2e-5)  # float32 sums in another order, forgotten by descent
+        np.testing.assert_allclose(
+            ours, losses, rtol=2e-5
+        )  # float32 sums in another order, forgotten by descent
     assert difference(parameters(ch06_networks.positional(8, rngs=nnx.Rngs(4))), first) > 0.01
 
 
@@ -59,10 +71,16 @@ def test_ch06_networks_as_a_person_runs_it(tmp_path, capsys):
     ch06_networks.main(ch06_networks.Config(epochs=1000, out=tmp_path))
     told = capsys.readouterr().out
     for way in ("named Sequential", "module class"):
-        assert f"{way:18s}weights 0  outputs 0  gradients 0  losses 0  trained weights 0\n" in told
+        assert (
+            f"{way:18s}weights 0  outputs 0  gradients 0  losses 0  trained weights 0\n" in told
+        )
     assert told.count("25 parameters") == 3
     assert "hidden_linear.kernel    (1, 8)  (8, 1)" in told
-    (epoch,) = [line.split() for line in told.splitlines() if line.startswith("epoch 1000") and "6.6642" in line]
+    (epoch,) = [
+        line.split()
+        for line in told.splitlines()
+        if line.startswith("epoch 1000") and "6.6642" in line
+    ]
     assert float(epoch[2]) < 10  # the book's 6.66 within what other random weights make of it
     assert is_picture(tmp_path / "ch06_networks" / "fit.png")
     assert len((tmp_path / "ch06_networks" / "history.jsonl").read_text().splitlines()) == 1000
@@ -97,7 +115,10 @@ def test_ch06_activations_as_a_person_runs_it(tmp_path, capsys):
     ch06_activations.main(ch06_activations.Config(out=tmp_path))
     told = capsys.readouterr().out
     assert "A + B + C + D is a network 1-4-1: they differ by 0.0e+00" in told
-    assert "nn.Linear(1, 8) of x (11,) -> RuntimeError: Linear takes [... 1]; the input has shape (11,)." in told
+    assert (
+        "nn.Linear(1, 8) of x (11,) -> RuntimeError: Linear takes [... 1]; the input has shape (11,)."
+        in told
+    )
     assert told.count("TypeError") == 2
     assert "-> (11, 11)" in told
     for name in ("activations.png", "composition.png"):
@@ -119,7 +140,9 @@ def test_digits_fit_the_books_networks():
     assert pictures.train["image"].shape == (287, 32, 32, 3)
     assert sorted(set(pictures.val["label"].tolist())) == [0, 1]
     blocks = pictures.train["image"].reshape(287, 8, 4, 8, 4, 3)
-    assert (blocks == blocks[:, :, :1, :, :1, :1]).all()  # every pixel is 4 x 4 pixels of three equal colours
+    assert (
+        blocks == blocks[:, :, :1, :, :1, :1]
+    ).all()  # every pixel is 4 x 4 pixels of three equal colours
     assert abs(pictures.train["image"].mean()) < 1e-5
     ten = shown.load(shown.Config(classes="ten"))
     assert [len(side["label"]) for side in ten[:2]] == [1437, 360]
@@ -131,7 +154,10 @@ def test_the_surest_mistakes_come_first_and_none_makes_no_figure(capsys):
     label = pictures.val["label"]
     right = np.eye(2)[label] * 0.8 + 0.1
     assert shown.show_wrong(pictures, right, None) is None  # would fail if it drew
-    wrong, mistakes = right.copy(), {5: 0.99, 60: 0.7, 3: 0.6}  # row: probability of the other class
+    wrong, mistakes = (
+        right.copy(),
+        {5: 0.99, 60: 0.7, 3: 0.6},
+    )  # row: probability of the other class
     for i, p in mistakes.items():
         wrong[i, 1 - label[i]], wrong[i, label[i]] = p, 1 - p
     kept = Kept()
@@ -144,7 +170,9 @@ def test_the_surest_mistakes_come_first_and_none_makes_no_figure(capsys):
 
 def test_a_training_that_ends_early_says_so(monkeypatch, capsys):
     fit = shown.train.fit
-    monkeypatch.setattr(shown.train, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 2}))
+    monkeypatch.setattr(
+        shown.train, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 2})
+    )
     net = ch07_birds_airplanes.fully_connected("4", 2, rngs=nnx.Rngs(0))
     trained = shown.learn(net, shown.load(shown.Config()), optax.sgd(1e-2), epochs=3)
     told = capsys.readouterr().out
@@ -185,7 +213,12 @@ def test_losses_and_parameter_counts_are_the_books(capsys):
 
 def test_a_fully_connected_net_is_torchs():
     ours = ch07_birds_airplanes.fully_connected("16-8", 2, rngs=nnx.Rngs(0))
-    layers = [torch.nn.Flatten(), torch.nn.Linear(3072, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8)]
+    layers = [
+        torch.nn.Flatten(),
+        torch.nn.Linear(3072, 16),
+        torch.nn.Tanh(),
+        torch.nn.Linear(16, 8),
+    ]
     theirs = torch.nn.Sequential(*layers, torch.nn.Tanh(), torch.nn.Linear(8, 2))
     x = np.random.default_rng(0).normal(size=(5, 32, 32, 3)).astype(np.float32)
     parity.load_torch(ours, theirs.state_dict())
@@ -195,7 +228,9 @@ def test_a_fully_connected_net_is_torchs():
 
 
 def test_no_epochs_are_refused_before_anything_is_trained():
-    with pytest.raises(ValueError, match="--epochs 0, --single-epochs 10: each must be at least 1"):
+    with pytest.raises(
+        ValueError, match="--epochs 0, --single-epochs 10: each must be at least 1"
+    ):
         ch07_birds_airplanes.Config(epochs=0)
     with pytest.raises(ValueError, match="--single-epochs -3"):
         ch07_birds_airplanes.Config(single_epochs=-3)
@@ -205,14 +240,22 @@ def test_no_epochs_are_refused_before_anything_is_trained():
 def test_ch07_as_a_person_runs_it(tmp_path, capsys):
     config = ch07_birds_airplanes.Config(classes="ten", epochs=8, single_epochs=1, out=tmp_path)
     ch07_birds_airplanes.main(config)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy at the end")]
-    numbers = [[float(word.strip(",")) for word in line.split() if word[0].isdigit()] for line in told]
+    told = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("accuracy at the end")
+    ]
+    numbers = [
+        [float(word.strip(",")) for word in line.split() if word[0].isdigit()] for line in told
+    ]
     assert len(numbers) == 4
     for train, val, gap in numbers:
         assert train > val > 0.8  # chance is 0.1
         assert abs(train - val - gap) < 2e-4
     here = tmp_path / "ch07_birds_airplanes"
-    assert all(is_picture(here / name) for name in ("losses.png", "overfitting.png", "wrong.png"))
+    assert all(
+        is_picture(here / name) for name in ("losses.png", "overfitting.png", "wrong.png")
+    )
     lines = (here / "history_3072-512-10.jsonl").read_text().splitlines()
     assert len(lines) == 8
     assert len((here / "history_3072-512-10_single.jsonl").read_text().splitlines()) == 1
@@ -225,7 +268,9 @@ def test_ch07_as_a_person_runs_it(tmp_path, capsys):
 def test_kernels_are_torchs_convolutions():
     picture = np.random.default_rng(0).random((9, 12), np.float32)
     for kernel in ch08_convolution.KERNELS.values():
-        ours = nn.conv(picture[None, :, :, None], kernel[:, :, None, None], padding=1)[0, :, :, 0]
+        ours = nn.conv(picture[None, :, :, None], kernel[:, :, None, None], padding=1)[
+            0, :, :, 0
+        ]
         theirs = torch.nn.functional.conv2d(
             torch.tensor(picture)[None, None], torch.tensor(kernel)[None, None], padding=1
         )
@@ -258,7 +303,11 @@ def test_saved_and_loaded_the_network_is_the_same(tmp_path):
 def test_ch08_convolution_as_a_person_runs_it(tmp_path, capsys):
     ch08_convolution.main(ch08_convolution.Config(epochs=20, out=tmp_path))
     told = capsys.readouterr().out
-    (accuracy,) = [line.split() for line in told.splitlines() if line.startswith("accuracy at the end: training")]
+    (accuracy,) = [
+        line.split()
+        for line in told.splitlines()
+        if line.startswith("accuracy at the end: training")
+    ]
     assert float(accuracy[5].strip(",")) > 0.9  # chance is 0.5
     assert float(accuracy[7].strip(",")) > 0.75
     assert "the outputs differ by 0\n" in told
@@ -289,10 +338,16 @@ def test_a_net_that_is_not_there_is_refused_by_name():
 def test_ch08_variations_as_a_person_runs_it(tmp_path, capsys):
     nets = ("baseline", "batch_norm", "res_deep_10")
     ch08_variations.main(ch08_variations.Config(nets=nets, epochs=6, channels=4, out=tmp_path))
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(nets) and " " in line]
+    rows = [
+        line.split()
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(nets) and " " in line
+    ]
     assert [row[0] for row in rows] == list(nets)
     for row in rows:
         assert float(row[2]) > 0.6  # of training; chance is 0.5
     here = tmp_path / "ch08_variations"
     assert is_picture(here / "accuracy.png")
-    assert {path.name for path in here.glob("history_*")} == {f"history_{name}.jsonl" for name in nets}
+    assert {path.name for path in here.glob("history_*")} == {
+        f"history_{name}.jsonl" for name in nets
+    }

@@ -1,4 +1,6 @@
-"""Activations against torch: values, gradients, torch's derivatives at the kinks, extreme inputs."""
+"""Activations against torch: values, gradients, torch's derivatives at the kinks, extreme
+inputs.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,8 @@ LAYERS = {
     "Threshold": [{"threshold": 0.5, "value": 7.0}],
 }
 CASES = [(name, options) for name, many in LAYERS.items() for options in many]
-# exp, tanh and erf of the two libraries differ by a few units in the last place (1.2e-7); derivatives of GELU
+# exp, tanh and erf of the two libraries differ by a few units in the last place (1.2e-7);
+# derivatives of GELU
 # and Mish multiply that by x and cancel: 3.6e-6 at most was seen.
 LAST_PLACES = 5e-6
 KINKS = [-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0, 6.0]
@@ -61,7 +64,8 @@ def test_values_and_derivatives_with_torchs_choice_at_every_kink(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_extreme_values_and_nan(name, options):
-    # torch in float64: in float32 its GELU is oneDNN's, which gives nan at inf on machines with AVX-512 only.
+    # torch in float64: in float32 its GELU is oneDNN's, which gives nan at inf on machines with
+    # AVX-512 only.
     x = np.array(EXTREMES, np.float32)
     y, dy, want, slope = values_and_slopes(name, options, x, torch.float64)
     np.testing.assert_allclose(y, want, rtol=1e-6, atol=LAST_PLACES)
@@ -133,7 +137,15 @@ def test_functions_have_torchs_names():
         "hardswish",
         "hardsigmoid",
     ]
-    names += ["leaky_relu", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "glu"]
+    names += [
+        "leaky_relu",
+        "softplus",
+        "softsign",
+        "tanhshrink",
+        "hardshrink",
+        "softshrink",
+        "glu",
+    ]
     x = random(4, 6)
     for name in names:
         assert_close(

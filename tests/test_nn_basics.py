@@ -1,4 +1,6 @@
-"""Linear, Embedding, Dropout, containers, flattening; and every layer is a static, hashable program."""
+"""Linear, Embedding, Dropout, containers, flattening; and every layer is a static, hashable
+program.
+"""
 
 from collections import OrderedDict
 
@@ -15,7 +17,12 @@ from tests.nn_parity import assert_close, check, last, random, takes_rngs, uncha
 
 @pytest.mark.parametrize(("bias", "shape"), [(True, (4, 6)), (False, (2, 3, 6)), (True, (6,))])
 def test_linear(bias, shape):
-    check(torch.nn.Linear(6, 5, bias), nn.Linear(6, 5, bias, rngs=nnx.Rngs(0)), random(*shape), turn=unchanged)
+    check(
+        torch.nn.Linear(6, 5, bias),
+        nn.Linear(6, 5, bias, rngs=nnx.Rngs(0)),
+        random(*shape),
+        turn=unchanged,
+    )
 
 
 def test_embedding_and_its_padding_row():
@@ -55,7 +62,9 @@ def test_dropout_share_scale_and_whole_channels(n):
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.7)}
     channels = y.reshape(100, -1, 200)
     assert (channels == channels[:, :1]).all()  # a channel is zero as a whole
-    assert abs((channels[:, 0] == 0).mean() - 0.3) < 0.01  # 3 standard errors of 20,000 draws: 0.0097
+    assert (
+        abs((channels[:, 0] == 0).mean() - 0.3) < 0.01
+    )  # 3 standard errors of 20,000 draws: 0.0097
     assert not jnp.array_equal(layer(x), y)
     gradient = jax.vjp(lambda x: nnx.clone(layer)(x), x)[1](x)[0]
     assert set(np.unique(gradient)) == {np.float32(0), np.float32(1 / 0.7)}
@@ -104,8 +113,16 @@ def test_sequential_by_name_and_by_position():
     np.testing.assert_array_equal(by_mapping(x), by_keyword(x))
     np.testing.assert_array_equal(by_mapping(x), by_position(x))
     paths = {path[:2] for path, _ in nnx.to_flat_state(nnx.state(by_mapping, nnx.Param))}
-    assert paths == {("hidden", "kernel"), ("hidden", "bias"), ("output", "kernel"), ("output", "bias")}
-    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(by_position, nnx.Param))} == {"0", "3"}
+    assert paths == {
+        ("hidden", "kernel"),
+        ("hidden", "bias"),
+        ("output", "kernel"),
+        ("output", "bias"),
+    }
+    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(by_position, nnx.Param))} == {
+        "0",
+        "3",
+    }
     assert by_mapping["output"] is by_mapping.output is by_mapping[-1] is by_mapping[3]
     assert list(by_mapping)[1] is jnp.tanh
     assert by_mapping[:2](x).shape == (3, 8)
@@ -133,7 +150,9 @@ def test_module_list():
     assert sorted({path[:2] for path, _ in flat}) == [("layers", 0), ("layers", 1)]
 
 
-@pytest.mark.parametrize(("start", "end"), [(1, -1), (0, -1), (2, 3), (2, -1), (1, 2), (3, 3), (1, 1)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(1, -1), (0, -1), (2, 3), (2, -1), (1, 2), (3, 3), (1, 1)]
+)
 def test_flatten_in_torchs_order(start, end):
     x = random(2, 3, 4, 5)
     want = torch.flatten(torch.tensor(x), start, end).numpy()
@@ -158,7 +177,9 @@ def test_flatten_and_unflatten():
 
 
 def layers():
-    """One of every public layer; the book's networks, built of them, have tests of their own."""
+    """One of every public layer; the book's networks, built of them, have tests of their
+    own.
+    """
     special = {
         **{f"{kind}{n}d": (4, 4, 3) for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)},
         **dict.fromkeys(("Conv", "ConvTranspose"), (4, 4, (3, 3))),
@@ -179,16 +200,26 @@ def layers():
     networks = ("book", "conv_nets", "resnet", "alexnet")
     for name in dir(nn):
         cls = getattr(nn, name)
-        if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__.split(".")[-1] not in networks:
+        if (
+            isinstance(cls, type)
+            and issubclass(cls, nnx.Module)
+            and cls.__module__.split(".")[-1] not in networks
+        ):
             sized = ("Pool", "Pad", "Pixel")
-            yield name, cls, special.get(name, (2,) if any(word in name for word in sized) else ())
+            yield (
+                name,
+                cls,
+                special.get(name, (2,) if any(word in name for word in sized) else ()),
+            )
 
 
 def build_layer(cls, args):
     return cls(*args, **({"rngs": nnx.Rngs(0)} if takes_rngs(cls) else {}))
 
 
-@pytest.mark.parametrize(("name", "cls", "args"), list(layers()), ids=[entry[0] for entry in layers()])
+@pytest.mark.parametrize(
+    ("name", "cls", "args"), list(layers()), ids=[entry[0] for entry in layers()]
+)
 def test_every_layer_is_a_hashable_program_and_switches_mode(name, cls, args):
     one, other = build_layer(cls, args), build_layer(cls, args)
     train = nnx.split(one)[0]
@@ -211,5 +242,7 @@ def test_package_exports_what_it_says():
 
 
 def test_linear_wrong_use():
-    with pytest.raises(RuntimeError, match=r"Linear takes \[... 3\]; the input has shape \(2, 4\)"):
+    with pytest.raises(
+        RuntimeError, match=r"Linear takes \[... 3\]; the input has shape \(2, 4\)"
+    ):
         nn.Linear(3, 1, rngs=nnx.Rngs(0))(jnp.ones((2, 4)))

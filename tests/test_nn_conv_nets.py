@@ -1,4 +1,6 @@
-"""Chapter 8's networks against their torch twins: sizes, first weights, outputs, gradients, and losses step by step."""
+"""Chapter 8's networks against their torch twins: sizes, first weights, outputs, gradients, and
+losses step by step.
+"""
 
 import jax
 import numpy as np
@@ -41,9 +43,12 @@ def test_networks_equal_their_torch_twins_forward_and_backward(name, options):
     theirs, ours, loaded = pair(name, **options)
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     assert parameters(ours) == sum(p.numel() for p in theirs.parameters())
-    # In float64: in float32, two values of a pooling window that tie but for rounding may be told apart differently.
+    # In float64: in float32, two values of a pooling window that tie but for rounding may be
+    # told apart differently.
     train = name != "NetDropout"  # which draws other channels than torch in train mode
-    parity.compare(theirs, ours, pictures(), loaded=loaded, train=train, double=True).raise_if_different()
+    parity.compare(
+        theirs, ours, pictures(), loaded=loaded, train=train, double=True
+    ).raise_if_different()
 
 
 def parameters(model):
@@ -61,7 +66,8 @@ def test_residual_blocks_start_as_the_book_has_them():
     assert (one.batch_norm.scale[...] == 0.5).all()
     assert (one.batch_norm.bias[...] == 0).all()
     kernel = one.conv.kernel[...]
-    # He's normal of fan-in 9 * 32: 9216 draws know their deviation to 1 / sqrt(2 * 9216) = 0.7 percent; four of those.
+    # He's normal of fan-in 9 * 32: 9216 draws know their deviation to 1 / sqrt(2 * 9216) = 0.7
+    # percent; four of those.
     np.testing.assert_allclose(kernel.std(), (2 / (9 * 32)) ** 0.5, rtol=0.03)
     assert (kernel != other.conv.kernel[...]).any()
 

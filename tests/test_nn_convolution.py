@@ -1,4 +1,6 @@
-"""Convolution and its transpose against torch, option by option, and what the compiler is given in a loop."""
+"""Convolution and its transpose against torch, option by option, and what the compiler is given
+in a loop.
+"""
 
 import re
 
@@ -22,9 +24,12 @@ from tests.nn_parity import (
 )
 
 # torch about the speed of its own 'same' padding
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Using padding='same' with even kernel:UserWarning"
+)
 
-# (spatial size, in, out, options); the sizes are unequal so that no two axes can be mistaken for each other
+# (spatial size, in, out, options); the sizes are unequal so that no two axes can be mistaken
+# for each other
 CONVS = {
     "plain": ((7, 6), 3, 4, {"kernel_size": 3}),
     "padding": ((7, 6), 3, 4, {"kernel_size": (3, 5), "padding": (1, 2)}),
@@ -33,7 +38,12 @@ CONVS = {
     "stride over window": ((9, 7), 2, 4, {"kernel_size": 1, "stride": 2}),
     "product": ((7, 6), 3, 16, {"kernel_size": 3, "padding": 1}),
     "product of single columns": ((6, 7), 2, 9, {"kernel_size": (4, 3), "padding": (0, 1)}),
-    "product, wide window": ((4, 9), 1, 12, {"kernel_size": (2, 6), "padding": (3, 0), "bias": False}),
+    "product, wide window": (
+        (4, 9),
+        1,
+        12,
+        {"kernel_size": (2, 6), "padding": (3, 0), "bias": False},
+    ),
     "product, 1d": ((12,), 2, 3, {"kernel_size": 4, "padding": "same"}),
     "product, 3d": ((4, 5, 6), 1, 8, {"kernel_size": (2, 3, 3), "padding": 1}),
     "two columns at once": ((5, 6), 9, 8, {"kernel_size": (2, 3), "padding": (0, 1)}),
@@ -41,7 +51,12 @@ CONVS = {
     "four columns at once, 1d": ((12,), 9, 4, {"kernel_size": 4, "padding": "same"}),
     "one more row": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
     "dilation": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": (2, 3), "padding": 2}),
-    "dilation and stride": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": 2, "stride": 3, "padding": 3}),
+    "dilation and stride": (
+        (9, 8),
+        3,
+        4,
+        {"kernel_size": 3, "dilation": 2, "stride": 3, "padding": 3},
+    ),
     "groups": ((7, 6), 4, 6, {"kernel_size": 3, "groups": 2, "stride": 2}),
     "depthwise": ((7, 6), 4, 8, {"kernel_size": 3, "groups": 4, "padding": 1, "bias": False}),
     "same": ((7, 6), 3, 4, {"kernel_size": (3, 4), "padding": "same", "dilation": (2, 1)}),
@@ -49,8 +64,18 @@ CONVS = {
     "padding over window": ((4, 5), 2, 3, {"kernel_size": 1, "padding": 2}),
     "reflect": ((7, 6), 3, 4, {"kernel_size": 3, "padding": (2, 1), "padding_mode": "reflect"}),
     "replicate": ((7, 6), 3, 4, {"kernel_size": 3, "padding": 3, "padding_mode": "replicate"}),
-    "circular": ((7, 6), 3, 4, {"kernel_size": 3, "padding": 2, "padding_mode": "circular", "stride": 2}),
-    "circular same": ((7, 6), 3, 4, {"kernel_size": 4, "padding": "same", "padding_mode": "circular"}),
+    "circular": (
+        (7, 6),
+        3,
+        4,
+        {"kernel_size": 3, "padding": 2, "padding_mode": "circular", "stride": 2},
+    ),
+    "circular same": (
+        (7, 6),
+        3,
+        4,
+        {"kernel_size": 4, "padding": "same", "padding_mode": "circular"},
+    ),
     "1d": ((11,), 3, 4, {"kernel_size": 4, "stride": 2, "padding": 1}),
     "1d dilated groups": ((11,), 4, 4, {"kernel_size": 3, "dilation": 2, "groups": 2}),
     "3d": ((5, 6, 4), 2, 4, {"kernel_size": 3, "padding": 1}),
@@ -58,7 +83,12 @@ CONVS = {
         (7, 6, 5),
         3,
         4,
-        {"kernel_size": (3, 2, 3), "stride": (2, 1, 3), "padding": (1, 2, 0), "dilation": (2, 3, 1)},
+        {
+            "kernel_size": (3, 2, 3),
+            "stride": (2, 1, 3),
+            "padding": (1, 2, 0),
+            "dilation": (2, 3, 1),
+        },
     ),
     "3d same, even": ((4, 5, 6), 9, 20, {"kernel_size": (2, 3, 4), "padding": "same"}),
     "3d all": (
@@ -79,16 +109,31 @@ TRANSPOSED = {
         4,
         {"kernel_size": 3, "stride": (2, 3), "padding": 1, "output_padding": (1, 2)},
     ),
-    "output padding over stride": ((5, 4), 3, 4, {"kernel_size": 3, "dilation": 3, "output_padding": 2}),
+    "output padding over stride": (
+        (5, 4),
+        3,
+        4,
+        {"kernel_size": 3, "dilation": 3, "output_padding": 2},
+    ),
     "groups": ((5, 4), 4, 6, {"kernel_size": 3, "stride": 2, "groups": 2}),
-    "dilation no bias": ((5, 4), 3, 4, {"kernel_size": 3, "dilation": (1, 2), "stride": 2, "bias": False}),
+    "dilation no bias": (
+        (5, 4),
+        3,
+        4,
+        {"kernel_size": 3, "dilation": (1, 2), "stride": 2, "bias": False},
+    ),
     "1d": ((7,), 3, 4, {"kernel_size": 4, "stride": 3, "padding": 2, "output_padding": 1}),
     "3d": ((3, 4, 2), 2, 4, {"kernel_size": 2, "stride": 2}),
     "3d output padding": (
         (3, 4, 2),
         2,
         4,
-        {"kernel_size": (3, 2, 4), "stride": (3, 2, 1), "padding": (2, 0, 1), "output_padding": (2, 1, 0)},
+        {
+            "kernel_size": (3, 2, 4),
+            "stride": (3, 2, 1),
+            "padding": (2, 0, 1),
+            "output_padding": (2, 1, 0),
+        },
     ),
     "3d groups": (
         (3, 4, 2),
@@ -105,7 +150,11 @@ def build(kind, spatial, c_in, c_out, options):
     name = f"{kind}{len(spatial)}d"
     torch.manual_seed(0)
     theirs = getattr(torch.nn, name)(c_in, c_out, **options)
-    return theirs, getattr(nn, name)(c_in, c_out, **options, rngs=nnx.Rngs(0)), random(2, c_in, *spatial)
+    return (
+        theirs,
+        getattr(nn, name)(c_in, c_out, **options, rngs=nnx.Rngs(0)),
+        random(2, c_in, *spatial),
+    )
 
 
 EAGER = [
@@ -124,7 +173,9 @@ def test_output_and_gradients(kind, name):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_depths_are_summed_before_they_are_rounded(dtype):
-    x = jnp.asarray([60000, 60000, -60000], dtype).reshape(1, 3, 1, 1, 1)  # two of them are infinite in float16
+    x = jnp.asarray([60000, 60000, -60000], dtype).reshape(
+        1, 3, 1, 1, 1
+    )  # two of them are infinite in float16
     assert nn.conv(x, jnp.ones((3, 1, 1, 1, 1), dtype)).item() == x[0, 0].item()
 
 
@@ -171,33 +222,46 @@ def test_gradients_inside_scan(kind, name):
     def loop(params, xs, cotangent):
         return jax.lax.scan(lambda c, x: (c, run(params, x, cotangent)), None, xs)[1]
 
-    _, ours_dx, ours_dparams = loop(params, jnp.asarray(np.stack([last(x), 2 * last(x)])), jnp.asarray(last(cotangent)))
+    _, ours_dx, ours_dparams = loop(
+        params, jnp.asarray(np.stack([last(x), 2 * last(x)])), jnp.asarray(last(cotangent))
+    )
     assert_close(ours_dx[0], last(dx))
-    for i in (0, 1):  # the kernel's gradient is linear in x, so the second step gives twice the first
+    for i in (
+        0,
+        1,
+    ):  # the kernel's gradient is linear in x, so the second step gives twice the first
         assert_close(ours_dparams["kernel"][...][i], (1 + i) * dparams["kernel"])
 
 
 def loop_text(layer, platform):
-    """The program of a gradient inside a loop, as it is handed to the compiler of a platform."""
+    """The program of a gradient inside a loop, as it is handed to the compiler of a
+    platform.
+    """
     params, run = functional(layer)
     x, cotangent = jnp.ones((2, 6, 6, 4)), jax.eval_shape(layer, jnp.ones((2, 6, 6, 4)))
 
     def loop(params, xs):
-        return jax.lax.scan(lambda c, x: (c, run(params, x, jnp.ones(cotangent.shape))), None, xs)[1]
+        return jax.lax.scan(
+            lambda c, x: (c, run(params, x, jnp.ones(cotangent.shape))), None, xs
+        )[1]
 
     return jax.jit(loop).trace(params, x[None]).lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
-def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_jax_derives(layer, groups):
+def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_jax_derives(
+    layer, groups
+):
     layer = layer(4, 4, 3, stride=2, padding=1, groups=groups, rngs=nnx.Rngs(0))
     layouts = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cpu"))
     assert len(layouts) >= 3
     assert set(layouts) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
     assert "optimization_barrier" in loop_text(layer, "cpu")
     assert "optimization_barrier" not in loop_text(layer, "cuda")
-    assert set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cuda"))) != set(layouts)
+    assert set(
+        re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cuda"))
+    ) != set(layouts)
 
 
 def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
@@ -208,7 +272,9 @@ def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
         return jax.grad(lambda params: nnx.merge(nnx.graphdef(layer), params)(x).sum())(params)
 
     def text(platform):
-        return jax.jit(gradient).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+        return (
+            jax.jit(gradient).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+        )
 
     assert "dot_general" in text("cpu")
     assert "convolution" not in text("cpu")
@@ -226,10 +292,14 @@ def test_nothing_in_nothing_out(shape):
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_second_derivatives_and_vmap(kind):
-    theirs, ours, x = build(kind, (4, 5), 2, 4, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2})
+    theirs, ours, x = build(
+        kind, (4, 5), 2, 4, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2}
+    )
     load(ours, theirs)
     weight = theirs.weight.detach().clone().requires_grad_()
-    function = torch.nn.functional.conv2d if kind == "Conv" else torch.nn.functional.conv_transpose2d
+    function = (
+        torch.nn.functional.conv2d if kind == "Conv" else torch.nn.functional.conv_transpose2d
+    )
 
     def f(w):
         return (function(torch.tensor(x), w, None, 2, 1, groups=2) ** 3).sum()
@@ -242,9 +312,15 @@ def test_second_derivatives_and_vmap(kind):
     def g(w, x):
         return (ours_f(x, w, None, 2, 1, groups=2) ** 3).sum()
 
-    kernel, x, vector = ours.kernel[...], jnp.asarray(last(x)), np.moveaxis(vector, (0, 1), (-1, -2))
+    kernel, x, vector = (
+        ours.kernel[...],
+        jnp.asarray(last(x)),
+        np.moveaxis(vector, (0, 1), (-1, -2)),
+    )
     ours_product = jax.jit(jax.grad(lambda w: (jax.grad(g)(w, x) * vector).sum()))(kernel)
-    assert_close(ours_product, np.moveaxis(product.numpy(), (0, 1), (-1, -2)), 1e-5)  # two roundings deep
+    assert_close(
+        ours_product, np.moveaxis(product.numpy(), (0, 1), (-1, -2)), 1e-5
+    )  # two roundings deep
     both = jax.jit(jax.vmap(jax.grad(g), (0, None)))(jnp.stack([kernel, 2 * kernel]), x)
     assert_close(both[1], jax.jit(jax.grad(g))(2 * kernel, x), 1e-5)
 
@@ -252,8 +328,12 @@ def test_second_derivatives_and_vmap(kind):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_forward_mode_hessians_and_gradient_penalties(kind, groups):
-    _, ours, x = build(kind, (4, 5), 2, 4, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": groups})
-    theirs = torch.nn.functional.conv2d if kind == "Conv" else torch.nn.functional.conv_transpose2d
+    _, ours, x = build(
+        kind, (4, 5), 2, 4, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": groups}
+    )
+    theirs = (
+        torch.nn.functional.conv2d if kind == "Conv" else torch.nn.functional.conv_transpose2d
+    )
     kernel, function = ours.kernel[...], nn.conv if kind == "Conv" else nn.conv_transpose
     weight = torch.tensor(np.moveaxis(np.asarray(kernel), (-1, -2), (0, 1)))
 
@@ -269,13 +349,17 @@ def test_forward_mode_hessians_and_gradient_penalties(kind, groups):
     images = jnp.asarray(last(x))
     referee, given = torch.autograd.functional, torch.tensor(x, requires_grad=True)
     slope = referee.jvp(torch_f, (given, weight), (2 * given, 3 * weight))[1]
-    assert_close(jax.jvp(f, (images, kernel), (2 * images, 3 * kernel))[1], slope.detach().numpy(), 1e-5)
+    assert_close(
+        jax.jvp(f, (images, kernel), (2 * images, 3 * kernel))[1], slope.detach().numpy(), 1e-5
+    )
     hessian = referee.hessian(lambda w: torch_f(given, w), weight)
     assert_close(jax.jit(jax.hessian(f, 1))(images, kernel), turned(hessian.numpy()), 1e-5)
     weight.requires_grad_()
     (slope,) = torch.autograd.grad(torch_f(given, weight), given, create_graph=True)
     (penalty,) = torch.autograd.grad((slope**2).sum(), weight)
-    ours_penalty = jax.jit(jax.grad(lambda x, w: (jax.grad(f)(x, w) ** 2).sum(), 1))(images, kernel)
+    ours_penalty = jax.jit(jax.grad(lambda x, w: (jax.grad(f)(x, w) ** 2).sum(), 1))(
+        images, kernel
+    )
     assert_close(ours_penalty, np.moveaxis(penalty.numpy(), (0, 1), (-1, -2)), 1e-5)
 
 
@@ -285,7 +369,9 @@ def test_output_size_of_transposed_convolution():
     for size in ((15, 14), (17, 12)):
         want = theirs(torch.tensor(x), output_size=size).detach().numpy()
         assert_close(ours(jnp.asarray(last(x)), output_size=size), last(want))
-    with pytest.raises(ValueError, match=r"output_size=\(18, 12\) must lie between \(15, 12\) and \(17, 14\)"):
+    with pytest.raises(
+        ValueError, match=r"output_size=\(18, 12\) must lie between \(15, 12\) and \(17, 14\)"
+    ):
         ours(jnp.asarray(last(x)), output_size=(18, 12))
 
 
@@ -309,7 +395,11 @@ ERRORS = [
         RuntimeError,
         "channels first: turn it over",
     ),
-    (lambda: nn.Conv2d(3, 4, 3, rngs=nnx.Rngs(0))(jnp.ones((8, 8))), RuntimeError, r"takes \[N H W C\]"),
+    (
+        lambda: nn.Conv2d(3, 4, 3, rngs=nnx.Rngs(0))(jnp.ones((8, 8))),
+        RuntimeError,
+        r"takes \[N H W C\]",
+    ),
     (
         lambda: nn.Conv2d(3, 4, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3), int)),
         RuntimeError,
@@ -325,23 +415,47 @@ ERRORS = [
         ValueError,
         "groups=2 must divide in_channels=3",
     ),
-    (lambda: nn.Conv2d(3, 4, 3, 2, "same", rngs=nnx.Rngs(0)), ValueError, "padding='same' needs stride 1"),
-    (lambda: nn.Conv2d(3, 4, 3, padding="full", rngs=nnx.Rngs(0)), ValueError, "padding='full' is unknown"),
-    (lambda: nn.Conv2d(3, 4, 3, padding=-1, rngs=nnx.Rngs(0)), ValueError, "must not be negative"),
+    (
+        lambda: nn.Conv2d(3, 4, 3, 2, "same", rngs=nnx.Rngs(0)),
+        ValueError,
+        "padding='same' needs stride 1",
+    ),
+    (
+        lambda: nn.Conv2d(3, 4, 3, padding="full", rngs=nnx.Rngs(0)),
+        ValueError,
+        "padding='full' is unknown",
+    ),
+    (
+        lambda: nn.Conv2d(3, 4, 3, padding=-1, rngs=nnx.Rngs(0)),
+        ValueError,
+        "must not be negative",
+    ),
     (
         lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror", rngs=nnx.Rngs(0)),
         ValueError,
         "padding_mode='mirror'",
     ),
-    (lambda: nn.Conv2d(3, 4, (3, 3, 3), rngs=nnx.Rngs(0)), ValueError, "has 3 entries; 2 spatial axes"),
-    (lambda: nn.Conv2d(3, 4, 3, stride=0, rngs=nnx.Rngs(0)), ValueError, "stride=0 must be positive"),
     (
-        lambda: nn.ConvTranspose2d(3, 4, 3, output_padding=1, rngs=nnx.Rngs(0))(jnp.ones((1, 4, 4, 3))),
+        lambda: nn.Conv2d(3, 4, (3, 3, 3), rngs=nnx.Rngs(0)),
+        ValueError,
+        "has 3 entries; 2 spatial axes",
+    ),
+    (
+        lambda: nn.Conv2d(3, 4, 3, stride=0, rngs=nnx.Rngs(0)),
+        ValueError,
+        "stride=0 must be positive",
+    ),
+    (
+        lambda: nn.ConvTranspose2d(3, 4, 3, output_padding=1, rngs=nnx.Rngs(0))(
+            jnp.ones((1, 4, 4, 3))
+        ),
         RuntimeError,
         "less than",
     ),
     (
-        lambda: nn.ConvTranspose2d(3, 4, 3, padding=9, rngs=nnx.Rngs(0))(jnp.ones((1, 4, 4, 3))),
+        lambda: nn.ConvTranspose2d(3, 4, 3, padding=9, rngs=nnx.Rngs(0))(
+            jnp.ones((1, 4, 4, 3))
+        ),
         RuntimeError,
         "leaves nothing",
     ),

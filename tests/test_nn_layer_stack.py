@@ -1,4 +1,6 @@
-"""LayerStack is Sequential as a loop: outputs, gradients, running statistics, randomness; and what it refuses."""
+"""LayerStack is Sequential as a loop: outputs, gradients, running statistics, randomness; and
+what it refuses.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +45,17 @@ def test_a_stack_computes_what_its_layers_compute(mode):
     stack_value, stack_grads, stack_statistics = gradients(stack)
     # The same products in the same order; fused differently, so a few float32 ulp.
     np.testing.assert_allclose(stack_value, value, rtol=1e-5)
-    for ours, theirs in zip(stack_grads + stack_statistics, stacked(grads) + stacked(statistics), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
+    for ours, theirs in zip(
+        stack_grads + stack_statistics, stacked(grads) + stacked(statistics), strict=True
+    ):
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max())
+        )
     moved = any(
         (ours != theirs).any()
-        for ours, theirs in zip(stack_statistics, jax.tree.leaves(nnx.state(stack, nnx.BatchStat)), strict=True)
+        for ours, theirs in zip(
+            stack_statistics, jax.tree.leaves(nnx.state(stack, nnx.BatchStat)), strict=True
+        )
     )
     assert moved == (mode == "train")
 
@@ -57,7 +65,9 @@ def test_layers_come_out_of_a_stack_as_they_went_in():
     assert len(stack) == len(layers)
     for before, after in zip(layers, stack, strict=True):
         assert nnx.graphdef(before) == nnx.graphdef(after)
-        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), nnx.state(before), nnx.state(after)))
+        assert jax.tree.all(
+            jax.tree.map(lambda a, b: (a == b).all(), nnx.state(before), nnx.state(after))
+        )
 
 
 def test_every_layer_of_a_stack_draws_its_own_random_numbers():

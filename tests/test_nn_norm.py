@@ -1,4 +1,6 @@
-"""Normalisation layers against torch: outputs, gradients and running statistics, in train and eval mode."""
+"""Normalisation layers against torch: outputs, gradients and running statistics, in train and
+eval mode.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,11 @@ NORMS = {
     "instance 1d": ("InstanceNorm1d", 1, {}),
     "instance 2d": ("InstanceNorm2d", 2, {"affine": True}),
     "instance 2d tracked": ("InstanceNorm2d", 2, {"affine": True, "track_running_stats": True}),
-    "instance 2d no momentum": ("InstanceNorm2d", 2, {"track_running_stats": True, "momentum": None}),
+    "instance 2d no momentum": (
+        "InstanceNorm2d",
+        2,
+        {"track_running_stats": True, "momentum": None},
+    ),
     "instance 3d": ("InstanceNorm3d", 3, {"track_running_stats": True}),
 }
 
@@ -34,14 +40,17 @@ def build(name):
     theirs, ours = getattr(torch.nn, kind)(3, **options), getattr(nn, kind)(3, **options)
     generator = np.random.default_rng(0)
     for parameter in theirs.parameters():  # not the ones and zeros they start as
-        parameter.data = torch.tensor(generator.normal(1, 0.5, parameter.shape).astype(np.float32))
+        parameter.data = torch.tensor(
+            generator.normal(1, 0.5, parameter.shape).astype(np.float32)
+        )
     return theirs, ours, SHAPES[n]
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_train_mode_output_and_gradients(name):
     theirs, ours, shape = build(name)
-    # the gradient subtracts two means from the cotangent: what is left carries the rounding of all of it
+    # the gradient subtracts two means from the cotangent: what is left carries the rounding of
+    # all of it
     check(theirs, ours, 2 + 3 * random(*shape), tolerance=1e-5, modes=("jit",))
 
 
@@ -53,7 +62,10 @@ def test_running_statistics_over_steps_then_eval_mode(name):
         x = 2 + 3 * random(*shape, seed=step)
         assert_close(ours(jnp.asarray(last(x))), last(theirs(torch.tensor(x)).detach()), 1e-5)
     for attribute in ("running_mean", "running_var", "num_batches_tracked"):
-        want, got = getattr(theirs, attribute), getattr(ours, attribute.removeprefix("running_"))
+        want, got = (
+            getattr(theirs, attribute),
+            getattr(ours, attribute.removeprefix("running_")),
+        )
         assert (want is None) == (got is None)
         if want is not None:
             assert_close(got[...], want.numpy())
@@ -61,7 +73,9 @@ def test_running_statistics_over_steps_then_eval_mode(name):
     ours.eval()
     before = nnx.to_pure_dict(nnx.state(ours))
     assert_close(ours(jnp.asarray(last(x))), last(theirs(torch.tensor(x)).detach()), 1e-5)
-    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(ours)))  # eval changes nothing
+    jax.tree.map(
+        np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(ours))
+    )  # eval changes nothing
     check(theirs, ours, x, tolerance=1e-5, modes=("jit",))
     ours.train()
     assert ours.use_running_average is False
@@ -72,7 +86,8 @@ def test_two_pass_variance_at_a_mean_of_1000():
     theirs, ours = torch.nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     got = ours(jnp.asarray(last(x)))
     exact = torch.nn.BatchNorm2d(3).double()(torch.tensor(x).double()).detach().numpy()
-    # The mean itself is rounded to 1000 * 6e-8 = 6e-5; E[x^2] - E[x]^2 would be wrong by 0.28 (DESIGN §5).
+    # The mean itself is rounded to 1000 * 6e-8 = 6e-5; E[x^2] - E[x]^2 would be wrong by 0.28
+    # (DESIGN §5).
     assert_close(got, last(exact), 2e-4)
     assert_close(got, last(theirs(torch.tensor(x)).detach()), 2e-4)
 
@@ -80,7 +95,9 @@ def test_two_pass_variance_at_a_mean_of_1000():
 def test_one_value_per_channel_is_refused_in_train_mode_only():
     for norm in (nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)):
         x = torch.ones(1, 3) if isinstance(norm, torch.nn.Module) else jnp.ones((1, 3))
-        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        with pytest.raises(
+            ValueError, match="Expected more than 1 value per channel when training"
+        ):
             norm(x)
         norm.eval()
         assert norm(x).shape == (1, 3)
@@ -107,7 +124,12 @@ def test_batch_norm_under_grad_as_train_uses_it():
 
 WITHIN = {
     "layer": (lambda m, r: m.LayerNorm(5, **r), (4, 3, 5), unchanged, {}),
-    "layer two axes": (lambda m, r: m.LayerNorm((3, 5), **r), (4, 3, 5), unchanged, {"eps": 1e-3}),
+    "layer two axes": (
+        lambda m, r: m.LayerNorm((3, 5), **r),
+        (4, 3, 5),
+        unchanged,
+        {"eps": 1e-3},
+    ),
     "layer no bias": (lambda m, r: m.LayerNorm(5, **r), (4, 5), unchanged, {"bias": False}),
     "layer plain": (
         lambda m, r: m.LayerNorm(5, **r),
@@ -136,9 +158,21 @@ def test_norms_within_an_example(name):
 
 ERRORS = [
     (lambda: nn.BatchNorm2d(3)(jnp.ones((2, 3, 4, 4))), ValueError, "channels first"),
-    (lambda: nn.BatchNorm2d(3)(jnp.ones((2, 4, 3))), ValueError, r"BatchNorm2d takes \[N H W 3\]"),
-    (lambda: nn.BatchNorm1d(3)(jnp.ones((2, 4, 4, 3))), ValueError, r"takes \[N 3\] or \[N L 3\]"),
-    (lambda: nn.InstanceNorm2d(3)(jnp.ones((2, 3, 4, 4))), ValueError, r"InstanceNorm2d takes \[N H W 3\]"),
+    (
+        lambda: nn.BatchNorm2d(3)(jnp.ones((2, 4, 3))),
+        ValueError,
+        r"BatchNorm2d takes \[N H W 3\]",
+    ),
+    (
+        lambda: nn.BatchNorm1d(3)(jnp.ones((2, 4, 4, 3))),
+        ValueError,
+        r"takes \[N 3\] or \[N L 3\]",
+    ),
+    (
+        lambda: nn.InstanceNorm2d(3)(jnp.ones((2, 3, 4, 4))),
+        ValueError,
+        r"InstanceNorm2d takes \[N H W 3\]",
+    ),
     (lambda: nn.GroupNorm(4, 6), ValueError, "divisible by num_groups=4"),
     (lambda: nn.GroupNorm(2, 6)(jnp.ones((2, 6, 4))), RuntimeError, r"takes \[N ... 6\]"),
     (lambda: nn.LayerNorm((3, 5))(jnp.ones((2, 5, 3))), RuntimeError, r"takes \[... 3 5\]"),

@@ -14,14 +14,22 @@ POOLS = {
     "max leaves an end": ("MaxPool", (7, 9), {"kernel_size": (2, 3)}),
     "max gaps": ("MaxPool", (9, 8), {"kernel_size": 2, "stride": 3}),
     "max overlap": ("MaxPool", (7, 9), {"kernel_size": 3, "stride": 2, "padding": 1}),
-    "max overlap all": ("MaxPool", (7, 9), {"kernel_size": (3, 2), "stride": 1, "padding": (1, 0)}),
+    "max overlap all": (
+        "MaxPool",
+        (7, 9),
+        {"kernel_size": (3, 2), "stride": 1, "padding": (1, 0)},
+    ),
     "max dilation": (
         "MaxPool",
         (9, 10),
         {"kernel_size": (2, 3), "dilation": (3, 2), "stride": 2, "padding": 1},
     ),
     "max ceil": ("MaxPool", (7, 8), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
-    "max ceil padding": ("MaxPool", (6, 5), {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True}),
+    "max ceil padding": (
+        "MaxPool",
+        (6, 5),
+        {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True},
+    ),
     "max 1d": ("MaxPool", (9,), {"kernel_size": 4, "stride": 2, "padding": 2}),
     "max 3d": ("MaxPool", (5, 6, 4), {"kernel_size": 2}),
     "max 3d overlap": (
@@ -37,11 +45,21 @@ POOLS = {
         (7, 9),
         {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
     ),
-    "avg ceil": ("AvgPool", (6, 5), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "avg ceil": (
+        "AvgPool",
+        (6, 5),
+        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
+    ),
     "avg ceil not pad": (
         "AvgPool",
         (6, 5),
-        {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True, "count_include_pad": False},
+        {
+            "kernel_size": 2,
+            "stride": 3,
+            "padding": 1,
+            "ceil_mode": True,
+            "count_include_pad": False,
+        },
     ),
     "avg divisor": ("AvgPool", (6, 8), {"kernel_size": 2, "padding": 1, "divisor_override": 3}),
     "avg 1d": ("AvgPool", (9,), {"kernel_size": 4, "stride": 3, "padding": 2}),
@@ -80,14 +98,19 @@ def test_output_and_gradient(name):
     theirs, ours, spatial = build(name)
     # positive for LPPool, whose root has no gradient below 0
     x = np.abs(random(2, 3, *spatial)) if "lp" in name else random(2, 3, *spatial)
-    # A maximum is selected, and a gradient added up from few terms: only sums of overlaps are rounded.
-    check(theirs, ours, x, tolerance=1e-6, modes=("jit", "eager") if name in EAGER else ("jit",))
+    # A maximum is selected, and a gradient added up from few terms: only sums of overlaps are
+    # rounded.
+    check(
+        theirs, ours, x, tolerance=1e-6, modes=("jit", "eager") if name in EAGER else ("jit",)
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in POOLS if "max" in name])
 def test_ties_give_their_gradient_to_the_first_place(name):
     theirs, ours, spatial = build(name)
-    x = np.random.default_rng(0).integers(0, 3, (2, 2, *spatial)).astype(np.float32)  # as 8-bit images have them
+    x = (
+        np.random.default_rng(0).integers(0, 3, (2, 2, *spatial)).astype(np.float32)
+    )  # as 8-bit images have them
     check(theirs, ours, x, tolerance=1e-6, modes=("jit",))
 
 
@@ -104,7 +127,9 @@ def test_inside_scan(name):
     _, ours, spatial = build(name)
     x = jnp.asarray(last(random(2, 3, *spatial)))
     gradient = jax.grad(lambda x: (ours(x) ** 2).sum())
-    in_scan = jax.jit(lambda xs: jax.lax.scan(lambda c, x: (c, gradient(x)), None, xs)[1])(jnp.stack([x, -x]))
+    in_scan = jax.jit(lambda xs: jax.lax.scan(lambda c, x: (c, gradient(x)), None, xs)[1])(
+        jnp.stack([x, -x])
+    )
     for i, one in enumerate((x, -x)):
         assert_close(in_scan[i], jax.jit(gradient)(one), 1e-6)
 
@@ -115,9 +140,13 @@ def test_integers_are_pooled_too():
 
 
 def test_a_large_window_keeps_its_index():
-    x = jnp.zeros((1, 150, 1)).at[0, 130, 0].set(1.0)  # the place in the window does not fit into int8
+    x = (
+        jnp.zeros((1, 150, 1)).at[0, 130, 0].set(1.0)
+    )  # the place in the window does not fit into int8
     for stride in (140, 10):
-        gradient = jax.jit(jax.grad(lambda x, stride=stride: nn.max_pool(x, 140, stride).sum()))(x)
+        gradient = jax.jit(
+            jax.grad(lambda x, stride=stride: nn.max_pool(x, 140, stride).sum())
+        )(x)
         assert jnp.argmax(gradient) == 130
 
 
@@ -126,7 +155,9 @@ def test_second_derivative():
     f = jax.jit(jax.grad(lambda x: (nn.max_pool(x, 3, 2, 1) ** 3).sum()))
     by_difference = (f(x + 1e-3) - f(x - 1e-3)) / 2e-3
     by_rule = jax.jit(jax.grad(lambda x: f(x).sum()))(x)
-    np.testing.assert_allclose(by_rule, by_difference, atol=5e-2)  # 1e-7 / 1e-3 of rounding in values up to 20, twice
+    np.testing.assert_allclose(
+        by_rule, by_difference, atol=5e-2
+    )  # 1e-7 / 1e-3 of rounding in values up to 20, twice
 
 
 ERRORS = [
@@ -147,7 +178,9 @@ def test_wrong_use(use, error, match):
         use(jnp.ones((2, 6, 6, 3)))
 
 
-@pytest.mark.parametrize("options", [(2, None, 0, 1), (3, 2, 1, 2)], ids=["apart", "overlapping"])
+@pytest.mark.parametrize(
+    "options", [(2, None, 0, 1), (3, 2, 1, 2)], ids=["apart", "overlapping"]
+)
 def test_max_pool_in_forward_mode_and_twice(options):
     x, v = random(2, 3, 7, 8), random(2, 3, 7, 8, seed=1)
 
@@ -161,5 +194,10 @@ def test_max_pool_in_forward_mode_and_twice(options):
     want = torch.autograd.functional.hvp(theirs, torch.tensor(x), torch.tensor(v))[1]
     slope = torch.autograd.functional.jvp(theirs, torch.tensor(x), torch.tensor(v))[1]
     assert_close(jax.jvp(ours, (images,), (along,))[1], slope.numpy())
-    assert_close(jax.jvp(jax.grad(ours), (images,), (along,))[1], last(want.numpy()))  # forward over reverse
-    assert_close(jax.jit(jax.grad(lambda x: (jax.grad(ours)(x) * along).sum()))(images), last(want.numpy()))
+    assert_close(
+        jax.jvp(jax.grad(ours), (images,), (along,))[1], last(want.numpy())
+    )  # forward over reverse
+    assert_close(
+        jax.jit(jax.grad(lambda x: (jax.grad(ours)(x) * along).sum()))(images),
+        last(want.numpy()),
+    )

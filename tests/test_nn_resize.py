@@ -27,7 +27,9 @@ def test_padding(name, padding):
     value = (7.5,) if name.startswith("Constant") else ()
     theirs, ours = getattr(torch.nn, name)(padding, *value), getattr(nn, name)(padding, *value)
     x = random(2, 3, *(4, 5, 6)[-ours._spatial_axes :])
-    check(theirs, ours, x, modes=("jit",))  # values are copied, and gradients added where a value was copied twice
+    check(
+        theirs, ours, x, modes=("jit",)
+    )  # values are copied, and gradients added where a value was copied twice
     np.testing.assert_array_equal(ours(jnp.asarray(last(x)[0])), ours(jnp.asarray(last(x)))[0])
 
 
@@ -57,7 +59,12 @@ UPSAMPLES = [
 
 @pytest.mark.parametrize(("spatial", "options"), UPSAMPLES, ids=str)
 def test_upsample(spatial, options):
-    check(torch.nn.Upsample(**options), nn.Upsample(**options), random(2, 3, *spatial), modes=("jit",))
+    check(
+        torch.nn.Upsample(**options),
+        nn.Upsample(**options),
+        random(2, 3, *spatial),
+        modes=("jit",),
+    )
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
@@ -65,9 +72,13 @@ def test_nearest_reads_torchs_place_at_every_pair_of_sizes(mode):
     sizes = [1, 2, 3, 5, 7, 8, 11, 13]
     for old in sizes:
         x = np.arange(old, dtype=np.float32)
-        every = jax.jit(lambda x: [nn.interpolate(x, size=new, mode=mode)[0, :, 0] for new in sizes])
+        every = jax.jit(
+            lambda x: [nn.interpolate(x, size=new, mode=mode)[0, :, 0] for new in sizes]
+        )
         for new, ours in zip(sizes, every(x.reshape(1, old, 1)), strict=True):
-            want = torch.nn.functional.interpolate(torch.tensor(x)[None, None], size=new, mode=mode)[0, 0]
+            want = torch.nn.functional.interpolate(
+                torch.tensor(x)[None, None], size=new, mode=mode
+            )[0, 0]
             np.testing.assert_array_equal(ours, want, f"{old} to {new}")
 
 
@@ -79,7 +90,12 @@ def test_the_two_named_upsamplings():
         x,
         modes=("jit",),
     )
-    check(torch.nn.UpsamplingBilinear2d(size=(7, 8)), nn.UpsamplingBilinear2d(size=(7, 8)), x, modes=("jit",))
+    check(
+        torch.nn.UpsamplingBilinear2d(size=(7, 8)),
+        nn.UpsamplingBilinear2d(size=(7, 8)),
+        x,
+        modes=("jit",),
+    )
 
 
 def test_pixel_shuffle_and_back():
@@ -101,7 +117,10 @@ def test_affine_grid(n, align_corners):
     weight = random(*want.shape, seed=1)
     want.backward(torch.tensor(weight))
     size = (*SIZES[n][:1], *SIZES[n][2:], 3)
-    got, pull = jax.vjp(lambda theta: nn.affine_grid(theta, size, align_corners), jnp.asarray(theta.detach().numpy()))
+    got, pull = jax.vjp(
+        lambda theta: nn.affine_grid(theta, size, align_corners),
+        jnp.asarray(theta.detach().numpy()),
+    )
     assert_close(got, want.detach())
     assert_close(pull(jnp.asarray(weight))[0], theta.grad)
 
@@ -120,10 +139,13 @@ def test_grid_sample(n, mode, padding_mode, align_corners):
     weight = random(*want.shape, seed=3)
     want.backward(torch.tensor(weight))
     run = jax.jit(
-        lambda x, grid, w: (lambda y, pull: (y, *pull(w)))(*jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid))
+        lambda x, grid, w: (lambda y, pull: (y, *pull(w)))(
+            *jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid)
+        )
     )
     y, dx, dgrid = run(last(x), grid, last(weight))
-    # Coordinates up to 12 places outside carry 1e-6 of rounding, times differences of values up to 5.
+    # Coordinates up to 12 places outside carry 1e-6 of rounding, times differences of values up
+    # to 5.
     assert_close(y, last(want.detach()), 1e-5)
     assert_close(dx, last(tx.grad), 1e-5)
     assert_close(dgrid, tgrid.grad, 2e-5)
@@ -139,7 +161,12 @@ def test_identity_grid_and_the_edges(padding_mode):
             got = sample(jnp.asarray(last(x)), grid, mode, padding_mode, align_corners)
             assert_close(got, last(x))
     one = jnp.full((1, 1, 1, 1), 3.0)  # an axis of one place reflects onto itself
-    assert nn.grid_sample(one, jnp.zeros((1, 1, 1, 2)), padding_mode=padding_mode, align_corners=True).item() == 3
+    assert (
+        nn.grid_sample(
+            one, jnp.zeros((1, 1, 1, 2)), padding_mode=padding_mode, align_corners=True
+        ).item()
+        == 3
+    )
 
 
 ERRORS = [
@@ -155,7 +182,11 @@ ERRORS = [
     (lambda x: nn.CircularPad2d(5)(x), RuntimeError, "asks for more than an axis of 4 holds"),
     (lambda x: nn.ZeroPad2d(-3)(x), RuntimeError, "cuts more than"),
     (lambda x: nn.ZeroPad2d((1, 2, 3))(x), ValueError, "has 3 entries"),
-    (lambda x: nn.grid_sample(x, jnp.zeros((2, 3, 3, 3))), ValueError, r"takes \[N H W C\] with a grid"),
+    (
+        lambda x: nn.grid_sample(x, jnp.zeros((2, 3, 3, 3))),
+        ValueError,
+        r"takes \[N H W C\] with a grid",
+    ),
     (
         lambda x: nn.grid_sample(x, jnp.zeros((2, 3, 3, 2)), "bicubic"),
         ValueError,
@@ -166,7 +197,11 @@ ERRORS = [
         ValueError,
         "'wrap' is unknown",
     ),
-    (lambda x: nn.affine_grid(jnp.zeros((1, 2, 3)), x.shape), ValueError, r"takes theta \[N 2 3\]"),
+    (
+        lambda x: nn.affine_grid(jnp.zeros((1, 2, 3)), x.shape),
+        ValueError,
+        r"takes theta \[N 2 3\]",
+    ),
 ]
 
 

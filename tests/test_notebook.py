@@ -1,4 +1,6 @@
-"""Experiments as notebooks: every script is cut into cells that hold all of it, and one runs end to end."""
+"""Experiments as notebooks: every script is cut into cells that hold all of it, and one runs
+end to end.
+"""
 
 import ast
 import os
@@ -19,14 +21,18 @@ def test_the_cells_hold_the_whole_script_in_its_order(name):
     pieces = notebook.cells(source)
     assert ast.dump(ast.parse("\n".join(pieces))) == ast.dump(ast.parse(source))
     comments = [line for line in source.splitlines() if line.startswith("#")]
-    assert [line for piece in pieces for line in piece.splitlines() if line.startswith("#")] == comments
+    assert [
+        line for piece in pieces for line in piece.splitlines() if line.startswith("#")
+    ] == comments
     nbformat.validate(notebook.convert(name))
 
 
 def written(*args, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "experiments.notebook", *args]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900
+    )
 
 
 def test_a_notebook_runs_from_its_first_cell_to_its_pictures(tmp_path):
@@ -45,7 +51,11 @@ def test_a_notebook_that_was_worked_on_is_not_written_over(tmp_path):
     path.write_text("mine")
     assert written("ch03_strides", "--out", ".", cwd=tmp_path).returncode == 0
     ran = written("ch03_strides", "--out", ".", "--run", cwd=tmp_path)
-    assert (ran.returncode, "is no notebook" in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
+    assert (ran.returncode, "is no notebook" in ran.stderr, "Traceback" in ran.stderr) == (
+        1,
+        True,
+        False,
+    )
     assert path.read_text() == "mine"
     assert written("ch03_strides", "--out", ".", "--fresh", cwd=tmp_path).returncode == 0
     nbformat.validate(nbformat.read(path, as_version=4))

@@ -27,43 +27,87 @@ TABLE = [
     (optim.adamw, "AdamW", {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True}),
     (optim.adamw, "AdamW", {"lr": 0.05, "weight_decay": 0.0, "maximize": True, "eps": 1e-2}),
     (optim.adamax, "Adamax", {}),
-    (optim.adamax, "Adamax", {"lr": 0.05, "betas": (0.7, 0.9), "weight_decay": 0.1, "eps": 1e-2}),
+    (
+        optim.adamax,
+        "Adamax",
+        {"lr": 0.05, "betas": (0.7, 0.9), "weight_decay": 0.1, "eps": 1e-2},
+    ),
     (optim.adamax, "Adamax", {"maximize": True}),
     (optim.nadam, "NAdam", {}),
-    (optim.nadam, "NAdam", {"lr": 0.05, "weight_decay": 0.1, "momentum_decay": 0.05, "maximize": True}),
-    (optim.nadam, "NAdam", {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3}),
+    (
+        optim.nadam,
+        "NAdam",
+        {"lr": 0.05, "weight_decay": 0.1, "momentum_decay": 0.05, "maximize": True},
+    ),
+    (
+        optim.nadam,
+        "NAdam",
+        {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
+    ),
     (optim.radam, "RAdam", {}),
-    (optim.radam, "RAdam", {"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.95), "maximize": True}),
-    (optim.radam, "RAdam", {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3}),
+    (
+        optim.radam,
+        "RAdam",
+        {"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.95), "maximize": True},
+    ),
+    (
+        optim.radam,
+        "RAdam",
+        {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
+    ),
     (optim.rmsprop, "RMSprop", {}),
     (optim.rmsprop, "RMSprop", {"lr": 0.02, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     (optim.rmsprop, "RMSprop", {"lr": 0.02, "momentum": 0.9, "maximize": True}),
     (optim.rmsprop, "RMSprop", {"lr": 0.02, "momentum": 0.5, "centered": True, "eps": 1e-2}),
     (optim.adagrad, "Adagrad", {}),
-    (optim.adagrad, "Adagrad", {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "maximize": True}),
+    (
+        optim.adagrad,
+        "Adagrad",
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "maximize": True},
+    ),
     (optim.adagrad, "Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-2}),
     (optim.adadelta, "Adadelta", {}),
-    (optim.adadelta, "Adadelta", {"lr": 0.5, "rho": 0.7, "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    (
+        optim.adadelta,
+        "Adadelta",
+        {"lr": 0.5, "rho": 0.7, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
+    ),
     (optim.asgd, "ASGD", {}),
-    (optim.asgd, "ASGD", {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 20, "weight_decay": 0.1}),
+    (
+        optim.asgd,
+        "ASGD",
+        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 20, "weight_decay": 0.1},
+    ),
     (optim.asgd, "ASGD", {"t0": 3, "maximize": True}),
     (optim.rprop, "Rprop", {}),
-    (optim.rprop, "Rprop", {"lr": 0.1, "etas": (0.3, 1.7), "step_sizes": (1e-3, 0.2), "maximize": True}),
+    (
+        optim.rprop,
+        "Rprop",
+        {"lr": 0.1, "etas": (0.3, 1.7), "step_sizes": (1e-3, 0.2), "maximize": True},
+    ),
     (optim.adafactor, "Adafactor", {}),
-    (optim.adafactor, "Adafactor", {"lr": 0.1, "beta2_decay": -0.5, "eps": (1e-3, 0.1), "weight_decay": 0.1}),
+    (
+        optim.adafactor,
+        "Adafactor",
+        {"lr": 0.1, "beta2_decay": -0.5, "eps": (1e-3, 0.1), "weight_decay": 0.1},
+    ),
     (optim.adafactor, "Adafactor", {"d": 3.0, "maximize": True}),
 ]
 IDS = [f"{name}-{'-'.join(options) or 'defaults'}" for _, name, options in TABLE]
 
 
 def random_problem(dtype):
-    """Parameters of several ranks, and a gradient for each step whose size varies over six decades."""
+    """Parameters of several ranks, and a gradient for each step whose size varies over six
+    decades.
+    """
     rng = np.random.default_rng(0)
     shapes = {"b": (4,), "k": (2, 3, 2), "s": (), "w": (3, 4)}
     params = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     scale = 10 ** rng.uniform(-4, 2, STEPS)
     grads = {
-        name: (rng.standard_normal((STEPS, *p.shape)) * scale.reshape(-1, *[1] * p.ndim)).astype(dtype)
+        name: (
+            rng.standard_normal((STEPS, *p.shape)) * scale.reshape(-1, *[1] * p.ndim)
+        ).astype(dtype)
         for name, p in params.items()
     }
     grads["w"][::7, 0] = 0.0  # sometimes there is no gradient at all
@@ -71,7 +115,9 @@ def random_problem(dtype):
 
 
 def torch_run(name, options, params, grads, scheduler=None):
-    """Yields (parameters, optimizer state by parameter name) after every step of torch's optimizer."""
+    """Yields (parameters, optimizer state by parameter name) after every step of torch's
+    optimizer.
+    """
     tensors = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in params.items()}
     opt = getattr(torch.optim, name)(list(tensors.values()), **options)
     schedule = scheduler(opt) if scheduler else None
@@ -88,7 +134,9 @@ def torch_run(name, options, params, grads, scheduler=None):
 
 
 def scan(tx):
-    """A compiled function (params, state, grads) -> (params, state, the parameters after each step)."""
+    """A compiled function (params, state, grads) -> (params, state, the parameters after each
+    step).
+    """
 
     def body(carry, grad):
         params, state = carry
@@ -104,13 +152,17 @@ def scan(tx):
 
 
 def state_from_torch(state, torch_state, step):
-    """Our state with every field read from torch's, by its own name: what a parity tool does."""
+    """Our state with every field read from torch's, by its own name: what a parity tool
+    does.
+    """
     fields = {"step": jnp.int32(step)}
     for name in state._fields[1:]:
         tree = getattr(state, name)
         if tree is not None:
             fields[name] = {
-                key: jnp.asarray(torch_state[key][name].numpy()).astype(leaf.dtype) if leaf.size else leaf
+                key: jnp.asarray(torch_state[key][name].numpy()).astype(leaf.dtype)
+                if leaf.size
+                else leaf
                 for key, leaf in tree.items()
             }
     return state._replace(**fields)
@@ -123,7 +175,9 @@ def assert_trees_close(ours, theirs, **tolerance):
 
 @pytest.fixture
 def float64():
-    """Both libraries in double precision; torch takes the dtype of its scalar state from the default."""
+    """Both libraries in double precision; torch takes the dtype of its scalar state from the
+    default.
+    """
     torch.set_default_dtype(torch.float64)
     with jax.enable_x64(True):
         yield
@@ -132,20 +186,30 @@ def float64():
 
 @pytest.mark.parametrize(("ours", "name", "options"), TABLE, ids=IDS)
 def test_formula_is_torchs(float64, ours, name, options):
-    """In double precision rounding is out of the way: 200 steps agree to 1e-11, the state included."""
+    """In double precision rounding is out of the way: 200 steps agree to 1e-11, the state
+    included.
+    """
     params, grads = random_problem(np.float64)
-    theirs = list(torch_run(name, options, params, {k: g[: STEPS // 2] for k, g in grads.items()}))
+    theirs = list(
+        torch_run(name, options, params, {k: g[: STEPS // 2] for k, g in grads.items()})
+    )
     tx = ours(**options)
     run = scan(tx)
-    first, second = ({k: g[half] for k, g in grads.items()} for half in (slice(0, 100), slice(100, 200)))
+    first, second = (
+        {k: g[half] for k, g in grads.items()} for half in (slice(0, 100), slice(100, 200))
+    )
     _, half_state, path = run(params, tx.init(params), first)
     # 1e-11: 200 steps each round by 1e-16, amplified where lr / eps is large.
     for step in (0, 1, 2, 10, 99):
-        assert_trees_close({k: p[step] for k, p in path.items()}, theirs[step][0], rtol=1e-11, atol=1e-12)
+        assert_trees_close(
+            {k: p[step] for k, p in path.items()}, theirs[step][0], rtol=1e-11, atol=1e-12
+        )
     expected = state_from_torch(half_state, theirs[-1][1], step=100)
     for field in half_state._fields[1:]:
         if getattr(half_state, field) is not None:
-            assert_trees_close(getattr(half_state, field), getattr(expected, field), rtol=1e-10, atol=1e-12)
+            assert_trees_close(
+                getattr(half_state, field), getattr(expected, field), rtol=1e-10, atol=1e-12
+            )
     assert half_state.step == 100
     # Training goes on in JAX from torch's own parameters and state.
     carried, _, _ = run(theirs[-1][0], expected, second)
@@ -165,7 +229,8 @@ def test_float32(ours, name, options):
     assert_trees_close(final, theirs, rtol=1e-5, atol=1e-5)
 
 
-# Defaults, but for RMSprop: with eps 1e-8 it divides rounding by rounding once the gradient is gone.
+# Defaults, but for RMSprop: with eps 1e-8 it divides rounding by rounding once the gradient is
+# gone.
 REAL = [row for row in TABLE if row[2] == {} and row[1] != "RMSprop"] + [
     (optim.rmsprop, "RMSprop", {"lr": 0.02, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1})
 ]
@@ -204,10 +269,13 @@ def test_float32_with_a_real_loss(ours, name, options):
 
         return jax.lax.fori_loop(0, STEPS, body, (params, tx.init(params)))[0]
 
-    # Float32 rounds by 6e-8 a step; rules that divide by the gradient's size turn the rounding of a tiny
+    # Float32 rounds by 6e-8 a step; rules that divide by the gradient's size turn the rounding
+    # of a tiny
     # gradient into a step of another size, which the loss then pulls back.
     final = train({k: jnp.asarray(p) for k, p in params.items()})
-    assert_trees_close(final, {k: t.detach().numpy() for k, t in tensors.items()}, rtol=1e-3, atol=2e-4)
+    assert_trees_close(
+        final, {k: t.detach().numpy() for k, t in tensors.items()}, rtol=1e-3, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize(("ours", "name", "options"), REAL, ids=[name for _, name, _ in REAL])
@@ -240,9 +308,12 @@ def test_muon_rounds_where_torch_rounds(options, shape):
     *_, (theirs, state) = torch_run("Muon", options, params, grads)
     tx = optim.muon(**options)
     final, ours, _ = scan(tx)(params, tx.init(params), grads)
-    # Float32 sums over 200 steps; one bfloat16 rounding the other way would show as lr * 2^-8 = 4e-6 to 8e-5.
+    # Float32 sums over 200 steps; one bfloat16 rounding the other way would show as lr * 2^-8 =
+    # 4e-6 to 8e-5.
     np.testing.assert_allclose(final["w"], theirs["w"], rtol=0, atol=2e-5)
-    np.testing.assert_allclose(ours.momentum_buffer["w"], state["w"]["momentum_buffer"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        ours.momentum_buffer["w"], state["w"]["momentum_buffer"], rtol=1e-5, atol=1e-6
+    )
 
 
 SCHEDULED = [
@@ -257,7 +328,9 @@ SCHEDULED = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "name", "options"), SCHEDULED, ids=[name for _, name, _ in SCHEDULED])
+@pytest.mark.parametrize(
+    ("ours", "name", "options"), SCHEDULED, ids=[name for _, name, _ in SCHEDULED]
+)
 def test_schedule_in_torchs_order(float64, ours, name, options):
     """A schedule as `lr` equals optimizer.step(); scheduler.step()."""
     params, grads = random_problem(np.float64)
@@ -270,7 +343,9 @@ def test_schedule_in_torchs_order(float64, ours, name, options):
 
 
 def test_one_cycle_with_momentum(float64):
-    """torch's OneCycleLR moves momentum too; `inject_hyperparams` does that here, with traced options."""
+    """torch's OneCycleLR moves momentum too; `inject_hyperparams` does that here, with traced
+    options.
+    """
     params, grads = random_problem(np.float64)
     cycle = lambda opt: torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=STEPS + 1)  # noqa: E731
     *_, (theirs, _) = torch_run("SGD", {"lr": 0.1, "momentum": 0.9}, params, grads, cycle)
@@ -281,7 +356,9 @@ def test_one_cycle_with_momentum(float64):
     assert_trees_close(final, theirs, rtol=1e-11, atol=1e-12)  # double precision, as above
 
 
-@pytest.mark.parametrize("ours", [optim.sgd, optim.adamw, optim.asgd, optim.rprop, optim.adafactor])
+@pytest.mark.parametrize(
+    "ours", [optim.sgd, optim.adamw, optim.asgd, optim.rprop, optim.adafactor]
+)
 def test_learning_rates_under_vmap(ours):
     """A sweep: one compiled program, each member as if it were alone."""
     params, grads = random_problem(np.float32)
@@ -295,7 +372,9 @@ def test_learning_rates_under_vmap(ours):
     together = jax.jit(jax.vmap(train))(rates)
     for i, lr in enumerate(rates):
         # The batched program may fuse multiply-adds another way: a few units in the last place.
-        assert_trees_close({k: v[i] for k, v in together.items()}, train(float(lr)), rtol=2e-6, atol=1e-6)
+        assert_trees_close(
+            {k: v[i] for k, v in together.items()}, train(float(lr)), rtol=2e-6, atol=1e-6
+        )
 
 
 def test_half_precision_keeps_its_dtypes():
@@ -335,7 +414,9 @@ def test_lbfgs_finds_torchs_minimum(float64, line_search_fn):
     def body(_, carry):
         params, state = carry
         value, grads = jax.value_and_grad(value_fn)(params)
-        updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=value_fn)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=value_fn
+        )
         return params + updates, state
 
     params = jnp.zeros(4)
@@ -372,7 +453,9 @@ def test_clip_grad_norm_spreads_what_is_not_finite():
 def test_clip_grad_value():
     p = torch.nn.Parameter(torch.zeros(4))
     p.grad = torch.tensor([-3.0, -0.1, 0.5, 7.0])
-    clipped, _ = optim.clip_grad_value(0.5).update(jnp.asarray(p.grad.numpy()), optax.EmptyState())
+    clipped, _ = optim.clip_grad_value(0.5).update(
+        jnp.asarray(p.grad.numpy()), optax.EmptyState()
+    )
     torch.nn.utils.clip_grad_value_([p], 0.5)
     np.testing.assert_array_equal(clipped, p.grad)
 
@@ -385,11 +468,16 @@ class Net(nnx.Module):
 
 
 def test_groups_are_torchs_parameter_groups():
-    """No decay for biases and norms, a frozen first layer, the rest as given: the usual fine-tuning."""
+    """No decay for biases and norms, a frozen first layer, the rest as given: the usual
+    fine-tuning.
+    """
     params = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
     is_vector = lambda path, variable: variable.get_value().ndim == 1  # noqa: E731
     tx = optim.groups(
-        {nnx.PathContains("first"): optax.set_to_zero(), is_vector: optim.adamw(0.1, weight_decay=0.0)},
+        {
+            nnx.PathContains("first"): optax.set_to_zero(),
+            is_vector: optim.adamw(0.1, weight_decay=0.0),
+        },
         default=optim.adamw(0.1, weight_decay=0.5),
     )
     grads = jax.tree.map(jnp.ones_like, params)
@@ -401,10 +489,15 @@ def test_groups_are_torchs_parameter_groups():
 
     new, _ = step(params, tx.init(params))
     flat = {"/".join(k): v.get_value() for k, v in nnx.to_flat_state(new)}
-    old = {"/".join(k): torch.nn.Parameter(torch.tensor(np.array(v.get_value()))) for k, v in nnx.to_flat_state(params)}
+    old = {
+        "/".join(k): torch.nn.Parameter(torch.tensor(np.array(v.get_value())))
+        for k, v in nnx.to_flat_state(params)
+    }
     decayed = [p for k, p in old.items() if k == "second/kernel"]
     plain = [p for k, p in old.items() if k in ("second/bias", "norm/scale", "norm/bias")]
-    opt = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.1, weight_decay=0.5)
+    opt = torch.optim.AdamW(
+        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.1, weight_decay=0.5
+    )
     for p in decayed + plain:
         p.grad = torch.ones_like(p)
     opt.step()
@@ -412,7 +505,9 @@ def test_groups_are_torchs_parameter_groups():
         "first/kernel", "first/bias", "norm/scale", "norm/bias", "second/kernel", "second/bias",
     }  # fmt: skip
     # One float32 step.
-    assert_trees_close(flat, {k: p.detach().numpy() for k, p in old.items()}, rtol=1e-6, atol=1e-7)
+    assert_trees_close(
+        flat, {k: p.detach().numpy() for k, p in old.items()}, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_groups_refuse_what_is_left_over():
@@ -436,7 +531,9 @@ def test_torch_layout(name):
     tx = optim.torch_layout(getattr(optim, name.lower())())
     final, _, _ = scan(tx)(params, tx.init(params), grads)
     # Ten float32 steps.
-    np.testing.assert_allclose(np.transpose(final["kernel"], to_torch), theirs["kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.transpose(final["kernel"], to_torch), theirs["kernel"], rtol=1e-5, atol=1e-6
+    )
 
 
 WRONG = [

@@ -1,4 +1,6 @@
-"""The book's own checkpoints: torch's numbers on random and on real input, and training that goes on."""
+"""The book's own checkpoints: torch's numbers on random and on real input, and training that
+goes on.
+"""
 
 import copy
 import dataclasses
@@ -33,7 +35,9 @@ def birds(shared_data):
 
 
 def luna(shared_data):
-    return loaded_pair(shared_data / LUNA, reference.LunaModel(), nn.LunaModel(rngs=nnx.Rngs(0)))
+    return loaded_pair(
+        shared_data / LUNA, reference.LunaModel(), nn.LunaModel(rngs=nnx.Rngs(0))
+    )
 
 
 def unet(shared_data):
@@ -56,7 +60,9 @@ def test_birds_and_airplanes_equal_torch_forward_and_backward(shared_data):
 
 @pytest.fixture(scope="module")
 def birds_and_airplanes(shared_data):
-    """The 2,000 validation images of chapter 7, normalised `[2000 3 32 32]`, and their labels."""
+    """The 2,000 validation images of chapter 7, normalised `[2000 3 32 32]`, and their
+    labels.
+    """
     from PIL import Image
 
     with np.load(shared_data / "cifar10_jpeg.npz") as pack:
@@ -65,52 +71,77 @@ def birds_and_airplanes(shared_data):
         header, scans = pack["jpeg_header"].tobytes(), pack["test_scan"].tobytes()
     chosen = np.flatnonzero(np.isin(labels, (names.index("airplane"), names.index("bird"))))
     images = np.stack(
-        [np.asarray(Image.open(io.BytesIO(header + scans[ends[i] : ends[i + 1]]))) for i in chosen]
+        [
+            np.asarray(Image.open(io.BytesIO(header + scans[ends[i] : ends[i + 1]])))
+            for i in chosen
+        ]
     ).astype(np.float32)
     mean, std = np.float32([0.4915, 0.4823, 0.4468]), np.float32([0.2470, 0.2435, 0.2616])
-    return np.moveaxis((images / 255 - mean) / std, -1, 1), (labels[chosen] == names.index("bird")).astype(np.int64)
+    return np.moveaxis((images / 255 - mean) / std, -1, 1), (
+        labels[chosen] == names.index("bird")
+    ).astype(np.int64)
 
 
-def test_birds_and_airplanes_are_classified_exactly_as_by_torch(shared_data, birds_and_airplanes):
+def test_birds_and_airplanes_are_classified_exactly_as_by_torch(
+    shared_data, birds_and_airplanes
+):
     theirs, ours, *_ = birds(shared_data)
     images, labels = birds_and_airplanes
     with torch.no_grad():
         expected = theirs(torch.from_numpy(images)).numpy()
     logits = np.asarray(jax.jit(lambda x: ours(x))(np.moveaxis(images, 1, -1)))
     np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
-    # Logits of up to 10, after sums of 512 products in another order: a few float32 ulp (1e-6 each at 10).
+    # Logits of up to 10, after sums of 512 products in another order: a few float32 ulp (1e-6
+    # each at 10).
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
     assert (logits.argmax(axis=1) == labels).mean() == 0.881
 
 
 def hounsfield(shared_data):
-    """The 24 slices of the chest CT, `[24 512 512]`, clipped to -1000..1000 as the book does."""
+    """The 24 slices of the chest CT, `[24 512 512]`, clipped to -1000..1000 as the book
+    does.
+    """
     import pydicom
 
     with tarfile.open(shared_data / "book/p1ch4/ct-series-24-slices.tar.xz") as archive:
-        files = [archive.extractfile(m) for m in archive if m.isfile() and m.name.endswith(".dcm")]
+        files = [
+            archive.extractfile(m) for m in archive if m.isfile() and m.name.endswith(".dcm")
+        ]
         slices = [pydicom.dcmread(io.BytesIO(f.read())) for f in files if f is not None]
     slices.sort(key=lambda s: float(s.ImagePositionPatient[2]))
-    volume = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
+    volume = np.stack(
+        [s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices]
+    )
     return np.clip(volume, -1000, 1000).astype(np.float32)
 
 
-def assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x, train_mode=False):
-    """In float64 outputs and gradients agree to 1e-9; in float32 the output is as near to that as torch's own.
+def assert_equal_in_double_and_as_exact_as_torch_in_single(
+    theirs, ours, loaded, x, train_mode=False
+):
+    """In float64 outputs and gradients agree to 1e-9; in float32 the output is as near to that
+    as torch's own.
 
-    float32 gradients are left out: where max pooling or a leaky ReLU is tied but for rounding, torch and we may choose
-    different sides, and one such pixel moves a gradient by 1e-4 to 1e-3 of the largest.
+    float32 gradients are left out: where max pooling or a leaky ReLU is tied but for rounding,
+    torch and we may choose different sides, and one such pixel moves a gradient by 1e-4 to 1e-3
+    of the largest.
     """
-    parity.compare(theirs, ours, x, loaded=loaded, train=train_mode, double=True).raise_if_different()
+    parity.compare(
+        theirs, ours, x, loaded=loaded, train=train_mode, double=True
+    ).raise_if_different()
     theirs, ours = copy.deepcopy(theirs), nnx.clone(ours)
     theirs.train(train_mode)
     ours.train() if train_mode else ours.eval()
     with torch.no_grad():
         single = jax.tree.leaves(jax.tree.map(lambda y: y.numpy(), theirs(torch.from_numpy(x))))
-        exact = jax.tree.leaves(jax.tree.map(lambda y: y.numpy(), theirs.double()(torch.from_numpy(x).double())))
-    for y, torch_y, truth in zip(jax.tree.leaves(ours(np.moveaxis(x, 1, -1))), single, exact, strict=True):
+        exact = jax.tree.leaves(
+            jax.tree.map(lambda y: y.numpy(), theirs.double()(torch.from_numpy(x).double()))
+        )
+    for y, torch_y, truth in zip(
+        jax.tree.leaves(ours(np.moveaxis(x, 1, -1))), single, exact, strict=True
+    ):
         y = np.moveaxis(np.asarray(y), -1, 1)
-        # Both errors are maxima over draws of the same rounding, in another order: within a factor of four, and never
+        # Both errors are maxima over draws of the same rounding, in another order: within a
+        # factor of four, and never
         # asked to be below a few float32 ulp.
         allowed = 4 * np.abs(torch_y - truth).max() + 1e-6 * np.abs(truth).max()
         assert np.abs(y - truth).max() <= allowed
@@ -128,9 +159,12 @@ def test_luna_model_equals_torch_on_random_input(shared_data, train_mode):
 def test_luna_model_equals_torch_on_ct(shared_data):
     theirs, ours, loaded, _ = luna(shared_data)
     volume = hounsfield(shared_data)
-    # 24 slices where the model wants 32: the rest is air, as where the book's crops leave the scan.
+    # 24 slices where the model wants 32: the rest is air, as where the book's crops leave the
+    # scan.
     crops = [volume[:, r : r + 48, c : c + 48] for r, c in ((200, 120), (260, 330))]
-    x = np.pad(np.stack(crops), ((0, 0), (4, 4), (0, 0), (0, 0)), constant_values=-1000)[:, None]
+    x = np.pad(np.stack(crops), ((0, 0), (4, 4), (0, 0), (0, 0)), constant_values=-1000)[
+        :, None
+    ]
     assert_equal_in_double_and_as_exact_as_torch_in_single(theirs, ours, loaded, x)
 
 
@@ -158,7 +192,9 @@ def dice_loss_torch(model, batch):
 def dice_loss(model, batch):
     prediction, label = model(batch["x"]), batch["y"]
     overlap = jnp.sum(prediction * label, axis=(1, 2, 3))
-    return jnp.mean(1 - (2 * overlap + 1) / (jnp.sum(prediction + label, axis=(1, 2, 3)) + 1)), {}
+    return jnp.mean(
+        1 - (2 * overlap + 1) / (jnp.sum(prediction + label, axis=(1, 2, 3)) + 1)
+    ), {}
 
 
 @pytest.mark.slow
@@ -177,9 +213,12 @@ def test_unet_trains_on_with_the_optimizer_state_of_the_checkpoint(shared_data):
         }
         for _ in range(2)
     ]
-    # In float64: noise is no CT, and in float32 some pixels of the leaky ReLUs lie within rounding of 0, where one on
+    # In float64: noise is no CT, and in float32 some pixels of the leaky ReLUs lie within
+    # rounding of 0, where one on
     # another side than in torch moves gradients by up to 5e-3 of the largest.
-    report = parity.compare_steps(theirs, opt, learner, state, batches, dice_loss_torch, loaded=loaded, double=True)
+    report = parity.compare_steps(
+        theirs, opt, learner, state, batches, dice_loss_torch, loaded=loaded, double=True
+    )
     assert report.raise_if_different().rows[-1].step == 1
 
 

@@ -1,4 +1,6 @@
-"""A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from a shell."""
+"""A stranger's way: from a .pt to a port that is proved equal and trains on; and the same from
+a shell.
+"""
 
 import os
 import re
@@ -76,15 +78,35 @@ def test_check_shows_a_wrong_port(folder, capsys):
         (("models.py:nn", "models.py:Net"), "models.py:nn is a module; name a model"),
         (("models.py:TorchNet", "none.py:Net"), "none.py: there is no such file"),
         (("models.py:TorchNet", "Net"), "give FILE.py:NAME"),
-        (("models.py:Net", "models.py:TorchNet"), r"models.py:Net made a Net; a torch.nn\S*Module is wanted"),
-        (("models.py:TorchNet", "models.py:Net", "--weights", "none.pt"), "none.pt: there is no such file"),
-        (("models.py:TorchNet", "models.py:Net", "--weights", "other.pt"), "other.pt does not fit the torch model"),
-        (("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv"), r"the rule '\(' is no regular expression"),
-        (("models.py:TorchNet", "models.py:Net", "--layout", "as_is", "--layout", "auto"), "one for each of 1 inputs"),
-        (("models.py:TorchNet", "models.py:Sized"), "missing a required argument: 'size'; name a function"),
+        (
+            ("models.py:Net", "models.py:TorchNet"),
+            r"models.py:Net made a Net; a torch.nn\S*Module is wanted",
+        ),
+        (
+            ("models.py:TorchNet", "models.py:Net", "--weights", "none.pt"),
+            "none.pt: there is no such file",
+        ),
+        (
+            ("models.py:TorchNet", "models.py:Net", "--weights", "other.pt"),
+            "other.pt does not fit the torch model",
+        ),
+        (
+            ("models.py:TorchNet", "models.py:Net", "--rule", "(", "conv"),
+            r"the rule '\(' is no regular expression",
+        ),
+        (
+            ("models.py:TorchNet", "models.py:Net", "--layout", "as_is", "--layout", "auto"),
+            "one for each of 1 inputs",
+        ),
+        (
+            ("models.py:TorchNet", "models.py:Sized"),
+            "missing a required argument: 'size'; name a function",
+        ),
     ],
 )
-def test_a_refusal_is_one_sentence_and_status_2(folder, capsys, monkeypatch, arguments, message):
+def test_a_refusal_is_one_sentence_and_status_2(
+    folder, capsys, monkeypatch, arguments, message
+):
     torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "other.pt")
     assert status(monkeypatch, *arguments) == 2
     err = capsys.readouterr().err
@@ -92,8 +114,12 @@ def test_a_refusal_is_one_sentence_and_status_2(folder, capsys, monkeypatch, arg
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("text", ["def f(:", "undefined", "def Net(rngs): raise KeyError('mine')"])
-def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(folder, capsys, monkeypatch, text):
+@pytest.mark.parametrize(
+    "text", ["def f(:", "undefined", "def Net(rngs): raise KeyError('mine')"]
+)
+def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(
+    folder, capsys, monkeypatch, text
+):
     (folder / "broken.py").write_text(text)
     assert status(monkeypatch, "models.py:TorchNet", "broken.py:Net") == 2
     err = capsys.readouterr().err
@@ -130,8 +156,19 @@ def test_a_bad_shape_is_answered_with_an_example(capsys):
 
 @pytest.mark.slow
 def test_check_runs_from_the_shell(folder):
-    command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet", "models.py:Net"]
-    settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
+    command = [
+        sys.executable,
+        "-m",
+        "dlwp_jax.parity",
+        "check",
+        "models.py:TorchNet",
+        "models.py:Net",
+    ]
+    settings = {
+        "capture_output": True,
+        "text": True,
+        "env": {"PYTHONPATH": str(ROOT), "PATH": ""},
+    }
     done = subprocess.run([*command, "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -139,6 +176,13 @@ def test_check_runs_from_the_shell(folder):
 @pytest.mark.slow
 def test_what_cannot_be_compared_is_status_2_in_the_shell(folder):
     command = [sys.executable, "-m", "dlwp_jax.parity", "check", "models.py:TorchNet"]
-    settings = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(ROOT), "PATH": ""}}
+    settings = {
+        "capture_output": True,
+        "text": True,
+        "env": {"PYTHONPATH": str(ROOT), "PATH": ""},
+    }
     done = subprocess.run([*command, "none.py:Net", "--input", "2,3,6,6"], **settings)
-    assert (done.returncode, done.stderr) == (2, "cannot compare: none.py: there is no such file.\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "cannot compare: none.py: there is no such file.\n",
+    )

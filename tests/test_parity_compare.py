@@ -1,4 +1,6 @@
-"""compare and compare_steps: agreement is reported, and a planted difference is found where it was planted."""
+"""compare and compare_steps: agreement is reported, and a planted difference is found where it
+was planted.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,10 @@ from dlwp_jax import nn, optim, parity, train
 from dlwp_jax.parity.report import rows_of
 
 RNG = np.random.default_rng(0)
-BATCHES = [{"x": RNG.standard_normal((8, 2, 3, 3)).astype(np.float32), "y": RNG.integers(0, 3, 8)} for _ in range(4)]
+BATCHES = [
+    {"x": RNG.standard_normal((8, 2, 3, 3)).astype(np.float32), "y": RNG.integers(0, 3, 8)}
+    for _ in range(4)
+]
 
 
 def torch_model():
@@ -32,7 +37,10 @@ def torch_model():
 
 class Model(nnx.Module):
     def __init__(self, *, rngs, momentum=0.1, wrong=None):
-        self.conv, self.norm = nn.Conv2d(2, 4, 2, rngs=rngs), nn.BatchNorm2d(4, momentum=momentum)
+        self.conv, self.norm = (
+            nn.Conv2d(2, 4, 2, rngs=rngs),
+            nn.BatchNorm2d(4, momentum=momentum),
+        )
         self.head, self.wrong = nn.Linear(16, 3, rngs=rngs), wrong
 
     def __call__(self, x):
@@ -73,7 +81,10 @@ def test_compare_agrees_in_eval_and_train_mode_and_changes_neither_model():
 def test_compare_names_weights_that_were_not_loaded():
     theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0))
     report = parity.compare(theirs, ours, BATCHES[0]["x"])
-    assert (report.first_difference.stage, report.first_difference.leaf) == ("weights", "conv.kernel")
+    assert (report.first_difference.stage, report.first_difference.leaf) == (
+        "weights",
+        "conv.kernel",
+    )
     with pytest.raises(AssertionError, match=r"first difference: weights, conv\.kernel"):
         report.raise_if_different()
 
@@ -82,7 +93,9 @@ def test_compare_finds_a_wrong_statistic_only_in_train_mode():
     theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0), momentum=0.2)
     loaded = parity.load_torch(ours, theirs)
     assert parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded).ok
-    wrong = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, train=True).first_difference
+    wrong = parity.compare(
+        theirs, ours, BATCHES[0]["x"], loaded=loaded, train=True
+    ).first_difference
     assert (wrong.stage, wrong.leaf) == ("forward", "norm.mean")
 
 
@@ -126,7 +139,9 @@ class WrongGradient(Model):
 
 
 def wrong_loss(model, batch):
-    """As `loss_fn`, but for batches whose first label is 2, of which batch number `WRONG_STEP` is the first."""
+    """As `loss_fn`, but for batches whose first label is 2, of which batch number `WRONG_STEP`
+    is the first.
+    """
     loss, logs = loss_fn(model, batch)
     return jnp.where(batch["y"][0] == 2, 1.01 * loss, loss), logs
 
@@ -138,9 +153,24 @@ def late_lr(step):
 PLANTED = {
     "nothing": (Model, loss_fn, optim.sgd(0.1, momentum=0.9), None),
     "in the loss": (Model, wrong_loss, optim.sgd(0.1, momentum=0.9), (3, "forward", "loss")),
-    "in one gradient": (WrongGradient, loss_fn, optim.sgd(0.1, momentum=0.9), (0, "gradient", "head.kernel")),
-    "in the momentum": (Model, loss_fn, optim.sgd(0.1, momentum=0.8), (1, "update", "conv.kernel")),
-    "in the learning rate": (Model, loss_fn, optim.sgd(late_lr, momentum=0.9), (2, "update", "conv.kernel")),
+    "in one gradient": (
+        WrongGradient,
+        loss_fn,
+        optim.sgd(0.1, momentum=0.9),
+        (0, "gradient", "head.kernel"),
+    ),
+    "in the momentum": (
+        Model,
+        loss_fn,
+        optim.sgd(0.1, momentum=0.8),
+        (1, "update", "conv.kernel"),
+    ),
+    "in the learning rate": (
+        Model,
+        loss_fn,
+        optim.sgd(late_lr, momentum=0.9),
+        (2, "update", "conv.kernel"),
+    ),
 }
 
 
@@ -154,7 +184,9 @@ def test_a_difference_is_found_at_its_step_stage_and_leaf(where):
     for batch, first in zip(BATCHES, (0, 1, 0, 2), strict=True):
         batch["y"][0] = first
     before = {name: value.clone() for name, value in theirs.state_dict().items()}
-    report = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss, loaded=loaded)
+    report = parity.compare_steps(
+        theirs, opt, learner, state, BATCHES, torch_loss, loaded=loaded
+    )
     first = report.first_difference
     assert (None if first is None else (first.step, first.stage, first.leaf)) == planted
     assert report.rows[-1].step == (3 if planted is None else planted[0])
@@ -167,7 +199,9 @@ def test_wrong_statistics_are_found_in_the_forward_stage():
     parity.load_torch(ours, theirs)
     learner, state = train.make_learner(ours, loss_fn, optim.sgd(0.1), key=jax.random.key(0))
     opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
-    first = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss).first_difference
+    first = parity.compare_steps(
+        theirs, opt, learner, state, BATCHES, torch_loss
+    ).first_difference
     assert (first.step, first.stage, first.leaf) == (0, "forward", "norm.mean")
 
 
@@ -186,7 +220,9 @@ def test_weights_that_differ_from_the_start_are_the_first_difference():
     theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0))
     learner, state = train.make_learner(ours, loss_fn, optim.sgd(0.1), key=jax.random.key(0))
     opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
-    first = parity.compare_steps(theirs, opt, learner, state, BATCHES, torch_loss).first_difference
+    first = parity.compare_steps(
+        theirs, opt, learner, state, BATCHES, torch_loss
+    ).first_difference
     assert (first.step, first.stage) == (0, "weights")
 
 
@@ -206,13 +242,17 @@ def test_weights_that_differ_from_the_start_are_the_first_difference():
     ],
 )
 def test_rows_of_odd_values(ours, theirs, ok, worst):
-    (row,) = rows_of("forward", {"y": np.float32(ours)}, {"y": np.float32(theirs)}, tolerance=1e-3)
+    (row,) = rows_of(
+        "forward", {"y": np.float32(ours)}, {"y": np.float32(theirs)}, tolerance=1e-3
+    )
     assert (row.ok, row.max_abs) == (ok, worst)
 
 
 def test_a_distance_of_one_rounding_is_one_ulp():
     one = np.float32(1.0)
-    (row,) = rows_of("forward", {"y": np.nextafter(one, np.float32(2))}, {"y": one}, tolerance=0)
+    (row,) = rows_of(
+        "forward", {"y": np.nextafter(one, np.float32(2))}, {"y": one}, tolerance=0
+    )
     assert row.ulp == 1
     assert not row.ok
 
@@ -221,7 +261,10 @@ def test_a_small_output_beside_a_large_one_has_no_floor():
     theirs = {"big": np.float32([1e6]), "small": np.float32([1.0])}
     ours = {"big": np.float32([1e6]), "small": np.float32([1.04])}
     assert [row.ok for row in rows_of("forward", ours, theirs, tolerance=1e-4)] == [True, False]
-    assert [row.note for row in rows_of("gradient", ours, theirs, tolerance=1e-4)] == ["", "below floor"]
+    assert [row.note for row in rows_of("gradient", ours, theirs, tolerance=1e-4)] == [
+        "",
+        "below floor",
+    ]
 
 
 class Detached(torch.nn.Sequential):
@@ -253,7 +296,9 @@ def test_dropout_left_out_in_eval_mode_is_noted():
     theirs = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
     ours = nn.Sequential(nn.Linear(3, 2, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(ours, theirs)
-    assert "dropout not compared" in str(parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded))
+    assert "dropout not compared" in str(
+        parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
+    )
 
 
 def test_both_sides_run_at_the_highest_precision():
@@ -265,11 +310,17 @@ def test_both_sides_run_at_the_highest_precision():
             self.kernel = nnx.Param(jnp.eye(3))
 
         def __call__(self, x):
-            seen.append(jax.make_jaxpr(jnp.dot)(x, self.kernel[...]).eqns[0].params["precision"])
+            seen.append(
+                jax.make_jaxpr(jnp.dot)(x, self.kernel[...]).eqns[0].params["precision"]
+            )
             return x @ self.kernel[...]
 
     theirs, ours = torch.nn.Linear(3, 3, bias=False), Product()
-    loaded = parity.load_torch(ours, theirs, rules=[("weight", "kernel")], probe=np.eye(3, dtype=np.float32))
-    parity.compare(theirs, ours, np.eye(3, dtype=np.float32), loaded=loaded).raise_if_different()
+    loaded = parity.load_torch(
+        ours, theirs, rules=[("weight", "kernel")], probe=np.eye(3, dtype=np.float32)
+    )
+    parity.compare(
+        theirs, ours, np.eye(3, dtype=np.float32), loaded=loaded
+    ).raise_if_different()
     assert seen
     assert set(seen) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}

@@ -58,16 +58,40 @@ SEES = {
     "Linear over N H W C": (torch.nn.Linear(4, 6), (2, 5, 5, 4), False),
     "LayerNorm over C": (torch.nn.LayerNorm(4), (2, 5, 4), False),
     "LayerNorm over C H W": (torch.nn.LayerNorm((4, 5, 5)), (2, 4, 5, 5), True),
-    "dropout, then Linear": (torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(4, 6)), (2, 4, 4), False),
-    "ReLU, then Conv1d": (torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv1d(4, 6, 3)), (2, 4, 4), True),
+    "dropout, then Linear": (
+        torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(4, 6)),
+        (2, 4, 4),
+        False,
+    ),
+    "ReLU, then Conv1d": (
+        torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv1d(4, 6, 3)),
+        (2, 4, 4),
+        True,
+    ),
     "turned inside": (Permuted(), (2, 5, 4), False),
     "a function, then Linear": (Behind(torch.nn.Linear(4, 6)), (2, 4, 4), False),
     "a function, then Conv": (Behind(torch.nn.Conv1d(4, 6, 3)), (2, 4, 4), True),
-    "functions alone": (Function(lambda x: torch.nn.functional.layer_norm(x.relu(), (4,))), (2, 4, 4), False),
-    "pooling by function": (Function(lambda x: torch.nn.functional.max_pool2d(x, 2)), (2, 4, 4, 4), True),
-    "mixes its axes, then Linear only": (Function(lambda x: linear(x.flip(1).cumsum(2)[:, 1:])), (2, 4, 4), False),
+    "functions alone": (
+        Function(lambda x: torch.nn.functional.layer_norm(x.relu(), (4,))),
+        (2, 4, 4),
+        False,
+    ),
+    "pooling by function": (
+        Function(lambda x: torch.nn.functional.max_pool2d(x, 2)),
+        (2, 4, 4, 4),
+        True,
+    ),
+    "mixes its axes, then Linear only": (
+        Function(lambda x: linear(x.flip(1).cumsum(2)[:, 1:])),
+        (2, 4, 4),
+        False,
+    ),
     "a network over flattened images": (
-        Function(lambda x: torch.nn.functional.linear(x.cumsum(2)[:, 1:].flatten(1), torch.ones(3, 48))),
+        Function(
+            lambda x: torch.nn.functional.linear(
+                x.cumsum(2)[:, 1:].flatten(1), torch.ones(3, 48)
+            )
+        ),
         (2, 4, 4, 4),
         True,
     ),
@@ -87,7 +111,9 @@ def test_words_of_the_layout_go_before_what_is_seen():
     assert input_turns(conv, [normal(2, 4, 4)], "as_is") == (False,)
     assert input_turns(linear, [normal(2, 4, 4)], ["channels_first"]) == (True,)
     for words in ("NCHW", ["auto", "as_is"]):
-        with pytest.raises(ValueError, match=r"layout=.*: give one of auto, channels_first, as_is"):
+        with pytest.raises(
+            ValueError, match=r"layout=.*: give one of auto, channels_first, as_is"
+        ):
             input_turns(linear, [normal(2, 4, 4)], words)
 
 
@@ -95,16 +121,24 @@ class Tokens(nnx.Module):
     """A Linear over every place of `[N T C]`."""
 
     def __init__(self, rngs):
-        self.up, self.norm, self.down = nn.Linear(4, 6, rngs=rngs), nn.LayerNorm(6), nn.Linear(6, 4, rngs=rngs)
+        self.up, self.norm, self.down = (
+            nn.Linear(4, 6, rngs=rngs),
+            nn.LayerNorm(6),
+            nn.Linear(6, 4, rngs=rngs),
+        )
 
     def __call__(self, x):
         return self.down(nnx.relu(self.norm(self.up(x))))
 
 
-@pytest.mark.parametrize("steps", [5, 4])  # 4 x 4: the shape of the output does not tell its layout
+@pytest.mark.parametrize(
+    "steps", [5, 4]
+)  # 4 x 4: the shape of the output does not tell its layout
 def test_a_linear_over_n_t_c_is_compared_and_trained_as_it_is(steps):
     torch.manual_seed(0)
-    theirs = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.LayerNorm(6), torch.nn.ReLU(), torch.nn.Linear(6, 4))
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(4, 6), torch.nn.LayerNorm(6), torch.nn.ReLU(), torch.nn.Linear(6, 4)
+    )
     ours, x = Tokens(nnx.Rngs(0)), normal(3, steps, 4)
     loaded = parity.load_torch(ours, theirs, probe=x)
     parity.compare(theirs, ours, x, loaded=loaded).raise_if_different()
@@ -112,7 +146,9 @@ def test_a_linear_over_n_t_c_is_compared_and_trained_as_it_is(steps):
     learner, state = train.make_learner(
         ours, lambda m, b: (jnp.mean(m(b) ** 2), {}), optim.sgd(0.1), key=jax.random.key(0)
     )
-    report = parity.compare_steps(theirs, opt, learner, state, [x, x], lambda m, b: (m(b) ** 2).mean(), loaded=loaded)
+    report = parity.compare_steps(
+        theirs, opt, learner, state, [x, x], lambda m, b: (m(b) ** 2).mean(), loaded=loaded
+    )
     assert report.raise_if_different().rows[-1].step == 1
 
 
@@ -134,7 +170,9 @@ def networks(dtype, wrong=False):
     rngs, options = nnx.Rngs(0), {"param_dtype": dtype} if dtype else {}
     last = nn.Identity() if wrong else nn.ReLU()
     conv = nn.Conv2d(3, 8, 3, rngs=rngs, **options)
-    ours = nn.Sequential(conv, last, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 2, rngs=rngs, **options))
+    ours = nn.Sequential(
+        conv, last, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 2, rngs=rngs, **options)
+    )
     return torch.nn.Sequential(*layers), ours
 
 
@@ -146,7 +184,9 @@ def test_models_in_16_bits_are_compared_in_their_own_dtype(dtype, own):
     theirs = theirs.to(getattr(torch, dtype))
     loaded = parity.load_torch(ours, theirs, probe=normal(2, 3, 8, 8))
     parity.compare(theirs, ours, normal(2, 3, 8, 8), loaded=loaded).raise_if_different()
-    report = parity.compare(theirs, ours, normal(2, 3, 8, 8), loaded=loaded, double=True)  # the same weights, widened
+    report = parity.compare(
+        theirs, ours, normal(2, 3, 8, 8), loaded=loaded, double=True
+    )  # the same weights, widened
     assert report.raise_if_different().ok
     _, wrong = networks(getattr(jnp, dtype), wrong=True)
     loaded = parity.load_torch(wrong, theirs)
@@ -154,14 +194,28 @@ def test_models_in_16_bits_are_compared_in_their_own_dtype(dtype, own):
 
 
 def test_inputs_in_bfloat16_are_taken_and_steps_in_16_bits_are_refused_in_a_sentence():
-    theirs, ours = torch.nn.Linear(3, 2).bfloat16(), nn.Linear(3, 2, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    theirs, ours = (
+        torch.nn.Linear(3, 2).bfloat16(),
+        nn.Linear(3, 2, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16),
+    )
     parity.load_torch(ours, theirs)
-    for x in (torch.ones(4, 3, dtype=torch.bfloat16), jnp.ones((4, 3), jnp.bfloat16), np.ones((4, 3))):
+    for x in (
+        torch.ones(4, 3, dtype=torch.bfloat16),
+        jnp.ones((4, 3), jnp.bfloat16),
+        np.ones((4, 3)),
+    ):
         parity.compare(theirs, ours, x).raise_if_different()
     opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
-    learner, state = train.make_learner(ours, lambda m, b: (jnp.mean(m(b)), {}), optim.sgd(0.1), key=jax.random.key(0))
-    with pytest.raises(NotImplementedError, match=r"steps in torch\.bfloat16 are not compared; train both models in"):
-        parity.compare_steps(theirs, opt, learner, state, [np.ones((4, 3))], lambda m, b: m(b).mean())
+    learner, state = train.make_learner(
+        ours, lambda m, b: (jnp.mean(m(b)), {}), optim.sgd(0.1), key=jax.random.key(0)
+    )
+    with pytest.raises(
+        NotImplementedError,
+        match=r"steps in torch\.bfloat16 are not compared; train both models in",
+    ):
+        parity.compare_steps(
+            theirs, opt, learner, state, [np.ones((4, 3))], lambda m, b: m(b).mean()
+        )
 
 
 def test_a_torch_model_in_float64_is_compared_with_a_port_in_float32():
@@ -170,5 +224,7 @@ def test_a_torch_model_in_float64_is_compared_with_a_port_in_float32():
         theirs.weight.div_(3), theirs.bias.div_(3)  # no longer numbers that float32 has
     parity.load_torch(ours, theirs)
     report = parity.compare(theirs, ours, normal(4, 3))
-    assert {row.stage for row in report.rows if not row.ok} == {"weights"}  # rounded on the way, to the last place
+    assert {row.stage for row in report.rows if not row.ok} == {
+        "weights"
+    }  # rounded on the way, to the last place
     assert max(row.max_rel for row in report.rows) < 1e-6

@@ -19,14 +19,22 @@ LAYERS = {
         lambda r: nn.Linear(3, 5, bias=False, rngs=r),
         (2, 3),
     ),
-    "conv1d": (torch.nn.Conv1d(4, 6, 3, stride=2), lambda r: nn.Conv1d(4, 6, 3, stride=2, rngs=r), (2, 4, 9)),
+    "conv1d": (
+        torch.nn.Conv1d(4, 6, 3, stride=2),
+        lambda r: nn.Conv1d(4, 6, 3, stride=2, rngs=r),
+        (2, 4, 9),
+    ),
     "conv2d, groups": (
         torch.nn.Conv2d(4, 6, (2, 3), groups=2),
         lambda r: nn.Conv2d(4, 6, (2, 3), groups=2, rngs=r),
         (2, 4, 5, 6),
     ),
     "conv3d": (torch.nn.Conv3d(2, 3, 2), lambda r: nn.Conv3d(2, 3, 2, rngs=r), (1, 2, 3, 4, 5)),
-    "transposed 1d": (torch.nn.ConvTranspose1d(3, 2, 3), lambda r: nn.ConvTranspose1d(3, 2, 3, rngs=r), (2, 3, 4)),
+    "transposed 1d": (
+        torch.nn.ConvTranspose1d(3, 2, 3),
+        lambda r: nn.ConvTranspose1d(3, 2, 3, rngs=r),
+        (2, 3, 4),
+    ),
     "transposed 2d, groups": (
         torch.nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1),
         lambda r: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1, rngs=r),
@@ -39,7 +47,11 @@ LAYERS = {
         (4, 3, 2, 5),
     ),
     "layer norm": (torch.nn.LayerNorm(5), lambda r: nn.LayerNorm(5), (4, 5)),
-    "layer norm, C H W": (torch.nn.LayerNorm((2, 3, 4)), lambda r: nn.LayerNorm((3, 4, 2)), (2, 2, 3, 4)),
+    "layer norm, C H W": (
+        torch.nn.LayerNorm((2, 3, 4)),
+        lambda r: nn.LayerNorm((3, 4, 2)),
+        (2, 2, 3, 4),
+    ),
     "group norm": (torch.nn.GroupNorm(2, 4), lambda r: nn.GroupNorm(2, 4), (2, 4, 3, 3)),
     "instance norm": (
         torch.nn.InstanceNorm2d(3, affine=True),
@@ -48,7 +60,11 @@ LAYERS = {
     ),
     "prelu": (torch.nn.PReLU(3), lambda r: nn.PReLU(3), (2, 3, 4, 4)),
     "flax's linear": (torch.nn.Linear(3, 5), lambda r: nnx.Linear(3, 5, rngs=r), (2, 3)),
-    "flax's conv": (torch.nn.Conv2d(2, 3, 3), lambda r: nnx.Conv(2, 3, (3, 3), padding="VALID", rngs=r), (1, 2, 5, 5)),
+    "flax's conv": (
+        torch.nn.Conv2d(2, 3, 3),
+        lambda r: nnx.Conv(2, 3, (3, 3), padding="VALID", rngs=r),
+        (1, 2, 5, 5),
+    ),
     "flax's transposed": (
         torch.nn.ConvTranspose2d(2, 3, 2, stride=2),
         lambda r: nnx.ConvTranspose(2, 3, (2, 2), strides=(2, 2), padding="VALID", rngs=r),
@@ -125,7 +141,9 @@ class Residual(nnx.Module):
 
 
 class Net(nnx.Module):
-    """The port, `flat` saying who flattens: torch's order, or the reshape that a Flax user writes."""
+    """The port, `flat` saying who flattens: torch's order, or the reshape that a Flax user
+    writes.
+    """
 
     def __init__(self, *, rngs, torch_order=True, names=("stem", "blocks", "gain", "head")):
         stem, blocks, gain, head = names
@@ -154,34 +172,58 @@ IMAGE = np.random.default_rng(1).standard_normal((2, 3, 4, 6)).astype(np.float32
 
 
 @pytest.mark.parametrize(
-    "names", [("stem", "blocks", "gain", "head"), ("entry", "blocks", "gain", "head"), ("a", "z", "g", "b")]
+    "names",
+    [
+        ("stem", "blocks", "gain", "head"),
+        ("entry", "blocks", "gain", "head"),
+        ("a", "z", "g", "b"),
+    ],
 )
 def test_nested_models_fit_by_name_or_by_order(torch_net, names):
     ours = Net(rngs=nnx.Rngs(0), names=names)
     rules = [] if names[2] == "gain" else [("gain", "g")]
     loaded = parity.load_torch(ours, torch_net, rules=rules)
     how = {entry.found_by for entry in loaded.map.entries}
-    assert how == ({"name"} if names[0] == "stem" else {"order"} if names[0] == "entry" else {"order", "rule"})
+    assert how == (
+        {"name"}
+        if names[0] == "stem"
+        else {"order"}
+        if names[0] == "entry"
+        else {"order", "rule"}
+    )
     parity.compare(torch_net, ours, IMAGE, loaded=loaded).raise_if_different()
     parity.compare(torch_net, ours, IMAGE, loaded=loaded, train=True).raise_if_different()
 
 
 def test_the_report_prints_the_map(torch_net):
     text = str(parity.load_torch(Net(rngs=nnx.Rngs(0)), torch_net))
-    assert re.search(r"stem\.weight +\[4, 3, 3, 3\] +stem\.kernel +\[3, 3, 3, 4\] +kernel +name", text)
-    assert re.search(r"blocks\.1\.norm\.running_var +\[4\] +blocks\.1\.norm\.var +\[4\] +as it is +name", text)
+    assert re.search(
+        r"stem\.weight +\[4, 3, 3, 3\] +stem\.kernel +\[3, 3, 3, 4\] +kernel +name", text
+    )
+    assert re.search(
+        r"blocks\.1\.norm\.running_var +\[4\] +blocks\.1\.norm\.var +\[4\] +as it is +name",
+        text,
+    )
     assert "head.1.weight reads 24 = 4 x 6 values" in text
 
 
 def test_a_probe_finds_and_turns_the_flatten(torch_net):
     ours = Net(rngs=nnx.Rngs(0), torch_order=False)
     parity.load_torch(ours, torch_net)
-    assert not parity.compare(torch_net, ours, IMAGE).ok  # the test can fail: columns in the wrong order
+    assert not parity.compare(
+        torch_net, ours, IMAGE
+    ).ok  # the test can fail: columns in the wrong order
     loaded = parity.load_torch(ours, torch_net, probe=IMAGE)
     assert "rows turned from 4 2 3" in str(loaded)
-    parity.compare(torch_net, ours, IMAGE).raise_if_different()  # recognised from the weights alone
+    parity.compare(
+        torch_net, ours, IMAGE
+    ).raise_if_different()  # recognised from the weights alone
     assert parity.to_torch(ours, loaded)["head.1.weight"].equal(torch_net.head[1].weight)
-    parity.load_torch(ours, torch_net.state_dict(), rules=[(r"(head\.1)\.weight", r"\1", parity.flatten_rows(4, 2, 3))])
+    parity.load_torch(
+        ours,
+        torch_net.state_dict(),
+        rules=[(r"(head\.1)\.weight", r"\1", parity.flatten_rows(4, 2, 3))],
+    )
     parity.compare(torch_net, ours, IMAGE).raise_if_different()
 
 
@@ -191,12 +233,18 @@ def test_a_probe_leaves_torch_order_alone(torch_net):
 
 
 class FlatNormTorch(torch.nn.Module):
-    """A norm between the flatten and its Linear; another one, of as many features, behind it."""
+    """A norm between the flatten and its Linear; another one, of as many features, behind
+    it.
+    """
 
     def __init__(self, norm):
         super().__init__()
         self.conv, self.norm = torch.nn.Conv2d(3, 4, 3), norm(24)
-        self.hidden, self.after, self.head = torch.nn.Linear(24, 24), torch.nn.BatchNorm1d(24), torch.nn.Linear(24, 2)
+        self.hidden, self.after, self.head = (
+            torch.nn.Linear(24, 24),
+            torch.nn.BatchNorm1d(24),
+            torch.nn.Linear(24, 2),
+        )
 
     def forward(self, x):
         x = torch.relu(self.norm(torch.relu(self.conv(x)).flatten(1)))
@@ -216,16 +264,29 @@ class FlatNorm(nnx.Module):
 
 @pytest.mark.parametrize("norm", ["BatchNorm1d", "LayerNorm", "PReLU"])
 @pytest.mark.parametrize("trained", [True, False])
-def test_what_has_one_number_for_each_feature_turns_with_the_linear_behind_the_flatten(norm, trained):
+def test_what_has_one_number_for_each_feature_turns_with_the_linear_behind_the_flatten(
+    norm, trained
+):
     torch.manual_seed(0)
-    theirs, ours = FlatNormTorch(getattr(torch.nn, norm)), FlatNorm(getattr(nn, norm), rngs=nnx.Rngs(0))
+    theirs, ours = (
+        FlatNormTorch(getattr(torch.nn, norm)),
+        FlatNorm(getattr(nn, norm), rngs=nnx.Rngs(0)),
+    )
     x = np.random.default_rng(0).standard_normal((5, 3, 4, 5)).astype(np.float32)
     if trained:
         shaken(theirs)
     loaded = parity.load_torch(ours, theirs.eval(), probe=x)
-    turned = {".".join(entry.path) for entry in loaded.map.entries if "rows turned" in entry.transform.name}
-    own = {f"norm.{path[-1]}" for path, _ in nnx.to_flat_state(nnx.state(ours.norm))} - {"norm.num_batches_tracked"}
-    assert turned == own | {"hidden.kernel"}  # an untrained norm too: its gradients and moments have an order
+    turned = {
+        ".".join(entry.path)
+        for entry in loaded.map.entries
+        if "rows turned" in entry.transform.name
+    }
+    own = {f"norm.{path[-1]}" for path, _ in nnx.to_flat_state(nnx.state(ours.norm))} - {
+        "norm.num_batches_tracked"
+    }
+    assert turned == own | {
+        "hidden.kernel"
+    }  # an untrained norm too: its gradients and moments have an order
     parity.compare(theirs, ours, x, loaded=loaded, train=True).raise_if_different()
     parity.compare(theirs, ours, x).raise_if_different()
     back = parity.to_torch(ours, loaded)
@@ -241,7 +302,10 @@ def test_what_was_loaded_is_a_copy_that_torch_s_training_does_not_touch():
     np.testing.assert_array_equal(ours.bias[...], before)
 
 
-@pytest.mark.parametrize("wrapper", [torch.nn.DataParallel, lambda module: torch.nn.ModuleDict({"_orig_mod": module})])
+@pytest.mark.parametrize(
+    "wrapper",
+    [torch.nn.DataParallel, lambda module: torch.nn.ModuleDict({"_orig_mod": module})],
+)
 def test_prefixes_of_wrappers_are_taken_off(wrapper):
     theirs, ours = torch.nn.Linear(2, 3), nn.Linear(2, 3, rngs=nnx.Rngs(0))
     parity.load_torch(ours, wrapper(theirs).state_dict())
@@ -259,7 +323,11 @@ class Tied(nnx.Module):
 
 def torch_tied(tied=True):
     first = torch.nn.Linear(3, 3)
-    names = {"first": first, "tanh": torch.nn.Tanh(), "again": first if tied else torch.nn.Linear(3, 3)}
+    names = {
+        "first": first,
+        "tanh": torch.nn.Tanh(),
+        "again": first if tied else torch.nn.Linear(3, 3),
+    }
     model = torch.nn.Sequential()
     for name, layer in names.items():
         model.add_module(name, layer)
@@ -277,9 +345,15 @@ def test_tied_weights_stay_tied(tmp_path):
 
 
 def test_different_ties_are_refused():
-    with pytest.raises(ValueError, match="torch ties first and again; in the JAX model first and again are apart"):
+    with pytest.raises(
+        ValueError,
+        match="torch ties first and again; in the JAX model first and again are apart",
+    ):
         parity.load_torch(Tied(rngs=nnx.Rngs(0), tied=False), torch_tied())
-    with pytest.raises(ValueError, match=r"again\.kernel is one array .* first\.weight and again\.weight differ"):
+    with pytest.raises(
+        ValueError,
+        match=r"again\.kernel is one array .* first\.weight and again\.weight differ",
+    ):
         parity.load_torch(Tied(rngs=nnx.Rngs(0), tied=True), torch_tied(tied=False))
 
 
@@ -287,7 +361,10 @@ def test_strict_names_what_is_left_over_on_either_side_and_writes_nothing():
     ours = nn.Sequential(a=nn.Linear(3, 3, rngs=nnx.Rngs(0)))
     theirs = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.BatchNorm1d(3)})
     before = np.asarray(ours.a.kernel[...])
-    with pytest.raises(ValueError, match=r"Left over in torch: b\.weight, b\.bias, b\.running_mean, b\.running_var\."):
+    with pytest.raises(
+        ValueError,
+        match=r"Left over in torch: b\.weight, b\.bias, b\.running_mean, b\.running_var\.",
+    ):
         parity.load_torch(ours, theirs)
     np.testing.assert_array_equal(ours.a.kernel[...], before)
     wider = nn.Sequential(a=nn.Linear(3, 3, rngs=nnx.Rngs(0)), c=nn.PReLU())
@@ -299,9 +376,13 @@ def test_strict_names_what_is_left_over_on_either_side_and_writes_nothing():
 
 
 def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"a\.weight \(4, 3\) becomes \(3, 4\), but a\.kernel has shape \(3, 5\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.weight \(4, 3\) becomes \(3, 4\), but a\.kernel has shape \(3, 5\)",
+    ):
         parity.load_torch(
-            nn.Sequential(a=nn.Linear(3, 5, rngs=nnx.Rngs(0))), torch.nn.ModuleDict({"a": torch.nn.Linear(3, 4)})
+            nn.Sequential(a=nn.Linear(3, 5, rngs=nnx.Rngs(0))),
+            torch.nn.ModuleDict({"a": torch.nn.Linear(3, 4)}),
         )
 
 
@@ -309,19 +390,31 @@ class Own(nnx.Module):
     """Arrays that belong to no layer, under names that layers have too."""
 
     def __init__(self):
-        self.kernel, self.scale = nnx.Param(np.zeros((2, 3), np.float32)), nnx.Param(np.zeros(3, np.float32))
-        self.mean, self.position = (nnx.Variable(np.zeros((1, 4, 5, 3), np.float32)) for _ in range(2))
+        self.kernel, self.scale = (
+            nnx.Param(np.zeros((2, 3), np.float32)),
+            nnx.Param(np.zeros(3, np.float32)),
+        )
+        self.mean, self.position = (
+            nnx.Variable(np.zeros((1, 4, 5, 3), np.float32)) for _ in range(2)
+        )
 
 
 def test_loose_arrays_keep_their_names_and_turn_to_channels_last():
     image = torch.rand(1, 3, 4, 5)
-    theirs = {"weight": torch.rand(3, 2), "scale": torch.rand(3), "mean": image, "position": 2 * image}
+    theirs = {
+        "weight": torch.rand(3, 2),
+        "scale": torch.rand(3),
+        "mean": image,
+        "position": 2 * image,
+    }
     ours = Own()
     loaded = parity.load_torch(ours, theirs)
     np.testing.assert_array_equal(ours.scale[...], theirs["scale"])
     np.testing.assert_array_equal(ours.position[...], 2 * image.permute(0, 2, 3, 1))
     for back in (parity.to_torch(ours, loaded), parity.to_torch(ours, theirs)):
-        assert {name: value.equal(theirs[name]) for name, value in back.items()} == dict.fromkeys(theirs, True)
+        assert {
+            name: value.equal(theirs[name]) for name, value in back.items()
+        } == dict.fromkeys(theirs, True)
 
 
 def test_a_scale_beside_a_kernel_is_not_taken_for_filled():
@@ -332,10 +425,17 @@ def test_a_scale_beside_a_kernel_is_not_taken_for_filled():
 def test_names_and_order_that_contradict_each_other_are_refused():
     rngs = nnx.Rngs(0)
     ours = nn.Sequential(conv0=nn.Linear(3, 3, rngs=rngs), conv1=nn.Linear(3, 3, rngs=rngs))
-    theirs = torch.nn.ModuleDict({"conv1": torch.nn.Linear(3, 3), "conv2": torch.nn.Linear(3, 3)})
-    with pytest.raises(ValueError, match="conv1 is called conv1 in the JAX model too, but stands where conv0 does"):
+    theirs = torch.nn.ModuleDict(
+        {"conv1": torch.nn.Linear(3, 3), "conv2": torch.nn.Linear(3, 3)}
+    )
+    with pytest.raises(
+        ValueError,
+        match="conv1 is called conv1 in the JAX model too, but stands where conv0 does",
+    ):
         parity.load_torch(ours, theirs)
-    parity.load_torch(ours, theirs, rules=[(r"conv1\.(.*)", "conv0"), (r"conv2\.(.*)", "conv1")])
+    parity.load_torch(
+        ours, theirs, rules=[(r"conv1\.(.*)", "conv0"), (r"conv2\.(.*)", "conv1")]
+    )
     np.testing.assert_array_equal(ours.conv1.kernel[...], theirs["conv2"].weight.detach().T)
 
 
@@ -350,7 +450,9 @@ def test_rules_move_transform_and_drop():
         parity.to_torch(ours, loaded)
     with pytest.raises(ValueError, match="fits no entry"):
         parity.load_torch(ours, theirs, rules=[("nothing", "a.kernel")])
-    with pytest.raises(ValueError, match=r"which the JAX model has not; it has: a\.kernel, a\.bias"):
+    with pytest.raises(
+        ValueError, match=r"which the JAX model has not; it has: a\.kernel, a\.bias"
+    ):
         parity.load_torch(ours, theirs, rules=[("w", "z.kernel")])
     with pytest.raises(TypeError, match="transform is 'T'"):
         parity.load_torch(ours, theirs, rules=[("w", "a.kernel", "T")])
@@ -358,13 +460,19 @@ def test_rules_move_transform_and_drop():
 
 @pytest.mark.parametrize(
     ("layer", "name"),
-    [(torch.nn.LSTM(2, 2), "LSTM"), (torch.nn.GRUCell(2, 2), "GRUCell"), (torch.nn.MultiheadAttention(2, 1), "Mult")],
+    [
+        (torch.nn.LSTM(2, 2), "LSTM"),
+        (torch.nn.GRUCell(2, 2), "GRUCell"),
+        (torch.nn.MultiheadAttention(2, 1), "Mult"),
+    ],
 )
 def test_recurrent_and_attention_layers_are_refused_by_name(layer, name):
     theirs, ours = torch.nn.ModuleDict({"encoder": layer}), nn.Linear(2, 2, rngs=nnx.Rngs(0))
     with pytest.raises(NotImplementedError, match=rf"encoder is a torch\.nn\.{name}"):
         parity.load_torch(ours, theirs)
-    with pytest.raises(NotImplementedError, match=r"encoder\..* belongs to an? (recurrent|attention) layer"):
+    with pytest.raises(
+        NotImplementedError, match=r"encoder\..* belongs to an? (recurrent|attention) layer"
+    ):
         parity.load_torch(ours, theirs.state_dict())
 
 
@@ -411,7 +519,9 @@ def test_a_wrapped_model_is_probed_and_compared_like_the_model_itself(torch_net)
     loaded = parity.load_torch(ours, wrapped, probe=IMAGE)
     report = parity.compare(wrapped, ours, IMAGE, loaded=loaded).raise_if_different()
     gradients = [row.leaf for row in report.rows if row.stage == "gradient"]
-    assert "head.1.kernel" in gradients  # under torch's own names the wrapper's gradients would be missed
+    assert (
+        "head.1.kernel" in gradients
+    )  # under torch's own names the wrapper's gradients would be missed
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".pth.tar", ".state", ".safetensors"])
@@ -423,7 +533,10 @@ def test_files(tmp_path, suffix):
 
         save_file(theirs.state_dict(), path)
     else:
-        torch.save({"epoch": 3, "model_state": theirs.state_dict(), "optimizer_state": {"state": {}}}, path)
+        torch.save(
+            {"epoch": 3, "model_state": theirs.state_dict(), "optimizer_state": {"state": {}}},
+            path,
+        )
     parity.load_torch(ours, path)
     np.testing.assert_array_equal(ours.kernel[...], theirs.weight.detach().T)
 
@@ -477,14 +590,21 @@ def test_other_sources_are_refused(tmp_path):
         parity.load_torch(ours, tmp_path / "folder.pt")
     with pytest.raises(ValueError, match="these entries are no tensors: epoch"):
         parity.load_torch(ours, {"weight": torch.ones(3, 2), "bias": torch.ones(3), "epoch": 3})
-    with pytest.raises(ValueError, match=r"has several: \['a', 'b'\]; choose one, as .*\['a'\]"):
+    with pytest.raises(
+        ValueError, match=r"has several: \['a', 'b'\]; choose one, as .*\['a'\]"
+    ):
         parity.load_torch(ours, {"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}})
 
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [(torch.full((2, 3), 1e300, dtype=torch.float64), "too large"), (torch.ones(2, 3, dtype=torch.int8), "holds int8")],
+    [
+        (torch.full((2, 3), 1e300, dtype=torch.float64), "too large"),
+        (torch.ones(2, 3, dtype=torch.int8), "holds int8"),
+    ],
 )
 def test_a_cast_that_loses_values_is_refused(weight, message):
     with pytest.raises(ValueError, match=message):
-        parity.load_torch(nn.Linear(3, 2, rngs=nnx.Rngs(0)), {"weight": weight, "bias": torch.zeros(2)})
+        parity.load_torch(
+            nn.Linear(3, 2, rngs=nnx.Rngs(0)), {"weight": weight, "bias": torch.zeros(2)}
+        )

@@ -1,4 +1,6 @@
-"""Chapter 2's experiment as a person runs it: with weights in a file, without, and with files that will not do."""
+"""Chapter 2's experiment as a person runs it: with weights in a file, without, and with files
+that will not do.
+"""
 
 import re
 import sys
@@ -23,7 +25,9 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     theirs = reference.make("resnet18", num_classes=CLASSES)
     torch.save(theirs.state_dict(), folder / "resnet18.pth")
-    (folder / "labels.txt").write_text("".join(f"word {i}, of class {i}\n" for i in range(CLASSES)))
+    (folder / "labels.txt").write_text(
+        "".join(f"word {i}, of class {i}\n" for i in range(CLASSES))
+    )
     x = imagenet.preprocess(image.read(CHINA))
     with torch.no_grad():
         shares = theirs(torch.from_numpy(np.moveaxis(x, -1, 0)[None])).softmax(1)[0].numpy()
@@ -31,8 +35,14 @@ def files(tmp_path_factory):
 
 
 def config(folder, **changes):
-    options = {"weights": folder / "resnet18.pth", "labels": folder / "labels.txt", "picture": (CHINA,)} | changes
-    paths = {name: experiment.Path(options[name]) for name in ("weights", "labels") if options[name]}
+    options = {
+        "weights": folder / "resnet18.pth",
+        "labels": folder / "labels.txt",
+        "picture": (CHINA,),
+    } | changes
+    paths = {
+        name: experiment.Path(options[name]) for name in ("weights", "labels") if options[name]
+    }
     pictures = tuple(map(experiment.Path, options.pop("picture")))
     chosen = {"model": "resnet18", "classes": CLASSES, "out": folder / "runs"} | options | paths
     return experiment.Config(picture=pictures, **chosen)
@@ -45,19 +55,29 @@ def test_a_file_of_weights_gives_torchs_answers_under_their_labels(files, capsys
     answers = re.findall(r"^ +([\d.]+)%  word (\d), of class \2$", shown, re.MULTILINE)
     assert [int(i) for _, i in answers] == np.argsort(-shares)[:5].tolist()
     # Printed to 0.01 %.
-    np.testing.assert_allclose([float(share) for share, _ in answers], 100 * np.sort(shares)[:0:-1], atol=0.0051)
+    np.testing.assert_allclose(
+        [float(share) for share, _ in answers], 100 * np.sort(shares)[:0:-1], atol=0.0051
+    )
     assert "random" not in shown
     assert "122 arrays, each found its place by name" in shown
-    assert (folder / "runs" / "ch02_pretrained" / "top5.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        (folder / "runs" / "ch02_pretrained" / "top5.png").read_bytes().startswith(b"\x89PNG")
+    )
 
 
 def test_without_files_it_says_that_the_answers_mean_nothing(tmp_path, capsys):
     experiment.main(experiment.Config(model="resnet18", out=tmp_path))
     shown = capsys.readouterr().out
     assert "these weights are random, and the answers mean nothing" in shown
-    assert len(re.findall(r"%  class \d+$", shown, re.MULTILINE)) == 10  # numbers, for no label is known
+    assert (
+        len(re.findall(r"%  class \d+$", shown, re.MULTILINE)) == 10
+    )  # numbers, for no label is known
     assert [line.split()[-1] for line in shown.splitlines()[1:5]] == ["equal"] * 4
-    for stage in ("conv1      (1, 112, 112, 64)", "layer4     (1, 7, 7, 512)", "fc         (1, 1000)"):
+    for stage in (
+        "conv1      (1, 112, 112, 64)",
+        "layer4     (1, 7, 7, 512)",
+        "fc         (1, 1000)",
+    ):
         assert stage in shown
     assert (tmp_path / "ch02_pretrained" / "config.json").exists()
 
@@ -69,7 +89,10 @@ def truncated(folder):
 
 
 def of_another_network(folder):
-    torch.save({f"features.{i}.weight": torch.zeros(8, 3, 3, 3) for i in range(40)}, folder / "other.pth")
+    torch.save(
+        {f"features.{i}.weight": torch.zeros(8, 3, 3, 3) for i in range(40)},
+        folder / "other.pth",
+    )
     return {"weights": folder / "other.pth"}
 
 
@@ -91,7 +114,10 @@ def sixteen_bits(folder):
             of_another_network,
             r"other\.pth does not fit the network that --model .*features\.11\.weight and 28 more\. Not",
         ),
-        (lambda _: {"model": "alexnet"}, r"resnet18\.pth does not fit the network that --model and --classes ask for"),
+        (
+            lambda _: {"model": "alexnet"},
+            r"resnet18\.pth does not fit the network that --model and --classes ask for",
+        ),
         (lambda _: {"classes": 7, "labels": None}, r"does not fit .*fc\.\w+ \(6.*"),
         (lambda _: {"classes": 7}, r"labels\.txt has 6 lines; 7 are wanted"),
         (lambda _: {"classes": 4}, "a list of 5 needs 5 or more"),
@@ -114,5 +140,8 @@ def test_torch_is_asked_for_by_name_and_only_with_weights(files, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("dlwp_jax.parity", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"--weights needs torch to read the file: pip install 'dlwp-jax\[parity\]'"):
+    with pytest.raises(
+        ValueError,
+        match=r"--weights needs torch to read the file: pip install 'dlwp-jax\[parity\]'",
+    ):
         experiment.main(config(folder))

@@ -1,11 +1,14 @@
-"""Every public function of storage, data, train, search and diagnose against values that nobody should pass.
+"""Every public function of storage, data, train, search and diagnose against values that nobody
+should pass.
 
-Each is registered (tests/properties) with what it takes and with an independent reference. It is called with valid
-arguments, which must succeed, and with hostile ones in the place of one or two of them; then the result is right by the
-reference, or an error of our own says clearly what is wrong (tests/properties/judge.py tells what counts as that).
+Each is registered (tests/properties) with what it takes and with an independent reference. It
+is called with valid arguments, which must succeed, and with hostile ones in the place of one or
+two of them; then the result is right by the reference, or an error of our own says clearly what
+is wrong (tests/properties/judge.py tells what counts as that).
 
-`DLWP_HYPOTHESIS=count python -m pytest -n 0 -q tests/test_properties.py` prints how many calls there were and what came
-of them; with `deep` in place of `count` it tries more, and other ones each time.
+`DLWP_HYPOTHESIS=count python -m pytest -n 0 -q tests/test_properties.py` prints how many calls
+there were and what came of them; with `deep` in place of `count` it tries more, and other ones
+each time.
 """
 
 import importlib
@@ -33,7 +36,9 @@ DEEP = ASKED == "deep"
 
 
 def trying(name, *, share=1.0):
-    """The same examples in every run (other ones each time where it goes deep), and no deadline: shapes compile."""
+    """The same examples in every run (other ones each time where it goes deep), and no
+    deadline: shapes compile.
+    """
     fast, deep = SUBJECTS[name].examples
     return settings(
         max_examples=max(1, round(share * (deep if DEEP else fast))),
@@ -69,14 +74,26 @@ RECORDS = "a record that only holds what its function gives"
 TAKES_NOTHING = "takes no argument; tests/test_data_sources.py checks what it gives"
 METHODS = "methods of a finished search, tried on real ones in tests/test_search_sweep.py and test_search_capacity.py"
 REASONS = {
-    **dict.fromkeys(("train.Learner", "train.TrainState", "train.Run", "train.Progress"), RECORDS),
-    **dict.fromkeys(("search.LearningRates", "search.Memory", "search.Setting", "search.Size"), RECORDS),
+    **dict.fromkeys(
+        ("train.Learner", "train.TrainState", "train.Run", "train.Progress"), RECORDS
+    ),
+    **dict.fromkeys(
+        ("search.LearningRates", "search.Memory", "search.Setting", "search.Size"), RECORDS
+    ),
     **dict.fromkeys(("search.LearningCurve", "search.CapacityReport", "search.Sweep"), METHODS),
     **dict.fromkeys(("diagnose.VERDICTS", "diagnose.Diagnosis"), RECORDS),
     **dict.fromkeys(
-        ("data.audio.Spectrogram", "data.batches.Plan", "data.sources.Source", "data.fetch.Remote"), RECORDS
+        (
+            "data.audio.Spectrogram",
+            "data.batches.Plan",
+            "data.sources.Source",
+            "data.fetch.Remote",
+        ),
+        RECORDS,
     ),
-    **dict.fromkeys(("data.synthetic.Nodule", "data.synthetic.Phantom", "data.table.Table"), RECORDS),
+    **dict.fromkeys(
+        ("data.synthetic.Nodule", "data.synthetic.Phantom", "data.table.Table"), RECORDS
+    ),
     **dict.fromkeys(("data.table.Agreement", "data.arrays.Scale"), RECORDS),
     **dict.fromkeys(("data.files.BrokenFile", "data.fetch.FetchError"), "an exception"),
     **{
@@ -105,12 +122,16 @@ REASONS = {
 
 
 def public_names():
-    """Every public function and class, and the methods of those classes whose arguments are a user's."""
+    """Every public function and class, and the methods of those classes whose arguments are a
+    user's.
+    """
     for module in ("train", "storage", "search", "diagnose"):
         for name in importlib.import_module(f"dlwp_jax.{module}").__all__:
             yield f"{module}.{name}"
     for cls in (storage.Layout, storage.StridedTensor):
-        yield from (f"storage.{cls.__name__}.{name}" for name in dir(cls) if not name.startswith("_"))
+        yield from (
+            f"storage.{cls.__name__}.{name}" for name in dir(cls) if not name.startswith("_")
+        )
     for found in pkgutil.iter_modules(data.__path__):
         module = importlib.import_module(f"dlwp_jax.data.{found.name}")
         for name, thing in vars(module).items():
@@ -122,7 +143,11 @@ def public_names():
                 yield f"data.{found.name}.{name}"
     for cls in (data.arrays.Scale, data.volume.Volume):
         where = f"data.{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
-        yield from (f"{where}.{name}" for name, _ in inspect.getmembers(cls, callable) if not name.startswith("_"))
+        yield from (
+            f"{where}.{name}"
+            for name, _ in inspect.getmembers(cls, callable)
+            if not name.startswith("_")
+        )
 
 
 def test_every_public_name_is_tried_or_told_why_not():
@@ -144,6 +169,8 @@ def _told(request):
     lines = ["", "| room | functions | calls | right | refused |", "|---|---|---|---|---|"]
     for room, total in sorted(totals.items()):
         n = sum(one.room == room for one in SUBJECTS.values())
-        lines.append(f"| {room} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |")
+        lines.append(
+            f"| {room} | {n} | {total['tried']:,} | {total['right']:,} | {total['refused']:,} |"
+        )
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(*lines, sep="\n")

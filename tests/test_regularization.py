@@ -18,7 +18,9 @@ DATA = regression(24)
 
 
 class Small(nnx.Module):
-    """A convolution, batch norm, pooling, a linear layer: each with another rule for its gradient."""
+    """A convolution, batch norm, pooling, a linear layer: each with another rule for its
+    gradient.
+    """
 
     def __init__(self, rngs):
         self.conv, self.norm = nn.Conv2d(1, 3, 3, stride=2, rngs=rngs), nn.BatchNorm2d(3)
@@ -57,7 +59,10 @@ def gradients(ours, penalty):
         ({}, lambda name: True),
         ({"biases": False}, lambda name: not name.endswith("bias")),
         ({"norms": False}, lambda name: not name.startswith("norm")),
-        ({"biases": False, "norms": False}, lambda name: name in ("conv.weight", "output.weight")),
+        (
+            {"biases": False, "norms": False},
+            lambda name: name in ("conv.weight", "output.weight"),
+        ),
         ({"of": nnx.PathContains("conv")}, lambda name: name.startswith("conv")),
     ],
     ids=["all", "no biases", "no norms", "weights", "one layer"],
@@ -65,19 +70,31 @@ def gradients(ours, penalty):
 @pytest.mark.parametrize("power", [1, 2])
 def test_penalties_equal_torchs_sums_over_the_same_parameters(pair, power, options, chosen):
     theirs, ours = pair
-    expected = sum((p.abs() ** power).sum() for name, p in theirs.named_parameters() if chosen(name))
+    expected = sum(
+        (p.abs() ** power).sum() for name, p in theirs.named_parameters() if chosen(name)
+    )
     expected.backward()
     penalty = (regularization.l1, regularization.l2)[power - 1]
     value = penalty(ours, **options)
-    np.testing.assert_allclose(value, expected.detach(), rtol=1e-6)  # a float32 sum of 60 numbers
+    np.testing.assert_allclose(
+        value, expected.detach(), rtol=1e-6
+    )  # a float32 sum of 60 numbers
     ours_grad = gradients(ours, lambda model: penalty(model, **options))
-    for name, layer in (("conv", theirs.conv), ("norm", theirs.norm), ("output", theirs.output)):
+    for name, layer in (
+        ("conv", theirs.conv),
+        ("norm", theirs.norm),
+        ("output", theirs.output),
+    ):
         its = layer.bias.grad
-        np.testing.assert_allclose(ours_grad[name]["bias"], 0 if its is None else its, rtol=1e-6)
+        np.testing.assert_allclose(
+            ours_grad[name]["bias"], 0 if its is None else its, rtol=1e-6
+        )
 
 
 def test_l2_in_the_loss_is_weight_decay_in_the_optimizer():
-    """strength * l2 has the gradient 2 strength w, which is what torch's weight_decay adds (in SGD and in Adam)."""
+    """strength * l2 has the gradient 2 strength w, which is what torch's weight_decay adds (in
+    SGD and in Adam).
+    """
 
     def penalised(model, batch):
         return squared_error(model, batch)[0] + 0.05 * regularization.l2(model), {}
@@ -90,7 +107,10 @@ def test_l2_in_the_loss_is_weight_decay_in_the_optimizer():
                 epochs=3,
                 batch_size=8,
             )
-            for loss_fn, tx in ((penalised, rule(1e-2)), (squared_error, rule(1e-2, weight_decay=0.1)))
+            for loss_fn, tx in (
+                (penalised, rule(1e-2)),
+                (squared_error, rule(1e-2, weight_decay=0.1)),
+            )
         ]
         # Nine steps; the two gradients are rounded in another order.
         jax.tree.map(
@@ -123,7 +143,9 @@ def test_smoothness_and_its_gradient_equal_torchs_double_backward(pair, inside_a
     x = np.random.default_rng(0).normal(size=(4, 10, 10, 1)).astype(np.float32)
     inputs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     outputs = theirs(inputs)
-    slopes = [torch.autograd.grad(outputs[:, c].sum(), inputs, create_graph=True)[0] for c in range(2)]
+    slopes = [
+        torch.autograd.grad(outputs[:, c].sum(), inputs, create_graph=True)[0] for c in range(2)
+    ]
     expected = sum((slope**2).sum() for slope in slopes) / 4
     expected.backward()
 
@@ -131,7 +153,11 @@ def test_smoothness_and_its_gradient_equal_torchs_double_backward(pair, inside_a
         if not inside_a_loop:
             return regularization.smoothness(model, jnp.asarray(x))
         graph, variables = nnx.split(model)
-        per_step = lambda i: regularization.smoothness(nnx.merge(graph, variables), jnp.asarray(x) + 0 * i)  # noqa: E731
+
+        def per_step(i):
+            merged = nnx.merge(graph, variables)
+            return regularization.smoothness(merged, jnp.asarray(x) + 0 * i)
+
         return jax.lax.map(per_step, jnp.arange(2.0)).mean()
 
     np.testing.assert_allclose(penalty(ours), expected.detach(), rtol=1e-5)
@@ -140,7 +166,9 @@ def test_smoothness_and_its_gradient_equal_torchs_double_backward(pair, inside_a
     # Two backward passes: float32 sums of about a hundred products, twice.
     np.testing.assert_allclose(ours_grad["conv"]["kernel"], kernel, rtol=2e-4, atol=1e-5)
     np.testing.assert_allclose(ours_grad["output"]["kernel"].shape, (12, 2))
-    np.testing.assert_allclose(ours_grad["norm"]["scale"], theirs.norm.weight.grad, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        ours_grad["norm"]["scale"], theirs.norm.weight.grad, rtol=2e-4, atol=1e-5
+    )
 
 
 def test_smoothness_by_one_random_direction_is_unbiased():
@@ -165,9 +193,13 @@ def test_smoothness_leaves_batch_statistics_and_random_streams_alone():
 def test_smoothness_flattens_a_function_that_is_trained_with_it():
     def final_slope(strength):
         def loss_fn(model, batch):
-            return squared_error(model, batch)[0] + strength * regularization.smoothness(model, batch["x"]), {}
+            return squared_error(model, batch)[0] + strength * regularization.smoothness(
+                model, batch["x"]
+            ), {}
 
-        learner, state = train.make_learner(Plain(nnx.Rngs(0)), loss_fn, optax.adam(1e-2), key=jax.random.key(0))
+        learner, state = train.make_learner(
+            Plain(nnx.Rngs(0)), loss_fn, optax.adam(1e-2), key=jax.random.key(0)
+        )
         result = train.run(learner, state, DATA, epochs=60, batch_size=24)
         return regularization.smoothness(learner.model(result.state), DATA["x"])
 
@@ -182,7 +214,10 @@ def test_smoothness_flattens_a_function_that_is_trained_with_it():
 def test_input_noise_in_training_only_and_with_a_swept_strength():
     class Noisy(nnx.Module):
         def __init__(self, std, rngs):
-            self.noise, self.layer = regularization.InputNoise(std, rngs=rngs), nnx.Linear(3, 1, rngs=rngs)
+            self.noise, self.layer = (
+                regularization.InputNoise(std, rngs=rngs),
+                nnx.Linear(3, 1, rngs=rngs),
+            )
 
         def __call__(self, x):
             return self.layer(self.noise(x))
@@ -196,11 +231,15 @@ def test_input_noise_in_training_only_and_with_a_swept_strength():
 
     training, validation = jax.vmap(losses)(jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(training[0], validation[0], rtol=1e-6)
-    assert training[1, 0] != training[1, 1]  # nothing is learned at rate 0: what differs is the noise
+    assert (
+        training[1, 0] != training[1, 1]
+    )  # nothing is learned at rate 0: what differs is the noise
     np.testing.assert_array_equal(validation[0], validation[1])
     np.testing.assert_allclose(training[1], losses(1.0)[0], rtol=1e-6)
     x = regularization.InputNoise(0.5, rngs=nnx.Rngs(0))(jnp.zeros(10_000))
-    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.5], atol=4 * 0.5 / 100)  # four standard errors
+    np.testing.assert_allclose(
+        [x.mean(), x.std()], [0, 0.5], atol=4 * 0.5 / 100
+    )  # four standard errors
     with pytest.raises(ValueError, match="must be finite"):
         regularization.InputNoise(-1.0, rngs=nnx.Rngs(0))
 
@@ -214,7 +253,9 @@ def test_a_swept_dropout_rate_draws_the_mask_of_the_same_rate_as_a_number():
     for p, values in zip((0.0, 0.3, 1.0), swept, strict=True):
         np.testing.assert_array_equal(values, dropped(p))
     assert swept.dtype == jnp.bfloat16
-    slopes = jax.grad(lambda x, p: nn.Dropout(p, rngs=nnx.Rngs(0))(x).sum())(jnp.ones(4), jnp.float32(1.0))
+    slopes = jax.grad(lambda x, p: nn.Dropout(p, rngs=nnx.Rngs(0))(x).sum())(
+        jnp.ones(4), jnp.float32(1.0)
+    )
     assert not slopes.any()
 
 
@@ -237,10 +278,16 @@ def torch_average(theirs, xs, ys, *, avg_fn=None, start=0, every=1):
 @pytest.mark.parametrize(
     ("wrap", "torchs"),
     [
-        (lambda tx: regularization.ema(tx, 0.9), {"avg_fn": torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)}),
+        (
+            lambda tx: regularization.ema(tx, 0.9),
+            {"avg_fn": torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)},
+        ),
         (lambda tx: regularization.swa(tx, start=0), {}),
         (lambda tx: regularization.swa(tx, start=3, every=2), {"start": 3, "every": 2}),
-        (lambda tx: optax.chain(optax.clip(1e9), regularization.swa(tx, start=8)), {"start": 8}),
+        (
+            lambda tx: optax.chain(optax.clip(1e9), regularization.swa(tx, start=8)),
+            {"start": 8},
+        ),
     ],
     ids=["ema", "swa", "swa late", "in a chain"],
 )
@@ -248,13 +295,22 @@ def test_averages_equal_torchs_averaged_model(wrap, torchs):
     torch.manual_seed(0)
     theirs, ours = torch.nn.Linear(3, 1), nn.Linear(3, 1, rngs=nnx.Rngs(0))
     parity.load_torch(ours, theirs)
-    learner, state = train.make_learner(ours, squared_error, wrap(optax.sgd(0.1)), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        ours, squared_error, wrap(optax.sgd(0.1)), key=jax.random.key(0)
+    )
     result = train.run(learner, state, DATA, epochs=10, batch_size=24)
-    kernel, bias = torch_average(theirs, *(torch.tensor(np.asarray(DATA[k])) for k in "xy"), **torchs)
+    kernel, bias = torch_average(
+        theirs, *(torch.tensor(np.asarray(DATA[k])) for k in "xy"), **torchs
+    )
     params = regularization.averaged(result.state).params
-    np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-5)  # ten SGD steps of float32 rounding
+    np.testing.assert_allclose(
+        params["kernel"], kernel, rtol=1e-5
+    )  # ten SGD steps of float32 rounding
     np.testing.assert_allclose(params["bias"], bias, rtol=1e-4)
-    assert not np.allclose(params["kernel"], result.state.params["kernel"], rtol=1e-5) or "start" in torchs
+    assert (
+        not np.allclose(params["kernel"], result.state.params["kernel"], rtol=1e-5)
+        or "start" in torchs
+    )
 
 
 def test_an_average_in_half_precision_moves_by_less_than_a_rounding_step():
@@ -270,7 +326,10 @@ def test_an_average_in_half_precision_moves_by_less_than_a_rounding_step():
 
 def test_until_the_averaging_begins_the_average_is_the_newest_parameters():
     learner, state = train.make_learner(
-        Plain(nnx.Rngs(0)), squared_error, regularization.swa(optax.sgd(0.1), start=100), key=jax.random.key(0)
+        Plain(nnx.Rngs(0)),
+        squared_error,
+        regularization.swa(optax.sgd(0.1), start=100),
+        key=jax.random.key(0),
     )
     result = train.run(learner, state, DATA, epochs=2, batch_size=8)
     assert_same_bits(regularization.averaged(result.state), result.state)
@@ -287,7 +346,9 @@ def test_averaging_is_quieter_than_the_last_weights():
 
     def ends(key):
         tx = regularization.swa(optax.sgd(0.3), start=64)
-        result = train.run(*train.make_learner(Scalar(), loss_fn, tx, key=key), noise, epochs=4, batch_size=4)
+        result = train.run(
+            *train.make_learner(Scalar(), loss_fn, tx, key=key), noise, epochs=4, batch_size=4
+        )
         return result.state.params["w"], regularization.averaged(result.state).params["w"]
 
     last, mean = jax.jit(jax.vmap(ends))(jax.random.split(jax.random.key(1), 32))
@@ -301,7 +362,9 @@ def test_averaging_refuses_bad_settings():
         regularization.swa(optax.sgd(0.1), start=-1)
     with pytest.raises(ValueError, match="every must be a whole number"):
         regularization.swa(optax.sgd(0.1), start=0, every=0)
-    _, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+    _, state = train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+    )
     with pytest.raises(ValueError, match="keeps no average"):
         regularization.averaged(state)
 
@@ -312,27 +375,42 @@ def test_update_bn_equals_torchs(pair):
     loader = [(torch.tensor(x[i : i + 4].transpose(0, 3, 1, 2)),) for i in range(0, 10, 4)]
     torch.optim.swa_utils.update_bn(loader, theirs)
     learner, state = train.make_learner(
-        ours, lambda model, batch: (model(batch).sum(), {}), optax.sgd(0.1), key=jax.random.key(0)
+        ours,
+        lambda model, batch: (model(batch).sum(), {}),
+        optax.sgd(0.1),
+        key=jax.random.key(0),
     )
     after = regularization.update_bn(learner, state, jnp.asarray(x), batch_size=4)
     np.testing.assert_allclose(after.extra["norm"]["mean"], theirs.norm.running_mean, rtol=1e-5)
     np.testing.assert_allclose(after.extra["norm"]["var"], theirs.norm.running_var, rtol=1e-5)
-    assert int(after.extra["norm"]["num_batches_tracked"]) == int(theirs.norm.num_batches_tracked) == 3
+    assert (
+        int(after.extra["norm"]["num_batches_tracked"])
+        == int(theirs.norm.num_batches_tracked)
+        == 3
+    )
     assert_same_bits(after.params, state.params)
 
 
 def test_update_bn_with_flaxs_batch_norm_and_without_any():
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Stochastic(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+    )
     after = regularization.update_bn(learner, state, DATA, batch_size=24)
     hidden = learner.model(state).hidden(DATA["x"])
-    np.testing.assert_allclose(after.extra["norm"]["mean"], hidden.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        after.extra["norm"]["mean"], hidden.mean(axis=0), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(after.extra["norm"]["var"], hidden.var(axis=0), rtol=1e-5)
-    learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)
+    )
     assert_same_bits(regularization.update_bn(learner, state, DATA, batch_size=5), state)
 
 
 def test_every_cure_that_the_page_names_is_there():
-    rows = re.findall(r"^\| [^|]*\| (.*?) \| [^|]*\|$", regularization.__doc__, re.MULTILINE)[2:]
+    rows = re.findall(r"^\| [^|]*\| (.*?) \| [^|]*\|$", regularization.__doc__, re.MULTILINE)[
+        2:
+    ]
     names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     assert len(names) >= 15
     for name in names:

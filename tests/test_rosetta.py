@@ -1,4 +1,6 @@
-"""The page from torch to JAX: every pair runs, both halves agree, and the page shows what was run."""
+"""The page from torch to JAX: every pair runs, both halves agree, and the page shows what was
+run.
+"""
 
 import jax
 import pytest
@@ -16,7 +18,9 @@ BITING = [*BITES.pairs, *QUIET.pairs]
 
 @pytest.fixture(scope="module", autouse=True)
 def _keep_small_programs():
-    """Hundreds of programs that each compile in less than the 0.2 s from which on conftest keeps them."""
+    """Hundreds of programs that each compile in less than the 0.2 s from which on conftest
+    keeps them.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 0.0)
@@ -59,7 +63,11 @@ def test_the_number_of_names_is_the_books():
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("torch_to_jax", page.render(GROUPS)), ("coming_from_torch", page.render_bites(BITES, QUIET))]
+    ("name", "text"),
+    [
+        ("torch_to_jax", page.render(GROUPS)),
+        ("coming_from_torch", page.render_bites(BITES, QUIET)),
+    ],
 )
 def test_the_pages_are_what_the_cells_make(name, text):
     assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
@@ -91,7 +99,9 @@ SHOWN = {  # each difference of docs/parity.md: the heading under which it bites
 def test_every_difference_from_the_jax_side_is_on_the_page_of_what_bites():
     assert [what for what, *_ in differences.ROWS] == list(SHOWN)
     headings = {pair.names[0] for pair in BITING}
-    assert [words for words in SHOWN.values() if words not in headings and words not in QUIET.words] == []
+    assert [
+        words for words in SHOWN.values() if words not in headings and words not in QUIET.words
+    ] == []
 
 
 def test_named_tensors_have_gone_from_torch():
@@ -121,7 +131,11 @@ def test_a_pair_that_differs_fails(jax_cell, flags, message):
 
 def test_modules_that_differ_fail():
     wrong = pairs.Pair(
-        ("torch.nn.BatchNorm2d",), "nn.BatchNorm2d(3)", "nn.BatchNorm2d(3, eps=1e-3)", "", ("on images",)
+        ("torch.nn.BatchNorm2d",),
+        "nn.BatchNorm2d(3)",
+        "nn.BatchNorm2d(3, eps=1e-3)",
+        "",
+        ("on images",),
     )
     with pytest.raises(AssertionError):
         execute.check(wrong)
@@ -132,7 +146,10 @@ def test_modules_that_differ_fail():
     [
         ("# %% torch.exp\ntorch.exp(x)\n", "is empty"),
         ("# %% jax\njnp.exp(x)\n# %% torch.exp\ntorch.exp(x)\n", "follows no cell"),
-        ("# %% torch.exp | rnadom\ntorch.exp(x)\n# %% jax\njnp.exp(x)\n", "'rnadom' is unknown"),
+        (
+            "# %% torch.exp | rnadom\ntorch.exp(x)\n# %% jax\njnp.exp(x)\n",
+            "'rnadom' is unknown",
+        ),
         ("# %% torch.exp\ntorch.exp(x)\n# %% jax\n# only words\n", "is empty"),
     ],
 )

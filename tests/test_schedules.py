@@ -1,4 +1,6 @@
-"""Every schedule against torch.optim.lr_scheduler over 1000 steps, in double and in single precision."""
+"""Every schedule against torch.optim.lr_scheduler over 1000 steps, in double and in single
+precision.
+"""
 
 import warnings
 
@@ -27,7 +29,10 @@ def up_down(x):
 TABLE = [
     (optim.step_lr(LR, 30), lambda o: theirs.StepLR(o, 30)),
     (optim.step_lr(LR, 1, gamma=0.99), lambda o: theirs.StepLR(o, 1, gamma=0.99)),
-    (optim.multi_step_lr(LR, [10, 200, 200, 700]), lambda o: theirs.MultiStepLR(o, [10, 200, 200, 700])),
+    (
+        optim.multi_step_lr(LR, [10, 200, 200, 700]),
+        lambda o: theirs.MultiStepLR(o, [10, 200, 200, 700]),
+    ),
     (optim.multi_step_lr(LR, [5], gamma=0.5), lambda o: theirs.MultiStepLR(o, [5], gamma=0.5)),
     (optim.constant_lr(LR), theirs.ConstantLR),
     (optim.constant_lr(LR, 0.7, 500), lambda o: theirs.ConstantLR(o, 0.7, 500)),
@@ -39,14 +44,26 @@ TABLE = [
     (optim.polynomial_lr(LR), theirs.PolynomialLR),
     (optim.polynomial_lr(LR, 600, 2.5), lambda o: theirs.PolynomialLR(o, 600, 2.5)),
     (optim.cosine_annealing_lr(LR, 1200), lambda o: theirs.CosineAnnealingLR(o, 1200)),
-    (optim.cosine_annealing_lr(LR, 7, 0.1), lambda o: theirs.CosineAnnealingLR(o, 7, 0.1)),  # far past T_max
-    (optim.cosine_annealing_lr(LR, 300, 0.01), lambda o: theirs.CosineAnnealingLR(o, 300, 0.01)),
-    (optim.cosine_annealing_warm_restarts(LR, 11), lambda o: theirs.CosineAnnealingWarmRestarts(o, 11)),
+    (
+        optim.cosine_annealing_lr(LR, 7, 0.1),
+        lambda o: theirs.CosineAnnealingLR(o, 7, 0.1),
+    ),  # far past T_max
+    (
+        optim.cosine_annealing_lr(LR, 300, 0.01),
+        lambda o: theirs.CosineAnnealingLR(o, 300, 0.01),
+    ),
+    (
+        optim.cosine_annealing_warm_restarts(LR, 11),
+        lambda o: theirs.CosineAnnealingWarmRestarts(o, 11),
+    ),
     (
         optim.cosine_annealing_warm_restarts(LR, 3, 2, 0.01),
         lambda o: theirs.CosineAnnealingWarmRestarts(o, 3, 2, 0.01),
     ),
-    (optim.one_cycle_lr(LR, STEPS), lambda o: theirs.OneCycleLR(o, LR, STEPS, cycle_momentum=False)),
+    (
+        optim.one_cycle_lr(LR, STEPS),
+        lambda o: theirs.OneCycleLR(o, LR, STEPS, cycle_momentum=False),
+    ),
     (
         optim.one_cycle_lr(LR, STEPS, 0.2, "linear", 5.0, 10.0, three_phase=True),
         lambda o: theirs.OneCycleLR(
@@ -67,15 +84,21 @@ TABLE = [
     ),
     (
         optim.cyclic_lr(0.01, LR, 40, 25, mode="triangular2"),
-        lambda o: theirs.CyclicLR(o, 0.01, LR, 40, 25, mode="triangular2", cycle_momentum=False),
+        lambda o: theirs.CyclicLR(
+            o, 0.01, LR, 40, 25, mode="triangular2", cycle_momentum=False
+        ),
     ),
     (
         optim.cyclic_lr(0.01, LR, 7, 90, mode="exp_range", gamma=0.999),
-        lambda o: theirs.CyclicLR(o, 0.01, LR, 7, 90, mode="exp_range", gamma=0.999, cycle_momentum=False),
+        lambda o: theirs.CyclicLR(
+            o, 0.01, LR, 7, 90, mode="exp_range", gamma=0.999, cycle_momentum=False
+        ),
     ),
     (
         optim.cyclic_lr(0.01, LR, 7, scale_fn=up_down, scale_mode="iterations"),
-        lambda o: theirs.CyclicLR(o, 0.01, LR, 7, scale_fn=up_down, scale_mode="iterations", cycle_momentum=False),
+        lambda o: theirs.CyclicLR(
+            o, 0.01, LR, 7, scale_fn=up_down, scale_mode="iterations", cycle_momentum=False
+        ),
     ),
     (optim.lambda_lr(LR, decay), lambda o: theirs.LambdaLR(o, decay)),
     (optim.multiplicative_lr(LR, decay), lambda o: theirs.MultiplicativeLR(o, decay)),
@@ -90,7 +113,11 @@ TABLE = [
         ),
         lambda o: theirs.SequentialLR(
             o,
-            [theirs.LinearLR(o, 0.1, total_iters=50), theirs.CosineAnnealingLR(o, 400), theirs.StepLR(o, 90)],
+            [
+                theirs.LinearLR(o, 0.1, total_iters=50),
+                theirs.CosineAnnealingLR(o, 400),
+                theirs.StepLR(o, 90),
+            ],
             [50, 600],
         ),
     ),
@@ -105,7 +132,11 @@ TABLE = [
         ),
         lambda o: theirs.SequentialLR(
             o,
-            [theirs.ConstantLR(o, 0.1, 20), theirs.ExponentialLR(o, 0.99), theirs.PolynomialLR(o, 300, 2.0)],
+            [
+                theirs.ConstantLR(o, 0.1, 20),
+                theirs.ExponentialLR(o, 0.99),
+                theirs.PolynomialLR(o, 300, 2.0),
+            ],
             [30, 200],
         ),
     ),
@@ -153,9 +184,11 @@ def test_schedule(row):
     ours, make = TABLE[row]
     expected = torch_rates(make)
     with jax.enable_x64(True):
-        # torch multiplies 1000 times, rounding by 1e-16 each; its cosine recursion amplifies that near zero.
+        # torch multiplies 1000 times, rounding by 1e-16 each; its cosine recursion amplifies
+        # that near zero.
         np.testing.assert_allclose(our_rates(ours), expected, rtol=1e-11, atol=1e-12)
-    # Single precision: roundings of 6e-8 of the first rate and of the exponent step * log(gamma) <= 10.
+    # Single precision: roundings of 6e-8 of the first rate and of the exponent step *
+    # log(gamma) <= 10.
     np.testing.assert_allclose(our_rates(ours), expected, rtol=3e-6, atol=1e-7)
 
 
@@ -163,12 +196,16 @@ MOMENTA = [
     (optim.one_cycle_momentum(STEPS), lambda o: theirs.OneCycleLR(o, LR, STEPS)),
     (
         optim.one_cycle_momentum(STEPS, 0.2, "linear", 0.5, 0.7, three_phase=True),
-        lambda o: theirs.OneCycleLR(o, LR, STEPS, None, None, 0.2, "linear", True, 0.5, 0.7, three_phase=True),
+        lambda o: theirs.OneCycleLR(
+            o, LR, STEPS, None, None, 0.2, "linear", True, 0.5, 0.7, three_phase=True
+        ),
     ),
     (optim.cyclic_momentum(step_size_up=33), lambda o: theirs.CyclicLR(o, 0.01, LR, 33)),
     (
         optim.cyclic_momentum(0.5, 0.7, 33, 10, mode="triangular2"),
-        lambda o: theirs.CyclicLR(o, 0.01, LR, 33, 10, "triangular2", base_momentum=0.5, max_momentum=0.7),
+        lambda o: theirs.CyclicLR(
+            o, 0.01, LR, 33, 10, "triangular2", base_momentum=0.5, max_momentum=0.7
+        ),
     ),
 ]
 
@@ -179,7 +216,9 @@ def test_momentum(ours, make):
     np.testing.assert_allclose(our_rates(ours), torch_rates(make, "momentum"), rtol=1e-6)
 
 
-@pytest.mark.parametrize("row", [0, 2, 16, 19, 25])  # a floor, milestones, restarts, phases, a loop
+@pytest.mark.parametrize(
+    "row", [0, 2, 16, 19, 25]
+)  # a floor, milestones, restarts, phases, a loop
 def test_a_step_may_be_a_plain_number(row):
     schedule, _ = TABLE[row]
     np.testing.assert_allclose(schedule(17), our_rates(schedule)[17], rtol=1e-6)  # float32
@@ -216,24 +255,35 @@ def plateau_rates(options, values):
 def test_reduce_lr_on_plateau(options, steps_per_epoch):
     """1000 losses that fall, stall, rise and are sometimes nan."""
     rng = np.random.default_rng(0)
-    values = 1 / (1 + np.arange(STEPS) / 50) + 0.05 * rng.standard_normal(STEPS) + 0.2 * (np.arange(STEPS) > 700)
+    values = (
+        1 / (1 + np.arange(STEPS) / 50)
+        + 0.05 * rng.standard_normal(STEPS)
+        + 0.2 * (np.arange(STEPS) > 700)
+    )
     values = values.astype("f")
     values[333] = np.nan
     expected = np.repeat(plateau_rates(options, values.astype(float)), steps_per_epoch)
-    tx = optax.chain(optim.sgd(LR), optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=steps_per_epoch))
+    tx = optax.chain(
+        optim.sgd(LR),
+        optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=steps_per_epoch),
+    )
 
     def body(state, value):
         updates, state = tx.update(jnp.ones(()), state, jnp.ones(()), value=value)
         return state, -updates
 
-    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(np.repeat(values, steps_per_epoch))
+    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(
+        np.repeat(values, steps_per_epoch)
+    )
     # Each reduction is one float32 product.
     np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12)
 
 
 def test_per_epoch():
     schedule = optim.per_epoch(optim.exponential_lr(1.0, 0.5), 4)
-    np.testing.assert_allclose(our_rates(schedule)[:9], [1] * 4 + [0.5] * 4 + [0.25], rtol=1e-6)  # float32
+    np.testing.assert_allclose(
+        our_rates(schedule)[:9], [1] * 4 + [0.5] * 4 + [0.25], rtol=1e-6
+    )  # float32
 
 
 WRONG = [

@@ -1,4 +1,6 @@
-"""The right size: small networks inside a large one are the same networks; the recommended size is the right one."""
+"""The right size: small networks inside a large one are the same networks; the recommended size
+is the right one.
+"""
 
 import dataclasses
 import functools
@@ -22,7 +24,10 @@ def loss_fn(model, batch):
 
 def wavy(n, seed, noise=0.2):
     x = jax.random.uniform(jax.random.key(seed), (n, 1), minval=-1, maxval=1)
-    return {"x": x, "y": jnp.sin(4 * x) + noise * jax.random.normal(jax.random.key(seed + 1), x.shape)}
+    return {
+        "x": x,
+        "y": jnp.sin(4 * x) + noise * jax.random.normal(jax.random.key(seed + 1), x.shape),
+    }
 
 
 TRAIN, VAL = wavy(24, 0), wavy(100, 10)
@@ -34,7 +39,9 @@ def dense(act=jnp.tanh, tx=None, loss=loss_fn, norm=None):
     def make(width, key):
         r = nnx.Rngs(key)
         hidden = [nn.Linear(1, width, rngs=r), act, *([norm(width)] if norm else [])]
-        model = nn.Sequential(*hidden, nn.Linear(width, width, rngs=r), act, nn.Linear(width, 1, rngs=r))
+        model = nn.Sequential(
+            *hidden, nn.Linear(width, width, rngs=r), act, nn.Linear(width, 1, rngs=r)
+        )
         return train.make_learner(model, loss, tx or optax.adam(1e-2), key=key)
 
     return make
@@ -53,14 +60,19 @@ def penalised(model, batch):
     "family",
     [
         {},
-        {"act": jax.nn.sigmoid, "tx": clipped()},  # sigmoid(0) = 1/2: a dead unit speaks, if one listens
+        {
+            "act": jax.nn.sigmoid,
+            "tx": clipped(),
+        },  # sigmoid(0) = 1/2: a dead unit speaks, if one listens
         {"loss": penalised, "norm": nn.BatchNorm1d},
     ],
     ids=["tanh, adam", "sigmoid, clipped adamw", "batch norm, l2"],
 )
 @pytest.mark.slow
 def test_a_small_network_inside_a_large_one_is_the_small_network(family):
-    """The same initial weights, loss and gradient, and the same weights after training, as trained on its own."""
+    """The same initial weights, loss and gradient, and the same weights after training, as
+    trained on its own.
+    """
     make = dense(**family)
     keys = jax.random.split(KEY, 2)
     learner, states = nested.nest(make, [2, 3, 5], keys, TRAIN)
@@ -70,8 +82,13 @@ def test_a_small_network_inside_a_large_one_is_the_small_network(family):
         alone, state = make(width, key)
         inside = jax.tree.map(lambda a, member=member: a[member], states)
         cut = nested.cut(inside, state)
-        # The same draws; multiplied in another order by a program that is compiled without optimization.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), cut.params, state.params)
+        # The same draws; multiplied in another order by a program that is compiled without
+        # optimization.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+            cut.params,
+            state.params,
+        )
         options = {"epochs": 40, "batch_size": 10}
         expected, got = (
             train.run(alone, state, TRAIN, VAL, **options),
@@ -81,18 +98,24 @@ def test_a_small_network_inside_a_large_one_is_the_small_network(family):
             # 120 Adam steps, whose direction is rounded where a gradient is nearly zero.
             np.testing.assert_allclose(got.history[name], expected.history[name], rtol=2e-3)
         outside = jax.tree.map(
-            lambda p, keep: jnp.abs(jnp.where(keep, 0, p)).max(), got.state.params, inside.opt_state.mask
+            lambda p, keep: jnp.abs(jnp.where(keep, 0, p)).max(),
+            got.state.params,
+            inside.opt_state.mask,
         )
         assert max(jax.tree.leaves(outside)) == 0
 
 
 def test_the_initial_distribution_has_the_fan_in_of_the_small_network():
-    """torch's Linear draws from U(+-1/sqrt(fan_in)): the output layer's bound is that of the width 4, not of 64."""
+    """torch's Linear draws from U(+-1/sqrt(fan_in)): the output layer's bound is that of the
+    width 4, not of 64.
+    """
     make = dense()
     _, states = nested.nest(make, [4, 64], jax.random.split(KEY, 200), TRAIN)
     kernel = states.params["4"]["kernel"][:200, :4]  # 200 seeds of the width 4
     assert 0.49 < float(jnp.abs(kernel).max()) <= 0.5
-    np.testing.assert_allclose(kernel.std(), 0.5 / np.sqrt(3), rtol=0.05)  # 800 draws: a standard error of 2 %
+    np.testing.assert_allclose(
+        kernel.std(), 0.5 / np.sqrt(3), rtol=0.05
+    )  # 800 draws: a standard error of 2 %
 
 
 @pytest.mark.slow
@@ -105,14 +128,20 @@ def test_gradients_of_the_small_network_inside_the_large_one():
     large_loss, large = nested._value_and_grad(learner, inside, TRAIN)
     np.testing.assert_allclose(large_loss, loss, rtol=1e-6)
     corner = jax.tree.map(lambda a, like: a[tuple(slice(n) for n in like.shape)], large, grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), corner, grads)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), corner, grads
+    )
 
 
 class Normed(nnx.Module):
     """Normalises over its hidden units: dead ones would count."""
 
     def __init__(self, width, rngs):
-        self.a, self.n, self.b = nnx.Linear(1, width, rngs=rngs), nn.LayerNorm(width), nnx.Linear(width, 1, rngs=rngs)
+        self.a, self.n, self.b = (
+            nnx.Linear(1, width, rngs=rngs),
+            nn.LayerNorm(width),
+            nnx.Linear(width, 1, rngs=rngs),
+        )
 
     def __call__(self, x):
         return self.b(self.n(self.a(x)))
@@ -129,7 +158,9 @@ def deep(depth, key):
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
 
-@pytest.mark.parametrize(("make", "why"), [(normed, "another gradient"), (deep, "different parameters")])
+@pytest.mark.parametrize(
+    ("make", "why"), [(normed, "another gradient"), (deep, "different parameters")]
+)
 @pytest.mark.slow
 def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told(make, why):
     options = {"sizes": [2, 3], "seeds": 2, "epochs": 10, "batch_size": 24}
@@ -142,35 +173,50 @@ def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told
 
 def small(width, key, **options):
     model = nn.Sequential(
-        nn.Linear(1, width, rngs=nnx.Rngs(key)), jax.nn.sigmoid, nn.Linear(width, 1, rngs=nnx.Rngs(key))
+        nn.Linear(1, width, rngs=nnx.Rngs(key)),
+        jax.nn.sigmoid,
+        nn.Linear(width, 1, rngs=nnx.Rngs(key)),
     )
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key, **options)
 
 
 @pytest.mark.slow
 def test_inside_the_large_one_the_loss_is_scaled_too():
-    """The optimizer's state was made anew there, and lost the scale that gradients in float16 need."""
+    """The optimizer's state was made anew there, and lost the scale that gradients in float16
+    need.
+    """
     make = functools.partial(small, compute_dtype=jnp.float16)
     learner, states = nested.nest(make, [1, 3], jax.random.split(KEY, 2), TRAIN)
     assert states.opt_state.scale.tolist() == [2.0**16] * 4
-    state, (alone, first) = jax.tree.map(lambda a: a[0], states), make(1, jax.random.split(KEY, 2)[0])
+    state, (alone, first) = (
+        jax.tree.map(lambda a: a[0], states),
+        make(1, jax.random.split(KEY, 2)[0]),
+    )
     inside = train.run(learner, state, TRAIN, epochs=30, batch_size=8)
     expected = train.run(alone, first, TRAIN, epochs=30, batch_size=8)
-    np.testing.assert_allclose(inside.history["train/loss"], expected.history["train/loss"], rtol=1e-2)
+    np.testing.assert_allclose(
+        inside.history["train/loss"], expected.history["train/loss"], rtol=1e-2
+    )
     assert inside.skipped == expected.skipped
 
 
 @pytest.mark.parametrize("record", ["norms", "dead_units"])
 def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
     make = functools.partial(small, record=[record])
-    with pytest.raises(ValueError, match=f"{record}.*would count the units that size 3 has and size 1 has not"):
-        search.search_capacity(make, TRAIN, VAL, sizes=[1, 3], epochs=1, batch_size=24, how="nested")
+    with pytest.raises(
+        ValueError, match=f"{record}.*would count the units that size 3 has and size 1 has not"
+    ):
+        search.search_capacity(
+            make, TRAIN, VAL, sizes=[1, 3], epochs=1, batch_size=24, how="nested"
+        )
 
 
 @pytest.fixture(scope="module")
 def report():
     make = dense(tx=optax.adam(2e-2))
-    return search.search_capacity(make, TRAIN, VAL, sizes=[1, 3, 32], seeds=3, epochs=1500, batch_size=24)
+    return search.search_capacity(
+        make, TRAIN, VAL, sizes=[1, 3, 32], seeds=3, epochs=1500, batch_size=24
+    )
 
 
 def test_one_unit_is_too_few_and_thirty_two_overfit_so_three_are_recommended(report):
@@ -192,14 +238,18 @@ def test_the_recommended_model_can_be_taken_out_and_trained_on(report):
     loss = train.evaluate(learner, state, VAL)["loss"]
     found = report[3]
     np.testing.assert_allclose(loss, found.sweep.scores[list(found.members)].min(), rtol=1e-4)
-    assert np.isfinite(train.run(learner, state, TRAIN, epochs=2, batch_size=24).history["train/loss"]).all()
+    assert np.isfinite(
+        train.run(learner, state, TRAIN, epochs=2, batch_size=24).history["train/loss"]
+    ).all()
     with pytest.raises(KeyError, match="size 7 was not trained"):
         report[7]
 
 
 def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_state():
     make = dense(tx=optax.sgd(1e20))
-    report = search.search_capacity(make, TRAIN, VAL, sizes=[1, 2], seeds=2, epochs=2, batch_size=24)
+    report = search.search_capacity(
+        make, TRAIN, VAL, sizes=[1, 2], seeds=2, epochs=2, batch_size=24
+    )
     assert [found.verdicts for found in report.sizes] == [("diverged", "diverged")] * 2
     assert "every one diverged" in report.reason
     _, state = report.member()
@@ -209,35 +259,70 @@ def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_st
 def test_the_picture_marks_the_chosen_size(report):
     pytest.importorskip("matplotlib").use("Agg")
     figure = report.figure()
-    assert "recommended: size 3" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "recommended: size 3" in [
+        text.get_text() for text in figure.axes[0].get_legend().get_texts()
+    ]
 
 
 def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
-    return capacity.Size(n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, None)
+    return capacity.Size(
+        n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, None
+    )
 
 
 @pytest.mark.parametrize(
     ("sizes", "recommended", "said"),
     [
-        ([size(1, 1.0), size(2, 0.50), size(4, 0.49), size(8, 0.48)], 2, "smallest that does not overfit"),
-        ([size(1, 1.0), size(2, 0.6), size(4, 0.48, spread=0.4)], 2, "0.48 at size 4"),  # standard error 0.2
+        (
+            [size(1, 1.0), size(2, 0.50), size(4, 0.49), size(8, 0.48)],
+            2,
+            "smallest that does not overfit",
+        ),
+        (
+            [size(1, 1.0), size(2, 0.6), size(4, 0.48, spread=0.4)],
+            2,
+            "0.48 at size 4",
+        ),  # standard error 0.2
         ([size(1, 1.0), size(2, 0.9), size(4, 0.3)], 4, "grow further"),
-        ([size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")], 2, "stop near epoch 10"),
+        (
+            [size(1, 1.0), size(2, 0.5, "overfitting"), size(4, 0.5, "overfitting")],
+            2,
+            "stop near epoch 10",
+        ),
         ([size(1, 0.51, "overfitting"), size(2, 0.5)], 2, "does not overfit"),
-        ([size(1, 0.5, "not converged"), size(2, 0.5)], 1, "verdict is not converged: train longer"),
-        ([size(1, 0.5, "diverged"), size(2, 0.5, "diverged")], 1, "verdict is diverged: train longer, or with another"),
+        (
+            [size(1, 0.5, "not converged"), size(2, 0.5)],
+            1,
+            "verdict is not converged: train longer",
+        ),
+        (
+            [size(1, 0.5, "diverged"), size(2, 0.5, "diverged")],
+            1,
+            "verdict is diverged: train longer, or with another",
+        ),
         ([size(np.int64(1), 1.0), size(np.int64(2), 0.5)], 2, "Size 2"),
-        ([size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")], 1, "every one diverged"),
+        (
+            [size(1, float("nan"), "diverged"), size(2, float("nan"), "diverged")],
+            1,
+            "every one diverged",
+        ),
     ],
 )
 def test_which_size_is_recommended(sizes, recommended, said):
     chosen, reason = capacity.recommend(sizes)
     assert chosen == recommended
     assert said in reason
-    assert str(capacity.CapacityReport(tuple(sizes), chosen, reason, "each", 1.0, dense)).count("<-- recommended") == 1
+    assert (
+        str(capacity.CapacityReport(tuple(sizes), chosen, reason, "each", 1.0, dense)).count(
+            "<-- recommended"
+        )
+        == 1
+    )
 
 
-@pytest.mark.parametrize(("loss", "scale"), [(0.5, "log"), (-0.5, "linear"), (float("nan"), "linear")])
+@pytest.mark.parametrize(
+    ("loss", "scale"), [(0.5, "log"), (-0.5, "linear"), (float("nan"), "linear")]
+)
 def test_losses_that_have_no_logarithm_are_drawn_too(loss, scale):
     pytest.importorskip("matplotlib").use("Agg")
     sizes = tuple(dataclasses.replace(size(n, loss), train_end=loss) for n in (1, 2))
@@ -307,5 +392,8 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
 def test_wrong_use_is_told_in_a_sentence(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         search.search_capacity(
-            dense(), TRAIN, VAL, **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options
+            dense(),
+            TRAIN,
+            VAL,
+            **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options,
         )

@@ -38,14 +38,22 @@ def test_the_suggested_rate_is_below_the_known_limit_and_learns():
 
 
 def test_the_noise_of_small_batches_is_not_taken_for_a_fall():
-    """At 1e-6 nothing is learned in forty steps; a regression of unit inputs is learned from about 1e-3 on."""
+    """At 1e-6 nothing is learned in forty steps; a regression of unit inputs is learned from
+    about 1e-3 on.
+    """
 
     def make(lr):
-        return train.make_learner(nnx.Linear(3, 1, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY)
+        return train.make_learner(
+            nnx.Linear(3, 1, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY
+        )
 
     x = jax.random.normal(KEY, (20, 3))
     for seed in range(3):
-        data = {"x": x, "y": x.sum(axis=1, keepdims=True) + jax.random.normal(jax.random.key(seed), (20, 1))}
+        data = {
+            "x": x,
+            "y": x.sum(axis=1, keepdims=True)
+            + jax.random.normal(jax.random.key(seed), (20, 1)),
+        }
         assert 1e-3 < search.find_learning_rate(make, data, batch_size=4).suggestion < 1
 
 
@@ -60,21 +68,31 @@ def test_the_rates_are_those_that_were_trained_with():
         seen.append([float(lr(step)) for step in range(20)])
         return train.make_learner(Scalar(0.0), loss_fn, optax.sgd(lr), key=KEY)
 
-    found = search.find_learning_rate(make, {"x": jnp.ones(6)}, batch_size=2, low=0.01, high=1.0, steps=20)
+    found = search.find_learning_rate(
+        make, {"x": jnp.ones(6)}, batch_size=2, low=0.01, high=1.0, steps=20
+    )
     np.testing.assert_allclose(found.rates, seen[0][: len(found.rates)], rtol=1e-5)
-    np.testing.assert_allclose(-np.diff(found.losses), found.rates[:-1], rtol=1e-4)  # three steps an epoch
+    np.testing.assert_allclose(
+        -np.diff(found.losses), found.rates[:-1], rtol=1e-4
+    )  # three steps an epoch
 
 
 def test_steps_that_float16_left_out_have_no_rate():
-    """The gradient, 8192, overflows while the scale is above 4: 14 steps at the beginning are not taken."""
+    """The gradient, 8192, overflows while the scale is above 4: 14 steps at the beginning are
+    not taken.
+    """
 
     def loss_fn(model, batch):
         return 8192 * model(batch["x"]).mean(), {}
 
     def make(lr):
-        return train.make_learner(Scalar(0.0), loss_fn, optax.sgd(lr), key=KEY, compute_dtype=jnp.float16)
+        return train.make_learner(
+            Scalar(0.0), loss_fn, optax.sgd(lr), key=KEY, compute_dtype=jnp.float16
+        )
 
-    found = search.find_learning_rate(make, {"x": jnp.ones(6)}, batch_size=2, low=1e-6, high=1e-4, steps=20)
+    found = search.find_learning_rate(
+        make, {"x": jnp.ones(6)}, batch_size=2, low=1e-6, high=1e-4, steps=20
+    )
     assert len(found.losses) == 20
     np.testing.assert_allclose(-np.diff(found.losses), 8192**2 * found.rates[:-1], rtol=3e-2)
 
@@ -94,12 +112,17 @@ def test_a_rate_finder_that_cannot_find_says_why(options, message):
 
 
 def test_eight_examples_are_memorised_unless_something_is_wrong():
-    learner, state = train.make_learner(Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=KEY)
-    memory = search.memorises(learner, state, DATA, steps=1500, share=0.2)  # dropout of a half never rests
+    learner, state = train.make_learner(
+        Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=KEY
+    )
+    memory = search.memorises(
+        learner, state, DATA, steps=1500, share=0.2
+    )  # dropout of a half never rests
     assert memory
     assert memory.examples == 8
     np.testing.assert_allclose(
-        memory.before, train.evaluate(learner, state, jax.tree.map(lambda a: a[:8], DATA))["loss"]
+        memory.before,
+        train.evaluate(learner, state, jax.tree.map(lambda a: a[:8], DATA))["loss"],
     )
     frozen = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.0), key=KEY)
     assert "NOT memorised" in str(search.memorises(*frozen, DATA, steps=20))
@@ -109,19 +132,27 @@ def test_eight_examples_are_memorised_unless_something_is_wrong():
 
 
 def noisy_line(n, seed):
-    """Five inputs of which one counts: few examples are learned with their noise, whose level is 1."""
+    """Five inputs of which one counts: few examples are learned with their noise, whose level
+    is 1.
+    """
     x = jax.random.normal(jax.random.key(seed), (n, 10))
     return {"x": x, "y": x[:, :1] + jax.random.normal(jax.random.key(seed + 1), (n, 1))}
 
 
 def linear(key):
     model = nnx.Linear(10, 1, rngs=nnx.Rngs(key))
-    return train.make_learner(model, lambda m, b: (jnp.mean((m(b["x"]) - b["y"]) ** 2), {}), optax.adam(0.05), key=key)
+    return train.make_learner(
+        model, lambda m, b: (jnp.mean((m(b["x"]) - b["y"]) ** 2), {}), optax.adam(0.05), key=key
+    )
 
 
-@pytest.mark.parametrize(("n", "helps"), [(24, True), pytest.param(1600, False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("n", "helps"), [(24, True), pytest.param(1600, False, marks=pytest.mark.slow)]
+)
 def test_more_data_helps_where_few_examples_are_overfitted_and_not_at_the_noise(n, helps):
-    """Ten weights from n examples cost 10 / n of the noise in validation loss: a lot of 24, nothing of 1600."""
+    """Ten weights from n examples cost 10 / n of the noise in validation loss: a lot of 24,
+    nothing of 1600.
+    """
     curve = search.learning_curve(
         linear,
         noisy_line(n, 0),
@@ -140,8 +171,12 @@ def test_more_data_helps_where_few_examples_are_overfitted_and_not_at_the_noise(
 
 def test_a_power_law_is_carried_on_exactly_and_a_rising_curve_is_not_believed():
     sizes = np.array([10, 20, 40, 80])
-    np.testing.assert_allclose(probes._carried_on(sizes, 0.3 + 5 / sizes, 160), 0.3 + 5 / 160, rtol=1e-3)
-    np.testing.assert_allclose(probes._carried_on(sizes, 2 * sizes**-0.5, 160), 2 * 160**-0.5, rtol=1e-3)
+    np.testing.assert_allclose(
+        probes._carried_on(sizes, 0.3 + 5 / sizes, 160), 0.3 + 5 / 160, rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        probes._carried_on(sizes, 2 * sizes**-0.5, 160), 2 * 160**-0.5, rtol=1e-3
+    )
     rising = np.array([1.0, 1.1, 1.0, 1.2])
     assert probes._carried_on(sizes, rising, 160) >= rising.min()
 
@@ -149,7 +184,9 @@ def test_a_power_law_is_carried_on_exactly_and_a_rising_curve_is_not_believed():
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
 def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
     sizes, losses = (10, 20, 40), np.array([[1.0, 0.9], [0.6, 0.5], [lost, 0.3]])
-    doubled = np.array([probes._carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)])
+    doubled = np.array(
+        [probes._carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)]
+    )
     curve = search.LearningCurve(sizes, losses, losses, doubled, ())
     assert not curve.more_data_would_help
     assert "no telling" in str(curve)
@@ -157,7 +194,9 @@ def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
 
 @pytest.mark.slow
 def test_a_learning_curve_of_trainings_that_go_on():
-    """Their best epoch is found in their own histories, and not at its number since the state was made."""
+    """Their best epoch is found in their own histories, and not at its number since the state
+    was made.
+    """
 
     def trained(key):
         learner, state = linear(key)
@@ -166,16 +205,26 @@ def test_a_learning_curve_of_trainings_that_go_on():
     options = {"key": KEY, "epochs": 4, "batch_size": 64, "sizes": [16, 32, 64], "draws": 2}
     curve = search.learning_curve(trained, noisy_line(64, 0), noisy_line(32, 5), **options)
     for sweep, losses in zip(curve.sweeps, curve.train, strict=True):
-        np.testing.assert_array_equal(losses, sweep.history["train/loss"][[0, 1], sweep.run.best.epoch - 51])
+        np.testing.assert_array_equal(
+            losses, sweep.history["train/loss"][[0, 1], sweep.run.best.epoch - 51]
+        )
 
 
 def test_a_learning_curve_refuses_other_kinds_of_validation():
-    for val in (DATA | {"z": DATA["x"]}, DATA | {"x": DATA["x"][:, :0]}, DATA | {"y": DATA["y"].astype(int)}):
-        with pytest.raises(ValueError, match="train and val must hold arrays of the same kinds"):
+    for val in (
+        DATA | {"z": DATA["x"]},
+        DATA | {"x": DATA["x"][:, :0]},
+        DATA | {"y": DATA["y"].astype(int)},
+    ):
+        with pytest.raises(
+            ValueError, match="train and val must hold arrays of the same kinds"
+        ):
             search.learning_curve(linear, DATA, val, key=KEY, epochs=1, batch_size=8)
 
 
 def test_a_learning_curve_refuses_sizes_that_are_none():
     for sizes in ([8, 4, 2], [1, 2], [16, 32, 65]):
         with pytest.raises(ValueError, match="sizes must be three or more"):
-            search.learning_curve(linear, DATA, DATA, key=KEY, epochs=1, batch_size=8, sizes=sizes)
+            search.learning_curve(
+                linear, DATA, DATA, key=KEY, epochs=1, batch_size=8, sizes=sizes
+            )

@@ -9,7 +9,9 @@ from experiments import ch05_overfitting as experiment
 
 @pytest.mark.parametrize("width", [-1, 0, 16])
 def test_a_width_that_is_not_too_big_is_refused(width):
-    with pytest.raises(ValueError, match=f"--width must be above 16, to be too big; got {width}"):
+    with pytest.raises(
+        ValueError, match=f"--width must be above 16, to be too big; got {width}"
+    ):
         experiment.Config(width=width)
 
 
@@ -26,4 +28,6 @@ def test_the_experiment_as_a_person_runs_it(tmp_path, capsys):
     assert not re.search(rf"^ +{experiment.Config.width} .*recommended", shown, re.MULTILINE)
     for name in ("cures.png", "capacity.png"):
         assert (tmp_path / "ch05_overfitting" / name).read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "ch05_overfitting" / "history.jsonl").read_text().splitlines()) == 1000
+    assert (
+        len((tmp_path / "ch05_overfitting" / "history.jsonl").read_text().splitlines()) == 1000
+    )

@@ -1,4 +1,6 @@
-"""Many trainings at once: each equals its training alone, and what cannot be traced is named."""
+"""Many trainings at once: each equals its training alone, and what cannot be traced is
+named.
+"""
 
 import dataclasses
 import types
@@ -40,12 +42,16 @@ def make(lr=0.1, penalty=0.0, dropout=0.0, noise=0.0, key=None):
         loss, metrics = squared_error(model, batch)
         return loss + penalty * regularization.l2(model, biases=False), metrics
 
-    return train.make_learner(Noisy(dropout, noise, nnx.Rngs(key)), loss_fn, optax.sgd(lr), key=key)
+    return train.make_learner(
+        Noisy(dropout, noise, nnx.Rngs(key)), loss_fn, optax.sgd(lr), key=key
+    )
 
 
 @pytest.fixture(scope="module")
 def swept():
-    """One member for each kind of value, with early stopping that ends them at different epochs."""
+    """One member for each kind of value, with early stopping that ends them at different
+    epochs.
+    """
     over = [
         {"lr": 0.1, "penalty": 0.0, "dropout": 0.0, "noise": 0.0, "key": 0},
         {"lr": 0.01, "penalty": 0.0, "dropout": 0.0, "noise": 0.0, "key": 0},
@@ -60,19 +66,32 @@ def swept():
 def test_every_member_equals_the_training_run_alone(swept):
     over, options, result = swept
     assert result.how == "vmap"
-    assert len(set(np.asarray(result.run.state.epoch).tolist())) > 1  # they stopped at different epochs
-    traced = jax.jit(lambda values: train.run(*make(**values), TRAIN, VAL, **options))  # one compilation for the rest
+    assert (
+        len(set(np.asarray(result.run.state.epoch).tolist())) > 1
+    )  # they stopped at different epochs
+    traced = jax.jit(
+        lambda values: train.run(*make(**values), TRAIN, VAL, **options)
+    )  # one compilation for the rest
     for i, values in enumerate(over):
         alone_values = values | {"key": jax.random.key(values["key"])}
         # The one with dropout from Python numbers, as a person would write it.
-        alone = train.run(*make(**alone_values), TRAIN, VAL, **options) if i == 3 else traced(alone_values)
+        alone = (
+            train.run(*make(**alone_values), TRAIN, VAL, **options)
+            if i == 3
+            else traced(alone_values)
+        )
         assert int(alone.best.epoch) == int(result.run.best.epoch[i])
         for name, column in alone.history.items():
-            # Batched matrix products sum in another order; up to sixty SGD steps of float32 rounding.
-            np.testing.assert_allclose(result.history[name][i], column, rtol=1e-4, err_msg=f"{values} {name}")
+            # Batched matrix products sum in another order; up to sixty SGD steps of float32
+            # rounding.
+            np.testing.assert_allclose(
+                result.history[name][i], column, rtol=1e-4, err_msg=f"{values} {name}"
+            )
     for i in (2, 4):  # the penalty and the noise that the best states are evaluated with
         evaluated = train.evaluate(*result.member(i), VAL)["loss"]
-        np.testing.assert_allclose(evaluated, np.nanmin(result.history["val/loss"][i]), rtol=1e-4)
+        np.testing.assert_allclose(
+            evaluated, np.nanmin(result.history["val/loss"][i]), rtol=1e-4
+        )
 
 
 @pytest.mark.slow
@@ -81,7 +100,9 @@ def test_map_and_chunks_give_what_vmap_gives():
     together = search.sweep(plain, TRAIN, VAL, over=over, **options)
     for different in ({"how": "map"}, {"chunk": 2}):
         again = search.sweep(plain, TRAIN, VAL, over=over, **options, **different)
-        np.testing.assert_allclose(again.history["val/loss"], together.history["val/loss"], rtol=1e-4)
+        np.testing.assert_allclose(
+            again.history["val/loss"], together.history["val/loss"], rtol=1e-4
+        )
         assert again.best == together.best
 
 
@@ -97,7 +118,9 @@ def test_the_best_member_and_the_tables(swept):
     assert not np.isnan(history["val/loss"]).any()
     shown = str(result)
     assert "val/loss" in shown
-    assert len(shown.splitlines()) == 1 + 5 + 1  # head, members (no two differ in the seed alone), timing
+    assert (
+        len(shown.splitlines()) == 1 + 5 + 1
+    )  # head, members (no two differ in the seed alone), timing
     with pytest.raises(IndexError, match="member 5 of 5"):
         result.member(5)
 
@@ -105,21 +128,48 @@ def test_the_best_member_and_the_tables(swept):
 @pytest.mark.slow
 def test_folds_and_seeds_are_averaged_and_every_example_is_validated_once():
     folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of 13, 12, 12: two shapes
-    result = search.sweep(plain, TRAIN, over={"lr": [0.1, 0.01], "key": [0, 1]}, folds=folds, epochs=3, batch_size=40)
+    result = search.sweep(
+        plain,
+        TRAIN,
+        over={"lr": [0.1, 0.01], "key": [0, 1]},
+        folds=folds,
+        epochs=3,
+        batch_size=40,
+    )
     assert result.values["fold"].tolist() == [0, 1, 2] * 4
     for i in (0, 11):
         rows, held = folds[result.values["fold"][i]]
-        values = {"lr": result.values["lr"][i].item(), "key": jax.random.key(result.values["key"][i])}
-        alone = train.run(*plain(**values), data.take(TRAIN, rows), data.take(TRAIN, held), epochs=3, batch_size=40)
-        np.testing.assert_allclose(result.history["val/loss"][i], alone.history["val/loss"], rtol=1e-4)
+        values = {
+            "lr": result.values["lr"][i].item(),
+            "key": jax.random.key(result.values["key"][i]),
+        }
+        alone = train.run(
+            *plain(**values),
+            data.take(TRAIN, rows),
+            data.take(TRAIN, held),
+            epochs=3,
+            batch_size=40,
+        )
+        np.testing.assert_allclose(
+            result.history["val/loss"][i], alone.history["val/loss"], rtol=1e-4
+        )
     fast, slow = result.settings()
     assert (fast.values, fast.members) == ({"lr": 0.1}, (0, 1, 2, 3, 4, 5))
-    np.testing.assert_allclose([fast.mean, fast.spread], [result.scores[:6].mean(), result.scores[:6].std(ddof=1)])
-    np.testing.assert_allclose(slow.history["val/loss"], result.history["val/loss"][6:].mean(axis=0))
-    assert result.best_setting().values == min((fast, slow), key=lambda setting: setting.mean).values
+    np.testing.assert_allclose(
+        [fast.mean, fast.spread], [result.scores[:6].mean(), result.scores[:6].std(ddof=1)]
+    )
+    np.testing.assert_allclose(
+        slow.history["val/loss"], result.history["val/loss"][6:].mean(axis=0)
+    )
+    assert (
+        result.best_setting().values
+        == min((fast, slow), key=lambda setting: setting.mean).values
+    )
     assert len(str(result).splitlines()) == 1 + 2 + 1
     cross = search.sweep(plain, TRAIN, over={}, folds=folds[1:], epochs=3, batch_size=40)
-    np.testing.assert_allclose(cross.scores, result.scores[1:3], rtol=1e-6)  # lr and key are the defaults
+    np.testing.assert_allclose(
+        cross.scores, result.scores[1:3], rtol=1e-6
+    )  # lr and key are the defaults
 
 
 def test_convolutions_are_mapped_on_the_cpu_and_dense_nets_are_not():
@@ -131,13 +181,19 @@ def test_convolutions_are_mapped_on_the_cpu_and_dense_nets_are_not():
             return self.output(self.conv(x).reshape(len(x), -1))
 
     def convolutional(lr):
-        return train.make_learner(Net(nnx.Rngs(0)), squared_error, optax.sgd(lr), key=jax.random.key(0))
+        return train.make_learner(
+            Net(nnx.Rngs(0)), squared_error, optax.sgd(lr), key=jax.random.key(0)
+        )
 
     pictures = {"x": jnp.ones((6, 4, 4, 1)), "y": jnp.ones((6, 1))}
-    result = search.sweep(convolutional, pictures, over={"lr": [0.01, 0.02, 0.0]}, epochs=2, batch_size=3)
+    result = search.sweep(
+        convolutional, pictures, over={"lr": [0.01, 0.02, 0.0]}, epochs=2, batch_size=3
+    )
     assert result.how == ("map" if jax.default_backend() == "cpu" else "vmap")
     assert result.monitor == "train/loss"
-    np.testing.assert_allclose(result.history["train/loss"][2, 0], result.history["train/loss"][2, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        result.history["train/loss"][2, 0], result.history["train/loss"][2, 1], rtol=1e-6
+    )
 
 
 def test_a_member_that_diverges_is_told_and_leaves_the_others_alone():
@@ -154,10 +210,14 @@ def test_larger_is_better_where_the_monitor_says_so():
         return loss, {"score": -loss}
 
     def scored(lr):
-        return train.make_learner(Plain(nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+        return train.make_learner(
+            Plain(nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0)
+        )
 
     stop = train.EarlyStopping(50, monitor="val/score", mode="max")
-    result = search.sweep(scored, TRAIN, VAL, over={"lr": [1e-4, 0.1]}, epochs=5, batch_size=37, stop=stop)
+    result = search.sweep(
+        scored, TRAIN, VAL, over={"lr": [1e-4, 0.1]}, epochs=5, batch_size=37, stop=stop
+    )
     assert result.best == 1
     assert result.scores[1] == result.history["val/score"][1].max()
 
@@ -171,7 +231,9 @@ def test_the_time_that_is_told_includes_the_work_that_was_only_queued(monkeypatc
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(jax, "block_until_ready", wait)
-    result = search.sweep(plain, TRAIN, VAL, over={"lr": [0.1], "key": [0]}, epochs=1, batch_size=37)
+    result = search.sweep(
+        plain, TRAIN, VAL, over={"lr": [0.1], "key": [0]}, epochs=1, batch_size=37
+    )
     assert (result.seconds, result.compile_seconds) == (100.0, 0.0)
 
 
@@ -188,11 +250,15 @@ def test_the_epoch_in_which_a_member_failed_is_no_score():
 def test_seeds_of_thirty_two_bits_are_those_of_jax():
     seeds = np.array([0, 7, 2**31, 2**32 - 1])
     keys = members.as_arguments({"key": seeds})["key"]
-    assert [key == jax.random.key(seed) for key, seed in zip(keys, seeds.tolist(), strict=True)] == [True] * 4
+    assert [
+        key == jax.random.key(seed) for key, seed in zip(keys, seeds.tolist(), strict=True)
+    ] == [True] * 4
 
 
 def test_a_training_that_goes_on_is_scored_by_its_own_epochs():
-    """The state that comes in has seen 5 epochs. In its second epoch a member fails, whose accuracy is finite there."""
+    """The state that comes in has seen 5 epochs. In its second epoch a member fails, whose
+    accuracy is finite there.
+    """
     begun = jnp.int32(5)
 
     def loss_fn(model, batch):  # w falls by the rate a step: the logarithm ends at 0
@@ -204,7 +270,9 @@ def test_a_training_that_goes_on_is_scored_by_its_own_epochs():
         return learner, dataclasses.replace(state, epoch=begun)
 
     stop = train.EarlyStopping(9, monitor="train/fall", mode="max")
-    result = search.sweep(falling, {"x": jnp.ones(3)}, over={"lr": [1.0, 0.1]}, epochs=3, batch_size=1, stop=stop)
+    result = search.sweep(
+        falling, {"x": jnp.ones(3)}, over={"lr": [1.0, 0.1]}, epochs=3, batch_size=1, stop=stop
+    )
     assert result.run.failure.tolist() == [[2, 2], [0, 0]]
     np.testing.assert_allclose(result.scores, [-3.0, -3.3], rtol=1e-5)
     assert result.best_index.tolist() == [0, 2]
@@ -216,11 +284,15 @@ def test_a_training_that_goes_on_is_scored_by_its_own_epochs():
 
 
 def by_width(width, lr):
-    return train.make_learner(nnx.Linear(3, width, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY)
+    return train.make_learner(
+        nnx.Linear(3, width, rngs=nnx.Rngs(0)), squared_error, optax.sgd(lr), key=KEY
+    )
 
 
 def by_flax_dropout(rate, lr):
-    model = nnx.Sequential(nnx.Dropout(rate, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(0)))
+    model = nnx.Sequential(
+        nnx.Dropout(rate, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    )
     return train.make_learner(model, squared_error, optax.sgd(lr), key=KEY)
 
 
@@ -245,18 +317,28 @@ KEY = jax.random.key(0)
     ],
 )
 def test_what_cannot_be_traced_is_named(make, name, values):
-    with pytest.raises(TypeError, match=f"^'{name}' cannot be swept.*search_capacity.*Python loop"):
+    with pytest.raises(
+        TypeError, match=f"^'{name}' cannot be swept.*search_capacity.*Python loop"
+    ):
         search.sweep(make, TRAIN, VAL, over={name: values, "lr": [0.1]}, epochs=1, batch_size=8)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"over": {"lr": ["fast", "slow"]}}, TypeError, r"over\['lr'\] must be a list of numbers"),
+        (
+            {"over": {"lr": ["fast", "slow"]}},
+            TypeError,
+            r"over\['lr'\] must be a list of numbers",
+        ),
         ({"over": {"lr": 0.1}}, TypeError, r"over\['lr'\] must be a list of numbers"),
         ({"over": {"lr": []}}, TypeError, r"over\['lr'\] must be a list of numbers"),
         ({"over": {"key": [0.5]}}, TypeError, r"over\['key'\] must be whole numbers"),
-        ({"over": {"key": [0, 2**32]}}, OverflowError, r"over\['key'\] of int64 reaches 0..4294967296"),
+        (
+            {"over": {"key": [0, 2**32]}},
+            OverflowError,
+            r"over\['key'\] of int64 reaches 0..4294967296",
+        ),
         ({"over": {"lr": [2**40]}}, OverflowError, r"over\['lr'\] of int64 reaches"),
         ({"over": {"fold": [0]}}, ValueError, "the name 'fold' is taken"),
         ({"over": {}}, ValueError, "nothing to sweep"),
@@ -271,13 +353,19 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"folds": [([0, 1], [])], "val": None}, ValueError, "pairs of row numbers"),
         ({"folds": [], "val": None}, ValueError, "pairs of row numbers"),
         ({"folds": 3, "val": None}, ValueError, "pairs of row numbers"),
-        ({"stop": train.EarlyStopping(1, monitor="val/accuracy")}, ValueError, "is not recorded"),
+        (
+            {"stop": train.EarlyStopping(1, monitor="val/accuracy")},
+            ValueError,
+            "is not recorded",
+        ),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(options, error, message):
     val = options.pop("val", VAL)
     with pytest.raises(error, match=message):
-        search.sweep(plain, TRAIN, val, **{"over": {"lr": [0.1]}, "epochs": 1, "batch_size": 8} | options)
+        search.sweep(
+            plain, TRAIN, val, **{"over": {"lr": [0.1]}, "epochs": 1, "batch_size": 8} | options
+        )
 
 
 def test_an_error_of_the_users_own_is_passed_on():
@@ -289,4 +377,10 @@ def test_an_error_of_the_users_own_is_passed_on():
     with pytest.raises(TypeError, match="make must return"):
         search.sweep(lambda lr: lr, TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
     with pytest.raises(TypeError, match="make must return"):
-        search.sweep(lambda lr: (plain(lr)[0], Plain(nnx.Rngs(0))), TRAIN, over={"lr": [0.1]}, epochs=1, batch_size=8)
+        search.sweep(
+            lambda lr: (plain(lr)[0], Plain(nnx.Rngs(0))),
+            TRAIN,
+            over={"lr": [0.1]},
+            epochs=1,
+            batch_size=8,
+        )

@@ -1,4 +1,6 @@
-"""Training on many devices. The tests are in on_eight_devices.py: how many devices JAX makes of a CPU is set once."""
+"""Training on many devices. The tests are in on_eight_devices.py: how many devices JAX makes of
+a CPU is set once.
+"""
 
 import os
 import subprocess
@@ -11,11 +13,21 @@ TESTS = Path(__file__).with_name("on_eight_devices.py")
 
 
 def on_eight_devices(marked: str) -> None:
-    """Run the tests with that mark in a process of 8 virtual devices; what they say is what this test says."""
+    """Run the tests with that mark in a process of 8 virtual devices; what they say is what
+    this test says.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marked, str(TESTS)]
-    # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them: too few, and all wait.
+    # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them:
+    # too few, and all wait.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}
-    done = subprocess.run(command, env=environment, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=2400)
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=TESTS.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=2400,
+    )
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

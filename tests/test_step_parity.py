@@ -1,8 +1,9 @@
-"""Chapter 8's networks trained in torch and here, from the same weights and batches: the same loss at every step.
+"""Chapter 8's networks trained in torch and here, from the same weights and batches: the same
+loss at every step.
 
-Two proofs. `parity.compare_steps` starts every step from torch's parameters: a difference is a wrong loss, gradient or
-update, not rounding that has grown. The free run is what a person sees, two trainings that never look at each other;
-there rounding does grow, so it has a horizon.
+Two proofs. `parity.compare_steps` starts every step from torch's parameters: a difference is a
+wrong loss, gradient or update, not rounding that has grown. The free run is what a person sees,
+two trainings that never look at each other; there rounding does grow, so it has a horizon.
 """
 
 import jax
@@ -43,7 +44,9 @@ class Mask(nnx.Module):
 
 
 def dropout_masks(channels, rng):
-    """What our own Dropout2d does to ones, in torch's layout: `[n c 1 1]`, 0 or 1 / (1 - 0.4)."""
+    """What our own Dropout2d does to ones, in torch's layout: `[n c 1 1]`, 0 or 1 / (1 -
+    0.4).
+    """
     key = int(rng.integers(2**31))
     drop = nn.Dropout2d(0.4, rngs=nnx.Rngs(key))
     return np.moveaxis(np.asarray(drop(jnp.ones((BATCH, 1, 1, channels)))), -1, 1)
@@ -57,14 +60,19 @@ def batches(name, options):
         image = rng.standard_normal((BATCH, 3, 32, 32)) + 0.5 * label[:, None, None, None]
         batch = {"image": image.astype(np.float32), "label": label}
         if name == "NetDropout":
-            batch["masks"] = [dropout_masks(c, rng) for c in (options["channels"], options["channels"] // 2)]
+            batch["masks"] = [
+                dropout_masks(c, rng) for c in (options["channels"], options["channels"] // 2)
+            ]
         yield batch
 
 
 def training(name, options):
     """Both models with the same weights, both optimizers, both losses."""
     torch.manual_seed(0)
-    theirs, ours = getattr(reference, name)(**options), getattr(nn, name)(**options, rngs=nnx.Rngs(0))
+    theirs, ours = (
+        getattr(reference, name)(**options),
+        getattr(nn, name)(**options, rngs=nnx.Rngs(0)),
+    )
     parity.load_torch(ours, theirs)
     if name == "NetDropout":
         theirs.conv1_dropout, theirs.conv2_dropout = TorchMask(), TorchMask()
@@ -75,7 +83,9 @@ def training(name, options):
 
 
 def inject(model, batch):
-    for layer, mask in zip(("conv1_dropout", "conv2_dropout"), batch.get("masks", ()), strict=False):
+    for layer, mask in zip(
+        ("conv1_dropout", "conv2_dropout"), batch.get("masks", ()), strict=False
+    ):
         getattr(model, layer).mask = mask
     return model
 
@@ -85,7 +95,9 @@ def loss_fn(model, batch):
 
 
 def torch_loss(model, batch):
-    return torch.nn.functional.cross_entropy(inject(model, batch)(batch["image"]), batch["label"])
+    return torch.nn.functional.cross_entropy(
+        inject(model, batch)(batch["image"]), batch["label"]
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS.items(), ids=NETWORKS)
@@ -126,8 +138,9 @@ def our_losses(name, options):
 def test_two_trainings_that_never_meet_have_the_same_losses(name, options):
     """Forty steps, in which every network learns (the loss falls by 10 to 95 percent).
 
-    Over this horizon torch's losses in float32 were within 4.4e-7 of those in float64, and ours within 5.0e-7:
-    rounding, which has not grown yet. The tolerance is four times that, since each is a maximum over draws.
+    Over this horizon torch's losses in float32 were within 4.4e-7 of those in float64, and ours
+    within 5.0e-7: rounding, which has not grown yet. The tolerance is four times that, since
+    each is a maximum over draws.
     """
     theirs, ours = torch_losses(name, options), our_losses(name, options)
     assert theirs[-10:].mean() < 0.9 * theirs[:10].mean()

@@ -1,4 +1,6 @@
-"""dlwp_jax.storage: the book's examples, reading and writing under JAX's transformations, NumPy, errors."""
+"""dlwp_jax.storage: the book's examples, reading and writing under JAX's transformations,
+NumPy, errors.
+"""
 
 import warnings
 
@@ -62,7 +64,8 @@ def test_repr_shows_values_size_stride_and_offset(points):
     assert "size=(3, 2)" in str(jax.jit(lambda p: str(p) and p)(points))
 
 
-# ---------------------------------------------------------------- reading under the transformations
+# ---------------------------------------------------------------- reading under the
+# transformations
 
 VIEWS = {
     "all": lambda x: x,
@@ -94,7 +97,9 @@ def test_reads_and_gradients_are_torchs_with_and_without_jit(view):
         return jnp.sum(view(tensor).to_array() * weights.numpy())
 
     for transform in (lambda f: f, jax.jit):
-        np.testing.assert_array_equal(transform(lambda t: view(t).to_array())(ours), theirs.detach().numpy())
+        np.testing.assert_array_equal(
+            transform(lambda t: view(t).to_array())(ours), theirs.detach().numpy()
+        )
         gradient = transform(jax.grad(loss))(ours)
         assert isinstance(gradient, StridedTensor)
         # A few weights of size 1 are summed in another order: float32 rounding.
@@ -111,8 +116,12 @@ def test_vmap_over_storages_reads_every_one(view):
 
 
 def test_a_batch_of_tensors_goes_through_vmap_and_says_where_it_belongs():
-    batch = jax.vmap(storage.StridedTensor, in_axes=(0, None))(jnp.arange(12.0).reshape(2, 6), Layout((3, 2), (2, 1)))
-    np.testing.assert_array_equal(jax.vmap(lambda t: t.T.to_array())(batch)[1], [[6, 8, 10], [7, 9, 11]])
+    batch = jax.vmap(storage.StridedTensor, in_axes=(0, None))(
+        jnp.arange(12.0).reshape(2, 6), Layout((3, 2), (2, 1))
+    )
+    np.testing.assert_array_equal(
+        jax.vmap(lambda t: t.T.to_array())(batch)[1], [[6, 8, 10], [7, 9, 11]]
+    )
     for use in (lambda t: t.to_array(), lambda t: t.numpy(), lambda t: t.T):
         with pytest.raises(RuntimeError, match=r"jax\.vmap"):
             use(batch)
@@ -140,7 +149,9 @@ def test_jnp_functions_and_operators_take_a_tensor(points):
         lambda x: jnp.stack([x, x]),
     ):
         np.testing.assert_array_equal(function(columns), function(array))
-    np.testing.assert_array_equal(jnp.einsum("ij,ij->i", columns, columns), jnp.einsum("ij,ij->i", array, array))
+    np.testing.assert_array_equal(
+        jnp.einsum("ij,ij->i", columns, columns), jnp.einsum("ij,ij->i", array, array)
+    )
     for expression in (
         lambda x: x + 1,
         lambda x: 1 - x,
@@ -201,8 +212,18 @@ def test_64_rows_share_one_program_of_reading_and_of_writing():
 
 
 def test_no_gather_in_the_usual_views():
-    for name in ("transpose", "columns", "every second", "diagonal", "expand", "windows", "patches"):
-        program = str(jax.make_jaxpr(lambda t, view=VIEWS[name]: view(t).to_array())(arange(5, 6)))
+    for name in (
+        "transpose",
+        "columns",
+        "every second",
+        "diagonal",
+        "expand",
+        "windows",
+        "patches",
+    ):
+        program = str(
+            jax.make_jaxpr(lambda t, view=VIEWS[name]: view(t).to_array())(arange(5, 6))
+        )
         assert "gather" not in program, name
 
 
@@ -230,11 +251,17 @@ def test_set_and_add_are_torchs_with_and_without_jit(view):
         added = transform(lambda t, v: view(t).add(v))(ours, values)
         expected = np.array(part.storage)
         np.add.at(expected, np.asarray(lowered.positions(part.layout)), values)
-        np.testing.assert_array_equal(added.storage, expected)  # whole numbers: exact in any order
+        np.testing.assert_array_equal(
+            added.storage, expected
+        )  # whole numbers: exact in any order
 
 
 @pytest.mark.parametrize(
-    "view", [VIEWS[n] for n in ("transpose", "columns", "every second", "diagonal", "expand", "windows")]
+    "view",
+    [
+        VIEWS[n]
+        for n in ("transpose", "columns", "every second", "diagonal", "expand", "windows")
+    ],
 )
 def test_the_gradient_through_add_is_that_of_an_array(view):
     x = arange(5, 6)
@@ -248,7 +275,9 @@ def test_the_gradient_through_add_is_that_of_an_array(view):
     def plain(line, values):
         return jnp.sum(line.at[index].add(values) * weights)
 
-    for mine, reference in zip(*(jax.grad(f, (0, 1))(x.storage, values) for f in (ours, plain)), strict=True):
+    for mine, reference in zip(
+        *(jax.grad(f, (0, 1))(x.storage, values) for f in (ours, plain)), strict=True
+    ):
         np.testing.assert_array_equal(mine, reference)  # products with whole numbers: exact
 
 
@@ -272,7 +301,9 @@ def test_a_donated_storage_is_written_in_place():
         compiled = jax.jit(loop, donate_argnums=0, static_argnums=1).lower(line, view).compile()
         memory = compiled.memory_analysis()
         assert memory.alias_size_in_bytes == line.nbytes
-        assert memory.temp_size_in_bytes < line.nbytes / 8, "a copy of the storage would be there"
+        assert memory.temp_size_in_bytes < line.nbytes / 8, (
+            "a copy of the storage would be there"
+        )
         address = line.unsafe_buffer_pointer()
         assert compiled(line).unsafe_buffer_pointer() == address
         assert line.is_deleted()
@@ -281,15 +312,27 @@ def test_a_donated_storage_is_written_in_place():
 def test_set_casts_and_add_refuses_as_torch_does():
     whole = storage.tensor([1, 2, 3])
     assert whole.at[0].set(7.9).tolist() == [7, 2, 3]  # copy_ truncates
-    with pytest.raises(RuntimeError, match=r"result type float32 can't be cast to the desired output type int32"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"result type float32 can't be cast to the desired output type int32",
+    ):
         whole.add(0.5)
     with pytest.raises(RuntimeError, match="complex64"):
         storage.tensor([1.0]).set(1j)
     assert storage.tensor([True, False]).add(True).tolist() == [True, True]
-    assert storage.tensor([False]).expand(3).add(jnp.array([False, True, True])).storage.tolist() == [True]
-    windows = storage.tensor([False] * 4).unfold(0, 2, 1).add(jnp.array([[True, False], [False, False], [False, True]]))
+    assert storage.tensor([False]).expand(3).add(
+        jnp.array([False, True, True])
+    ).storage.tolist() == [True]
+    windows = (
+        storage.tensor([False] * 4)
+        .unfold(0, 2, 1)
+        .add(jnp.array([[True, False], [False, False], [False, True]]))
+    )
     assert windows.storage.tolist() == [True, False, False, True]
-    assert storage.tensor([1.0, 2.0]).at[1].add(storage.tensor([5.0, 6.0])[0]).tolist() == [1.0, 7.0]
+    assert storage.tensor([1.0, 2.0]).at[1].add(storage.tensor([5.0, 6.0])[0]).tolist() == [
+        1.0,
+        7.0,
+    ]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -321,17 +364,37 @@ REFUSED = {
         RuntimeError,
         "need a storage of 8 elements",
     ),
-    "as_strided backwards": (lambda t: t.as_strided((2,), (-1,)), RuntimeError, "negative strides"),
-    "as_strided before the start": (lambda t: t.as_strided((2,), (1,), -1), RuntimeError, "got -1"),
+    "as_strided backwards": (
+        lambda t: t.as_strided((2,), (-1,)),
+        RuntimeError,
+        "negative strides",
+    ),
+    "as_strided before the start": (
+        lambda t: t.as_strided((2,), (1,), -1),
+        RuntimeError,
+        "got -1",
+    ),
     "assignment": (lambda t: t.__setitem__(0, 1.0), TypeError, r"t\.at\[index\]\.set"),
     "attribute": (lambda t: setattr(t, "storage", None), AttributeError, "immutable"),
-    "set of another size": (lambda t: t.set(jnp.ones(3)), RuntimeError, r"values of size \[3\]"),
-    "set of more dimensions": (lambda t: t.set(jnp.ones((1, 3, 2))), RuntimeError, "must broadcast"),
+    "set of another size": (
+        lambda t: t.set(jnp.ones(3)),
+        RuntimeError,
+        r"values of size \[3\]",
+    ),
+    "set of more dimensions": (
+        lambda t: t.set(jnp.ones((1, 3, 2))),
+        RuntimeError,
+        "must broadcast",
+    ),
     "over a tensor": (lambda t: t.over(t), TypeError, r"pass its \.storage"),
     "over a list": (lambda t: t.over([0.0] * 6), TypeError, "got list"),
     "over another length": (lambda t: t.over(jnp.ones(5)), ValueError, r"got \(5,\)"),
     "over another dtype": (lambda t: t.over(jnp.ones(6, int)), TypeError, "got int32"),
-    "complex of one": (lambda t: t[:, :1].view_as_complex(), RuntimeError, "last dimension of size 2"),
+    "complex of one": (
+        lambda t: t[:, :1].view_as_complex(),
+        RuntimeError,
+        "last dimension of size 2",
+    ),
     "real of real": (lambda t: t.view_as_real(), RuntimeError, "complex tensors"),
     "H of a batch": (lambda t: t[None].H, RuntimeError, "2-D"),
 }
@@ -366,7 +429,9 @@ def test_making_tensors():
     source[:] = 0
     assert copy.tolist() == [0, 1, 2, 3, 4, 5]
     array = jnp.arange(3.0)
-    assert storage.tensor(array).storage.unsafe_buffer_pointer() != array.unsafe_buffer_pointer()
+    assert (
+        storage.tensor(array).storage.unsafe_buffer_pointer() != array.unsafe_buffer_pointer()
+    )
     assert storage.tensor(3).shape == ()
     assert storage.tensor([]).shape == (0,)
     assert storage.tensor([1, 2]).dtype == jnp.int32
@@ -386,7 +451,8 @@ def test_a_position_past_int32_is_refused_where_it_would_be_needed():
     with pytest.raises(OverflowError, match="2147483647"):
         lowered.positions(Layout((2, 2), (2**31, 1)))
     nested = jax.eval_shape(
-        lambda line: lowered.read(line, Layout((3,), (2**30,), 5)), jax.ShapeDtypeStruct((2**32,), jnp.int8)
+        lambda line: lowered.read(line, Layout((3,), (2**30,), 5)),
+        jax.ShapeDtypeStruct((2**32,), jnp.int8),
     )
     assert nested.shape == (3,), "reads by slices have no such limit"
 
@@ -397,15 +463,19 @@ def test_nothing_warns():
         jnp.cumsum(arange(3, 2).t().at[0].add(1.0))
 
 
-# ---------------------------------------------------------------- storages cut by a tree map, mixed types
+# ---------------------------------------------------------------- storages cut by a tree map,
+# mixed types
 
 
 @pytest.mark.parametrize(
-    "use", [lambda t: t.tolist(), lambda t: t.to_array(), lambda t: t.set(0.0), lambda t: t.add(1.0)]
+    "use",
+    [lambda t: t.tolist(), lambda t: t.to_array(), lambda t: t.set(0.0), lambda t: t.add(1.0)],
 )
 def test_a_storage_shorter_than_the_layout_is_not_used(use):
     cut = jax.tree.map(lambda a: a[:1], storage.tensor([1.0, 2.0, 3.0]))
-    with pytest.raises(RuntimeError, match="the layout needs a storage of 3 elements, and this one has 1"):
+    with pytest.raises(
+        RuntimeError, match="the layout needs a storage of 3 elements, and this one has 1"
+    ):
         use(cut)
     assert "storage=" in repr(cut)
 

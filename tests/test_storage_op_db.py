@@ -1,8 +1,9 @@
-"""dlwp_jax.storage against torch's own operator database: every view operator, on torch's own samples.
+"""dlwp_jax.storage against torch's own operator database: every view operator, on torch's own
+samples.
 
-For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage the result
-shares, the gradient of a weighted sum with respect to the whole storage, and the storage after a write
-through the result.
+For each sample (plain, noncontiguous, reference): size, stride, offset, values, whose storage
+the result shares, the gradient of a weighted sum with respect to the whole storage, and the
+storage after a write through the result.
 """
 
 from collections import Counter
@@ -20,7 +21,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 from dlwp_jax import storage
 from dlwp_jax.storage import Layout, StridedTensor
 
-# ---------------------------------------------------------------- the operators, and ours for each
+# ---------------------------------------------------------------- the operators, and ours for
+# each
 
 
 def copied(name: str) -> Callable:
@@ -37,7 +39,9 @@ def copied(name: str) -> Callable:
 
 
 def scattered(name: str) -> Callable:
-    """torch's *_scatter operators: the tensor over a new storage in which the view holds the source."""
+    """torch's *_scatter operators: the tensor over a new storage in which the view holds the
+    source.
+    """
 
     def operator(x, src, *args, **kwargs):
         if storage.overlap.overlap(x.layout):
@@ -56,7 +60,9 @@ def attribute(name: str) -> Callable:
 
 
 def with_memory_format(plain: Callable, contiguous: Callable) -> Callable:
-    """clone and contiguous take a memory format; contiguous_format is the only one that we can say."""
+    """clone and contiguous take a memory format; contiguous_format is the only one that we can
+    say.
+    """
     return lambda x, *, memory_format=None: (plain if memory_format is None else contiguous)(x)
 
 
@@ -72,7 +78,10 @@ OURS: dict[str, Callable] = {
     **{name: method(name) for name in METHODS},
     **{name: attribute(name) for name in ("T", "mT", "H", "mH", "real", "imag")},
     **{f"{name}_copy": copied(name) for name in COPIES},
-    **{f"{name}_scatter": scattered(name) for name in ("as_strided", "diagonal", "select", "slice")},
+    **{
+        f"{name}_scatter": scattered(name)
+        for name in ("as_strided", "diagonal", "select", "slice")
+    },
     "clone": with_memory_format(StridedTensor.clone, lambda x: storage.tensor(x.to_array())),
     "contiguous": with_memory_format(StridedTensor.contiguous, StridedTensor.contiguous),
     "unsafe_chunk": method("chunk"),  # "unsafe" for autograd only: views like the others
@@ -95,7 +104,8 @@ def flat(xs: Any) -> list:
     return [x for part in xs for x in (part if isinstance(part, list | tuple) else [part])]
 
 
-# ---------------------------------------------------------------- what is not as in torch, and why
+# ---------------------------------------------------------------- what is not as in torch, and
+# why
 
 OWN_STORAGE = "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
 COMPLEX_ALIAS = {
@@ -111,8 +121,12 @@ TORCH_GRADIENT_WRONG = {
     "as_strided_scatter": "refuses noncontiguous inputs, and torch 2.13's own gradcheck fails on the others",
     "narrow_copy": "its backward raises for some sizes (found here; the forward is compared)",
 }
-OTHER_ERROR = {"narrow_copy": "for a wrong dimension torch has RuntimeError here and IndexError in narrow, as we have"}
-BEYOND_THE_INPUT = "as_strided sees storage outside its input: torch gives that no gradient, we do"
+OTHER_ERROR = {
+    "narrow_copy": "for a wrong dimension torch has RuntimeError here and IndexError in narrow, as we have"
+}
+BEYOND_THE_INPUT = (
+    "as_strided sees storage outside its input: torch gives that no gradient, we do"
+)
 MEMORY_FORMAT = "channels_last is a stride order of N C H W tensors; here .permute() says it"
 
 
@@ -121,7 +135,9 @@ MEMORY_FORMAT = "channels_last is a stride order of N C H W tensors; here .permu
 
 @dataclass
 class Case:
-    """One call: torch's bases (whole storages), and a rebuild of the call over bases of either kind."""
+    """One call: torch's bases (whole storages), and a rebuild of the call over bases of either
+    kind.
+    """
 
     inputs: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -142,11 +158,25 @@ class Case:
                 return type(value)(walk(item) for item in value)
             return value
 
-        return tuple(walk(value) for value in self.inputs), {k: walk(v) for k, v in self.kwargs.items()}
+        return tuple(walk(value) for value in self.inputs), {
+            k: walk(v) for k, v in self.kwargs.items()
+        }
 
     def key(self) -> str:
         """Alike for calls of the same geometry: each is checked once."""
-        return repr((*self.map(lambda t: (tuple(t.shape), t.stride(), t.storage_offset(), whole(t).numel(), t.dtype)),))
+        return repr(
+            (
+                *self.map(
+                    lambda t: (
+                        tuple(t.shape),
+                        t.stride(),
+                        t.storage_offset(),
+                        whole(t).numel(),
+                        t.dtype,
+                    )
+                ),
+            )
+        )
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -171,12 +201,16 @@ def cases(op, dtype: torch.dtype) -> Iterator[Case]:
     seen = set()
     for samples in (op.sample_inputs("cpu", dtype), op.reference_inputs("cpu", dtype)):
         for sample in samples:
-            if sample.kwargs.get("memory_format", torch.contiguous_format) != torch.contiguous_format:
+            if (
+                sample.kwargs.get("memory_format", torch.contiguous_format)
+                != torch.contiguous_format
+            ):
                 continue  # MEMORY_FORMAT
             for form in (sample, sample.noncontiguous()):
                 inputs = form.input if isinstance(form.input, list | tuple) else (form.input,)
                 case = Case((*inputs, *form.args), form.kwargs)
-                # A lazily conjugated tensor is torch's affair; we take the numbers that it stands for.
+                # A lazily conjugated tensor is torch's affair; we take the numbers that it
+                # stands for.
                 inputs, kwargs = case.map(lambda t: t.detach().resolve_conj().resolve_neg())
                 case = Case(inputs, kwargs)
                 if case.key() not in seen:
@@ -185,7 +219,9 @@ def cases(op, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def torch_refuses(op, case: Case) -> bool:
-    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride 1)."""
+    """A noncontiguous sample may be one that torch cannot view (view_as_complex needs stride
+    1).
+    """
     try:
         torch_call(op, case, [whole(tensor) for tensor in case.tensors])
     except RuntimeError:
@@ -251,7 +287,9 @@ every_dtype = pytest.mark.parametrize(
 
 
 def start(op, dtype: torch.dtype) -> Iterator[tuple[Case, list[torch.Tensor], list[jax.Array]]]:
-    """Every case that we do not refuse on purpose, with the storages of its tensors on both sides."""
+    """Every case that we do not refuse on purpose, with the storages of its tensors on both
+    sides.
+    """
     if dtype not in op.supported_dtypes("cpu"):
         pytest.skip(f"torch's {op.name} does not take {dtype}")
     for case in cases(op, dtype):
@@ -281,7 +319,9 @@ def test_geometry_values_and_sharing(op, dtype):
             message = f"{op.name}: {case.key()}"
             assert our.shape == tuple(their.size()), message
             assert our.stride() == their.stride(), message
-            np.testing.assert_array_equal(our.numpy(), their.resolve_conj().numpy(), err_msg=message)
+            np.testing.assert_array_equal(
+                our.numpy(), their.resolve_conj().numpy(), err_msg=message
+            )
             if fresh:
                 TALLY["reads, complex over a storage of their own"] += 1
                 continue
@@ -301,12 +341,16 @@ def weights_like(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
 @pytest.mark.slow
 @every_operator
 def test_gradient_of_a_weighted_sum(op):
-    """With respect to every element of the whole storage, and the values, from one compiled program."""
+    """With respect to every element of the whole storage, and the values, from one compiled
+    program.
+    """
     if op.name in TORCH_GRADIENT_WRONG:
         pytest.skip(TORCH_GRADIENT_WRONG[op.name])
     before = TALLY["gradients"]
     for case, bases, storages in start(op, torch.float32):
-        real = [i for i, base in enumerate(bases) if base.is_floating_point()]  # the others are lengths and indices
+        real = [
+            i for i, base in enumerate(bases) if base.is_floating_point()
+        ]  # the others are lengths and indices
         for i in real:
             bases[i].requires_grad_()
         outputs = torch_call(op, case, bases)
@@ -319,7 +363,9 @@ def test_gradient_of_a_weighted_sum(op):
         def loss(leaves, case=case, real=real, storages=storages, weights=weights):
             mixed = [leaves[real.index(i)] if i in real else s for i, s in enumerate(storages)]
             arrays = [out.to_array() for out in our_call(op, case, mixed)]
-            return sum(jnp.sum((w.numpy() * out).real) for w, out in zip(weights, arrays, strict=True)), arrays
+            return sum(
+                jnp.sum((w.numpy() * out).real) for w, out in zip(weights, arrays, strict=True)
+            ), arrays
 
         grads, arrays = jax.jit(jax.grad(loss, has_aux=True))([storages[i] for i in real])
         for array, out in zip(arrays, outputs, strict=True):
@@ -329,9 +375,14 @@ def test_gradient_of_a_weighted_sum(op):
             theirs = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             seen = np.ones(leaf.shape, bool)
             if op.name.startswith("as_strided"):  # BEYOND_THE_INPUT
-                seen = np.isin(np.arange(leaf.numel()), laid(torch.arange(leaf.numel()), case.tensors[i]))
-            # Sums of at most a few dozen weights of size 1, in another order: a few float32 roundings.
-            np.testing.assert_allclose(ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key())
+                seen = np.isin(
+                    np.arange(leaf.numel()), laid(torch.arange(leaf.numel()), case.tensors[i])
+                )
+            # Sums of at most a few dozen weights of size 1, in another order: a few float32
+            # roundings.
+            np.testing.assert_allclose(
+                ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key()
+            )
             TALLY["gradients"] += 1
     assert TALLY["gradients"] > before, "no gradient was compared"
 
@@ -356,7 +407,9 @@ def test_storage_after_a_write(op):
             if not owners or not their.numel():
                 continue
             checked += 1
-            np.testing.assert_array_equal(our.to_array(), their.numpy(), err_msg=case.key())  # eager, offset as data
+            np.testing.assert_array_equal(
+                our.to_array(), their.numpy(), err_msg=case.key()
+            )  # eager, offset as data
             values = torch.randn(their.shape)
             if reaches_twice(our.layout):
                 with pytest.raises(RuntimeError, match="single memory location"):
@@ -374,7 +427,9 @@ def test_storage_after_a_write(op):
 WITH_ERRORS = [op for op in OPS if op.error_inputs_func is not None]
 
 
-@pytest.mark.parametrize("op", WITH_ERRORS, ids=lambda op: f"{op.name}-{op.variant_test_name}".rstrip("-"))
+@pytest.mark.parametrize(
+    "op", WITH_ERRORS, ids=lambda op: f"{op.name}-{op.variant_test_name}".rstrip("-")
+)
 def test_refuses_what_torch_refuses(op):
     for error in op.error_inputs("cpu"):
         sample = error.sample_input
@@ -385,5 +440,7 @@ def test_refuses_what_torch_refuses(op):
             torch_call(op, case, bases)
         with pytest.raises((IndexError, RuntimeError, TypeError, ValueError)) as refusal:
             our_call(op, case, [jnp.array(base.numpy()) for base in bases])
-        assert isinstance(refusal.value, error.error_type) or op.name in OTHER_ERROR, f"ours: {refusal.value!r}"
+        assert isinstance(refusal.value, error.error_type) or op.name in OTHER_ERROR, (
+            f"ours: {refusal.value!r}"
+        )
         TALLY["errors refused"] += 1

@@ -1,4 +1,6 @@
-"""Random chains of views and writes through several aliases, dlwp_jax.storage against torch (hypothesis)."""
+"""Random chains of views and writes through several aliases, dlwp_jax.storage against torch
+(hypothesis).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,8 @@ from dlwp_jax.storage.overlap import overlap
 examples = settings(max_examples=150, deadline=None, derandomize=True)
 few_examples = settings(examples, max_examples=12)
 
-# Op by op every new geometry compiles its steps, so the fast suite sees a few and the slow one many.
+# Op by op every new geometry compiles its steps, so the fast suite sees a few and the slow one
+# many.
 how_many = pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
 
 dims = st.integers(-4, 4)
@@ -29,7 +32,9 @@ index_parts = st.one_of(
     st.builds(slice, st.none() | small, st.none() | small, st.none() | st.integers(1, 3)),
 )
 # torch lets a second ellipsis pass and does nothing with it; NumPy, JAX and we refuse it.
-INDEX = st.lists(index_parts, max_size=4).filter(lambda parts: parts.count(Ellipsis) < 2).map(tuple)
+INDEX = (
+    st.lists(index_parts, max_size=4).filter(lambda parts: parts.count(Ellipsis) < 2).map(tuple)
+)
 SINGLE = st.one_of(
     st.tuples(st.just("__getitem__"), INDEX.map(lambda index: (index,))),
     st.tuples(st.sampled_from(["transpose", "swapaxes", "movedim"]), st.tuples(dims, dims)),
@@ -40,10 +45,18 @@ SINGLE = st.one_of(
     st.tuples(st.just("narrow"), st.tuples(dims, small, small)),
     st.tuples(st.just("unfold"), st.tuples(dims, st.integers(0, 3), st.integers(1, 3))),
     st.tuples(st.just("diagonal"), st.tuples(st.integers(-3, 3), dims, dims)),
-    st.tuples(st.sampled_from(["view", "reshape"]), st.lists(st.integers(-1, 12), max_size=3).map(lambda s: (s,))),
-    st.tuples(st.just("expand"), st.lists(st.integers(-1, 4), min_size=1, max_size=4).map(lambda s: (s,))),
+    st.tuples(
+        st.sampled_from(["view", "reshape"]),
+        st.lists(st.integers(-1, 12), max_size=3).map(lambda s: (s,)),
+    ),
+    st.tuples(
+        st.just("expand"),
+        st.lists(st.integers(-1, 4), min_size=1, max_size=4).map(lambda s: (s,)),
+    ),
     st.tuples(st.just("flatten"), st.tuples(dims, dims)),
-    st.tuples(st.just("unflatten"), st.tuples(dims, st.sampled_from([(2, -1), (-1, 3), (2, 2)]))),
+    st.tuples(
+        st.just("unflatten"), st.tuples(dims, st.sampled_from([(2, -1), (-1, 3), (2, 2)]))
+    ),
     st.tuples(
         st.just("as_strided"),
         st.tuples(
@@ -54,7 +67,9 @@ SINGLE = st.one_of(
     ),
 )
 CHAINS = st.lists(SINGLE, min_size=1, max_size=5)
-SIZES = st.sampled_from([(), (1,), (7,), (3, 4), (4, 1, 3), (2, 3, 4), (0, 3), (5, 5), (2, 1, 3, 2)])
+SIZES = st.sampled_from(
+    [(), (1,), (7,), (3, 4), (4, 1, 3), (2, 3, 4), (0, 3), (5, 5), (2, 1, 3, 2)]
+)
 
 
 def fresh(size: tuple[int, ...]) -> tuple[torch.Tensor, StridedTensor]:
@@ -74,9 +89,14 @@ def attempt(function, *args):
         return error
 
 
-def step(theirs: torch.Tensor, ours: StridedTensor, name: str, args: tuple) -> tuple[torch.Tensor, StridedTensor]:
+def step(
+    theirs: torch.Tensor, ours: StridedTensor, name: str, args: tuple
+) -> tuple[torch.Tensor, StridedTensor]:
     """One view of each; where torch refuses, ours must too, with an error of the same kind."""
-    their_view, our_view = attempt(getattr(theirs, name), *args), attempt(getattr(ours, name), *args)
+    their_view, our_view = (
+        attempt(getattr(theirs, name), *args),
+        attempt(getattr(ours, name), *args),
+    )
     if isinstance(their_view, Exception):
         kinds = type(their_view), type(our_view)
         alike = issubclass(*kinds) or issubclass(*kinds[::-1])
@@ -128,7 +148,9 @@ def test_every_alias_sees_what_was_written_through_another(size, first, second):
 
 
 LAYOUTS = st.builds(
-    lambda pairs, offset: Layout(tuple(n for n, _ in pairs), tuple(t for _, t in pairs), offset),
+    lambda pairs, offset: Layout(
+        tuple(n for n, _ in pairs), tuple(t for _, t in pairs), offset
+    ),
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), max_size=4),
     st.integers(0, 11),
 )
@@ -136,14 +158,18 @@ LAYOUTS = st.builds(
 
 @how_many
 def test_any_layout_is_read_as_by_index(count):
-    """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...], op by op."""
+    """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...],
+    op by op.
+    """
 
     @settings(examples, max_examples=count)
     @given(layout=LAYOUTS, slack=st.integers(0, 9))
     def check(layout, slack):
         line = np.arange(float(layout.end + slack + 1), dtype=np.float32)
         with jax.disable_jit():
-            np.testing.assert_array_equal(read(jnp.asarray(line), layout), line[np.asarray(positions(layout))])
+            np.testing.assert_array_equal(
+                read(jnp.asarray(line), layout), line[np.asarray(positions(layout))]
+            )
 
     check()
 
@@ -174,4 +200,6 @@ def test_add_sums_where_indices_meet(layout, slack):
     line = np.ones(layout.end + slack + 1, np.float32)
     added = StridedTensor(jnp.asarray(line), layout).add(2.0)
     np.add.at(line, np.asarray(positions(layout)), 2.0)
-    np.testing.assert_array_equal(added.storage, line)  # small whole numbers: exact in any order
+    np.testing.assert_array_equal(
+        added.storage, line
+    )  # small whole numbers: exact in any order

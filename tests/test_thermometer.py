@@ -21,17 +21,22 @@ def epoch_by_epoch(tx, epochs, scale):
 
     learner, state = train.make_learner(experiment.Line(), loss_fn, tx, key=jax.random.key(0))
     result = train.run(learner, state, experiment.readings(scale), epochs=epochs, batch_size=11)
-    return result, [np.asarray(result.history[f"train/{name}"], np.float64) for name in ("loss", "w", "b")]
+    return result, [
+        np.asarray(result.history[f"train/{name}"], np.float64) for name in ("loss", "w", "b")
+    ]
 
 
 @pytest.mark.parametrize(
     ("tx", "torch_class", "lr", "epochs", "scale", "rtol", "atol"),
     [
-        # Plain gradient descent on a well-scaled bowl forgets its rounding errors: five digits stay right throughout.
+        # Plain gradient descent on a well-scaled bowl forgets its rounding errors: five digits
+        # stay right throughout.
         (optax.sgd(1e-2), torch.optim.SGD, 1e-2, 5000, 0.1, 1e-5, 1e-5),
         (optax.sgd(1e-4), torch.optim.SGD, 1e-4, 100, 1.0, 1e-5, 1e-6),
-        # Adam divides the gradient by its own size, so near the minimum, where the gradient is a difference of nearly
-        # equal float32 sums, its rounding error moves the parameters by up to lr times that error's share.
+        # Adam divides the gradient by its own size, so near the minimum, where the gradient is
+        # a difference of nearly
+        # equal float32 sums, its rounding error moves the parameters by up to lr times that
+        # error's share.
         (optax.adam(1e-1), torch.optim.Adam, 1e-1, 2000, 1.0, 5e-4, 5e-4),
     ],
     ids=["SGD 5000", "SGD raw", "Adam"],

@@ -12,7 +12,15 @@ from flax import nnx
 
 from dlwp_jax import train
 from dlwp_jax.train.epoch import all_finite
-from tests.models import Plain, Scalar, Stochastic, Tied, assert_same_bits, regression, squared_error
+from tests.models import (
+    Plain,
+    Scalar,
+    Stochastic,
+    Tied,
+    assert_same_bits,
+    regression,
+    squared_error,
+)
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
 STATEFUL = {"plain": Plain, "dropout and batch norm": Stochastic, "tied": Tied}
@@ -20,14 +28,20 @@ STATEFUL = {"plain": Plain, "dropout and batch norm": Stochastic, "tied": Tied}
 
 def learner_of(model=Stochastic, tx=None, seed=0, **kwargs):
     model = model(nnx.Rngs(0)) if isinstance(model, type) else model
-    return train.make_learner(model, squared_error, tx or optax.adam(1e-2), key=jax.random.key(seed), **kwargs)
+    return train.make_learner(
+        model, squared_error, tx or optax.adam(1e-2), key=jax.random.key(seed), **kwargs
+    )
 
 
 def scripted(w, loss, val_loss=None):
-    """Training under SGD(1) where the loss is a function of w alone in training, and of w in validation."""
+    """Training under SGD(1) where the loss is a function of w alone in training, and of w in
+    validation.
+    """
 
     def loss_fn(model, batch):
-        value = jnp.where(batch["is_val"][0], (val_loss or loss)(model.w[...]), loss(model.w[...]))
+        value = jnp.where(
+            batch["is_val"][0], (val_loss or loss)(model.w[...]), loss(model.w[...])
+        )
         return value, {"minus": -value}
 
     data = {"is_val": jnp.zeros(1, bool)}, {"is_val": jnp.ones(1, bool)}
@@ -40,14 +54,20 @@ def scripted(w, loss, val_loss=None):
 def test_fit_gives_the_bits_of_run(model, batch_size, stop):
     learner, state = learner_of(model)
     ran = train.run(learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop)
-    fitted = train.fit(learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop, progress=False)
-    assert_same_bits((ran.state, ran.best, ran.stopped), (fitted.state, fitted.best, fitted.stopped))
+    fitted = train.fit(
+        learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop, progress=False
+    )
+    assert_same_bits(
+        (ran.state, ran.best, ran.stopped), (fitted.state, fitted.best, fitted.stopped)
+    )
     epochs = len(fitted.history["val/loss"])
     assert_same_bits({k: v[:epochs] for k, v in ran.history.items()}, fitted.history)
     assert np.isnan(ran.history["val/loss"][epochs:]).all()
 
 
-@pytest.mark.parametrize("drive", [train.run, functools.partial(train.fit, progress=False)], ids=["run", "fit"])
+@pytest.mark.parametrize(
+    "drive", [train.run, functools.partial(train.fit, progress=False)], ids=["run", "fit"]
+)
 def test_three_epochs_and_then_four_are_seven(drive):
     learner, state = learner_of()
     seven = drive(learner, state, TRAIN, VAL, epochs=7, batch_size=8)
@@ -56,7 +76,9 @@ def test_three_epochs_and_then_four_are_seven(drive):
     assert_same_bits(seven.state, four.state)
     assert int(four.state.epoch) == 7
     for name, values in seven.history.items():
-        np.testing.assert_array_equal(values, np.concatenate([three.history[name], four.history[name]]))
+        np.testing.assert_array_equal(
+            values, np.concatenate([three.history[name], four.history[name]])
+        )
 
 
 def test_train_epoch_is_an_epoch_of_run_with_the_logs_of_every_step():
@@ -73,7 +95,9 @@ def test_each_epoch_sees_every_example_once_in_a_new_order():
     def loss_fn(model, batch):
         return model.w[...] ** 2, {"seen": jnp.sum(2.0 ** batch["id"])}
 
-    learner, state = train.make_learner(Scalar(), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
+    )
     seen = []
     for _ in range(3):
         state, logs = train.train_epoch(learner, state, {"id": jnp.arange(11.0)}, batch_size=4)
@@ -88,7 +112,9 @@ def test_against_a_training_loop_written_out():
     orders = []
 
     def loss_fn(model, batch):
-        return squared_error(model, batch)[0], {f"row{i}": row for i, row in enumerate(batch["row"])}
+        return squared_error(model, batch)[0], {
+            f"row{i}": row for i, row in enumerate(batch["row"])
+        }
 
     model = Plain(nnx.Rngs(0))
     tx = optax.adamw(1e-2)
@@ -102,9 +128,14 @@ def test_against_a_training_loop_written_out():
             batch = {"x": data["x"][order], "y": data["y"][order]}
             optimizer.update(model, nnx.grad(lambda m, b=batch: squared_error(m, b)[0])(model))
     expected = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    # Nine Adam steps, compiled as one program and one by one: float32 rounding of the gradients, which Adam's
+    # Nine Adam steps, compiled as one program and one by one: float32 rounding of the
+    # gradients, which Adam's
     # division by their size carries over at full strength.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), state.params, expected)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6),
+        state.params,
+        expected,
+    )
 
 
 def test_evaluate_weights_every_example_alike_whatever_the_batches():
@@ -112,14 +143,20 @@ def test_evaluate_weights_every_example_alike_whatever_the_batches():
     whole = train.evaluate(learner, state, TRAIN)
     model = learner.model(state)
     expected, metrics = squared_error(model, TRAIN)
-    np.testing.assert_allclose([whole["loss"], whole["mae"]], [expected, metrics["mae"]], rtol=1e-6)
+    np.testing.assert_allclose(
+        [whole["loss"], whole["mae"]], [expected, metrics["mae"]], rtol=1e-6
+    )
     for batch_size in (1, 5, 36, 37, 1000):
         logs = train.evaluate(learner, state, TRAIN, batch_size=batch_size)
-        np.testing.assert_allclose(logs["loss"], whole["loss"], rtol=1e-6)  # float32 sums in another order
+        np.testing.assert_allclose(
+            logs["loss"], whole["loss"], rtol=1e-6
+        )  # float32 sums in another order
 
 
 def test_dropout_draws_anew_each_epoch_and_batch_norm_moves_only_in_training():
-    learner, state = learner_of(tx=optax.sgd(0.0))  # parameters stand still: what differs is the dropout
+    learner, state = learner_of(
+        tx=optax.sgd(0.0)
+    )  # parameters stand still: what differs is the dropout
     result = train.run(learner, state, TRAIN, epochs=6, batch_size=37)
     after = result.state
     assert len(set(result.history["train/loss"].tolist())) == 6
@@ -133,7 +170,9 @@ def test_validation_sees_the_running_statistics_and_no_dropout():
     learner, state = learner_of()
     result = train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=8)
     np.testing.assert_allclose(
-        result.history["val/loss"][-1], train.evaluate(learner, result.state, VAL)["loss"], rtol=1e-6
+        result.history["val/loss"][-1],
+        train.evaluate(learner, result.state, VAL)["loss"],
+        rtol=1e-6,
     )
 
 
@@ -145,12 +184,18 @@ def test_tied_weights_are_one_leaf_and_stay_tied():
 
 
 def test_frozen_leaves_have_no_optimizer_state_and_do_not_move():
-    learner, state = learner_of(Plain, optax.adam(1e-2), trainable=nnx.All(nnx.Param, nnx.PathContains("output")))
+    learner, state = learner_of(
+        Plain, optax.adam(1e-2), trainable=nnx.All(nnx.Param, nnx.PathContains("output"))
+    )
     assert list(state.params) == ["output"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * (4 + 1) + 1  # two moments and a count
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * (4 + 1) + 1
+    )  # two moments and a count
     result = train.run(learner, state, TRAIN, epochs=2, batch_size=8)
     assert_same_bits(result.state.extra, state.extra)
-    assert not np.array_equal(result.state.params["output"]["kernel"], state.params["output"]["kernel"])
+    assert not np.array_equal(
+        result.state.params["output"]["kernel"], state.params["output"]["kernel"]
+    )
 
 
 def test_the_users_model_and_state_are_left_alone():
@@ -178,7 +223,8 @@ def test_run_under_vmap_over_seeds_equals_each_seed_alone():
     keys = jax.random.split(jax.random.key(3), 3)
     together = jax.jit(jax.vmap(member))(keys)
     for i, key in enumerate(keys):
-        # Batched matrix products sum in another order than single ones; twenty SGD steps of float32 rounding.
+        # Batched matrix products sum in another order than single ones; twenty SGD steps of
+        # float32 rounding.
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-5),
             jax.tree.map(lambda a, i=i: a[i], together),
@@ -192,7 +238,9 @@ def test_learning_rates_and_early_stopping_under_vmap():
 
     def member(lr):
         hyperparams = state.opt_state.hyperparams | {"learning_rate": lr}
-        start = train.TrainState(**{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)})
+        start = train.TrainState(
+            **{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)}
+        )
         result = train.run(learner, start, TRAIN, VAL, epochs=12, batch_size=37, stop=stop)
         return result.history["val/loss"], result.state.epoch, result.best.epoch
 
@@ -201,31 +249,44 @@ def test_learning_rates_and_early_stopping_under_vmap():
     assert len(set(together[1].tolist())) > 1  # they stop at different epochs
     for i, lr in enumerate(rates):
         alone = member(lr)
-        np.testing.assert_allclose(together[0][i], alone[0], rtol=1e-5)  # as above: order of sums
+        np.testing.assert_allclose(
+            together[0][i], alone[0], rtol=1e-5
+        )  # as above: order of sums
         assert (together[1][i], together[2][i]) == alone[1:]
 
 
 def test_run_under_vmap_over_data():
     learner, state = learner_of(Plain)
     many = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), TRAIN)
-    together = jax.vmap(lambda data: train.run(learner, state, data, epochs=2, batch_size=8).history)(many)
-    alone = train.run(learner, state, jax.tree.map(lambda a: 2 * a, TRAIN), epochs=2, batch_size=8).history
+    together = jax.vmap(
+        lambda data: train.run(learner, state, data, epochs=2, batch_size=8).history
+    )(many)
+    alone = train.run(
+        learner, state, jax.tree.map(lambda a: 2 * a, TRAIN), epochs=2, batch_size=8
+    ).history
     np.testing.assert_allclose(together["train/loss"][1], alone["train/loss"], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_reverse_mode_through_a_whole_training():
-    """The gradient of the final loss with respect to the learning rate, against a central difference."""
+    """The gradient of the final loss with respect to the learning rate, against a central
+    difference.
+    """
     learner, state = learner_of(Plain, optax.inject_hyperparams(optax.sgd)(learning_rate=0.1))
 
     def final_loss(lr):
         hyperparams = state.opt_state.hyperparams | {"learning_rate": lr}
-        start = train.TrainState(**{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)})
-        return train.run(learner, start, TRAIN, VAL, epochs=3, batch_size=10).history["val/loss"][-1]
+        start = train.TrainState(
+            **{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)}
+        )
+        return train.run(learner, start, TRAIN, VAL, epochs=3, batch_size=10).history[
+            "val/loss"
+        ][-1]
 
     lr, eps = jnp.float32(0.05), 1e-3
     slope = (final_loss(lr + eps) - final_loss(lr - eps)) / (2 * eps)
-    # A central difference at 1e-3 in float32: truncation and cancellation leave about three digits.
+    # A central difference at 1e-3 in float32: truncation and cancellation leave about three
+    # digits.
     np.testing.assert_allclose(jax.grad(final_loss)(lr), slope, rtol=1e-2)
 
 
@@ -238,14 +299,18 @@ def test_a_second_call_traces_nothing_new():
 
     def call():
         traced.clear()
-        learner, state = train.make_learner(Plain(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0))
+        learner, state = train.make_learner(
+            Plain(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0)
+        )
         train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=8)
         train.fit(learner, state, TRAIN, VAL, epochs=2, batch_size=8, progress=False)
         return len(traced)
 
     tx = optax.sgd(0.1)
     first, second, third = call(), call(), call()
-    assert second == third < first  # what is left are the checks, which trace and compile nothing
+    assert (
+        second == third < first
+    )  # what is left are the checks, which trace and compile nothing
 
 
 # Early stopping
@@ -263,12 +328,18 @@ def test_a_second_call_traces_nothing_new():
         (train.EarlyStopping(2, min_delta=1.0), 7, 5),
         (train.EarlyStopping(2, monitor="train/loss"), 20, 20),
         (train.EarlyStopping(3, monitor="val/minus", mode="max"), 8, 5),
-        (train.EarlyStopping(3, monitor="val/minus"), 20, 20),  # |w - 5| at its largest, w = -10
+        (
+            train.EarlyStopping(3, monitor="val/minus"),
+            20,
+            20,
+        ),  # |w - 5| at its largest, w = -10
     ],
 )
 def test_early_stopping_epoch_by_epoch(stop, last, best):
     learner, state, train_set, val_set = scripted(10.0, lambda w: w, lambda w: jnp.abs(w - 5))
-    if stop.monitor == "val/minus" and stop.mode == "min":  # rises to epoch 5, so the patience must outlast it
+    if (
+        stop.monitor == "val/minus" and stop.mode == "min"
+    ):  # rises to epoch 5, so the patience must outlast it
         stop = train.EarlyStopping(11, monitor="val/minus")
     for drive in (train.run, functools.partial(train.fit, progress=False)):
         result = drive(learner, state, train_set, val_set, epochs=20, batch_size=1, stop=stop)
@@ -291,22 +362,36 @@ def test_best_without_validation_follows_the_training_loss():
 @pytest.mark.parametrize("validate", [False, True])
 @pytest.mark.parametrize("stop", [None, train.EarlyStopping(50, monitor="train/loss")])
 def test_a_non_finite_loss_ends_training_at_the_last_finite_state(validate, stop):
-    # Under SGD(1), w falls by 1 a step; sqrt(w - 2) has loss and gradient nan from w = 1 on (w = 2: gradient inf).
+    # Under SGD(1), w falls by 1 a step; sqrt(w - 2) has loss and gradient nan from w = 1 on (w
+    # = 2: gradient inf).
     def loss_fn(model, batch):
         w = model.w[...]
         return w + 0 * jnp.log(w - 1.5) * batch["x"].sum(), {}
 
     data = {"x": jnp.ones(3)}  # three steps an epoch
-    learner, state = train.make_learner(Scalar(6.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(6.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
+    )
     options = {"epochs": 9, "batch_size": 1, "stop": stop}
     result = train.run(learner, state, data, data if validate else None, **options)
-    assert result.failure.tolist() == [2, 3]  # w = 6 5 4 | 3 2 1: log(-0.5) at step 3 of epoch 2
+    assert result.failure.tolist() == [
+        2,
+        3,
+    ]  # w = 6 5 4 | 3 2 1: log(-0.5) at step 3 of epoch 2
     assert bool(result.stopped)
-    assert (float(result.state.params["w"]), int(result.state.step), int(result.state.epoch)) == (1.0, 5, 1)
+    assert (
+        float(result.state.params["w"]),
+        int(result.state.step),
+        int(result.state.epoch),
+    ) == (1.0, 5, 1)
     with pytest.warns(RuntimeWarning, match="epoch 2, step 3") as told:
-        fitted = train.fit(learner, state, data, data if validate else None, **options, progress=False)
+        fitted = train.fit(
+            learner, state, data, data if validate else None, **options, progress=False
+        )
     assert [warning.filename for warning in told] == [__file__]
-    assert_same_bits((result.state, result.best, result.failure), (fitted.state, fitted.best, fitted.failure))
+    assert_same_bits(
+        (result.state, result.best, result.failure), (fitted.state, fitted.best, fitted.failure)
+    )
     losses = fitted.history["train/loss"]
     assert losses.shape == (2,)
     assert losses[0] == 5.0
@@ -317,21 +402,29 @@ def test_a_finite_loss_with_an_infinite_gradient_does_not_reach_the_parameters()
     def loss_fn(model, batch):
         return jnp.sqrt(model.w[...]), {}  # gradient 1 / (2 sqrt w): infinite at 0
 
-    learner, state = train.make_learner(Scalar(0.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(0.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
+    )
     result = train.run(learner, state, {"x": jnp.ones(2)}, epochs=3, batch_size=2)
     assert result.failure.tolist() == [1, 1]
     assert_same_bits(result.state, state)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-@pytest.mark.parametrize("shape", [(5,), (8, 1024), (3, 1367)])  # small; large, in eight parts; with a rest
+@pytest.mark.parametrize(
+    "shape", [(5,), (8, 1024), (3, 1367)]
+)  # small; large, in eight parts; with a rest
 def test_no_place_in_an_array_hides_a_number_that_is_not_finite(shape, dtype):
     size = np.prod(shape)
-    places = np.unique(np.clip([0, 1, 4, size // 2, 7 * size // 8 - 1, 7 * size // 8, size - 1], 0, size - 1))
+    places = np.unique(
+        np.clip([0, 1, 4, size // 2, 7 * size // 8 - 1, 7 * size // 8, size - 1], 0, size - 1)
+    )
     arrays = np.full((3 * len(places) + 1, size), 3e38, dtype)  # large, but finite
     for row, (place, bad) in enumerate(itertools.product(places, (np.nan, np.inf, -np.inf))):
         arrays[row, place] = bad
-    verdicts = jax.jit(jax.vmap(lambda array: all_finite({"w": array.reshape(shape), "b": jnp.ones(())})))(arrays)
+    verdicts = jax.jit(
+        jax.vmap(lambda array: all_finite({"w": array.reshape(shape), "b": jnp.ones(())}))
+    )(arrays)
     assert verdicts.tolist() == [False] * (3 * len(places)) + [True]
 
 
@@ -341,7 +434,9 @@ def test_a_step_that_makes_one_number_of_many_infinite_is_not_taken():
 
     w = jnp.ones((70, 70))
     for start, taken in ((w, 1), (w.at[69, 3].set(0.0), 0)):
-        learner, state = train.make_learner(Scalar(start), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+        learner, state = train.make_learner(
+            Scalar(start), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
+        )
         after, _ = train.train_epoch(learner, state, {"x": jnp.ones(1)}, batch_size=1)
         assert int(after.step) == taken
         np.testing.assert_array_equal(after.params["w"], start - 0.05 * taken)
@@ -352,26 +447,37 @@ def test_train_epoch_stops_inside_the_epoch():
         w = model.w[...]
         return w + 0 * jnp.log(w - 1.5) * batch["x"].sum(), {}
 
-    learner, state = train.make_learner(Scalar(3.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(3.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
+    )
     state, logs = train.train_epoch(learner, state, {"x": jnp.ones(6)}, batch_size=1)
-    np.testing.assert_array_equal(np.isnan(logs["loss"]), [False, False, True, True, True, True])
+    np.testing.assert_array_equal(
+        np.isnan(logs["loss"]), [False, False, True, True, True, True]
+    )
     assert (float(state.params["w"]), int(state.step), int(state.epoch)) == (1.0, 2, 0)
 
 
 @pytest.mark.parametrize("stop", [None, train.EarlyStopping(50, monitor="train/loss")])
 def test_steps_that_are_not_finite_are_skipped_and_counted(stop):
-    """One example in six gives an infinite loss: its step is left out, of the state and of the mean."""
+    """One example in six gives an infinite loss: its step is left out, of the state and of the
+    mean.
+    """
 
     def loss_fn(model, batch):
         return model.w[...] / batch["x"].sum(), {"x": batch["x"].sum()}
 
     data = {"x": jnp.array([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])}
-    learner, state = train.make_learner(Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
+    )
     options = {"epochs": 2, "batch_size": 1, "stop": stop, "skip_nonfinite": True}
     result = train.run(learner, state, data, **options)
     assert (int(result.skipped), int(result.state.step), int(result.state.epoch)) == (2, 10, 2)
     assert float(result.state.params["w"]) == 0.0  # five steps down by 1, twice
-    assert result.history["train/loss"].tolist() == [8.0, 3.0]  # means of 10 9 8 7 6 and 5 4 3 2 1
+    assert result.history["train/loss"].tolist() == [
+        8.0,
+        3.0,
+    ]  # means of 10 9 8 7 6 and 5 4 3 2 1
     assert result.history["train/x"].tolist() == [1.0, 1.0]
     assert not result.stopped
     assert_same_bits(result, train.fit(learner, state, data, **options, progress=False))
@@ -388,7 +494,9 @@ def test_an_epoch_of_which_every_step_is_skipped_has_no_mean():
     def loss_fn(model, batch):
         return jnp.sqrt(model.w[...]), {}
 
-    learner, state = train.make_learner(Scalar(-1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(-1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
+    )
     data = {"x": jnp.ones(2)}
     result = train.run(learner, state, data, data, epochs=2, batch_size=1, skip_nonfinite=True)
     assert int(result.skipped) == 4
@@ -400,14 +508,24 @@ def test_an_epoch_of_which_every_step_is_skipped_has_no_mean():
     ("bad", "tx", "blamed"),
     [
         (lambda w: jnp.log(-w), optax.sgd(1.0), "the loss was nan"),
-        (lambda w: jnp.sqrt(w - w) + 1, optax.sgd(1.0), "the loss was 1, the gradient of ['w'] has 1 of 1 numbers"),
-        (lambda w: 1e30 * w, optax.sgd(1e30), "the loss was 2e+30, the new value of ['w'] has 1 of 1 numbers"),
+        (
+            lambda w: jnp.sqrt(w - w) + 1,
+            optax.sgd(1.0),
+            "the loss was 1, the gradient of ['w'] has 1 of 1 numbers",
+        ),
+        (
+            lambda w: 1e30 * w,
+            optax.sgd(1e30),
+            "the loss was 2e+30, the new value of ['w'] has 1 of 1 numbers",
+        ),
     ],
     ids=["loss", "gradient", "update"],
 )
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_what_was_not_finite_is_named(bad, tx, blamed, kind):
-    """The batch of zeros is harmless, the batch of ones is not; the message is about the latter."""
+    """The batch of zeros is harmless, the batch of ones is not; the message is about the
+    latter.
+    """
 
     def loss_fn(model, batch):
         w = model.w[...]
@@ -418,7 +536,9 @@ def test_what_was_not_finite_is_named(bad, tx, blamed, kind):
             return iter([{"x": jnp.zeros(1)}, {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}])
 
     learner, state = train.make_learner(Scalar(2.0), loss_fn, tx, key=jax.random.key(0))
-    data, options = ({"x": jnp.ones(1)}, {"batch_size": 1}) if kind == "memory" else (Loader(), {})
+    data, options = (
+        ({"x": jnp.ones(1)}, {"batch_size": 1}) if kind == "memory" else (Loader(), {})
+    )
     step = 1 if kind == "memory" else 2
     with pytest.warns(RuntimeWarning, match=f"at epoch 1, step {step} ") as told:
         train.fit(learner, state, data, epochs=1, **options, progress=False)
@@ -432,7 +552,9 @@ def test_what_was_not_finite_is_named(bad, tx, blamed, kind):
     "tx",
     [
         optax.lbfgs(),  # asks for the value and the function
-        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),  # asks for the value
+        optax.chain(
+            optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
+        ),  # asks for the value
         optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2).gradient_transformation(),
         optax.sgd(optax.cosine_decay_schedule(0.1, 20)),
     ],
@@ -448,7 +570,9 @@ def test_bfloat16_metrics_are_recorded_in_float32():
     def loss_fn(model, batch):
         return model.w[...] ** 2, {"half": jnp.bfloat16(0.1), "count": batch["x"].shape[0]}
 
-    learner, state = train.make_learner(Scalar(1.0), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Scalar(1.0), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
+    )
     history = train.run(learner, state, {"x": jnp.ones(4)}, epochs=2, batch_size=2).history
     assert history["train/half"].dtype == jnp.float32
     assert history["train/count"].tolist() == [2.0, 2.0]
@@ -459,14 +583,18 @@ def test_predict_in_batches_equals_predict_at_once():
     whole = train.predict(learner, state, VAL["x"])
     assert whole.shape == (10, 1)
     np.testing.assert_allclose(whole, learner.model(state)(VAL["x"]), rtol=1e-6)
-    np.testing.assert_allclose(train.predict(learner, state, VAL["x"], batch_size=4), whole, rtol=1e-6)
+    np.testing.assert_allclose(
+        train.predict(learner, state, VAL["x"], batch_size=4), whole, rtol=1e-6
+    )
 
 
 # Models and optimizers that are built in less common ways
 
 
 class Stacked(nnx.Module):
-    """Three layers stacked into one, each with a random stream of its own: streams of keys of shape [3]."""
+    """Three layers stacked into one, each with a random stream of its own: streams of keys of
+    shape [3].
+    """
 
     def __init__(self, rngs):
         @nnx.split_rngs(splits=3)
@@ -504,7 +632,9 @@ def test_a_transformation_with_extra_arguments_of_its_own():
     plain, plain_state = learner_of(Plain, optax.sgd(0.1))
     ours = train.run(learner, state, TRAIN, epochs=2, batch_size=16).history["train/loss"]
     np.testing.assert_allclose(
-        ours, train.run(plain, plain_state, TRAIN, epochs=2, batch_size=16).history["train/loss"], rtol=1e-6
+        ours,
+        train.run(plain, plain_state, TRAIN, epochs=2, batch_size=16).history["train/loss"],
+        rtol=1e-6,
     )
 
 
@@ -512,13 +642,23 @@ def test_a_transformation_with_extra_arguments_of_its_own():
 def test_a_penalty_that_the_loss_closes_over_can_be_mapped_and_differentiated():
     def final(penalty):
         def loss_fn(model, batch):
-            return squared_error(model, batch)[0] + penalty * jnp.sum(model.output.kernel[...] ** 2), {}
+            return squared_error(model, batch)[0] + penalty * jnp.sum(
+                model.output.kernel[...] ** 2
+            ), {}
 
-        learner, state = train.make_learner(Plain(nnx.Rngs(0)), loss_fn, optax.sgd(0.1), key=jax.random.key(0))
-        return train.run(learner, state, TRAIN, epochs=2, batch_size=37).history["train/loss"][-1]
+        learner, state = train.make_learner(
+            Plain(nnx.Rngs(0)), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
+        )
+        return train.run(learner, state, TRAIN, epochs=2, batch_size=37).history["train/loss"][
+            -1
+        ]
 
     penalties = jnp.array([0.0, 0.1])
     together = jax.vmap(final)(penalties)
-    np.testing.assert_allclose(together, [final(0.0), final(0.1)], rtol=1e-5)  # batched products sum otherwise
+    np.testing.assert_allclose(
+        together, [final(0.0), final(0.1)], rtol=1e-5
+    )  # batched products sum otherwise
     slope = (final(0.11) - final(0.09)) / 0.02
-    np.testing.assert_allclose(jax.grad(final)(0.1), slope, rtol=1e-2)  # a central difference in float32
+    np.testing.assert_allclose(
+        jax.grad(final)(0.1), slope, rtol=1e-2
+    )  # a central difference in float32

@@ -50,10 +50,18 @@ class Listed(nnx.Module):
         ),
         ({"tx": optax.MultiSteps(TX, 2)}, TypeError, "Call its .gradient_transformation"),
         ({"tx": optax.sgd}, TypeError, "tx must be an optax.GradientTransformation"),
-        ({"key": 0}, TypeError, r"key must be one PRNG key such as jax.random.key\(0\); got int 0"),
+        (
+            {"key": 0},
+            TypeError,
+            r"key must be one PRNG key such as jax.random.key\(0\); got int 0",
+        ),
         ({"key": jax.random.split(KEY)}, TypeError, "key must be one PRNG key"),
         ({"trainable": nnx.PathContains("nowhere")}, ValueError, "chooses no leaf"),
-        ({"model": nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "trainable": ...}, ValueError, "chooses no leaf"),
+        (
+            {"model": nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "trainable": ...},
+            ValueError,
+            "chooses no leaf",
+        ),
         (
             {"model": Scalar(jnp.arange(3)), "loss_fn": squared_error},
             TypeError,
@@ -67,14 +75,20 @@ def test_make_learner(wrong, error, message):
 
 
 def test_the_older_form_of_keys_is_taken():
-    old, new = (train.make_learner(**GOOD | {"key": key})[1] for key in (jax.random.PRNGKey(0), KEY))
+    old, new = (
+        train.make_learner(**GOOD | {"key": key})[1] for key in (jax.random.PRNGKey(0), KEY)
+    )
     assert old.key == new.key
 
 
 @pytest.mark.parametrize("callbacks", [None, print, 3])
 def test_callbacks(callbacks):
-    with pytest.raises(TypeError, match="callbacks must be a list of functions of a Progress; got"):
-        train.fit(*train.make_learner(**GOOD), DATA, epochs=1, batch_size=3, callbacks=callbacks)
+    with pytest.raises(
+        TypeError, match="callbacks must be a list of functions of a Progress; got"
+    ):
+        train.fit(
+            *train.make_learner(**GOOD), DATA, epochs=1, batch_size=3, callbacks=callbacks
+        )
 
 
 NAN = {"x": DATA["x"].at[4, 1].set(jnp.nan), "y": DATA["y"]}
@@ -96,7 +110,11 @@ NAN = {"x": DATA["x"].at[4, 1].set(jnp.nan), "y": DATA["y"]}
         ({"train": NAN}, ValueError, r"train\['x'\] holds 1 NaN, the first at row 4"),
         ({"val": NAN}, ValueError, r"val\['x'\] holds 1 NaN"),
         ({"val": jax.tree.map(lambda a: a[:0], DATA)}, ValueError, "val is empty"),
-        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1; got 0"),
+        (
+            {"batch_size": 0},
+            ValueError,
+            "batch_size must be a whole number of at least 1; got 0",
+        ),
         ({"batch_size": 2.5}, ValueError, "got 2.5"),
         ({"batch_size": True}, ValueError, "got True"),
         ({"epochs": 0}, ValueError, "epochs must be a whole number of at least 1; got 0"),
@@ -107,7 +125,11 @@ NAN = {"x": DATA["x"].at[4, 1].set(jnp.nan), "y": DATA["y"]}
             ValueError,
             "monitor='val/loss' is not recorded; there are train/loss, train/mae. Give",
         ),
-        ({"val": DATA, "stop": train.EarlyStopping(2, monitor="val/f1")}, ValueError, "val/loss, val/mae"),
+        (
+            {"val": DATA, "stop": train.EarlyStopping(2, monitor="val/f1")},
+            ValueError,
+            "val/loss, val/mae",
+        ),
     ],
 )
 @pytest.mark.parametrize("drive", [train.run, train.fit])
@@ -130,12 +152,32 @@ def returning(outcome):
     [
         (returning(lambda y: y.mean()), TypeError, r"must return \(loss, metrics\)"),
         (returning(lambda y: (y.mean(), [1.0])), TypeError, "metrics a dict"),
-        (returning(lambda y: (y[:, 0] ** 2, {})), ValueError, r"the loss must be one real number; .* shape \(3,\)"),
+        (
+            returning(lambda y: (y[:, 0] ** 2, {})),
+            ValueError,
+            r"the loss must be one real number; .* shape \(3,\)",
+        ),
         (returning(lambda y: (1, {})), ValueError, "one real number"),
-        (returning(lambda y: (y.mean(), {"all": y})), ValueError, "metrics must be scalars under names; .* 'all'"),
-        (returning(lambda y: (y.mean(), {"deep": {"a": y.mean()}})), ValueError, "metrics must be scalars under names"),
-        (returning(lambda y: (y.mean(), {1: y.mean()})), ValueError, "metrics must be scalars under names"),
-        (returning(lambda y: (y.mean(), {"loss": y.mean()})), ValueError, "may not be called 'loss'"),
+        (
+            returning(lambda y: (y.mean(), {"all": y})),
+            ValueError,
+            "metrics must be scalars under names; .* 'all'",
+        ),
+        (
+            returning(lambda y: (y.mean(), {"deep": {"a": y.mean()}})),
+            ValueError,
+            "metrics must be scalars under names",
+        ),
+        (
+            returning(lambda y: (y.mean(), {1: y.mean()})),
+            ValueError,
+            "metrics must be scalars under names",
+        ),
+        (
+            returning(lambda y: (y.mean(), {"loss": y.mean()})),
+            ValueError,
+            "may not be called 'loss'",
+        ),
     ],
 )
 def test_loss_functions(loss_fn, error, message):

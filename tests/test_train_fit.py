@@ -20,7 +20,9 @@ TRAIN, VAL = regression(24), regression(8, seed=1)
 
 @pytest.fixture(scope="module")
 def learned():
-    return train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0))
+    return train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0)
+    )
 
 
 def fit(learned, *args, **kwargs):
@@ -44,7 +46,10 @@ def test_callbacks_are_called_after_every_epoch_or_every_nth(learned):
         learned,
         epochs=7,
         batch_size=8,
-        callbacks=[lambda p: each.append(p.epoch), train.every(3, lambda p: third.append(p.epoch))],
+        callbacks=[
+            lambda p: each.append(p.epoch),
+            train.every(3, lambda p: third.append(p.epoch)),
+        ],
     )
     assert each == [1, 2, 3, 4, 5, 6, 7]
     assert third == [3, 6, 7]  # and after the last
@@ -52,7 +57,12 @@ def test_callbacks_are_called_after_every_epoch_or_every_nth(learned):
 
 def test_what_a_callback_is_told_stays_valid_and_true(learned):
     told = []
-    result = fit(learned, epochs=4, batch_size=8, callbacks=[lambda p: told.append((p.history, p.state, p.best))])
+    result = fit(
+        learned,
+        epochs=4,
+        batch_size=8,
+        callbacks=[lambda p: told.append((p.history, p.state, p.best))],
+    )
     for epoch, (history, state, best) in enumerate(told, 1):
         assert int(state.epoch) == epoch
         assert len(history["val/loss"]) == epoch
@@ -101,7 +111,9 @@ def test_a_second_ctrl_c_raises_at_once(learned):
 
 def test_fit_in_another_thread_leaves_signals_alone(learned):
     results = []
-    thread = threading.Thread(target=lambda: results.append(fit(learned, epochs=2, batch_size=8)))
+    thread = threading.Thread(
+        target=lambda: results.append(fit(learned, epochs=2, batch_size=8))
+    )
     thread.start()
     thread.join()
     assert_same_bits(results[0].state, fit(learned, epochs=2, batch_size=8).state)
@@ -112,10 +124,13 @@ def test_fit_in_another_thread_leaves_signals_alone(learned):
 
 @pytest.mark.parametrize("model", [Plain, Stochastic])
 def test_a_stream_of_one_full_batch_is_training_in_memory(model):
-    learned = train.make_learner(model(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0))
+    learned = train.make_learner(
+        model(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0)
+    )
     streamed = fit(learned, Loader(TRAIN, 24), Loader(VAL, 8), epochs=5)
     kept = fit(learned, TRAIN, VAL, epochs=5, batch_size=24)
-    # The same steps with the same keys, compiled as programs of one step: float32 rounding over five Adam steps.
+    # The same steps with the same keys, compiled as programs of one step: float32 rounding over
+    # five Adam steps.
     for name in kept.history:
         np.testing.assert_allclose(streamed.history[name], kept.history[name], rtol=1e-5)
     assert int(streamed.state.step) == int(kept.state.step) == 5
@@ -144,7 +159,9 @@ def test_streamed_validation_weights_every_example_alike(learned):
 
 
 def test_a_stream_that_diverges_stops(learned):
-    learner, state = train.make_learner(Plain(nnx.Rngs(0)), squared_error, optax.sgd(1e12), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.sgd(1e12), key=jax.random.key(0)
+    )
     with pytest.warns(RuntimeWarning, match="epoch 1, step"):
         result = train.fit(learner, state, Loader(TRAIN, 2), epochs=5, progress=False)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
@@ -176,14 +193,23 @@ def test_of_few_epochs_a_log_file_shows_parts(capsys):
         for tenth in range(1, 21):
             shown.update(tenth / 10, {"train/loss": 1.0})
     told = [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["epoch 1/2", "epoch 1.2/2", "epoch 1.4/2", "epoch 1.6/2", "epoch 1.8/2", "epoch 2/2"]
+    assert told == [
+        "epoch 1/2",
+        "epoch 1.2/2",
+        "epoch 1.4/2",
+        "epoch 1.6/2",
+        "epoch 1.8/2",
+        "epoch 2/2",
+    ]
 
 
 def test_a_log_file_gets_a_dozen_lines_however_long_training_takes(learned, capsys):
     fit(learned, epochs=400, batch_size=24, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert 2 <= len(lines) <= 12
-    assert re.fullmatch(r"epoch 400/400  train/loss [\d.e-]+  val/loss [\d.e-]+  [\d.]+ s", lines[-1])
+    assert re.fullmatch(
+        r"epoch 400/400  train/loss [\d.e-]+  val/loss [\d.e-]+  [\d.]+ s", lines[-1]
+    )
     fit(learned, epochs=2, batch_size=24, progress=False)
     assert capsys.readouterr().err == ""
 
@@ -201,14 +227,21 @@ def test_repeated_calls_keep_memory_flat(learned):
     fit(learned, epochs=3, batch_size=8)
     before = len(jax.live_arrays())
     for _ in range(3):
-        fit(learned, epochs=3, batch_size=8, callbacks=[lambda p: jnp.sum(p.state.params["hidden"]["bias"])])
+        fit(
+            learned,
+            epochs=3,
+            batch_size=8,
+            callbacks=[lambda p: jnp.sum(p.state.params["hidden"]["bias"])],
+        )
     assert len(jax.live_arrays()) <= before
 
 
 # Large data, foreign data, odd endings
 
 
-def test_a_shuffle_that_takes_as_long_as_a_chunk_does_not_hold_training_up(learned, monkeypatch):
+def test_a_shuffle_that_takes_as_long_as_a_chunk_does_not_hold_training_up(
+    learned, monkeypatch
+):
     from dlwp_jax.train import host
 
     chunks, advance = [], host._advance
@@ -225,9 +258,13 @@ def test_torch_tensors_and_loaders_are_taken(learned):
     tensors = {name: torch.tensor(np.asarray(array)) for name, array in TRAIN.items()}
     kept = fit(learned, tensors, VAL, epochs=2, batch_size=24)
     assert_same_bits(kept.state, fit(learned, TRAIN, VAL, epochs=2, batch_size=24).state)
-    loader = torch.utils.data.DataLoader([{k: v[i] for k, v in tensors.items()} for i in range(24)], batch_size=24)
+    loader = torch.utils.data.DataLoader(
+        [{k: v[i] for k, v in tensors.items()} for i in range(24)], batch_size=24
+    )
     np.testing.assert_allclose(
-        fit(learned, loader, VAL, epochs=2).history["val/loss"], kept.history["val/loss"], rtol=1e-5
+        fit(learned, loader, VAL, epochs=2).history["val/loss"],
+        kept.history["val/loss"],
+        rtol=1e-5,
     )
 
 
@@ -258,11 +295,17 @@ def test_a_second_ctrl_c_in_a_stream_raises(learned):
 
 def test_how_to_stream_is_said_where_it_was_meant(learned):
     for batches in ([{"x": TRAIN["x"], "y": TRAIN["y"]}], lambda: iter(())):
-        with pytest.raises(ValueError, match="To stream batches, pass an object that can be iterated"):
+        with pytest.raises(
+            ValueError, match="To stream batches, pass an object that can be iterated"
+        ):
             fit(learned, batches, VAL, epochs=1)
 
 
 def test_fit_under_a_transformation_points_to_run(learned):
     learner, state = learned
     with pytest.raises(TypeError, match="use run"):
-        jax.jit(lambda state: train.fit(learner, state, TRAIN, epochs=1, batch_size=8, progress=False))(state)
+        jax.jit(
+            lambda state: train.fit(
+                learner, state, TRAIN, epochs=1, batch_size=8, progress=False
+            )
+        )(state)

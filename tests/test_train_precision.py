@@ -19,7 +19,9 @@ OPTIONS = {"epochs": 3, "batch_size": 16}
 
 
 def learner_of(model=Plain, tx=None, loss_fn=squared_error, **options):
-    return train.make_learner(model(nnx.Rngs(0)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0), **options)
+    return train.make_learner(
+        model(nnx.Rngs(0)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0), **options
+    )
 
 
 def assert_close(a, b, tolerance):
@@ -32,10 +34,14 @@ def assert_close(a, b, tolerance):
 
 @pytest.mark.parametrize("k", [2, 3, 7, 40])
 def test_parts_make_the_whole(k):
-    """Batches of 16 and 5 rows in k parts, more parts than rows included; float32 sums in another order."""
+    """Batches of 16 and 5 rows in k parts, more parts than rows included; float32 sums in
+    another order.
+    """
     whole = train.run(*learner_of(), DATA, VAL, **OPTIONS)
     in_parts = train.run(*learner_of(accumulate=k), DATA, VAL, **OPTIONS)
-    assert_close((in_parts.history, in_parts.state.params), (whole.history, whole.state.params), 2e-6)
+    assert_close(
+        (in_parts.history, in_parts.state.params), (whole.history, whole.state.params), 2e-6
+    )
 
 
 def test_parts_are_as_equal_as_array_split_makes_them():
@@ -48,9 +54,13 @@ def test_parts_are_as_equal_as_array_split_makes_them():
 def test_every_row_is_in_one_part_and_every_part_has_its_key():
     def look(part, key, seen):
         draw = jax.random.uniform(key)
-        return (jnp.sum(part) / part.shape[0], draw, draw**2), seen + jnp.isin(jnp.arange(11), part)
+        return (jnp.sum(part) / part.shape[0], draw, draw**2), seen + jnp.isin(
+            jnp.arange(11), part
+        )
 
-    (mean, first, second), seen = accumulate.in_parts(look, jnp.arange(11), jax.random.key(0), jnp.zeros(11), 4)
+    (mean, first, second), seen = accumulate.in_parts(
+        look, jnp.arange(11), jax.random.key(0), jnp.zeros(11), 4
+    )
     assert seen.tolist() == [1] * 11
     assert mean == 5
     draws = [jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)) for i in range(4)]
@@ -82,8 +92,18 @@ def test_batch_norm_sees_its_part_and_moves_part_by_part():
     for part in (slice(0, None, 2), slice(1, None, 2)):
         (((linear(norm(x[part])) - y[part]) ** 2).mean() / 2).backward()
     optimizer.step()
-    ours = [new.params["output"]["kernel"][:, 0], new.params["norm"]["scale"], *new.extra["norm"].values()]
-    theirs = [linear.weight[0], norm.weight, norm.running_mean, norm.num_batches_tracked, norm.running_var]
+    ours = [
+        new.params["output"]["kernel"][:, 0],
+        new.params["norm"]["scale"],
+        *new.extra["norm"].values(),
+    ]
+    theirs = [
+        linear.weight[0],
+        norm.weight,
+        norm.running_mean,
+        norm.num_batches_tracked,
+        norm.running_var,
+    ]
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other.detach(), 1e-5, 1e-6)
 
@@ -92,7 +112,9 @@ def test_parts_reach_line_searches_and_records():
     tx = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))
     records = ["norms", "eval_loss"]
     whole = train.run(*learner_of(tx=tx, record=records), DATA, epochs=3, batch_size=37)
-    in_parts = train.run(*learner_of(tx=tx, record=records, accumulate=4), DATA, epochs=3, batch_size=37)
+    in_parts = train.run(
+        *learner_of(tx=tx, record=records, accumulate=4), DATA, epochs=3, batch_size=37
+    )
     assert_close(in_parts.history, whole.history, 1e-5)
 
 
@@ -101,7 +123,9 @@ def test_parts_go_on_where_they_were():
     learner, state = learner_of(Stochastic, accumulate=3)
     run = train.run(learner, state, DATA, VAL, **OPTIONS)
     half = train.run(learner, state, DATA, VAL, **OPTIONS | {"epochs": 1}).state
-    assert_same_bits(train.run(learner, half, DATA, VAL, **OPTIONS | {"epochs": 2}).state, run.state)
+    assert_same_bits(
+        train.run(learner, half, DATA, VAL, **OPTIONS | {"epochs": 2}).state, run.state
+    )
     fitted = train.fit(learner, state, DATA, VAL, **OPTIONS, progress=False)
     assert_close(fitted.history, run.history, 1e-6)
 
@@ -112,9 +136,9 @@ def test_training_in_parts_is_differentiated():
     whole, _ = learner_of(tx=optax.sgd(0.1))
 
     def final(params, learner):
-        return train.run(learner, replace(state, params=params), DATA, VAL, epochs=1, batch_size=37).history[
-            "val/loss"
-        ][0]
+        return train.run(
+            learner, replace(state, params=params), DATA, VAL, epochs=1, batch_size=37
+        ).history["val/loss"][0]
 
     assert_close(*(jax.grad(final)(state.params, made) for made in (learner, whole)), 1e-5)
 
@@ -145,19 +169,35 @@ def test_only_the_call_of_the_model_is_in_half_precision(dtype):
 
     def loss_fn(model, batch):
         output, penalty = model(batch["x"]), model.penalty()
-        seen["output"], seen["penalty"], seen["target"] = output.dtype, penalty.dtype, batch["y"].dtype
+        seen["output"], seen["penalty"], seen["target"] = (
+            output.dtype,
+            penalty.dtype,
+            batch["y"].dtype,
+        )
         return ((output - batch["y"]) ** 2).mean() + 1e-3 * penalty, {"penalty": penalty}
 
     learner, state = learner_of(Watched, loss_fn=loss_fn, compute_dtype=dtype)
     result = train.run(learner, state, DATA, VAL, **OPTIONS)
     half, full = jnp.dtype(dtype), jnp.dtype(jnp.float32)
-    assert seen == {"input": half, "kernel": half, "output": full, "penalty": full, "target": full}
+    assert seen == {
+        "input": half,
+        "kernel": half,
+        "output": full,
+        "penalty": full,
+        "target": full,
+    }
     model = learner.model(result.state)
     assert isinstance(model, Watched)
     assert model.hidden.kernel[...].dtype == full
-    assert_close(train.predict(learner, result.state, VAL["x"]), jax.jit(lambda x: model(x))(VAL["x"]), 1e-6)
+    assert_close(
+        train.predict(learner, result.state, VAL["x"]),
+        jax.jit(lambda x: model(x))(VAL["x"]),
+        1e-6,
+    )
     floats = [
-        leaf for leaf in jax.tree.leaves((result.state, result.history)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+        leaf
+        for leaf in jax.tree.leaves((result.state, result.history))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     assert {leaf.dtype for leaf in floats} == {full}
 
@@ -168,12 +208,16 @@ def test_half_precision_learns_what_single_does(dtype):
     options = {"epochs": 20, "batch_size": 16}
     full = train.run(*learner_of(), DATA, VAL, **options).history
     learner, state = learner_of(compute_dtype=dtype)
-    if dtype == jnp.float16:  # a scale that fits from the first step on, to compare step with step
+    if (
+        dtype == jnp.float16
+    ):  # a scale that fits from the first step on, to compare step with step
         state = replace(state, opt_state=state.opt_state._replace(scale=jnp.float32(2**10)))
     half = train.run(learner, state, DATA, VAL, **options)
     assert half.skipped == 0
     for name, values in full.items():
-        np.testing.assert_allclose(half.history[name], values, 0.03 if dtype == jnp.bfloat16 else 0.01, err_msg=name)
+        np.testing.assert_allclose(
+            half.history[name], values, 0.03 if dtype == jnp.bfloat16 else 0.01, err_msg=name
+        )
         assert not np.array_equal(half.history[name], values)
 
 
@@ -190,18 +234,26 @@ def test_half_precision_learns_what_single_does(dtype):
     ],
 )
 def test_norms_keep_their_statistics_in_float32(norm, shape, dtype):
-    """A mean of 300 with deviation 1: sums of squares in half precision would overflow, or lose the variance."""
+    """A mean of 300 with deviation 1: sums of squares in half precision would overflow, or lose
+    the variance.
+    """
     x = (300 + jax.random.normal(jax.random.key(0), shape)).astype(dtype)
     exact, half = nnx.clone(norm), precision.compute_in(nnx.clone(norm), jnp.dtype(dtype))
     y, reference = half(x), exact(x.astype(jnp.float32))
-    np.testing.assert_allclose(y, reference, atol=0.02)  # of the output, rounded to the half's 3 digits
-    for ours, theirs in zip(*(jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (half, exact)), strict=True):
+    np.testing.assert_allclose(
+        y, reference, atol=0.02
+    )  # of the output, rounded to the half's 3 digits
+    for ours, theirs in zip(
+        *(jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (half, exact)), strict=True
+    ):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, 1e-5)
 
 
 def overflowing(steps):
-    """A model whose gradient in float16 overflows where the batch says so, whatever the scale."""
+    """A model whose gradient in float16 overflows where the batch says so, whatever the
+    scale.
+    """
 
     def loss_fn(model, batch):
         return model(batch["x"]).mean() * 1e-3 * jnp.where(batch["bad"][0], jnp.inf, 1.0), {}
@@ -221,7 +273,11 @@ def test_the_scale_is_torchs(monkeypatch):
     optimizer = torch.optim.SGD([weight], 1e-3)
     scaler = torch.amp.GradScaler("cpu", growth_interval=5)
     defaults = torch.amp.GradScaler("cpu")
-    numbers = [defaults.get_scale(), defaults.get_growth_factor(), defaults.get_backoff_factor()]
+    numbers = [
+        defaults.get_scale(),
+        defaults.get_growth_factor(),
+        defaults.get_backoff_factor(),
+    ]
     assert numbers == [precision.INITIAL, precision.GROWTH, precision.BACKOFF]
     assert defaults.get_growth_interval() == 2000
     theirs = []
@@ -271,9 +327,16 @@ def test_a_gradient_too_small_for_float16_arrives():
 
     def gradient(**options):
         learner, state = train.make_learner(
-            Scalar(1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0), record=["norms"], **options
+            Scalar(1.0),
+            loss_fn,
+            optax.sgd(1.0),
+            key=jax.random.key(0),
+            record=["norms"],
+            **options,
         )
-        return train.train_epoch(learner, state, {"x": jnp.ones(4)}, batch_size=4)[1]["grad_norm"][0]
+        return train.train_epoch(learner, state, {"x": jnp.ones(4)}, batch_size=4)[1][
+            "grad_norm"
+        ][0]
 
     np.testing.assert_allclose(gradient(compute_dtype=jnp.float16), gradient(), 1e-3)
 
@@ -284,7 +347,9 @@ def test_at_the_floor_an_overflow_is_a_failure():
     assert result.skipped == 16  # 2**16 halved down to 1
     assert result.failure.tolist() == [1, 17]
     assert result.state.opt_state.scale == precision.FLOOR
-    with pytest.warns(RuntimeWarning, match=r"epoch 1, step 17 \(the loss was inf, the gradient of \['w'\]"):
+    with pytest.warns(
+        RuntimeWarning, match=r"epoch 1, step 17 \(the loss was inf, the gradient of \['w'\]"
+    ):
         train.fit(learner, state, data, epochs=1, batch_size=1, progress=False)
     allowed = train.run(learner, state, data, epochs=1, batch_size=1, skip_nonfinite=True)
     assert allowed.skipped == 20
@@ -301,8 +366,19 @@ def test_the_scale_is_resumed(tmp_path):
 
     store = train.Checkpoint(tmp_path, every_epochs=1)
     with pytest.raises(KeyError):
-        train.fit(learner, state, data, epochs=4, batch_size=2, progress=False, callbacks=[broken], checkpoint=store)
-    resumed = train.fit(learner, state, data, epochs=4, batch_size=2, progress=False, checkpoint=store)
+        train.fit(
+            learner,
+            state,
+            data,
+            epochs=4,
+            batch_size=2,
+            progress=False,
+            callbacks=[broken],
+            checkpoint=store,
+        )
+    resumed = train.fit(
+        learner, state, data, epochs=4, batch_size=2, progress=False, checkpoint=store
+    )
     assert_same_bits(resumed, whole)
     assert whole.skipped > 0
 
@@ -319,7 +395,9 @@ def test_where_nothing_is_asked_for_nothing_is_compiled():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, "int8", 16, [jnp.float16], np.ones(3)])
 def test_unknown_dtypes(dtype):
-    with pytest.raises(ValueError, match=r"compute_dtype must be jnp.bfloat16, jnp.float16 or None"):
+    with pytest.raises(
+        ValueError, match=r"compute_dtype must be jnp.bfloat16, jnp.float16 or None"
+    ):
         learner_of(compute_dtype=dtype)
 
 

@@ -1,4 +1,6 @@
-"""The types that a user's type checker sees: of the package as it is installed, beside the packages it needs."""
+"""The types that a user's type checker sees: of the package as it is installed, beside the
+packages it needs.
+"""
 
 import importlib.util
 import json
@@ -17,7 +19,9 @@ import torch
 from tests import typed_program
 
 ROOT = Path(__file__).parents[1]
-COMPLETE = 0.92  # of the public symbols; pyright's own figure. CONTRIBUTING.md says what the rest is.
+COMPLETE = (
+    0.92  # of the public symbols; pyright's own figure. CONTRIBUTING.md says what the rest is.
+)
 
 WRONG = """
 losses.mse_loss(1.0, 2.0, reduction="average")
@@ -31,12 +35,16 @@ train.fit("learner", None, {}, epochs=1)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """An environment with a copy of the package in it, not a source tree, and this environment's other packages."""
+    """An environment with a copy of the package in it, not a source tree, and this
+    environment's other packages.
+    """
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, symlinks=os.name != "nt")
     packages = next(path for path in home.rglob("site-packages") if path.parent.name != "lib64")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
-    shutil.copytree(ROOT / "dlwp_jax", packages / "dlwp_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "dlwp_jax", packages / "dlwp_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return home
 
 
@@ -54,7 +62,9 @@ def pyright(home, *arguments):
 
 
 def test_the_public_api_is_typed(installed):
-    report = pyright(installed, "--ignoreexternal", "--verifytypes", "dlwp_jax")["typeCompleteness"]
+    report = pyright(installed, "--ignoreexternal", "--verifytypes", "dlwp_jax")[
+        "typeCompleteness"
+    ]
     assert report["packageName"] == "dlwp_jax"
     assert report["pyTypedPath"]
     said = [
@@ -63,7 +73,9 @@ def test_the_public_api_is_typed(installed):
         for diagnostic in symbol["diagnostics"]
         if diagnostic["severity"] == "error"
     ]
-    bare = [message for message in said if "annotation" in message and "inferred" not in message]
+    bare = [
+        message for message in said if "annotation" in message and "inferred" not in message
+    ]
     assert not bare, "\n".join(bare)
     assert report["completenessScore"] >= COMPLETE, "\n".join(said)
 
@@ -76,9 +88,14 @@ def test_a_users_program_is_understood(installed):
     wrong.write_text(imports + WRONG)
     report = pyright(installed, program, wrong)
     assert report["summary"]["filesAnalyzed"] == 2
-    errors = {(Path(found["file"]).name, found["range"]["start"]["line"]) for found in report["generalDiagnostics"]}
+    errors = {
+        (Path(found["file"]).name, found["range"]["start"]["line"])
+        for found in report["generalDiagnostics"]
+    }
     lines = wrong.read_text().splitlines()
-    assert errors == {(wrong.name, i) for i, line in enumerate(lines) if line and line + "\n" in WRONG}, report
+    assert errors == {
+        (wrong.name, i) for i, line in enumerate(lines) if line and line + "\n" in WRONG
+    }, report
 
 
 class TorchNet(torch.nn.Module):

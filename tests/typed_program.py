@@ -1,5 +1,7 @@
 # pyright: strict
-"""A user's program over the whole package; tests/test_typing.py runs it, and has pyright check it in strict mode."""
+"""A user's program over the whole package; tests/test_typing.py runs it, and has pyright check
+it in strict mode.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +26,9 @@ class Net(nnx.Module):
 
 def loss_fn(model: Net, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     output = model(batch["x"])
-    return losses.mse_loss(output, batch["y"], reduction="mean"), {"mae": losses.l1_loss(output, batch["y"])}
+    return losses.mse_loss(output, batch["y"], reduction="mean"), {
+        "mae": losses.l1_loss(output, batch["y"])
+    }
 
 
 def make(lr: jax.Array, key: jax.Array) -> tuple[train.Learner, train.TrainState]:
@@ -34,9 +38,13 @@ def make(lr: jax.Array, key: jax.Array) -> tuple[train.Learner, train.TrainState
 def trained(batch: Batch, directory: str) -> tuple[str, float]:
     """The verdict and the last loss of a training that `fit` begins and `run` goes on with."""
     tx = optim.sgd(optim.step_lr(0.1, 10), momentum=0.9)
-    learner, state = train.make_learner(Net(4, rngs=nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0))
+    learner, state = train.make_learner(
+        Net(4, rngs=nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0)
+    )
     stop = train.EarlyStopping(3, monitor="val/loss")
-    result = train.fit(learner, state, batch, batch, epochs=4, batch_size=4, stop=stop, checkpoint=directory)
+    result = train.fit(
+        learner, state, batch, batch, epochs=4, batch_size=4, stop=stop, checkpoint=directory
+    )
     verdict: str = diagnose.diagnose(result.history).verdict
     result = train.run(learner, result.state, batch, epochs=2, batch_size=4)
     last: jax.Array = result.history["train/loss"][-1]
@@ -46,7 +54,9 @@ def trained(batch: Batch, directory: str) -> tuple[str, float]:
 
 
 def swept(batch: Batch) -> search.Setting:
-    found = search.sweep(make, batch, batch, over={"lr": [0.1, 0.2], "key": [0, 1]}, epochs=2, batch_size=4)
+    found = search.sweep(
+        make, batch, batch, over={"lr": [0.1, 0.2], "key": [0, 1]}, epochs=2, batch_size=4
+    )
     return found.best_setting()
 
 

@@ -1,12 +1,12 @@
 """From files to well-shaped arrays (chapters 4, 7 and 10).
 
-A data set in memory is any pytree of arrays with a common leading axis: one example per row. Readers give NumPy arrays,
-channels last, in the file's own unit and type; what runs inside a compiled program (`augment`, `audio.spectrogram`,
-`text.embed`) is JAX.
+A data set in memory is any pytree of arrays with a common leading axis: one example per row.
+Readers give NumPy arrays, channels last, in the file's own unit and type; what runs inside a
+compiled program (`augment`, `audio.spectrogram`, `text.embed`) is JAX.
 
-One module per kind: `image` (`imagenet` for its networks), `volume` and `dicom`, `table`, `series`, `text`, `audio`,
-`video`; `sources` names whole data sets; `arrays`, `batches` and `augment` work on what is in memory, `stream` on what
-is not; `pictures` draws.
+One module per kind: `image` (`imagenet` for its networks), `volume` and `dicom`, `table`,
+`series`, `text`, `audio`, `video`; `sources` names whole data sets; `arrays`, `batches` and
+`augment` work on what is in memory, `stream` on what is not; `pictures` draws.
 """
 
 from dlwp_jax.data import (

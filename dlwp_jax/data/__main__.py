@@ -53,10 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one of the commands; what goes wrong is one sentence on stderr and exit status 1."""
     commands = {"list": show, "fetch": bring, "path": where}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dlwp_jax.data", args=arguments)
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m dlwp_jax.data", args=arguments
+        )
     except BrokenPipeError:
         raise  # nobody reads the output; told below
-    except (OSError, ValueError) as error:  # a FetchError, or a data root that cannot be written
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a FetchError, or a data root that cannot be written
         sys.exit(str(error))
 
 

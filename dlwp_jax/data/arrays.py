@@ -1,6 +1,7 @@
 """Operations on data sets in memory: any pytree of arrays with a common leading axis.
 
-Splits are chosen on the host as row numbers and taken from every array alike; randomness comes from a JAX key.
+Splits are chosen on the host as row numbers and taken from every array alike; randomness comes
+from a JAX key.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ def length(data: Any) -> int:
     11
     """
     if isinstance(data, Iterator | range):
-        raise ValueError(f"data needs arrays with one common leading axis; got {checks.describe(data)}.")
+        raise ValueError(
+            f"data needs arrays with one common leading axis; got {checks.describe(data)}."
+        )
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data, is_leaf=_is_strided)}
     if len(lengths) != 1 or () in lengths:
-        raise ValueError(f"data needs arrays with one common leading axis; their leading axes are {lengths}.")
+        raise ValueError(
+            f"data needs arrays with one common leading axis; their leading axes are {lengths}."
+        )
     return lengths.pop()[0]
 
 
 def take(data: Any, rows: Any) -> Any:
-    """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a dense one.
+    """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a
+    dense one.
 
     Raises:
       IndexError: where a row is not in -n .. n - 1, or a mask has another length.
@@ -70,21 +76,28 @@ def _rows(leaf: Any, rows: np.ndarray) -> Any:
     if rows.dtype == bool and rows.shape != (n,):
         raise IndexError(f"rows is a mask of shape {rows.shape}; the data has {n} examples.")
     if rows.dtype.kind in "iu" and rows.size and not -n <= rows.min() <= rows.max() < n:
-        raise IndexError(f"rows go from {rows.min()} to {rows.max()}; the data has {n} examples.")
+        raise IndexError(
+            f"rows go from {rows.min()} to {rows.max()}; the data has {n} examples."
+        )
     return leaf[rows]
 
 
-def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, labels: Any = None) -> tuple[Any, Any]:
-    """Split a data set into training and validation examples by a shuffled index (chapter 5.5.3).
+def split(
+    data: Any, *, val: int | float, key: jax.Array, groups: Any = None, labels: Any = None
+) -> tuple[Any, Any]:
+    """Split a data set into training and validation examples by a shuffled index (chapter
+    5.5.3).
 
     Args:
       data: pytree of arrays `[n ...]`.
-      val: how many examples to keep for validation, or which fraction of them (0 < val < 1, rounded).
+      val: how many examples to keep for validation, or which fraction of them (0 < val < 1,
+        rounded).
       key: a PRNG key; the same key gives the same split.
-      groups: `[n]` names of what must stay together, such as the patient of each scan (chapter 12): `val` then
-        counts groups, or is a fraction of the groups, and no group is on both sides.
-      labels: `[n]` classes of which both sides shall have the same share (stratified): `val` must be a fraction,
-        and is taken of every class.
+      groups: `[n]` names of what must stay together, such as the patient of each scan (chapter
+        12): `val` then counts groups, or is a fraction of the groups, and no group is on both
+        sides.
+      labels: `[n]` classes of which both sides shall have the same share (stratified): `val`
+        must be a fraction, and is taken of every class.
 
     Returns:
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
@@ -105,10 +118,14 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
     n, key = length(data), checks.key(key)
     if isinstance(val, bool) or not isinstance(val, numbers.Real):
         told = checks.describe(val)
-        raise TypeError(f"val must be a number: how many examples, or which fraction of them; got {told}.")
+        raise TypeError(
+            f"val must be a number: how many examples, or which fraction of them; got {told}."
+        )
     checks.real(val, "val")
     if groups is not None and labels is not None:
-        raise ValueError("split takes groups or labels, not both: a group cannot be cut to keep the classes even.")
+        raise ValueError(
+            "split takes groups or labels, not both: a group cannot be cut to keep the classes even."
+        )
     if groups is not None:
         rows = _split_groups(_aligned(groups, n, "groups"), val, key)
     elif labels is not None:
@@ -119,24 +136,34 @@ def split(data: Any, *, val: int | float, key: jax.Array, groups: Any = None, la
     return train, held
 
 
-def _split_rows(n: int, val: int | float, key: jax.Array, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _split_rows(
+    n: int, val: int | float, key: jax.Array, what: str
+) -> tuple[np.ndarray, np.ndarray]:
     n_val = int(val) if isinstance(val, numbers.Integral) else round(val * n)
     if not 0 < n_val < n:
-        raise ValueError(f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}.")
+        raise ValueError(
+            f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}."
+        )
     order = np.asarray(jax.random.permutation(key, n))
     return order[:-n_val], order[-n_val:]
 
 
-def _split_groups(groups: np.ndarray, val: int | float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _split_groups(
+    groups: np.ndarray, val: int | float, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
     names, member = np.unique(groups, return_inverse=True)
     _, chosen = _split_rows(len(names), val, key, "groups")
     held = np.isin(member, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _split_classes(labels: np.ndarray, val: int | float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _split_classes(
+    labels: np.ndarray, val: int | float, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(val, numbers.Integral):
-        raise ValueError(f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2.")
+        raise ValueError(
+            f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2."
+        )
     classes = np.unique(labels)
     keys = jax.random.split(key, len(classes))
     train, held = [], []
@@ -151,7 +178,9 @@ def _split_classes(labels: np.ndarray, val: int | float, key: jax.Array) -> tupl
 def _aligned(values: Any, n: int, name: str) -> np.ndarray:
     values = checks.names_of(values, name)
     if values.shape != (n,):
-        raise ValueError(f"{name} has shape {values.shape}; one for each of the {n} examples is needed.")
+        raise ValueError(
+            f"{name} has shape {values.shape}; one for each of the {n} examples is needed."
+        )
     return values
 
 
@@ -165,7 +194,8 @@ def k_fold(
       k: how many parts, 2 to n (or to the number of groups).
       key: a PRNG key for the shuffle.
       groups: `[n]` names of what must stay together (see `split`).
-      labels: `[n]` classes that shall be spread evenly: every class differs by one example at most between parts.
+      labels: `[n]` classes that shall be spread evenly: every class differs by one example at
+        most between parts.
 
     Returns:
       k pairs `(train rows, validation rows)`; every row is in exactly one validation part.
@@ -181,12 +211,18 @@ def k_fold(
         names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
         part = _deal(len(names), k, key, "groups")[member]
     else:
-        part = _deal(n, k, key, "examples", None if labels is None else _aligned(labels, n, "labels"))
+        part = _deal(
+            n, k, key, "examples", None if labels is None else _aligned(labels, n, "labels")
+        )
     return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
 
 
-def _deal(n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None = None) -> np.ndarray:
-    """Which of k parts each of n gets: shuffled, then dealt round like cards, class by class."""
+def _deal(
+    n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None = None
+) -> np.ndarray:
+    """Which of k parts each of n gets: shuffled, then dealt round like cards, class by
+    class.
+    """
     if not 2 <= k <= n:
         raise ValueError(f"k={k} parts of {n} {what}; take from 2 to {n}.")
     order = np.asarray(jax.random.permutation(key, n))
@@ -201,8 +237,9 @@ def _deal(n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None =
 class Scale:
     """An affine change of unit that can be undone: z = (x - offset) / unit.
 
-    `Scale.standard` measures mean and standard deviation, `Scale.unit_range` minimum and range. Fit it on the
-    training examples and apply it to both sides, or validation leaks into training.
+    `Scale.standard` measures mean and standard deviation, `Scale.unit_range` minimum and range.
+    Fit it on the training examples and apply it to both sides, or validation leaks into
+    training.
 
     >>> x = np.array([[1.0], [2.0], [3.0]])
     >>> scale = Scale.standard(x)
@@ -217,18 +254,22 @@ class Scale:
         for name, value in (("offset", self.offset), ("unit", self.unit)):
             number = checks.numbers_of(value, name)
             if not isinstance(number, Tracer) and not np.isfinite(np.asarray(number)).all():
-                raise ValueError(f"{name} must be finite numbers; got {checks.describe(value)}.")
+                raise ValueError(
+                    f"{name} must be finite numbers; got {checks.describe(value)}."
+                )
             object.__setattr__(self, name, number)
         if not isinstance(self.unit, Tracer) and not np.asarray(self.unit).all():
             raise ValueError("unit must not be 0: nothing can be measured in it.")
 
     @classmethod
     def standard(cls, x: Any, *, axis: int | tuple[int, ...] = 0, correction: int = 1) -> Scale:
-        """Mean and standard deviation over `axis`; a constant column keeps unit 1, so it becomes 0.
+        """Mean and standard deviation over `axis`; a constant column keeps unit 1, so it
+        becomes 0.
 
         Args:
           x: array; sums are made in float64.
-          axis: the axes of the examples. Where they are not the first ones they are kept with length 1.
+          axis: the axes of the examples. Where they are not the first ones they are kept with
+            length 1.
           correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
 
         >>> Scale.standard(np.array([1.0, 3.0]), correction=0).unit.item()
@@ -238,34 +279,48 @@ class Scale:
         axes, correction = _axes(x, axis), checks.whole(correction, "correction", 0)
         n = math.prod(x.shape[i] for i in axes)
         if n <= correction:
-            raise ValueError(f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more.")
+            raise ValueError(
+                f"x of shape {x.shape} has {n} values along axis {axis}; a spread needs more."
+            )
         mean, squares = _moments(x, axes)
         std = np.sqrt(squares / (n - correction))
         return cls._of(x, mean, std, axes)
 
     @classmethod
     def unit_range(cls, x: Any, *, axis: int | tuple[int, ...] = 0) -> Scale:
-        """Minimum and range over `axis`, so that `apply` gives 0..1 (the book's rescaling of temperatures, 4.3.4).
+        """Minimum and range over `axis`, so that `apply` gives 0..1 (the book's rescaling of
+        temperatures, 4.3.4).
 
         >>> Scale.unit_range(np.array([2.0, 4.0, 6.0])).apply(np.array([2.0, 5.0])).tolist()
         [0.0, 0.75]
         """
         x = _finite(x)
         axes = _axes(x, axis)
-        low, high = (np.asarray(limit, np.float64) for limit in (x.min(axis=axes), x.max(axis=axes)))
+        low, high = (
+            np.asarray(limit, np.float64) for limit in (x.min(axis=axes), x.max(axis=axes))
+        )
         return cls._of(x, low, high - low, axes)
 
     @classmethod
-    def _of(cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]) -> Scale:
+    def _of(
+        cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]
+    ) -> Scale:
         # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would become 10**9.
         small = np.float32 if x.dtype.itemsize < 4 else np.float64
         dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(small)
         unit = np.where(unit > 0, unit, 1.0)
-        if np.issubdtype(dtype, np.floating) and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max:
-            raise ValueError(f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first.")
+        if (
+            np.issubdtype(dtype, np.floating)
+            and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max
+        ):
+            raise ValueError(
+                f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first."
+            )
         unit = np.maximum(unit, np.finfo(dtype).smallest_normal)  # not 0, once it is rounded
         shape = _left(x, axes)
-        return cls(np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape))
+        return cls(
+            np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape)
+        )
 
     def apply(self, x: Any) -> Any:
         """x in the new unit; NumPy or JAX array, as it came."""
@@ -281,22 +336,31 @@ class Scale:
         for measured in (self.offset, self.unit):
             shape = np.shape(measured)
             lead = x.ndim - len(shape)
-            if lead < 0 or any(m not in (1, n) for m, n in zip(shape, x.shape[lead:], strict=True)):
-                raise ValueError(f"{name} has shape {x.shape}, which a scale of shape {shape} does not fit.")
+            if lead < 0 or any(
+                m not in (1, n) for m, n in zip(shape, x.shape[lead:], strict=True)
+            ):
+                raise ValueError(
+                    f"{name} has shape {x.shape}, which a scale of shape {shape} does not fit."
+                )
         return x
 
 
 def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and sum of squared deviations, over `axes`: two passes in float64, a block of rows at a time.
+    """Mean, and sum of squared deviations, over `axes`: two passes in float64, a block of rows
+    at a time.
 
     NumPy's own `std` would need two copies of all data in float64.
     """
     axes = tuple(axis % x.ndim for axis in axes)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     shape = [x.shape[axis] for axis in kept]
-    rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))  # a view where the examples come first
+    rows = x.transpose(*axes, *kept).reshape(
+        -1, math.prod(shape)
+    )  # a view where the examples come first
     blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
-    first = rows[0].astype(np.float64)  # taken off, so that the mean of equal numbers is that number exactly
+    first = rows[0].astype(
+        np.float64
+    )  # taken off, so that the mean of equal numbers is that number exactly
     mean = first + sum(np.ones(len(rows[b])) @ (rows[b] - first) for b in blocks) / len(rows)
     deviations = (rows[b] - mean for b in blocks)
     squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
@@ -304,7 +368,9 @@ def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
 
 
 def _left(x: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of statistics over `axes` that broadcasts against x: leading axes vanish, others stay as 1."""
+    """The shape of statistics over `axes` that broadcasts against x: leading axes vanish,
+    others stay as 1.
+    """
     axes = tuple(axis % x.ndim for axis in axes)
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     return shape[len(axes) :] if set(axes) == set(range(len(axes))) else shape
@@ -315,7 +381,9 @@ def _finite(x: Any) -> np.ndarray:
     if x.dtype == bool:
         raise TypeError("x is bool and has no unit to scale; make it numbers first.")
     if x.size == 0 or not np.isfinite(x).all():
-        raise ValueError(f"x of shape {x.shape} is empty or holds values that are not finite; mask them first.")
+        raise ValueError(
+            f"x of shape {x.shape} is empty or holds values that are not finite; mask them first."
+        )
     return x
 
 
@@ -323,10 +391,18 @@ def _axes(x: np.ndarray, axis: Any) -> tuple[int, ...]:
     """Axes counted from the front, each once."""
     single = checks.as_int(axis)
     if single is None and not isinstance(axis, tuple | list):
-        raise TypeError(f"axis must be a whole number, or several in a tuple; got {checks.describe(axis)}.")
-    axes = tuple(checks.whole(one, "axis") for one in ((single,) if single is not None else axis))
-    if any(not -x.ndim <= one < x.ndim for one in axes) or len({one % x.ndim for one in axes}) < len(axes):
-        raise ValueError(f"axis={axis} names an axis twice, or one that x of shape {x.shape} has not.")
+        raise TypeError(
+            f"axis must be a whole number, or several in a tuple; got {checks.describe(axis)}."
+        )
+    axes = tuple(
+        checks.whole(one, "axis") for one in ((single,) if single is not None else axis)
+    )
+    if any(not -x.ndim <= one < x.ndim for one in axes) or len(
+        {one % x.ndim for one in axes}
+    ) < len(axes):
+        raise ValueError(
+            f"axis={axis} names an axis twice, or one that x of shape {x.shape} has not."
+        )
     return tuple(one % x.ndim for one in axes)
 
 

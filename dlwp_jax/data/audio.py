@@ -1,4 +1,6 @@
-"""Sound: WAV files to waveforms, waveforms to spectrograms (chapter 4.1's relatives in the book's notebooks)."""
+"""Sound: WAV files to waveforms, waveforms to spectrograms (chapter 4.1's relatives in the
+book's notebooks).
+"""
 
 import io
 import warnings
@@ -18,12 +20,12 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     """Read a WAV file: integers of 8, 16, 24 or 32 bits, or floats, any number of channels.
 
     Returns:
-      `[samples channels]` in the file's own type (8 bits: uint8 around 128; 24 bits: int32 with the lowest byte 0), and
-      the samples per second.
+      `[samples channels]` in the file's own type (8 bits: uint8 around 128; 24 bits: int32 with
+      the lowest byte 0), and the samples per second.
 
     Raises:
-      BrokenFile: where the file is truncated, damaged in its header, or no WAV file. (Samples have no checksum: one
-        that is damaged is another sample.)
+      BrokenFile: where the file is truncated, damaged in its header, or no WAV file. (Samples
+        have no checksum: one that is damaged is another sample.)
 
     >>> from scipy.io import wavfile
     >>> path = getfixture("tmp_path") / "tone.wav"
@@ -46,12 +48,18 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     with reading(path, "a WAV file", *causes), warnings.catch_warnings():
         content = Path(path).read_bytes()
         _check_size(content, path)
-        warnings.filterwarnings("error", message="Reached EOF|Incomplete chunk", category=wavfile.WavFileWarning)
-        warnings.filterwarnings("ignore", message="Chunk .* not understood", category=wavfile.WavFileWarning)
+        warnings.filterwarnings(
+            "error", message="Reached EOF|Incomplete chunk", category=wavfile.WavFileWarning
+        )
+        warnings.filterwarnings(
+            "ignore", message="Chunk .* not understood", category=wavfile.WavFileWarning
+        )
         rate, samples = wavfile.read(io.BytesIO(content))
     if not samples.size or rate <= 0:
         raise BrokenFile(f"{path} holds {samples.size} samples at {rate} a second.")
-    native = samples.astype(samples.dtype.newbyteorder("="), copy=False)  # RIFX files are big-endian
+    native = samples.astype(
+        samples.dtype.newbyteorder("="), copy=False
+    )  # RIFX files are big-endian
     return native.reshape(len(samples), -1), rate
 
 
@@ -115,8 +123,8 @@ def spectrogram(
 ) -> Spectrogram:
     """Power spectral density of short segments: `scipy.signal.spectrogram`'s defaults, in JAX.
 
-    Each segment loses its mean, is multiplied by the window w and transformed: S = |FFT|^2 / (rate * sum w^2), doubled
-    for all frequencies that stand for a negative one too.
+    Each segment loses its mean, is multiplied by the window w and transformed: S = |FFT|^2 /
+    (rate * sum w^2), doubled for all frequencies that stand for a negative one too.
 
     Args:
       waveform: `[... samples]`, real; differentiable and jittable in it.
@@ -126,7 +134,8 @@ def spectrogram(
       noverlap: samples that neighbours share; None is an eighth.
 
     Raises:
-      TypeError, ValueError: where the waveform is not real, the segments do not fit it, or the window is unknown.
+      TypeError, ValueError: where the waveform is not real, the segments do not fit it, or the
+        window is unknown.
 
     Returns:
       A `Spectrogram`, power `[... nperseg // 2 + 1, segments]`.
@@ -162,8 +171,14 @@ def spectrogram(
 
 
 @partial(jax.jit, static_argnames="step")
-def _segment_power(waveform: jax.Array, window: jax.Array, rate: float, *, step: int) -> jax.Array:
-    x = waveform if jnp.issubdtype(waveform.dtype, jnp.floating) else waveform.astype(jnp.float32)
+def _segment_power(
+    waveform: jax.Array, window: jax.Array, rate: float, *, step: int
+) -> jax.Array:
+    x = (
+        waveform
+        if jnp.issubdtype(waveform.dtype, jnp.floating)
+        else waveform.astype(jnp.float32)
+    )
     n = len(window)
     starts = np.arange(0, x.shape[-1] - n + 1, step)
     segments = x[..., starts[:, None] + np.arange(n)]  # [... t n]

@@ -1,8 +1,9 @@
 """Random changes that keep the meaning: flip, shift, scale, rotate, noise (chapter 12.6).
 
-Pure functions of a key, jittable and `vmap`-able over examples. Images `[H W C]` and volumes `[D H W C]` alike:
-the geometry is one affine matrix in torch's `affine_grid` coordinates, where x, y (and z) go from -1 to 1 over
-columns, rows (and slices), so all changes cost one resampling.
+Pure functions of a key, jittable and `vmap`-able over examples. Images `[H W C]` and volumes
+`[D H W C]` alike: the geometry is one affine matrix in torch's `affine_grid` coordinates, where
+x, y (and z) go from -1 to 1 over columns, rows (and slices), so all changes cost one
+resampling.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def flip(key: jax.Array, dims: int, *, axes: Sequence[int] | None = None) -> jax
 
 
 def shift(key: jax.Array, dims: int, amount: float) -> jax.Array:
-    """A matrix that moves along each axis by up to `amount` halves of its length, evenly spread.
+    """A matrix that moves along each axis by up to `amount` halves of its length, evenly
+    spread.
 
     >>> bool((jnp.abs(shift(jax.random.key(0), 3, 0.1)[:3, 3]) <= 0.1).all())
     True
@@ -65,7 +67,8 @@ def scale(key: jax.Array, dims: int, amount: float) -> jax.Array:
 def rotate(key: jax.Array, dims: int, *, most: float = TURN) -> jax.Array:
     """A matrix that turns by an angle in 0 .. `most` radians in the plane of x and y.
 
-    A volume turns about its z axis only: slices are farther apart than pixels, so any other turn would deform.
+    A volume turns about its z axis only: slices are farther apart than pixels, so any other
+    turn would deform.
 
     >>> rotate(jax.random.key(0), 3).shape
     (4, 4)
@@ -83,16 +86,22 @@ def noise(key: jax.Array, x: jax.Array, amount: float | jax.Array) -> jax.Array:
     (4, 4, 1)
     """
     key, x, amount = checks.key(key), _floating(x), checks.on_device(amount, "amount")
-    fits = amount.ndim <= x.ndim and all(m in (1, n) for m, n in zip(amount.shape[::-1], x.shape[::-1], strict=False))
+    fits = amount.ndim <= x.ndim and all(
+        m in (1, n) for m, n in zip(amount.shape[::-1], x.shape[::-1], strict=False)
+    )
     if jnp.iscomplexobj(amount) or not fits:
-        raise ValueError(f"amount must be one real number, or fit x of shape {x.shape}; got {checks.describe(amount)}.")
+        raise ValueError(
+            f"amount must be one real number, or fit x of shape {x.shape}; got {checks.describe(amount)}."
+        )
     return x + amount.astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
 
 
 def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Resample by an affine matrix: output at p is the input at matrix @ p, linear, the border value beyond the border.
+    """Resample by an affine matrix: output at p is the input at matrix @ p, linear, the border
+    value beyond the border.
 
-    Equals torch's `grid_sample(x, affine_grid(matrix[:-1]), padding_mode="border", align_corners=False)`.
+    Equals torch's `grid_sample(x, affine_grid(matrix[:-1]), padding_mode="border",
+    align_corners=False)`.
 
     Args:
       x: `[H W C]` or `[D H W C]`, floating.
@@ -109,13 +118,19 @@ def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
     sizes = x.shape[:-1]
     dims = len(sizes)
     if dims not in (2, 3) or matrix.shape != (dims + 1, dims + 1):
-        raise ValueError(f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W C] (4, 4).")
+        raise ValueError(
+            f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W C] (4, 4)."
+        )
     x = _floating(x)
     if not x.size or jnp.iscomplexobj(matrix):
-        raise ValueError(f"x of shape {x.shape} is empty, or matrix of dtype {matrix.dtype} is not real.")
+        raise ValueError(
+            f"x of shape {x.shape} is empty, or matrix of dtype {matrix.dtype} is not real."
+        )
     axes = [(2 * jnp.arange(n) + 1) / n - 1 for n in sizes]
     grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij")[::-1])  # [x y (z)] at every place
-    source = jnp.tensordot(matrix[:dims, :dims], grid, 1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
+    source = jnp.tensordot(matrix[:dims, :dims], grid, 1) + matrix[:dims, dims].reshape(
+        -1, *[1] * dims
+    )
     place = [((source[dims - 1 - i] + 1) * n - 1) / 2 for i, n in enumerate(sizes)]
     channel = lambda plane: map_coordinates(plane, place, order=1, mode="nearest")  # noqa: E731
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(x).astype(x.dtype)
@@ -131,10 +146,12 @@ def augment(
     turn: float = 0.0,
     std: float = 0.0,
 ) -> jax.Array:
-    """All of the above at once, as the book's `getCtAugmentedCandidate`: flip, scale, shift, rotate, then noise.
+    """All of the above at once, as the book's `getCtAugmentedCandidate`: flip, scale, shift,
+    rotate, then noise.
 
     Args:
-      key: a PRNG key; the same key gives the same change. Use `jax.random.split` and `jax.vmap` for a batch.
+      key: a PRNG key; the same key gives the same change. Use `jax.random.split` and `jax.vmap`
+        for a batch.
       x: `[H W C]` or `[D H W C]`, floating.
       flips: True for every axis, or those of x, y, z (0, 1, 2) that may be mirrored.
       offset: the largest shift, in halves of the length of an axis (the book: 0.1).
@@ -146,7 +163,8 @@ def augment(
       An array like x.
 
     Raises:
-      TypeError, ValueError: where x is not floating, of another number of axes, or an amount is no finite number.
+      TypeError, ValueError: where x is not floating, of another number of axes, or an amount is
+        no finite number.
 
     >>> augment(jax.random.key(0), jnp.ones((8, 8, 1)), flips=True, offset=0.1, turn=TURN).shape
     (8, 8, 1)
@@ -161,8 +179,14 @@ def augment(
     matrix = jnp.eye(dims + 1)
     if flips:
         matrix = flip(keys[0], dims, axes=None if flips is True else flips)
-    # As in the book the shift is added to the scaled axes, not scaled with them: shift @ (scale @ flip) @ rotation.
-    matrix = shift(keys[1], dims, offset) @ scale(keys[2], dims, stretch) @ matrix @ rotate(keys[3], dims, most=turn)
+    # As in the book the shift is added to the scaled axes, not scaled with them: shift @ (scale
+    # @ flip) @ rotation.
+    matrix = (
+        shift(keys[1], dims, offset)
+        @ scale(keys[2], dims, stretch)
+        @ matrix
+        @ rotate(keys[3], dims, most=turn)
+    )
     changed = warp(x, matrix) if flips or offset or stretch or turn else x
     return noise(keys[4], changed, std) if std else changed
 
@@ -170,20 +194,30 @@ def augment(
 def _dims(dims: int) -> int:
     """2 or 3."""
     if checks.as_int(dims) not in (2, 3):
-        raise ValueError(f"dims must be 2, of x [H W C], or 3, of x [D H W C]; got {checks.describe(dims)}.")
+        raise ValueError(
+            f"dims must be 2, of x [H W C], or 3, of x [D H W C]; got {checks.describe(dims)}."
+        )
     return int(dims)
 
 
 def _axes(axes: Sequence[int], dims: int) -> tuple[int, ...]:
     """Which of x, y, z."""
-    if not isinstance(axes, Sequence) or any(checks.as_int(axis) not in range(dims) for axis in axes):
-        raise ValueError(f"the axes of flips must be of 0 (x) to {dims - 1}; got {checks.describe(axes)}.")
+    if not isinstance(axes, Sequence) or any(
+        checks.as_int(axis) not in range(dims) for axis in axes
+    ):
+        raise ValueError(
+            f"the axes of flips must be of 0 (x) to {dims - 1}; got {checks.describe(axes)}."
+        )
     return tuple(axes)
 
 
 def _amount(value: Any, name: str) -> Any:
     """A finite number; a traced one passes unlooked at."""
-    if isinstance(value, Tracer) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number):
+    if (
+        isinstance(value, Tracer)
+        and value.ndim == 0
+        and jnp.issubdtype(value.dtype, jnp.number)
+    ):
         return value
     return checks.real(value, name)
 

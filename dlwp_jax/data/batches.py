@@ -1,4 +1,6 @@
-"""Which rows each step sees: index plans, made on the host and small, so that the data need not move."""
+"""Which rows each step sees: index plans, made on the host and small, so that the data need not
+move.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +11,8 @@ from dlwp_jax import checks
 
 
 class Plan(NamedTuple):
-    """The rows of one epoch: `full` is `[steps batch_size]`, `rest` the `[n % batch_size]` rows left over.
+    """The rows of one epoch: `full` is `[steps batch_size]`, `rest` the `[n % batch_size]` rows
+    left over.
 
     Torch's `DataLoader` gives the same batches: all of `full`, then `rest` (`drop_last=False`).
     """
@@ -27,7 +30,8 @@ class Plan(NamedTuple):
 
 
 def batch_plan(n: int, batch_size: int, *, key: jax.Array | None = None) -> Plan:
-    """Cut n rows into batches, shuffled by a key or in order (torch's `DataLoader(shuffle=...)`).
+    """Cut n rows into batches, shuffled by a key or in order (torch's
+    `DataLoader(shuffle=...)`).
 
     Args:
       n: how many examples there are.
@@ -39,21 +43,28 @@ def batch_plan(n: int, batch_size: int, *, key: jax.Array | None = None) -> Plan
     ((2, 4), (3,), True)
     """
     n, batch_size = checks.whole(n, "n", 1), checks.whole(batch_size, "batch_size", 1)
-    rows = np.arange(n) if key is None else np.asarray(jax.random.permutation(checks.key(key), n))
+    rows = (
+        np.arange(n) if key is None else np.asarray(jax.random.permutation(checks.key(key), n))
+    )
     cut = n - n % batch_size
     return Plan(rows[:cut].reshape(-1, batch_size), rows[cut:])
 
 
-def balanced_rows(labels: Any, *, ratio: int, n: int, key: jax.Array | None = None) -> np.ndarray:
-    """Rows in which every positive is followed by `ratio` negatives (chapter 12.5; the book's `ratio_int`).
+def balanced_rows(
+    labels: Any, *, ratio: int, n: int, key: jax.Array | None = None
+) -> np.ndarray:
+    """Rows in which every positive is followed by `ratio` negatives (chapter 12.5; the book's
+    `ratio_int`).
 
-    Each class is gone through in turn and begun again when it is used up, so a rare class repeats.
+    Each class is gone through in turn and begun again when it is used up, so a rare class
+    repeats.
 
     Args:
       labels: `[examples]`, 1 or True for positives.
       ratio: negatives for each positive, at least 1.
       n: how many rows to give (the book's LUNA data set takes 200,000 an epoch).
-      key: shuffles both classes first, as the book does before each epoch; None keeps their order.
+      key: shuffles both classes first, as the book does before each epoch; None keeps their
+        order.
 
     Returns:
       `[n]` rows: positive, ratio negatives, positive, ...
@@ -66,11 +77,15 @@ def balanced_rows(labels: Any, *, ratio: int, n: int, key: jax.Array | None = No
     """
     labels, key = checks.on_host(labels, "labels"), None if key is None else checks.key(key)
     if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels of shape {labels.shape} must be one-dimensional, 0 and 1 only.")
+        raise ValueError(
+            f"labels of shape {labels.shape} must be one-dimensional, 0 and 1 only."
+        )
     ratio, n = checks.whole(ratio, "ratio", 1), checks.whole(n, "n", 0)
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     if not len(positive) or not len(negative):
-        raise ValueError(f"labels hold {len(positive)} positives and {len(negative)} negatives; both are needed.")
+        raise ValueError(
+            f"labels hold {len(positive)} positives and {len(negative)} negatives; both are needed."
+        )
     if key is not None:
         keys = jax.random.split(key)
         positive, negative = (
@@ -79,4 +94,6 @@ def balanced_rows(labels: Any, *, ratio: int, n: int, key: jax.Array | None = No
         )
     i = np.arange(n)
     turn, place = np.divmod(i, ratio + 1)
-    return np.where(place == 0, positive[turn % len(positive)], negative[(i - 1 - turn) % len(negative)])
+    return np.where(
+        place == 0, positive[turn % len(positive)], negative[(i - 1 - turn) % len(negative)]
+    )

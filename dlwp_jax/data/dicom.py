@@ -1,4 +1,6 @@
-"""CT series in DICOM files: one file a slice, put in order and in Hounsfield units (chapter 4.2)."""
+"""CT series in DICOM files: one file a slice, put in order and in Hounsfield units (chapter
+4.2).
+"""
 
 import io
 import struct
@@ -24,7 +26,12 @@ NEEDED = [
     "PixelData",
 ]
 # What pydicom needs to know to decode the pixels.
-PIXELS = ["SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"]
+PIXELS = [
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+]
 PIXELS += ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
 COMMON = ["SeriesInstanceUID", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
 MOST_PIXELS = 2**26  # of a slice; a damaged header may ask for any number
@@ -32,11 +39,12 @@ POSITION_TOLERANCE = 0.01  # of the slice distance; headers are rounded to micro
 
 
 def read_series(folder: str | Path) -> Volume:
-    """Read all `.dcm` files of a folder as one CT scan (the book's `imageio.volread`, made strict).
+    """Read all `.dcm` files of a folder as one CT scan (the book's `imageio.volread`, made
+    strict).
 
-    Slices are ordered by their position along the slice axis, rising (feet to head where rows and columns run as
-    in a usual axial scan); file names mean nothing. Stored numbers
-    become Hounsfield units by each slice's own slope and intercept.
+    Slices are ordered by their position along the slice axis, rising (feet to head where rows
+    and columns run as in a usual axial scan); file names mean nothing. Stored numbers become
+    Hounsfield units by each slice's own slope and intercept.
 
     Args:
       folder: a folder that holds one series, two slices or more.
@@ -45,15 +53,18 @@ def read_series(folder: str | Path) -> Volume:
       `[slices rows columns]` float32 in Hounsfield units with spacing, origin and direction.
 
     Raises:
-      BrokenFile: where a file is damaged or no CT slice; where files of different series or sizes are mixed;
-        where a slice is missing or there twice; where the slices are tilted against the patient's axes.
+      BrokenFile: where a file is damaged or no CT slice; where files of different series or
+        sizes are mixed; where a slice is missing or there twice; where the slices are tilted
+        against the patient's axes.
 
     """
     paths = files_in(folder, ".dcm")
     headers = [_read_header(path) for path in paths]
     _check_same(headers, folder)
     direction = _direction(headers[0], folder)
-    order, distance = _order(np.array([h.ImagePositionPatient for h in headers], float), direction, folder)
+    order, distance = _order(
+        np.array([h.ImagePositionPatient for h in headers], float), direction, folder
+    )
     voxels = np.empty((len(order), headers[0].Rows, headers[0].Columns), np.float32)
     for out, i in zip(voxels, order, strict=True):
         _hounsfield(headers[i], paths[i], out)
@@ -70,10 +81,12 @@ def read_slice(path: str | Path) -> tuple[Any, np.ndarray]:
     """Read one CT slice.
 
     Returns:
-      The fields of its header that matter here (a `pydicom.Dataset`) and `[rows columns]` float32 in Hounsfield units.
+      The fields of its header that matter here (a `pydicom.Dataset`) and `[rows columns]`
+      float32 in Hounsfield units.
 
     Raises:
-      BrokenFile: where the file is damaged, no CT slice, or lacks one of the fields in `NEEDED`.
+      BrokenFile: where the file is damaged, no CT slice, or lacks one of the fields in
+        `NEEDED`.
 
     >>> from pydicom.data import get_testdata_file
     >>> header, hu = read_slice(get_testdata_file("CT_small.dcm"))
@@ -96,11 +109,23 @@ def _read_header(path):
         if missing := [name for name in NEEDED if name not in header]:
             raise BrokenFile(f"{path} is no CT slice in DICOM: it has no {', '.join(missing)}.")
         if header.Modality != "CT":
-            raise BrokenFile(f"{path} has modality {header.Modality!r}; only CT has Hounsfield units.")
-        numbers = [*header.ImagePositionPatient, *header.ImageOrientationPatient, *header.PixelSpacing]
+            raise BrokenFile(
+                f"{path} has modality {header.Modality!r}; only CT has Hounsfield units."
+            )
+        numbers = [
+            *header.ImagePositionPatient,
+            *header.ImageOrientationPatient,
+            *header.PixelSpacing,
+        ]
         numbers = np.array([*numbers, header.RescaleSlope, header.RescaleIntercept], float)
-        if numbers.shape != (13,) or not np.isfinite(numbers).all() or min(header.PixelSpacing) <= 0:
-            raise BrokenFile(f"{path} has no usable position, orientation, pixel spacing or Hounsfield scale.")
+        if (
+            numbers.shape != (13,)
+            or not np.isfinite(numbers).all()
+            or min(header.PixelSpacing) <= 0
+        ):
+            raise BrokenFile(
+                f"{path} has no usable position, orientation, pixel spacing or Hounsfield scale."
+            )
         if not 0 < header.Rows * header.Columns <= MOST_PIXELS:
             raise BrokenFile(f"{path} has {header.Rows} x {header.Columns} pixels.")
     return header
@@ -111,10 +136,13 @@ def _hounsfield(header, path, out: np.ndarray) -> None:
     from pydicom.pixels.decoders.base import get_decoder
 
     with reading(path, "a DICOM slice", *_pydicom_failures()):
-        # Dataset.pixel_array does the same, in three times the time: it looks whether the pixels changed.
+        # Dataset.pixel_array does the same, in three times the time: it looks whether the
+        # pixels changed.
         stored, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(header, raw=True)
         if stored.shape != out.shape:
-            raise BrokenFile(f"{path} holds pixels of shape {stored.shape}, not one slice of grey values.")
+            raise BrokenFile(
+                f"{path} holds pixels of shape {stored.shape}, not one slice of grey values."
+            )
         slope, intercept = np.float32(header.RescaleSlope), np.float32(header.RescaleIntercept)
         if slope != 1:  # nearly always 1: then one pass is enough
             stored = stored * slope
@@ -122,7 +150,9 @@ def _hounsfield(header, path, out: np.ndarray) -> None:
 
 
 def _pydicom_failures() -> tuple[type[Exception], ...]:
-    """What pydicom lets through when it meets bytes it cannot make sense of (found by damaging real files)."""
+    """What pydicom lets through when it meets bytes it cannot make sense of (found by damaging
+    real files).
+    """
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     lookups = (AttributeError, KeyError, IndexError, TypeError)
@@ -161,12 +191,16 @@ def _direction(header, folder) -> np.ndarray:
             "axes. Resample it first."
         )
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-2):
-        raise BrokenFile(f"{folder} has no usable orientation: {list(header.ImageOrientationPatient)}.")
+        raise BrokenFile(
+            f"{folder} has no usable orientation: {list(header.ImageOrientationPatient)}."
+        )
     return direction
 
 
 def _order(positions: np.ndarray, direction: np.ndarray, folder) -> tuple[np.ndarray, float]:
-    """Rows of `positions` from low to high along the slice axis, and the distance between neighbours."""
+    """Rows of `positions` from low to high along the slice axis, and the distance between
+    neighbours.
+    """
     along = positions @ direction
     order = np.argsort(along[:, 2], kind="stable")
     heights = along[order, 2]
@@ -183,5 +217,7 @@ def _order(positions: np.ndarray, direction: np.ndarray, folder) -> tuple[np.nda
             f"its neighbours are {distance:g} mm apart."
         )
     if (np.ptp(along[:, :2], axis=0) > tolerance).any():
-        raise BrokenFile(f"{folder} is tilted: its slices shift sideways by {np.ptp(along[:, :2], axis=0)} mm.")
+        raise BrokenFile(
+            f"{folder} is tilted: its slices shift sideways by {np.ptp(along[:, :2], axis=0)} mm."
+        )
     return order, distance

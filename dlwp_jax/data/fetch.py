@@ -1,4 +1,6 @@
-"""Bringing published files to this machine once: by checksum, without half files, also with two processes at once."""
+"""Bringing published files to this machine once: by checksum, without half files, also with two
+processes at once.
+"""
 
 import dataclasses
 import os
@@ -31,7 +33,8 @@ class Remote:
 
 
 def data_root() -> Path:
-    """Where data sets are kept: the environment's DLWP_DATA, or else the platform's cache folder for dlwp-jax.
+    """Where data sets are kept: the environment's DLWP_DATA, or else the platform's cache
+    folder for dlwp-jax.
 
     >>> getfixture("monkeypatch").setenv("DLWP_DATA", "/data")
     >>> data_root().as_posix()
@@ -45,10 +48,12 @@ def data_root() -> Path:
 
 
 def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
-    """Bring one file, unless it is there with the right checksum, and unpack it where it is an archive.
+    """Bring one file, unless it is there with the right checksum, and unpack it where it is an
+    archive.
 
-    The file is downloaded under a temporary name and renamed when its checksum is right, and an archive is unpacked
-    beside and renamed: what has the right name is whole, whoever is interrupted.
+    The file is downloaded under a temporary name and renamed when its checksum is right, and an
+    archive is unpacked beside and renamed: what has the right name is whole, whoever is
+    interrupted.
 
     Args:
       remote: what to bring.
@@ -97,11 +102,15 @@ def _unpack(archive: Path, folder: str, root: Path) -> Path:
             reading(archive, "a tar archive", tarfile.TarError, EOFError, OSError),
             tarfile.open(archive) as tar,
         ):
-            tar.extractall(partial, [m for m in tar if m.name.split("/")[0] == folder], filter="data")
+            tar.extractall(
+                partial, [m for m in tar if m.name.split("/")[0] == folder], filter="data"
+            )
         try:
             os.rename(Path(partial, folder), root / folder)
         except OSError:
-            if not (root / folder).is_dir():  # it is there when another process was first: theirs is as good
+            if not (
+                root / folder
+            ).is_dir():  # it is there when another process was first: theirs is as good
                 raise
     return root / folder
 
@@ -110,9 +119,17 @@ class _Bar:
     """The part of a tqdm bar that pooch uses, drawn by rich."""
 
     def __init__(self, label: str):
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        self._progress = Progress(TextColumn(label), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            TextColumn(label), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        )
         self._task = self._progress.add_task(label, start=False, total=None)
 
     @property

@@ -1,4 +1,6 @@
-"""What all readers share: one error for files that cannot be trusted, raised with the file's name."""
+"""What all readers share: one error for files that cannot be trusted, raised with the file's
+name.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,8 +27,8 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
     Args:
       path: the file being read.
       kind: what it should have been ("a WAV file"), for the message.
-      causes: the exceptions that the library is known to raise for bad bytes. A missing file or a forbidden
-        one stays what it is: there is nothing wrong with its bytes.
+      causes: the exceptions that the library is known to raise for bad bytes. A missing file or
+        a forbidden one stays what it is: there is nothing wrong with its bytes.
 
     Raises:
       BrokenFile: in place of any of `causes`.
@@ -43,13 +45,16 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
     except (BrokenFile, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except causes as error:
-        told = " ".join(str(error).split()) or type(error).__name__  # some libraries write paragraphs, the reason last
+        told = (
+            " ".join(str(error).split()) or type(error).__name__
+        )  # some libraries write paragraphs, the reason last
         told = told if len(told) <= MOST_TOLD else f"...{told[-MOST_TOLD:]}"
         raise BrokenFile(f"{path} cannot be read as {kind}: {told}") from error
 
 
 def files_in(folder: str | Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with one of these suffixes (any case), by name; hidden files are left out.
+    """The files of a folder with one of these suffixes (any case), by name; hidden files are
+    left out.
 
     Raises:
       FileNotFoundError: where there is no such folder, or nothing in it ends so.
@@ -63,7 +68,11 @@ def files_in(folder: str | Path, *suffixes: str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")
-    found = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    found = [
+        p
+        for p in sorted(folder.iterdir())
+        if p.suffix.lower() in suffixes and not p.name.startswith(".")
+    ]
     if not found:
         raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(suffixes)}.")
     return found

@@ -12,11 +12,12 @@ from dlwp_jax.data.files import BrokenFile, reading
 def read(path: str | Path) -> np.ndarray:
     """Read one idx file of unsigned bytes.
 
-    The format: two zero bytes, a type (8 is uint8), the number of axes, each axis as a big-endian 32-bit number, then
-    the values.
+    The format: two zero bytes, a type (8 is uint8), the number of axes, each axis as a
+    big-endian 32-bit number, then the values.
 
     Returns:
-      The array, uint8, of the axes that the file says: `[n 28 28]` for images, `[n]` for labels.
+      The array, uint8, of the axes that the file says: `[n 28 28]` for images, `[n]` for
+        labels.
 
     Raises:
       BrokenFile: where the header is not that, or the values are fewer or more than it says.
@@ -31,12 +32,16 @@ def read(path: str | Path) -> np.ndarray:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     if len(content) < 4 or content[:3] != bytes([0, 0, 8]) or not 1 <= content[3] <= 4:
-        raise BrokenFile(f"{path} is no idx file of unsigned bytes: it begins with {content[:4].hex(' ')}.")
+        raise BrokenFile(
+            f"{path} is no idx file of unsigned bytes: it begins with {content[:4].hex(' ')}."
+        )
     begin = 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, begin, 4))
     expected = begin + int(np.prod([float(n) for n in shape]))
     if len(content) != expected:
-        raise BrokenFile(f"{path} has {len(content)} bytes; {expected} are needed for values of shape {shape}.")
+        raise BrokenFile(
+            f"{path} has {len(content)} bytes; {expected} are needed for values of shape {shape}."
+        )
     return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()
 
 

@@ -24,16 +24,18 @@ def read(path: str | Path, *, channels: int | None = None) -> np.ndarray:
 
     Args:
       path: the file.
-      channels: None keeps what the file has: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). 3 drops alpha, as
-        the book's `img_t[:3]` does, and repeats grey; 1, 2 or 4 is accepted only where the file has just that.
+      channels: None keeps what the file has: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). 3
+        drops alpha, as the book's `img_t[:3]` does, and repeats grey; 1, 2 or 4 is accepted
+        only where the file has just that.
 
     Returns:
-      `[height width channels]` uint8 in 0..255; 16-bit grey as uint16 in 0..65535. Palette images come out as RGB
-      or RGBA. The camera's orientation tag is not applied.
+      `[height width channels]` uint8 in 0..255; 16-bit grey as uint16 in 0..65535. Palette
+      images come out as RGB or RGBA. The camera's orientation tag is not applied.
 
     Raises:
-      BrokenFile: where the bytes are damaged, truncated or no PNG or JPEG. (PNG carries checksums and any
-        damage is found; JPEG has none, so damage inside its compressed data can pass as other pixels.)
+      BrokenFile: where the bytes are damaged, truncated or no PNG or JPEG. (PNG carries
+        checksums and any damage is found; JPEG has none, so damage inside its compressed data
+        can pass as other pixels.)
 
     >>> from sklearn.datasets import load_sample_images
     >>> read(Path(load_sample_images().filenames[0])).shape
@@ -60,14 +62,20 @@ def _pillow_failures() -> tuple[type[Exception], ...]:
 def _pixels(image, path) -> np.ndarray:
     if not image.tile:
         raise BrokenFile(f"{path} is truncated: it ends before its pixels.")
-    if "16B" in str(image.tile[0][3]) and image.mode != "I;16":  # how the file stores what `mode` becomes in memory
-        raise BrokenFile(f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first.")
+    if (
+        "16B" in str(image.tile[0][3]) and image.mode != "I;16"
+    ):  # how the file stores what `mode` becomes in memory
+        raise BrokenFile(
+            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first."
+        )
     if image.mode == "1":
         image = image.convert("L")
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode not in CHANNELS:
-        raise BrokenFile(f"{path} has pixels of kind {image.mode!r}; {', '.join(CHANNELS)} can be read.")
+        raise BrokenFile(
+            f"{path} has pixels of kind {image.mode!r}; {', '.join(CHANNELS)} can be read."
+        )
     return np.array(image).reshape(image.height, image.width, CHANNELS[image.mode])
 
 
@@ -79,7 +87,9 @@ def _with_channels(pixels: np.ndarray, channels: int, path) -> np.ndarray:
         return pixels[..., :3]
     if channels == 3:
         return np.repeat(pixels[..., :1], 3, axis=-1)
-    raise ValueError(f"channels={channels}, but {path} has {have}; ask for {have}, for 3, or for None.")
+    raise ValueError(
+        f"channels={channels}, but {path} has {have}; ask for {have}, for 3, or for None."
+    )
 
 
 def read_folder(
@@ -89,7 +99,8 @@ def read_folder(
 
     Args:
       folder: where the files are; only PNG and JPEG are taken.
-      size: `(height, width)` to resize to (bilinear, as Pillow does it); None asks that all are equal.
+      size: `(height, width)` to resize to (bilinear, as Pillow does it); None asks that all are
+        equal.
       channels: as in `read`.
 
     Returns:
@@ -110,17 +121,20 @@ def read_folder(
         images = [resize(image, size) for image in images]
     kinds = {(image.shape, str(image.dtype)) for image in images}
     if len(kinds) > 1:
-        raise ValueError(f"size=None, but the images of {folder} differ: {sorted(kinds)}; give size=(height, width).")
+        raise ValueError(
+            f"size=None, but the images of {folder} differ: {sorted(kinds)}; give size=(height, width)."
+        )
     return np.stack(images), [path.name for path in paths]
 
 
 def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """Resize a uint8 image `[h w c]`: bilinear, averaging where it shrinks, as Pillow and torchvision's `Resize` do.
+    """Resize a uint8 image `[h w c]`: bilinear, averaging where it shrinks, as Pillow and
+    torchvision's `Resize` do.
 
     Args:
       image: channels are resized one by one; alpha does not weigh the colours.
-      size: `(height, width)`, or an int: the shorter side gets it and the longer one keeps in proportion, rounded
-        down.
+      size: `(height, width)`, or an int: the shorter side gets it and the longer one keeps in
+        proportion, rounded down.
 
     >>> resize(np.full((4, 6, 3), 7, np.uint8), (2, 3)).shape
     (2, 3, 3)
@@ -133,10 +147,15 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     if image.dtype != np.uint8:
         raise TypeError(f"image is {image.dtype}; only uint8 can be resized.")
     shorter = checks.as_int(size)
-    both = size if shorter is None else _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
+    both = (
+        size
+        if shorter is None
+        else _in_proportion(image.shape[:2], checks.whole(shorter, "size", 1, MOST_ROWS))
+    )
     height, width = checks.wholes(both, "size", 2, 1, MOST_ROWS)
     planes = [
-        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(image, -1, 0)
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
@@ -144,7 +163,9 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
 def _checked(image: np.ndarray) -> np.ndarray:
     image = checks.on_host(image, "image")
     if image.ndim != 3 or not image.size:
-        raise ValueError(f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1.")
+        raise ValueError(
+            f"image has shape {image.shape}; [h w c] is needed, a grey picture with c = 1."
+        )
     return image
 
 
@@ -153,10 +174,11 @@ def _in_proportion(sizes: tuple[int, ...], shorter: int) -> tuple[int, ...]:
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """The middle of an image `[h w c]`, in a frame of zeros where it is too small; torchvision's `CenterCrop`.
+    """The middle of an image `[h w c]`, in a frame of zeros where it is too small;
+    torchvision's `CenterCrop`.
 
-    Where the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above become 2, 3.5
-    become 4. A frame that cannot be even is wider at the bottom and at the right.
+    Where the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above
+    become 2, 3.5 become 4. A frame that cannot be even is wider at the bottom and at the right.
 
     Args:
       image: any type of numbers.
@@ -168,26 +190,33 @@ def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     [0, 1, 1, 0, 0]
     """
     image = _checked(image)
-    wanted = checks.wholes((size, size) if checks.as_int(size) is not None else size, "size", 2, 1, MOST_ROWS)
+    wanted = checks.wholes(
+        (size, size) if checks.as_int(size) is not None else size, "size", 2, 1, MOST_ROWS
+    )
     missing = [max(want - have, 0) for want, have in zip(wanted, image.shape, strict=False)]
     framed = np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)])
-    top, left = (round((have - want) / 2) for want, have in zip(wanted, framed.shape, strict=False))
+    top, left = (
+        round((have - want) / 2) for want, have in zip(wanted, framed.shape, strict=False)
+    )
     return framed[top : top + wanted[0], left : left + wanted[1]]
 
 
 def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarray, Scale]:
-    """Bring images to mean 0 and standard deviation 1 in each channel (chapters 4.1.5 and 7.1.4).
+    """Bring images to mean 0 and standard deviation 1 in each channel (chapters 4.1.5 and
+    7.1.4).
 
-    z = (x / max - mean) / std, where max is 255 or 65535 by the integer type, and float images are taken as
-    they are. torchvision's `ToTensor` and `Normalize` in one, on channels-last arrays.
+    z = (x / max - mean) / std, where max is 255 or 65535 by the integer type, and float images
+    are taken as they are. torchvision's `ToTensor` and `Normalize` in one, on channels-last
+    arrays.
 
     Args:
       images: `[... h w c]`.
-      scale: mean and std to use (those of the training images, on validation images); None measures them here.
+      scale: mean and std to use (those of the training images, on validation images); None
+        measures them here.
 
     Returns:
-      The float32 images, and the `Scale` whose `undo` gives `x / max` back; `scale.offset` and `scale.unit` are
-      the channel means and standard deviations, `[c]`.
+      The float32 images, and the `Scale` whose `undo` gives `x / max` back; `scale.offset` and
+      `scale.unit` are the channel means and standard deviations, `[c]`.
 
     >>> batch = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     >>> z, scale = normalize(batch)
@@ -196,13 +225,16 @@ def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarra
     """
     x = to_float(images)
     if scale is not None and not isinstance(scale, Scale):
-        raise TypeError(f"scale must be a data.Scale, or None to measure one; got {checks.describe(scale)}.")
+        raise TypeError(
+            f"scale must be a data.Scale, or None to measure one; got {checks.describe(scale)}."
+        )
     scale = scale or Scale.standard(x, axis=tuple(range(x.ndim - 1)))
     return scale.apply(x), scale
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """Images as float32 in 0..1 (torchvision's `ToTensor` without the turn of axes); floats stay as they are.
+    """Images as float32 in 0..1 (torchvision's `ToTensor` without the turn of axes); floats
+    stay as they are.
 
     >>> to_float(np.array([0, 255], np.uint8)).tolist()
     [0.0, 1.0]
@@ -211,14 +243,20 @@ def to_float(images: np.ndarray) -> np.ndarray:
     if images.dtype in (np.uint8, np.uint16):
         return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
     if np.issubdtype(images.dtype, np.floating):
-        if images.dtype.itemsize > 4 and (np.abs(images) > np.finfo(np.float32).max)[np.isfinite(images)].any():
-            raise ValueError(f"images hold numbers up to {np.nanmax(np.abs(images)):.3g}, beyond float32.")
+        if (
+            images.dtype.itemsize > 4
+            and (np.abs(images) > np.finfo(np.float32).max)[np.isfinite(images)].any()
+        ):
+            raise ValueError(
+                f"images hold numbers up to {np.nanmax(np.abs(images)):.3g}, beyond float32."
+            )
         return images.astype(np.float32)
     raise TypeError(f"images are {images.dtype}; uint8, uint16 or floating is wanted.")
 
 
 def channels_first(images: A, *, spatial: int = 2) -> A:
-    """`[... H W C]` to torch's `[... C H W]` (or D H W with `spatial=3`); NumPy and JAX arrays alike.
+    """`[... H W C]` to torch's `[... C H W]` (or D H W with `spatial=3`); NumPy and JAX arrays
+    alike.
 
     >>> channels_first(np.zeros((5, 32, 48, 3))).shape
     (5, 3, 32, 48)
@@ -238,9 +276,13 @@ def channels_last(images: A, *, spatial: int = 2) -> A:
 
 
 def _move_axis(images: Any, source: int, target: int, spatial: int) -> Any:
-    images = images if isinstance(images, StridedTensor) else checks.numbers_of(images, "images")
+    images = (
+        images if isinstance(images, StridedTensor) else checks.numbers_of(images, "images")
+    )
     if images.ndim < spatial + 1:
-        raise ValueError(f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed.")
+        raise ValueError(
+            f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed."
+        )
     axes = list(range(images.ndim))
     axes.insert(images.ndim + target, axes.pop(source))
     return images.permute(axes) if isinstance(images, StridedTensor) else images.transpose(axes)

@@ -1,4 +1,6 @@
-"""Pictures of data, one function for each kind; each gives a matplotlib figure to save or to show."""
+"""Pictures of data, one function for each kind; each gives a matplotlib figure to save or to
+show.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MOST_PANELS = 1000  # side by side
 MOST_INCHES = 1000
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
+def _panels(
+    rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray]:
     """A figure and its axes `[rows columns]`, made without pyplot: nothing is kept open."""
     from matplotlib.figure import Figure
 
@@ -26,7 +30,11 @@ def _panels(rows: int, columns: int, size: tuple[float, float], **options: Any) 
 
 
 def _list(values: Any, name: str) -> list:
-    if not hasattr(values, "__len__") or not hasattr(values, "__getitem__") or getattr(values, "ndim", 1) == 0:
+    if (
+        not hasattr(values, "__len__")
+        or not hasattr(values, "__getitem__")
+        or getattr(values, "ndim", 1) == 0
+    ):
         raise TypeError(f"{name} must be a sequence; got {checks.describe(values)}.")
     return list(values)
 
@@ -34,10 +42,14 @@ def _list(values: Any, name: str) -> list:
 def _size(size: Any) -> tuple[float, float]:
     """Width and height of a figure in inches."""
     if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(f"size must be width and height in inches; got {checks.describe(size)}.")
+        raise TypeError(
+            f"size must be width and height in inches; got {checks.describe(size)}."
+        )
     width, height = (checks.real(inches, "size", above=0) for inches in size)
     if max(width, height) > MOST_INCHES:
-        raise ValueError(f"size must be at most {MOST_INCHES} inches; got {checks.describe(size)}.")
+        raise ValueError(
+            f"size must be at most {MOST_INCHES} inches; got {checks.describe(size)}."
+        )
     return width, height
 
 
@@ -49,9 +61,18 @@ def _is_picture(picture: np.ndarray) -> bool:
 def _groups(groups: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Groups of finite numbers."""
     if not isinstance(groups, Mapping) or not groups:
-        raise TypeError(f"groups must be a dict of values by name; got {checks.describe(groups)}.")
-    arrays = {name: checks.real_on_host(values, f"groups[{name!r}]") for name, values in groups.items()}
-    if wrong := [name for name, values in arrays.items() if not values.size or not np.isfinite(values).all()]:
+        raise TypeError(
+            f"groups must be a dict of values by name; got {checks.describe(groups)}."
+        )
+    arrays = {
+        name: checks.real_on_host(values, f"groups[{name!r}]")
+        for name, values in groups.items()
+    }
+    if wrong := [
+        name
+        for name, values in arrays.items()
+        if not values.size or not np.isfinite(values).all()
+    ]:
         raise ValueError(f"groups[{wrong[0]!r}] is empty, or holds a value that is not finite.")
     return arrays
 
@@ -62,11 +83,18 @@ def grid(images: Any, titles: Any, *, columns: int, size: tuple[float, float]) -
     >>> len(grid(np.zeros((3, 4, 4)), "abc", columns=2, size=(4, 4)).axes)
     4
     """
-    images, titles = [checks.on_host(picture, "images") for picture in _list(images, "images")], _list(titles, "titles")
+    images, titles = (
+        [checks.on_host(picture, "images") for picture in _list(images, "images")],
+        _list(titles, "titles"),
+    )
     if not images or len(images) != len(titles):
-        raise ValueError(f"{len(images)} images and {len(titles)} titles; one title for each image is needed.")
+        raise ValueError(
+            f"{len(images)} images and {len(titles)} titles; one title for each image is needed."
+        )
     if wrong := [picture.shape for picture in images if not _is_picture(picture)]:
-        raise ValueError(f"images hold one of shape {wrong[0]}; [h w], or [h w c] with 1, 3 or 4 channels, is needed.")
+        raise ValueError(
+            f"images hold one of shape {wrong[0]}; [h w], or [h w c] with 1, 3 or 4 channels, is needed."
+        )
     columns = checks.whole(columns, "columns", 1, MOST_PANELS)
     figure, axes = _panels(-(-len(images) // columns), columns, _size(size))
     for ax in axes.flat:
@@ -78,7 +106,8 @@ def grid(images: Any, titles: Any, *, columns: int, size: tuple[float, float]) -
 
 
 def planes(scan: volume.Volume, irc: Any | None = None) -> Figure:
-    """The three planes of a CT through a voxel (the middle by default) at lung window, in true proportions.
+    """The three planes of a CT through a voxel (the middle by default) at lung window, in true
+    proportions.
 
     >>> len(planes(volume.Volume(np.zeros((2, 3, 4)))).axes)
     3
@@ -87,7 +116,9 @@ def planes(scan: volume.Volume, irc: Any | None = None) -> Figure:
         raise TypeError(f"scan must be a volume.Volume; got {checks.describe(scan)}.")
     figure, axes = _panels(1, 3, (13, 4.6))
     dx, dy, dz = scan.spacing
-    for ax, (name, plane), aspect in zip(axes[0], scan.planes(irc).items(), (dy / dx, dz / dx, dz / dy), strict=True):
+    for ax, (name, plane), aspect in zip(
+        axes[0], scan.planes(irc).items(), (dy / dx, dz / dx, dz / dy), strict=True
+    ):
         ax.imshow(volume.window(plane), cmap="gray", aspect=aspect, vmin=0, vmax=1)
         ax.set_title(f"{name}, -1000 to 400 HU", fontsize=10)
         ax.axis("off")
@@ -105,7 +136,14 @@ def histograms(groups: Mapping[str, Any], *, xlabel: str, title: str) -> Figure:
     ax = axes[0, 0]
     bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), 30)
     for name, values in groups.items():
-        ax.hist(values, bins, density=True, histtype="step", linewidth=2, label=f"{name}, n={len(values)}")
+        ax.hist(
+            values,
+            bins,
+            density=True,
+            histtype="step",
+            linewidth=2,
+            label=f"{name}, n={len(values)}",
+        )
     ax.set(xlabel=xlabel, ylabel="density", title=title)
     ax.legend()
     return figure
@@ -140,12 +178,19 @@ def characters(line: str, rows: Any) -> Figure:
     checks.text(line, "line")
     rows = checks.real_on_host(rows, "rows")
     if rows.ndim != 2 or len(rows) != len(line) or not rows.size:
-        raise ValueError(f"rows have shape {rows.shape}; one for each of the {len(line)} characters of line is needed.")
+        raise ValueError(
+            f"rows have shape {rows.shape}; one for each of the {len(line)} characters of line is needed."
+        )
     figure, axes = _panels(1, 1, (11, 4))
     ax = axes[0, 0]
-    ax.imshow(np.transpose(rows), aspect="auto", cmap="Greys", origin="lower", interpolation="nearest")
+    ax.imshow(
+        np.transpose(rows), aspect="auto", cmap="Greys", origin="lower", interpolation="nearest"
+    )
     ax.set_xticks(range(len(line)), list(line), fontsize=8)
-    ax.set(ylabel="ASCII code", title="A line of text: a column for each character, a row for each code")
+    ax.set(
+        ylabel="ASCII code",
+        title="A line of text: a column for each character, a row for each code",
+    )
     return figure
 
 
@@ -156,18 +201,29 @@ def sound(samples: np.ndarray, rate: float, found: audio.Spectrogram) -> Figure:
     >>> len(sound(x, 1000, audio.spectrogram(x, 1000)).axes)
     3
     """
-    samples, rate = checks.real_on_host(samples, "samples"), float(checks.real(rate, "rate", above=0))
+    samples, rate = (
+        checks.real_on_host(samples, "samples"),
+        float(checks.real(rate, "rate", above=0)),
+    )
     if samples.ndim != 1 or not samples.size:
-        raise ValueError(f"samples have shape {samples.shape}; one channel, [samples], is needed.")
+        raise ValueError(
+            f"samples have shape {samples.shape}; one channel, [samples], is needed."
+        )
     if not isinstance(found, audio.Spectrogram) or np.ndim(found.power) != 2:
-        raise TypeError(f"found must be the audio.Spectrogram of one channel; got {checks.describe(found)}.")
+        raise TypeError(
+            f"found must be the audio.Spectrogram of one channel; got {checks.describe(found)}."
+        )
     figure, axes = _panels(2, 1, (9, 5), sharex=True)
     (upper, lower) = axes[:, 0]
     upper.plot(np.arange(len(samples)) / rate, audio.to_float(samples), linewidth=0.3)
-    upper.set(ylabel="amplitude", title="Waveform and spectrogram", xlim=(0, len(samples) / rate))
+    upper.set(
+        ylabel="amplitude", title="Waveform and spectrogram", xlim=(0, len(samples) / rate)
+    )
     power = np.asarray(found.power)
     decibels = 10 * np.log10(np.maximum(power, power.max() * 1e-8 + 1e-30))
-    mesh = lower.pcolormesh(found.times, np.asarray(found.frequencies) / 1000, decibels, rasterized=True)
+    mesh = lower.pcolormesh(
+        found.times, np.asarray(found.frequencies) / 1000, decibels, rasterized=True
+    )
     lower.set(xlabel="seconds", ylabel="kHz")
     figure.colorbar(mesh, ax=lower, label="dB")
     return figure

@@ -30,28 +30,39 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
     """
     times, step = _times(times), _step(step)
     if times.ndim != 1 or not len(times) or np.isnat(times).any():
-        raise ValueError(f"times of shape {times.shape} must be one-dimensional, not empty and without NaT.")
+        raise ValueError(
+            f"times of shape {times.shape} must be one-dimensional, not empty and without NaT."
+        )
     gaps = np.diff(times)
     if not (rises := gaps.astype(np.int64) > 0).all():
         i = int(np.argmin(rises))
         raise ValueError(f"times must increase; {times[i]} is followed by {times[i + 1]}.")
     try:
-        count = int((times[-1] - times[0]).astype("m8[s]").astype(int)) / max(step.astype("m8[s]").astype(int), 1e-9)
+        count = int((times[-1] - times[0]).astype("m8[s]").astype(int)) / max(
+            step.astype("m8[s]").astype(int), 1e-9
+        )
         if count > MOST_TICKS:
-            raise ValueError(f"times from {times[0]} to {times[-1]} have more than {MOST_TICKS} steps of {step}.")
+            raise ValueError(
+                f"times from {times[0]} to {times[-1]} have more than {MOST_TICKS} steps of {step}."
+            )
         ticks = np.arange(times[0], times[-1] + step, step)
     except TypeError as error:  # days do not divide a month
-        raise ValueError(f"times in {times.dtype} cannot be counted in steps of {step}: {error}.") from error
+        raise ValueError(
+            f"times in {times.dtype} cannot be counted in steps of {step}: {error}."
+        ) from error
     if not (on_tick := np.isin(times, ticks)).all():
-        raise ValueError(f"times must be steps of {step} apart from {times[0]}; {times[np.argmin(on_tick)]} is not.")
+        raise ValueError(
+            f"times must be steps of {step} apart from {times[0]}; {times[np.argmin(on_tick)]} is not."
+        )
     return np.setdiff1d(ticks, times)
 
 
 def check_regular(times: Any, step: Any) -> None:
     """Refuse a time axis with gaps, and say which times are missing.
 
-    The original bike-sharing table lacks hours; a reshape to days would silently shift all that follow. (The book's
-    repaired table still lacks 24 in a row, from 2012-10-29T13 on: its 730 rows of a day stand for 731 days.)
+    The original bike-sharing table lacks hours; a reshape to days would silently shift all that
+    follow. (The book's repaired table still lacks 24 in a row, from 2012-10-29T13 on: its 730
+    rows of a day stand for 731 days.)
 
     Raises:
       ValueError: naming how many are missing, and the first of them; else as `missing_times`.
@@ -63,15 +74,21 @@ def check_regular(times: Any, step: Any) -> None:
     """
     missing = missing_times(times, step)
     if len(missing):
-        first = ", ".join(str(time) for time in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        first = ", ".join(str(time) for time in missing[:5]) + (
+            ", ..." if len(missing) > 5 else ""
+        )
         total = len(missing) + len(times)
-        raise ValueError(f"times lack {len(missing)} of {total} steps of {_step(step)}: {first}.")
+        raise ValueError(
+            f"times lack {len(missing)} of {total} steps of {_step(step)}: {first}."
+        )
 
 
 def _step(step: Any) -> np.timedelta64:
     if not isinstance(step, np.timedelta64):
         if not (isinstance(step, tuple | list) and len(step) == 2 and isinstance(step[1], str)):
-            raise TypeError(f"step must be a timedelta64, or a pair such as (1, 'h'); got {checks.describe(step)}.")
+            raise TypeError(
+                f"step must be a timedelta64, or a pair such as (1, 'h'); got {checks.describe(step)}."
+            )
         try:
             step = np.timedelta64(checks.whole(step[0], "step"), step[1])
         except TypeError as error:
@@ -86,7 +103,9 @@ def _step(step: Any) -> np.timedelta64:
 def _times(times: Any) -> np.ndarray:
     times = np.asarray(checks.names_of(times, "times"))
     if times.dtype.kind not in "MU":
-        raise TypeError(f"times must be datetime64, or dates as text; got {checks.describe(times)}.")
+        raise TypeError(
+            f"times must be datetime64, or dates as text; got {checks.describe(times)}."
+        )
     try:
         return times.astype("datetime64")
     except ValueError as error:
@@ -96,15 +115,17 @@ def _times(times: Any) -> np.ndarray:
 def days(x: Any, *, hours: int = 24) -> "StridedTensor":
     """A table of hours as days x channels x hours: views of one storage (chapter 4.4.2).
 
-    The table is copied into a storage once; after that only size and stride change, from (17, 1) to
-    (408, 17, 1) by `view` and to (408, 1, 17) by `transpose`: N x C x L, as a convolution over time wants it.
+    The table is copied into a storage once; after that only size and stride change, from (17,
+    1) to (408, 17, 1) by `view` and to (408, 1, 17) by `transpose`: N x C x L, as a convolution
+    over time wants it.
 
     Args:
       x: `[hours_in_all channels]`, whole days (see `check_regular` first).
       hours: steps of a day.
 
     Returns:
-      A `StridedTensor` `[days channels hours]` over that storage; `.to_array()` makes it a plain array.
+      A `StridedTensor` `[days channels hours]` over that storage; `.to_array()` makes it a
+      plain array.
 
     >>> daily = days(np.zeros((48, 17), np.float32))
     >>> daily.shape, daily.stride()
@@ -116,12 +137,15 @@ def days(x: Any, *, hours: int = 24) -> "StridedTensor":
     x = checks.on_host(x, "x")
     shape = x.shape
     if len(shape) != 2 or not shape[0] or shape[0] % hours:
-        raise ValueError(f"x has shape {shape}; [steps channels] is needed with steps a multiple of hours={hours}.")
+        raise ValueError(
+            f"x has shape {shape}; [steps channels] is needed with steps a multiple of hours={hours}."
+        )
     return storage.tensor(x).view(-1, hours, shape[1]).transpose(1, 2)
 
 
 def ordinal_one_hot(levels: Any, *, low: int, high: int) -> np.ndarray:
-    """Ordered levels such as the weather (1 good ... 4 very bad) to one-hot columns (chapter 4.4.3).
+    """Ordered levels such as the weather (1 good ... 4 very bad) to one-hot columns (chapter
+    4.4.3).
 
     Args:
       levels: `[...]` whole numbers in low .. high.
@@ -141,5 +165,7 @@ def ordinal_one_hot(levels: Any, *, low: int, high: int) -> np.ndarray:
     if levels.dtype.kind == "u":  # levels - low must not wrap round
         levels = levels.astype(np.float64)
     if levels.size and not (low <= levels.min() and levels.max() <= high):
-        raise ValueError(f"levels go from {levels.min()} to {levels.max()}, not within low={low} to high={high}.")
+        raise ValueError(
+            f"levels go from {levels.min()} to {levels.max()}, not within low={low} to high={high}."
+        )
     return one_hot(levels - low, high - low + 1)

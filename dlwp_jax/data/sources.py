@@ -1,8 +1,8 @@
 """Named data sets: embedded here, or fetched once and kept.
 
-One registry, `SOURCES`. `load("wine-quality")` reads the real data set from the data root (and fetches it where its
-publisher gives a checksum); `load("wine-quality", embedded=True)` gives a stand-in of the same form that needs neither
-network nor files.
+One registry, `SOURCES`. `load("wine-quality")` reads the real data set from the data root (and
+fetches it where its publisher gives a checksum); `load("wine-quality", embedded=True)` gives a
+stand-in of the same form that needs neither network nor files.
 """
 
 import dataclasses
@@ -36,10 +36,12 @@ def thermometer() -> dict[str, jax.Array]:
 
 
 def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels: 1437 to train on, 360 to test on, in their order.
+    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels: 1437 to train on, 360 to test on,
+    in their order.
 
     Returns:
-      `(train, test)`, each `{"image": [n 8 8 1] uint8 in 0..255, "label": [n] int32}`: the form of CIFAR-10 and MNIST.
+      `(train, test)`, each `{"image": [n 8 8 1] uint8 in 0..255, "label": [n] int32}`: the form
+      of CIFAR-10 and MNIST.
 
     >>> [side["image"].shape for side in digits()]
     [(1437, 8, 8, 1), (360, 8, 8, 1)]
@@ -49,7 +51,10 @@ def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     bunch: Any = load_digits()
     pixels = (bunch.images * 255 / 16).round().astype(np.uint8)[..., None]
     label = bunch.target.astype(np.int32)
-    return {"image": pixels[:1437], "label": label[:1437]}, {"image": pixels[1437:], "label": label[1437:]}
+    return {"image": pixels[:1437], "label": label[:1437]}, {
+        "image": pixels[1437:],
+        "label": label[1437:],
+    }
 
 
 def pydoc_topics() -> str:
@@ -64,7 +69,8 @@ def pydoc_topics() -> str:
 
 
 def sklearn_wine() -> table.Table:
-    """scikit-learn's 178 Italian wines with 13 measurements; the last column is the class, 0 to 2.
+    """scikit-learn's 178 Italian wines with 13 measurements; the last column is the class, 0 to
+    2.
 
     >>> sklearn_wine().values.shape
     (178, 14)
@@ -107,14 +113,16 @@ def phantom_annotations() -> dict[str, np.ndarray]:
 
 
 def phantom_candidates() -> dict[str, np.ndarray]:
-    """The phantom's nodules and as many places without one, in the columns of LUNA's candidates.
+    """The phantom's nodules and as many places without one, in the columns of LUNA's
+    candidates.
 
     >>> phantom_candidates()["class"].tolist()
     [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
     nodules = phantom_annotations()
     columns = {
-        name: np.concatenate([nodules[name], nodules[name]]) for name in ("seriesuid", "coordX", "coordY", "coordZ")
+        name: np.concatenate([nodules[name], nodules[name]])
+        for name in ("seriesuid", "coordX", "coordY", "coordZ")
     }
     n = len(synthetic.NODULES)
     columns["coordY"][n:] += 30.0  # still in the lung, outside of every nodule
@@ -131,20 +139,26 @@ def luna_scans(folder: Path) -> dict[str, Path]:
     checks.path(folder, "folder")
     scans = {path.stem: path for path in sorted(Path(folder).glob("subset*/*.mhd"))}
     if not scans:
-        raise FileNotFoundError(f"{folder} has no subset*/*.mhd; LUNA's subsets are unpacked there by hand.")
+        raise FileNotFoundError(
+            f"{folder} has no subset*/*.mhd; LUNA's subsets are unpacked there by hand."
+        )
     return scans
 
 
 def _mnist(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     train, test = (
-        idx.read_pair(folder / f"{side}-images-idx3-ubyte.gz", folder / f"{side}-labels-idx1-ubyte.gz")
+        idx.read_pair(
+            folder / f"{side}-images-idx3-ubyte.gz", folder / f"{side}-labels-idx1-ubyte.gz"
+        )
         for side in ("train", "t10k")
     )
     return train, test
 
 
 def _bikes(path: Path) -> table.Table:
-    return table.read(path, converters={"dteday": lambda date: float(date[8:10])})  # the day of the month, as the book
+    return table.read(
+        path, converters={"dteday": lambda date: float(date[8:10])}
+    )  # the day of the month, as the book
 
 
 def _video(path: Path) -> tuple[np.ndarray, float]:
@@ -167,7 +181,8 @@ class Source:
       stand_in: what `embedded` gives; empty where that is the data set itself.
       path: where it is under the data root; empty where it is embedded.
       read: reads it from there.
-      remotes: what is fetched; empty where nobody published a checksum: such files are placed by hand.
+      remotes: what is fetched; empty where nobody published a checksum: such files are placed
+        by hand.
     """
 
     name: str
@@ -343,7 +358,10 @@ _ALL = (
         stand_in="scikit-learn's digits, 8 x 8",
         path="mnist",
         read=_mnist,
-        remotes=tuple(Remote(f"{MNIST_URL}/{name}", md5, f"mnist/{name}") for name, md5 in MNIST_FILES.items()),
+        remotes=tuple(
+            Remote(f"{MNIST_URL}/{name}", md5, f"mnist/{name}")
+            for name, md5 in MNIST_FILES.items()
+        ),
     ),
     Source(
         name="luna-annotations",
@@ -436,7 +454,8 @@ def load(name: str, *, embedded: bool = False, root: Path | None = None) -> Any:
       root: the data root; None is `fetch.data_root()`.
 
     Returns:
-      What the source's reader gives: `(train, test)` of images and labels, a `Table`, a `Volume`, text, ...
+      What the source's reader gives: `(train, test)` of images and labels, a `Table`, a
+      `Volume`, text, ...
 
     Raises:
       FetchError: where it is not here and cannot be brought.

@@ -1,7 +1,7 @@
 """Examples decoded from disk while training runs (extra: needs grain).
 
-For data that fits in memory this is the slow way: a permutation and a `take` give millions of examples a second, a
-loader that handles them one by one tens of thousands.
+For data that fits in memory this is the slow way: a permutation and a `take` give millions of
+examples a second, a loader that handles them one by one tens of thousands.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,13 @@ def stream(
       batch_size: items in a batch.
       seed: shuffles anew in every epoch; None keeps the order.
       epochs: how often to go through; None never ends.
-      drop_last: leave out the short last batch of each epoch (torch's `DataLoader` default keeps it, as here).
+      drop_last: leave out the short last batch of each epoch (torch's `DataLoader` default
+        keeps it, as here).
       threads: how many items are decoded at once.
 
     Returns:
-      A `grain.IterDataset` of pytrees of NumPy arrays `[batch_size ...]`. Its iterator's `get_state` and `set_state`
-      save and resume the place exactly.
+      A `grain.IterDataset` of pytrees of NumPy arrays `[batch_size ...]`. Its iterator's
+      `get_state` and `set_state` save and resume the place exactly.
 
     Raises:
       Whatever `decode` raises, when the batch is asked for.
@@ -43,12 +44,18 @@ def stream(
     """
     import grain
 
-    if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or isinstance(items, dict):
-        raise TypeError(f"items must have a length and an index, as a list of paths; got {checks.describe(items)}.")
+    if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or isinstance(
+        items, dict
+    ):
+        raise TypeError(
+            f"items must have a length and an index, as a list of paths; got {checks.describe(items)}."
+        )
     if not len(items):
         raise ValueError("items must hold one item at least, and are empty.")
     if not callable(decode):
-        raise TypeError(f"decode must be a function of one item; got {checks.describe(decode)}.")
+        raise TypeError(
+            f"decode must be a function of one item; got {checks.describe(decode)}."
+        )
     batch_size = checks.whole(batch_size, "batch_size", 1)
     seed = None if seed is None else checks.whole(seed, "seed", 0, 2**32 - 1)
     epochs = None if epochs is None else checks.whole(epochs, "epochs", 1)
@@ -57,4 +64,6 @@ def stream(
     if seed is not None:
         data = data.shuffle(seed=seed)
     data = data.map(decode).batch(batch_size, drop_remainder=drop_last).repeat(epochs)
-    return data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads))
+    return data.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    )

@@ -1,4 +1,6 @@
-"""Data made up here, with the truth known: stand-ins for what nobody ships (CT, sound, video, hourly counts)."""
+"""Data made up here, with the truth known: stand-ins for what nobody ships (CT, sound, video,
+hourly counts).
+"""
 
 from typing import NamedTuple
 
@@ -10,7 +12,9 @@ from dlwp_jax.data.volume import Volume
 
 
 class Nodule(NamedTuple):
-    """A ball in the lung: where its centre is (mm) and how wide it is (mm), as LUNA's annotations say."""
+    """A ball in the lung: where its centre is (mm) and how wide it is (mm), as LUNA's
+    annotations say.
+    """
 
     center: tuple[float, float, float]
     diameter: float
@@ -37,7 +41,8 @@ def ct_phantom(
     noise: float = 20.0,
     seed: int = 0,
 ) -> Phantom:
-    """A chest of simple bodies: air, muscle, two lungs, a spine and nodules, in Hounsfield units.
+    """A chest of simple bodies: air, muscle, two lungs, a spine and nodules, in Hounsfield
+    units.
 
     Args:
       shape: voxels along index, row, column; the chest is always 360 x 360 x 144 mm.
@@ -54,7 +59,9 @@ def ct_phantom(
     seed = checks.whole(seed, "seed", 0, 2**63)
     for nodule in nodules:
         if not isinstance(nodule, tuple) or len(nodule) != 2 or np.shape(nodule[0]) != (3,):
-            raise TypeError(f"nodules must be Nodules, a centre and a diameter each; got {checks.describe(nodule)}.")
+            raise TypeError(
+                f"nodules must be Nodules, a centre and a diameter each; got {checks.describe(nodule)}."
+            )
     spacing = np.array([360.0, 360.0, 144.0]) / shape[::-1]
     scan = Volume(
         np.full(shape, -1000.0, np.float32),
@@ -65,7 +72,9 @@ def ct_phantom(
     hu = scan.voxels
     hu[(x / 165) ** 2 + (y / 120) ** 2 < 1] = 40
     for side in (-1, 1):
-        hu[((x - side * 75) / 60) ** 2 + ((y + 5) / 85) ** 2 + ((z + 108) / 140) ** 2 < 1] = -850
+        hu[
+            ((x - side * 75) / 60) ** 2 + ((y + 5) / 85) ** 2 + ((z + 108) / 140) ** 2 < 1
+        ] = -850
     hu[x**2 + (y - 85) ** 2 < 18**2] = 400
     for (cx, cy, cz), diameter in nodules:
         hu[(x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2 < (diameter / 2) ** 2] = -50
@@ -101,7 +110,9 @@ def disc_video(
     >>> video.shape, fps
     ((4, 72, 128, 3), 20.0)
     """
-    frames, height, width = checks.wholes((frames, height, width), "frames, height and width", 3)
+    frames, height, width = checks.wholes(
+        (frames, height, width), "frames, height and width", 3
+    )
     radius = checks.real(radius, "radius", 0)
     s = np.linspace(0, 1, frames)[:, None, None]
     row, column = np.mgrid[:height, :width]
@@ -132,10 +143,11 @@ BIKE_COLUMNS = [
 
 
 def bike_counts(days: int = 28, *, seed: int = 0) -> Table:
-    """Hourly counts of rented bikes like the real table's: two peaks on working days, one hump at weekends.
+    """Hourly counts of rented bikes like the real table's: two peaks on working days, one hump
+    at weekends.
 
-    The expected count of an hour is the day's shape times 1, 0.9, 0.6 or 0.3 by the weather 1 to 4; the count
-    is Poisson.
+    The expected count of an hour is the day's shape times 1, 0.9, 0.6 or 0.3 by the weather 1
+    to 4; the count is Poisson.
 
     Args:
       days: how many, from Monday, 3 January 2011, 24 rows each.
@@ -144,18 +156,27 @@ def bike_counts(days: int = 28, *, seed: int = 0) -> Table:
     >>> bike_counts(2).values.shape
     (48, 17)
     """
-    days, rng = checks.whole(days, "days", 1), np.random.default_rng(checks.whole(seed, "seed", 0, 2**63))
+    days, rng = (
+        checks.whole(days, "days", 1),
+        np.random.default_rng(checks.whole(seed, "seed", 0, 2**63)),
+    )
     hour, day = np.tile(np.arange(24), days), np.repeat(np.arange(days), 24)
     date = np.datetime64("2011-01-03") + day
     month = date.astype("datetime64[M]").astype(int) % 12 + 1
     working = day % 7 < 5
-    rush = 5 + 180 * np.exp(-(((hour - 8) / 1.5) ** 2)) + 200 * np.exp(-(((hour - 17.5) / 2) ** 2))
+    rush = (
+        5 + 180 * np.exp(-(((hour - 8) / 1.5) ** 2)) + 200 * np.exp(-(((hour - 17.5) / 2) ** 2))
+    )
     leisure = 5 + 150 * np.exp(-(((hour - 14) / 4) ** 2))
     weather = np.repeat(rng.choice(4, size=days * 4, p=[0.6, 0.25, 0.12, 0.03]) + 1, 6)
     expected = np.where(working, rush, leisure) * np.array([1.0, 0.9, 0.6, 0.3])[weather - 1]
     count = rng.poisson(expected)
     casual = rng.binomial(count, np.where(working, 0.1, 0.4))
-    warmth = 0.5 - 0.3 * np.cos(2 * np.pi * (month - 1) / 12) + 0.1 * np.sin(2 * np.pi * (hour - 9) / 24)
+    warmth = (
+        0.5
+        - 0.3 * np.cos(2 * np.pi * (month - 1) / 12)
+        + 0.1 * np.sin(2 * np.pi * (hour - 9) / 24)
+    )
     columns = {
         **{
             "instant": np.arange(len(hour)) + 1,
@@ -167,7 +188,12 @@ def bike_counts(days: int = 28, *, seed: int = 0) -> Table:
             "mnth": month,
             "hr": hour,
         },
-        **{"holiday": 0 * hour, "weekday": (day + 1) % 7, "workingday": working, "weathersit": weather},
+        **{
+            "holiday": 0 * hour,
+            "weekday": (day + 1) % 7,
+            "workingday": working,
+            "weathersit": weather,
+        },
         **{
             "temp": warmth,
             "atemp": warmth,
@@ -176,4 +202,7 @@ def bike_counts(days: int = 28, *, seed: int = 0) -> Table:
         },
         **{"casual": casual, "registered": count - casual, "cnt": count},
     }
-    return Table(tuple(BIKE_COLUMNS), np.stack([columns[name] for name in BIKE_COLUMNS], axis=1).astype(np.float32))
+    return Table(
+        tuple(BIKE_COLUMNS),
+        np.stack([columns[name] for name in BIKE_COLUMNS], axis=1).astype(np.float32),
+    )

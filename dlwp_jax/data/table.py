@@ -24,7 +24,9 @@ class Table(NamedTuple):
     values: np.ndarray  # [rows columns] float32
 
     def __getitem__(self, name: Any) -> Any:
-        if checks.as_int(name) in (0, 1) or isinstance(name, slice):  # a tuple's own: names, values
+        if checks.as_int(name) in (0, 1) or isinstance(
+            name, slice
+        ):  # a tuple's own: names, values
             return tuple(self)[name]
         return self.values[:, self.column(name)]
 
@@ -36,43 +38,57 @@ class Table(NamedTuple):
         """
         if not isinstance(name, str) or name not in self.names:
             told = repr(name) if isinstance(name, str) else checks.describe(name)
-            raise ValueError(f"column {told} is not in the table; there are {', '.join(map(str, self.names))}.")
+            raise ValueError(
+                f"column {told} is not in the table; there are {', '.join(map(str, self.names))}."
+            )
         return self.names.index(name)
 
 
 def read(
-    path: str | Path, *, delimiter: str = ",", converters: Mapping[str, Callable[[str], float]] | None = None
+    path: str | Path,
+    *,
+    delimiter: str = ",",
+    converters: Mapping[str, Callable[[str], float]] | None = None,
 ) -> Table:
     """Read delimited text with a line of names as numbers (`np.loadtxt` and `csv` in the book).
 
     Args:
       path: a text file in UTF-8.
       delimiter: what stands between the columns.
-      converters: name -> what makes a number of that column's text, such as the day out of a date.
+      converters: name -> what makes a number of that column's text, such as the day out of a
+        date.
 
     Returns:
       A `Table` of float32 `[rows columns]`.
 
     Raises:
-      BrokenFile: where a row is longer or shorter than the line of names, a field is empty or no finite number,
-        or the text is not UTF-8; row and column are named.
+      BrokenFile: where a row is longer or shorter than the line of names, a field is empty or
+        no finite number, or the text is not UTF-8; row and column are named.
 
     >>> path = getfixture("tmp_path") / "wine.csv"
     >>> _ = path.write_text("ph;alcohol\\n3.0;8.8\\n3.3;9.5\\n")
     >>> read(path, delimiter=";").values.tolist() == np.float32([[3.0, 8.8], [3.3, 9.5]]).tolist()
     True
     """
-    if not isinstance(converters, Mapping | None) or not all(map(callable, (converters or {}).values())):
-        raise TypeError(f"converters must be a dict of functions by column; got {checks.describe(converters)}.")
+    if not isinstance(converters, Mapping | None) or not all(
+        map(callable, (converters or {}).values())
+    ):
+        raise TypeError(
+            f"converters must be a dict of functions by column; got {checks.describe(converters)}."
+        )
     columns = read_columns(path, delimiter=delimiter)
     if unknown := set(converters or {}) - set(columns):
-        raise ValueError(f"converters names {', '.join(sorted(map(str, unknown)))}; {path} has {', '.join(columns)}.")
+        raise ValueError(
+            f"converters names {', '.join(sorted(map(str, unknown)))}; {path} has {', '.join(columns)}."
+        )
     for name, convert in (converters or {}).items():
         with reading(path, f"a table with numbers in column {name!r}", ValueError):
             columns[name] = np.array([float(convert(str(field))) for field in columns[name]])
         if (wrong := ~np.isfinite(columns[name])).any():
             row = int(np.argmax(wrong))
-            raise BrokenFile(f"{path} has no finite number in column {name!r}, row {row + 1}, after its converter.")
+            raise BrokenFile(
+                f"{path} has no finite number in column {name!r}, row {row + 1}, after its converter."
+            )
     for name, values in columns.items():
         if values.dtype != np.float64:
             row = next(i for i, field in enumerate(values) if not _is_number(field))
@@ -95,7 +111,8 @@ def _is_number(field: str) -> bool:
 
 
 def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndarray]:
-    """Read delimited text column by column, numbers as float64 and the rest as strings (LUNA's annotations).
+    """Read delimited text column by column, numbers as float64 and the rest as strings (LUNA's
+    annotations).
 
     Returns:
       name -> `[rows]`, float64 where every field is a number, else `str`.
@@ -109,21 +126,39 @@ def read_columns(path: str | Path, *, delimiter: str = ",") -> dict[str, np.ndar
     {'scan': array(['1.3.6', '1.3.7'], dtype='<U5'), 'mm': array([5.5, 4. ])}
     """
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0':
-        raise ValueError(f"delimiter must be one character that is no quote or line end; got {delimiter!r}.")
+        raise ValueError(
+            f"delimiter must be one character that is no quote or line end; got {delimiter!r}."
+        )
     with reading(path, "delimited text", ValueError, csv.Error):
         text = Path(path).read_text("utf-8-sig")
-        # strict: a quotation mark out of place is an error. The csv module is used and not pandas, which fills short
+        # strict: a quotation mark out of place is an error. The csv module is used and not
+        # pandas, which fills short
         # rows with nothing and shifts long ones into an index.
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
-    if len(rows) < 2 or not all(name.strip() for name in rows[0]) or len(set(rows[0])) < len(rows[0]):
+        rows = [
+            row
+            for row in csv.reader(
+                io.StringIO(text, newline=""), delimiter=delimiter, strict=True
+            )
+            if row
+        ]
+    if (
+        len(rows) < 2
+        or not all(name.strip() for name in rows[0])
+        or len(set(rows[0])) < len(rows[0])
+    ):
         raise BrokenFile(
             f"{path} has {max(len(rows) - 1, 0)} rows under the names {str(rows[:1])[:80]}; rows and names are needed."
         )
     names, *rows = rows
     for i, row in enumerate(rows):
         if len(row) != len(names):
-            raise BrokenFile(f"{path} has {len(row)} fields in row {i + 1} and {len(names)} names.")
-    return {name: _column(fields, name, path) for name, fields in zip(names, zip(*rows, strict=True), strict=True)}
+            raise BrokenFile(
+                f"{path} has {len(row)} fields in row {i + 1} and {len(names)} names."
+            )
+    return {
+        name: _column(fields, name, path)
+        for name, fields in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 def _column(fields: tuple[str, ...], name: str, path) -> np.ndarray:
@@ -156,7 +191,8 @@ def categories(values: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
-    """Numbers of classes to rows of zeros with a single one (chapter 4.3.4; `torch.nn.functional.one_hot`).
+    """Numbers of classes to rows of zeros with a single one (chapter 4.3.4;
+    `torch.nn.functional.one_hot`).
 
     The inverse is `argmax(axis=-1)`.
 
@@ -168,21 +204,27 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
       `[... classes]` float32.
 
     Raises:
-      ValueError: where a code is no whole number or not in 0 .. classes - 1. (`jax.nn.one_hot` gives a row
-        without a one there.)
+      ValueError: where a code is no whole number or not in 0 .. classes - 1. (`jax.nn.one_hot`
+        gives a row without a one there.)
 
     >>> one_hot([1, 0, 3]).astype(int).tolist()
     [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     """
     codes = checks.real_on_host(codes, "codes")
-    with np.errstate(invalid="ignore"):  # NaN and infinity: they differ from whatever integer they become
+    with np.errstate(
+        invalid="ignore"
+    ):  # NaN and infinity: they differ from whatever integer they become
         whole = codes.astype(np.int64)
     if codes.size and ((whole != codes).any() or whole.min() < 0):
-        raise ValueError("codes must be whole numbers from 0; use categories() to number other values.")
+        raise ValueError(
+            "codes must be whole numbers from 0; use categories() to number other values."
+        )
     largest = int(whole.max()) if codes.size else -1
     classes = largest + 1 if classes is None else checks.whole(classes, "classes", 0)
     if largest >= classes:
-        raise ValueError(f"codes go up to {largest}; classes={classes} leaves no column for it, give {largest + 1}.")
+        raise ValueError(
+            f"codes go up to {largest}; classes={classes} leaves no column for it, give {largest + 1}."
+        )
     rows = np.zeros((*codes.shape, classes), np.float32)
     np.put_along_axis(rows, whole[..., None], 1.0, axis=-1)
     return rows
@@ -191,7 +233,8 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
 class Agreement(NamedTuple):
     """How well a yes-or-no guess meets the truth (the end of chapter 4.3).
 
-    `precision` is the share of the guesses that are true, `recall` the share of the truth that is guessed.
+    `precision` is the share of the guesses that are true, `recall` the share of the truth that
+    is guessed.
     """
 
     predicted: int
@@ -215,4 +258,6 @@ def agreement(predicted: Any, actual: Any) -> Agreement:
         )
     counts = (int(mask.sum()) for mask in (predicted, actual, predicted & actual))
     said, true, both = counts
-    return Agreement(said, true, both, both / said if said else 0.0, both / true if true else 0.0)
+    return Agreement(
+        said, true, both, both / said if said else 0.0, both / true if true else 0.0
+    )

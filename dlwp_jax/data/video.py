@@ -9,7 +9,9 @@ from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, reading
 
 
-def frames(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+def frames(
+    path: str | Path, *, step: int = 1, size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
     """Go through the frames of a video without holding all of them.
 
     Args:
@@ -21,13 +23,16 @@ def frames(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = No
       `[height width 3]` uint8, RGB.
 
     Raises:
-      BrokenFile: where the file is damaged or no video, or ends before the last frame that it announces (after
-        the frames that could be read).
+      BrokenFile: where the file is damaged or no video, or ends before the last frame that it
+        announces (after the frames that could be read).
     """
     import av
     from av.error import FFmpegError
 
-    step, size = checks.whole(step, "step", 1), None if size is None else checks.wholes(size, "size", 2, 1, 2**14)
+    step, size = (
+        checks.whole(step, "step", 1),
+        None if size is None else checks.wholes(size, "size", 2, 1, 2**14),
+    )
     with reading(path, "a video", FFmpegError, ValueError), av.open(str(path)) as container:
         if not container.streams.video:
             raise BrokenFile(f"{path} holds no picture.")
@@ -42,8 +47,11 @@ def frames(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = No
             raise BrokenFile(f"{path} is truncated: {count} of {stream.frames} frames.")
 
 
-def read(path: str | Path, *, step: int = 1, size: tuple[int, int] | None = None) -> tuple[np.ndarray, float]:
-    """Read a video into one array; a minute of full-size frames is gigabytes, so take `step` and `size`.
+def read(
+    path: str | Path, *, step: int = 1, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, float]:
+    """Read a video into one array; a minute of full-size frames is gigabytes, so take `step`
+    and `size`.
 
     Args:
       path: the file.

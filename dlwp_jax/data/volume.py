@@ -1,7 +1,8 @@
 """Volumes: where a voxel is in the patient, and cutting pieces out (chapters 4.2 and 10).
 
-Two ways to name a point: `xyz`, millimetres in the patient (x to the left, y to the back, z to the head), and
-`irc`, the array's index (slice), row and column. They differ in unit, in origin and in the order of the axes.
+Two ways to name a point: `xyz`, millimetres in the patient (x to the left, y to the back, z to
+the head), and `irc`, the array's index (slice), row and column. They differ in unit, in origin
+and in the order of the axes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Volume:
       voxels: `[index row column]` float32; Hounsfield units for CT (air -1000, water 0).
       spacing: `[x y z]` millimetres from one voxel to the next (the book's `vxSize_xyz`).
       origin: `[x y z]` millimetres of the centre of voxel (0, 0, 0).
-      direction: `[3 3]`, whose columns are the unit vectors along column, row and slice, as SimpleITK has it.
+      direction: `[3 3]`, whose columns are the unit vectors along column, row and slice, as
+        SimpleITK has it.
 
     >>> scan = Volume(np.zeros((4, 5, 6), np.float32), spacing=(0.5, 0.5, 2.0), origin=(-10.0, 0.0, 100.0))
     >>> scan.irc([-9.0, 1.0, 104.0]).tolist()
@@ -42,17 +44,24 @@ class Volume:
         for name, shape in (("spacing", (3,)), ("origin", (3,)), ("direction", (3, 3))):
             value = checks.real_on_host(getattr(self, name), name).astype(float)
             if value.shape != shape or not np.isfinite(value).all():
-                raise ValueError(f"{name}={value.tolist()}; finite numbers of shape {shape} are needed.")
+                raise ValueError(
+                    f"{name}={value.tolist()}; finite numbers of shape {shape} are needed."
+                )
             object.__setattr__(self, name, value)
         object.__setattr__(self, "voxels", checks.numbers_of(self.voxels, "voxels"))
         if np.ndim(self.voxels) != 3:
-            raise ValueError(f"voxels have shape {np.shape(self.voxels)}; [index row column] is needed.")
-        if (self.spacing <= 0).any() or not np.allclose(self.direction @ self.direction.T, IDENTITY, atol=1e-3):
+            raise ValueError(
+                f"voxels have shape {np.shape(self.voxels)}; [index row column] is needed."
+            )
+        if (self.spacing <= 0).any() or not np.allclose(
+            self.direction @ self.direction.T, IDENTITY, atol=1e-3
+        ):
             told = f"spacing={self.spacing.tolist()} must be positive and direction={self.direction.tolist()}"
             raise ValueError(f"{told} orthonormal.")
 
     def xyz(self, irc: Any) -> np.ndarray:
-        """Millimetres of a place given as index, row, column: origin + direction @ (spacing * cri).
+        """Millimetres of a place given as index, row, column: origin + direction @ (spacing *
+        cri).
 
         Args:
           irc: `[... 3]`, whole numbers or fractions.
@@ -64,10 +73,12 @@ class Volume:
         return self.origin + (column_row_index * self.spacing) @ self.direction.T
 
     def irc(self, xyz: Any) -> np.ndarray:
-        """Index, row, column (fractions; round for a voxel) of a place in millimetres: the inverse of `xyz`.
+        """Index, row, column (fractions; round for a voxel) of a place in millimetres: the
+        inverse of `xyz`.
 
-        The book's `xyz2irc` multiplies by the inverse of the direction from the right, which equals this for
-        scans whose axes are only flipped, as all of LUNA's are; here it is the inverse for any direction.
+        The book's `xyz2irc` multiplies by the inverse of the direction from the right, which
+        equals this for scans whose axes are only flipped, as all of LUNA's are; here it is the
+        inverse for any direction.
 
         Args:
           xyz: `[... 3]`.
@@ -78,8 +89,8 @@ class Volume:
     def chunk(self, center: Any, width: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Cut out a box around a place (chapter 10.4.2, `getRawCandidate`).
 
-        At the border the box is shifted inwards, as the book does it, so its size is always `width` and the place
-        is then not in its middle.
+        At the border the box is shifted inwards, as the book does it, so its size is always
+        `width` and the place is then not in its middle.
 
         Args:
           center: `[x y z]` millimetres.
@@ -97,7 +108,9 @@ class Volume:
         """
         center, width = _places(center, "center"), checks.wholes(width, "width", 3)
         if center.shape != (3,) or not np.isfinite(center).all():
-            raise ValueError(f"center={center.tolist()}; three finite numbers of millimetres are needed.")
+            raise ValueError(
+                f"center={center.tolist()}; three finite numbers of millimetres are needed."
+            )
         middle = np.clip(np.round(self.irc(center)), -1, 2**31).astype(int)
         shape = np.array(self.voxels.shape)
         if ((middle < 0) | (middle >= shape)).any():
@@ -108,12 +121,15 @@ class Volume:
             raise ValueError(f"width={width} does not fit into a scan of {shape.tolist()}.")
         # Python's round, as in the book: halves go to the even number.
         starts = [round(m - w / 2) for m, w in zip(middle.tolist(), width, strict=True)]
-        starts = [min(max(s, 0), n - w) for s, n, w in zip(starts, shape.tolist(), width, strict=True)]
+        starts = [
+            min(max(s, 0), n - w) for s, n, w in zip(starts, shape.tolist(), width, strict=True)
+        ]
         box = tuple(slice(s, s + w) for s, w in zip(starts, width, strict=True))
         return self.voxels[box], middle
 
     def planes(self, irc: Any | None = None) -> dict[str, np.ndarray]:
-        """The three slices through a voxel, with the slices' axis upright: axial, coronal and sagittal.
+        """The three slices through a voxel, with the slices' axis upright: axial, coronal and
+        sagittal.
 
         Args:
           irc: the voxel; None takes the middle of the scan.
@@ -121,9 +137,15 @@ class Volume:
         >>> {k: v.shape for k, v in Volume(np.zeros((2, 3, 4))).planes().items()}
         {'axial': (3, 4), 'coronal': (2, 4), 'sagittal': (2, 3)}
         """
-        voxel = [n // 2 for n in self.voxels.shape] if irc is None else checks.wholes(irc, "irc", 3, 0)
+        voxel = (
+            [n // 2 for n in self.voxels.shape]
+            if irc is None
+            else checks.wholes(irc, "irc", 3, 0)
+        )
         if any(i >= n for i, n in zip(voxel, self.voxels.shape, strict=True)):
-            raise ValueError(f"irc={tuple(voxel)} is outside of a scan of {list(self.voxels.shape)}.")
+            raise ValueError(
+                f"irc={tuple(voxel)} is outside of a scan of {list(self.voxels.shape)}."
+            )
         i, r, c = voxel
         return {
             "axial": self.voxels[i],
@@ -136,7 +158,9 @@ def _places(places: Any, name: str) -> np.ndarray:
     """Places `[... 3]` in float64."""
     array = checks.real_on_host(places, name).astype(float)
     if not array.ndim or array.shape[-1] != 3:
-        raise ValueError(f"{name} has shape {array.shape}; [... 3] is needed, three numbers for each place.")
+        raise ValueError(
+            f"{name} has shape {array.shape}; [... 3] is needed, three numbers for each place."
+        )
     return array
 
 
@@ -154,13 +178,15 @@ def window(hu: Any, *, low: float = -1000.0, high: float = 400.0) -> np.ndarray:
 
 
 def read_mhd(path: str | Path) -> Volume:
-    """Read a MetaImage (`.mhd` beside its `.raw`), the format of LUNA (chapter 10.3); needs SimpleITK.
+    """Read a MetaImage (`.mhd` beside its `.raw`), the format of LUNA (chapter 10.3); needs
+    SimpleITK.
 
     Returns:
       The scan with voxels as float32, in the file's unit (Hounsfield for LUNA), not clipped.
 
     Raises:
-      BrokenFile: where SimpleITK cannot read it, or it is not one three-dimensional image of single numbers.
+      BrokenFile: where SimpleITK cannot read it, or it is not one three-dimensional image of
+        single numbers.
     """
     import SimpleITK
 
@@ -185,7 +211,9 @@ def read_mhd(path: str | Path) -> Volume:
 
 
 def _check_raw_size(path: Path) -> None:
-    """SimpleITK only warns of a `.raw` file that is too short, and leaves the rest of the scan undefined."""
+    """SimpleITK only warns of a `.raw` file that is too short, and leaves the rest of the scan
+    undefined.
+    """
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
@@ -203,4 +231,6 @@ def _check_raw_size(path: Path) -> None:
     voxel_bytes = probe.GetSizeOfPixelComponent() * reader.GetNumberOfComponents()
     needed = int(np.prod(reader.GetSize())) * voxel_bytes
     if raw.stat().st_size < needed:
-        raise BrokenFile(f"{raw} has {raw.stat().st_size} bytes; {needed} are needed for {reader.GetSize()} voxels.")
+        raise BrokenFile(
+            f"{raw} has {raw.stat().st_size} bytes; {needed} are needed for {reader.GetSize()} voxels."
+        )

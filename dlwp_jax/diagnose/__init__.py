@@ -25,8 +25,9 @@ class Diagnosis:
 
     Attributes:
       verdict: one of `VERDICTS`.
-      evidence: the figures it rests on, by name, in the units of the loss and in epochs (`measure.py` explains
-        each); `margin` tells how far the nearest decision was from the other answer, as a share of its threshold.
+      evidence: the figures it rests on, by name, in the units of the loss and in epochs
+        (`measure.py` explains each); `margin` tells how far the nearest decision was from the
+        other answer, as a share of its threshold.
       advice: what to try, first things first.
     """
 
@@ -40,7 +41,11 @@ class Diagnosis:
     def _told(self) -> str:
         """The evidence in a line."""
         e = self.evidence
-        told = [f"{kind} {e[f'{kind}_last']:.4g}" for kind in ("train", "val") if f"{kind}_last" in e]
+        told = [
+            f"{kind} {e[f'{kind}_last']:.4g}"
+            for kind in ("train", "val")
+            if f"{kind}_last" in e
+        ]
         if "best_epoch" in e:
             told.append(f"best epoch {e['best_epoch']} of {e['epochs']}")
         if "failed_epoch" in e:
@@ -52,20 +57,23 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     """Name what a training history shows, with the evidence and with what to try next.
 
     Args:
-      history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as arrays or lists. A NaN
-        tail is an early stop's. Without losses an accuracy is judged, by its error rate. `train/eval_loss`, where it is
-        recorded, is taken in place of `train/loss`.
-      baseline: the loss of a predictor that does not look at its input (the training targets' variance for a squared
-        error, their entropy for a cross entropy); for an accuracy, that of always saying the most frequent class. It
-        is what tells data without information from a model too simple. `{"trivial": ..., "reachable": ...}` also says
-        which loss is known to be possible (the noise of the targets, or what a larger model reached), which is what
+      history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as
+        arrays or lists. A NaN tail is an early stop's. Without losses an accuracy is judged, by
+        its error rate. `train/eval_loss`, where it is recorded, is taken in place of
+        `train/loss`.
+      baseline: the loss of a predictor that does not look at its input (the training targets'
+        variance for a squared error, their entropy for a cross entropy); for an accuracy, that
+        of always saying the most frequent class. It is what tells data without information from
+        a model too simple. `{"trivial": ..., "reachable": ...}` also says which loss is known
+        to be possible (the noise of the targets, or what a larger model reached), which is what
         tells underfitting from a good fit to noisy data.
 
     Returns:
       A `Diagnosis`.
 
     Raises:
-      TypeError, ValueError: in one sentence, where history is no history, or holds nothing that can be judged.
+      TypeError, ValueError: in one sentence, where history is no history, or holds nothing that
+        can be judged.
 
     >>> import numpy as np
     >>> epochs = np.arange(1, 101)
@@ -75,7 +83,8 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
     """
     curves = read(history)
     trivial, reachable = (
-        None if loss is None else curves.turn[0] + curves.turn[1] * loss for loss in known_losses(baseline)
+        None if loss is None else curves.turn[0] + curves.turn[1] * loss
+        for loss in known_losses(baseline)
     )
     if curves.failed_epoch:
         verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
@@ -90,6 +99,12 @@ def known_losses(value: Any) -> tuple[float | None, float | None]:
     """The loss of the trivial predictor, and the reachable one."""
     parts = value if isinstance(value, Mapping) else {"trivial": value}
     if unknown := [name for name in parts if name not in ("trivial", "reachable")]:
-        raise ValueError(f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}.")
-    known = {name: real(part, f"baseline[{name!r}]") for name, part in parts.items() if part is not None}
+        raise ValueError(
+            f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}."
+        )
+    known = {
+        name: real(part, f"baseline[{name!r}]")
+        for name, part in parts.items()
+        if part is not None
+    }
     return known.get("trivial"), known.get("reachable")

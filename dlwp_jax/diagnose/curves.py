@@ -6,7 +6,8 @@ BLOCKS = 24  # a window is cut into at most so many blocks, whose medians a spik
 
 
 def noise(values: np.ndarray) -> float:
-    """Standard deviation of the jumps from epoch to epoch, by the median, so that neither trend nor spikes count.
+    """Standard deviation of the jumps from epoch to epoch, by the median, so that neither trend
+    nor spikes count.
 
     The second difference of white noise of deviation s has deviation sqrt(6) s.
 
@@ -30,7 +31,9 @@ def level(values: np.ndarray) -> float:
 def smooth(values: np.ndarray) -> np.ndarray:
     """Running median over a tenth of the epochs, `[k]` -> `[k]`; one-sided at the ends."""
     half = window(values, 0.1) // 2
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    return np.array(
+        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    )
 
 
 def window(values: np.ndarray, share: float) -> int:
@@ -41,9 +44,9 @@ def window(values: np.ndarray, share: float) -> int:
 def slope(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Change per epoch, and its standard error.
 
-    The median of the slopes between all pairs of block medians (Theil and Sen), whose error is that of least
-    squares with the residuals' own spread and first autocorrelation: wandering curves have fewer independent
-    values than epochs.
+    The median of the slopes between all pairs of block medians (Theil and Sen), whose error is
+    that of least squares with the residuals' own spread and first autocorrelation: wandering
+    curves have fewer independent values than epochs.
 
     >>> slope(np.arange(10.0), 3 - 0.5 * np.arange(10.0))
     (-0.5, 0.0)

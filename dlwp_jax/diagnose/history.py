@@ -7,15 +7,30 @@ from typing import Any
 import numpy as np
 
 # Metrics that rise as the fit gets better; every other name is taken for a loss.
-RISING = ("accuracy", "acc", "auc", "f1", "precision", "recall", "iou", "dice", "r2", "psnr", "score")
+RISING = (
+    "accuracy",
+    "acc",
+    "auc",
+    "f1",
+    "precision",
+    "recall",
+    "iou",
+    "dice",
+    "r2",
+    "psnr",
+    "score",
+)
 INFINITE = 1e100  # beyond it squares overflow, and no loss is worth a difference
-# Eval-mode loss on the training set: no dropout, running statistics. Preferred to train/loss where it is recorded.
+# Eval-mode loss on the training set: no dropout, running statistics. Preferred to train/loss
+# where it is recorded.
 EVAL_LOSS = "train/eval_loss"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values `[k]` that should fall, measured after the epochs `[k]`, counted from 1; all finite."""
+    """Values `[k]` that should fall, measured after the epochs `[k]`, counted from 1; all
+    finite.
+    """
 
     epochs: np.ndarray
     values: np.ndarray
@@ -28,7 +43,8 @@ class Curves:
     Attributes:
       train, val: the two curves, of one and the same quantity; None where it is not recorded.
       names: the names under which they stand in the history.
-      failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was none.
+      failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was
+        none.
       columns: the history without its NaN tail, as float64.
       turn: (a, b), where the curves are a + b x the columns: so that lower is better.
     """
@@ -54,7 +70,8 @@ class Curves:
 
 
 def read(history: Any) -> Curves:
-    """Find the curves in a history (or in a `Run`), drop the NaN tail of an early stop, see a failure.
+    """Find the curves in a history (or in a `Run`), drop the NaN tail of an early stop, see a
+    failure.
 
     Raises:
       TypeError, ValueError: in one sentence, where there is nothing that can be judged.
@@ -65,11 +82,15 @@ def read(history: Any) -> Curves:
     names = tuple(name for name in (train, val) if name)
     length = _length([columns[name] for name in names])
     if not (length or failure):
-        raise ValueError(f"history holds no value of {' or '.join(names)}, so there is nothing to judge.")
+        raise ValueError(
+            f"history holds no value of {' or '.join(names)}, so there is nothing to judge."
+        )
     columns = {name: values[:length] for name, values in columns.items()}
     failed_epoch = failure or (length if _lost(columns, train, val) else 0)
     turn = _turn([columns[name] for name in names], names[0])
-    train_curve, val_curve = (None if name is None else _curve(columns[name], turn) for name in (train, val))
+    train_curve, val_curve = (
+        None if name is None else _curve(columns[name], turn) for name in (train, val)
+    )
     return Curves(train_curve, val_curve, names, failed_epoch, columns, turn)
 
 
@@ -84,30 +105,44 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
         try:
             column = np.asarray(values, np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"history[{name!r}] must hold one number per epoch; got {_short(values)}.") from None
+            raise TypeError(
+                f"history[{name!r}] must hold one number per epoch; got {_short(values)}."
+            ) from None
         if column.ndim != 1:
             raise ValueError(
                 f"history[{name!r}] must hold one number per epoch, shape [epochs]; got shape {column.shape}."
                 + " Diagnose the members of a vmapped training one by one." * (column.ndim == 2)
             )
-        columns[str(name)] = np.where(np.abs(column) > INFINITE, np.copysign(np.inf, column), column)
+        columns[str(name)] = np.where(
+            np.abs(column) > INFINITE, np.copysign(np.inf, column), column
+        )
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"the columns of history must be equally long, one value per epoch; {told}.")
+        raise ValueError(
+            f"the columns of history must be equally long, one value per epoch; {told}."
+        )
     return columns
 
 
 def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
-    """The names of the training and of the validation curve: losses where there are any, else a metric."""
+    """The names of the training and of the validation curve: losses where there are any, else a
+    metric.
+    """
     train = EVAL_LOSS if EVAL_LOSS in columns else "train/loss"
     if train in columns or "val/loss" in columns:
-        return train if train in columns else None, "val/loss" if "val/loss" in columns else None
+        return (
+            train if train in columns else None,
+            "val/loss" if "val/loss" in columns else None,
+        )
     metrics = {name.split("/", 1)[1] for name in columns if name.startswith(("train/", "val/"))}
     both = [m for m in metrics if f"train/{m}" in columns and f"val/{m}" in columns]
     for metric in sorted(both) + sorted(metrics):
         if _rises(metric) or "loss" in metric or "error" in metric:
-            train, val = (name if name in columns else None for name in (f"train/{metric}", f"val/{metric}"))
+            train, val = (
+                name if name in columns else None
+                for name in (f"train/{metric}", f"val/{metric}")
+            )
             return train, val
     raise ValueError(
         "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such names); it holds "
@@ -126,7 +161,9 @@ def _length(columns: list[np.ndarray]) -> int:
 
 
 def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) -> bool:
-    """Whether training ran into infinity, or broke off with the last epoch begun but never validated."""
+    """Whether training ran into infinity, or broke off with the last epoch begun but never
+    validated.
+    """
     if any(np.isinf(columns[name]).any() for name in (train, val) if name):
         return True
     if train is None or val is None:
@@ -136,18 +173,26 @@ def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) ->
 
 
 def _turn(columns: list[np.ndarray], name: str) -> tuple[float, float]:
-    """A loss stays; of a share the complement is taken, an accuracy's error rate; any other metric is negated."""
+    """A loss stays; of a share the complement is taken, an accuracy's error rate; any other
+    metric is negated.
+    """
     if not _rises(name.split("/", 1)[1]):
         return 0.0, 1.0
     values = np.concatenate(columns)
     values = values[np.isfinite(values)]
-    return (1.0, -1.0) if values.size and values.min() >= 0 and values.max() <= 1 else (0.0, -1.0)
+    return (
+        (1.0, -1.0) if values.size and values.min() >= 0 and values.max() <= 1 else (0.0, -1.0)
+    )
 
 
 def _curve(column: np.ndarray, turn: tuple[float, float]) -> Curve | None:
     """The finite values of a column, turned; None where there are none."""
     finite = np.isfinite(column)
-    return Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite]) if finite.any() else None
+    return (
+        Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite])
+        if finite.any()
+        else None
+    )
 
 
 def _short(values: Any) -> str:

@@ -9,18 +9,23 @@ FLOOR = 0.05  # the scale is at least this share of where the loss began: from 2
 
 
 def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
-    """The evidence, in the unit of the loss and in epochs; "at the end" is the median of the last tenth.
+    """The evidence, in the unit of the loss and in epochs; "at the end" is the median of the
+    last tenth.
 
     Returns:
-      - epochs, best_epoch, epochs_since_best: of validation (of training, where there is no validation).
-      - start, lowest: the loss before anything was learned (the trivial loss, where it is given), and at its best.
-      - scale: what counts as 100 %: `lowest`, but no less than FLOOR of `start`; for a loss that can be negative, which
-        has no zero to be measured from, the whole fall.
-      - {train,val}_{first,last,noise,slope,slope_error}: at the beginning and at the end, the standard deviation from
-        epoch to epoch, the change per epoch over the last third and its standard error.
+      - epochs, best_epoch, epochs_since_best: of validation (of training, where there is no
+        validation).
+      - start, lowest: the loss before anything was learned (the trivial loss, where it is
+        given), and at its best.
+      - scale: what counts as 100 %: `lowest`, but no less than FLOOR of `start`; for a loss
+        that can be negative, which has no zero to be measured from, the whole fall.
+      - {train,val}_{first,last,noise,slope,slope_error}: at the beginning and at the end, the
+        standard deviation from epoch to epoch, the change per epoch over the last third and its
+        standard error.
       - rise, rise_error: of validation at the end above its best, and the standard error.
       - train_since_best: what training loss has risen by since then.
-      - last_fall, still_to_fall: what the last quarter of the epochs brought; what twice as many epochs may bring yet.
+      - last_fall, still_to_fall: what the last quarter of the epochs brought; what twice as
+        many epochs may bring yet.
       - gap, gap_error: validation above training at the end.
     """
     guide, train, val = curves.guide, curves.train, curves.val
@@ -39,13 +44,18 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
     for name, curve in (("train", train), ("val", val)):
         if curve is not None:
             evidence |= figures(name, curve)
-    evidence["rise"], evidence["rise_error"] = level(guide.values) - lowest, level_error(guide.values)
+    evidence["rise"], evidence["rise_error"] = (
+        level(guide.values) - lowest,
+        level_error(guide.values),
+    )
     evidence["last_fall"], evidence["still_to_fall"] = falls(values)
     if train is not None and val is not None:
         then = np.searchsorted(train.epochs[:-1], guide.epochs[np.argmin(values)])
         evidence["train_since_best"] = level(train.values) - float(smooth(train.values)[then])
         evidence["gap"] = level(val.values) - level(train.values)
-        evidence["gap_error"] = float(np.hypot(level_error(val.values), level_error(train.values)))
+        evidence["gap_error"] = float(
+            np.hypot(level_error(val.values), level_error(train.values))
+        )
     return evidence
 
 
@@ -70,12 +80,15 @@ def level_error(values: np.ndarray) -> float:
 def falls(values: np.ndarray) -> tuple[float, float]:
     """The fall in the last quarter, and what is to be expected of twice as many epochs again.
 
-    From quarter to quarter of the history the falls shrink by some ratio, and go on shrinking by it for the next eight.
+    From quarter to quarter of the history the falls shrink by some ratio, and go on shrinking
+    by it for the next eight.
 
     >>> [round(fall, 3) for fall in falls(np.array([15.0, 7.0, 3.0, 1.0, 0.0]))]
     [1.0, 0.996]
     """
-    middle, late, end = (float(values[round(share * (len(values) - 1))]) for share in (0.5, 0.75, 1.0))
+    middle, late, end = (
+        float(values[round(share * (len(values) - 1))]) for share in (0.5, 0.75, 1.0)
+    )
     before, last = middle - late, late - end
     if last <= 0:
         return last, 0.0

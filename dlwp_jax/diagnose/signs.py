@@ -1,21 +1,37 @@
-"""What else a history tells, where `make_learner(record=("norms", "dead_units"))` wrote it down."""
+"""What else a history tells, where `make_learner(record=("norms", "dead_units"))` wrote it
+down.
+"""
 
 import numpy as np
 
 EXPLODED = 10.0  # an epoch's mean gradient norm, over the median of the epochs before it
 DEAD = 0.25  # share of units that no gradient reaches; of rectifiers on small batches a few are always idle
-SMALL_STEP, LARGE_STEP = 1e-5, 0.1  # a step's length over the parameters' norm; around 1e-3 is usual
+SMALL_STEP, LARGE_STEP = (
+    1e-5,
+    0.1,
+)  # a step's length over the parameters' norm; around 1e-3 is usual
 
-STOPPED = ("not learning", "not converged", "underfitting", "diverged")  # verdicts that such signs may explain
+STOPPED = (
+    "not learning",
+    "not converged",
+    "underfitting",
+    "diverged",
+)  # verdicts that such signs may explain
 
 
-def signs(columns: dict[str, np.ndarray], verdict: str) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Figures from the columns beside the losses, and the advice that follows from those that are out of bounds."""
+def signs(
+    columns: dict[str, np.ndarray], verdict: str
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Figures from the columns beside the losses, and the advice that follows from those that
+    are out of bounds.
+    """
     evidence, advice = {}, []
     gradient = _known(columns, "train/grad_norm")
     if gradient.size:
         evidence["grad_norm"] = float(gradient[-1])
-        jumps = [gradient[i] / max(np.median(gradient[:i]), 1e-300) for i in range(2, len(gradient))]
+        jumps = [
+            gradient[i] / max(np.median(gradient[:i]), 1e-300) for i in range(2, len(gradient))
+        ]
         evidence["grad_norm_jump"] = float(max(jumps, default=1.0))
         if evidence["grad_norm_jump"] > EXPLODED:
             advice.append(

@@ -1,12 +1,14 @@
-"""Many hosts, one training: how processes find each other, what they agree on, and how all end when one does.
+"""Many hosts, one training: how processes find each other, what they agree on, and how all end
+when one does.
 
     hosts.start("node1:12345", num_processes=2, process_id=0)   # in each process, before JAX touches a device
     result = train.fit(learner, state, train_set, ...)           # the same call in each of them
 
-Process 0 listens where the coordinator's address says. The others come there and say who they are; when all have come,
-JAX's own engine (`jax.distributed`) is started between them. The connections stay open as long as the processes live.
-Over them goes what the host decides and all must decide alike (`agree`), and a connection that breaks tells that its
-process is gone, at once and whatever the devices wait for. Then every process says so in a sentence, and ends.
+Process 0 listens where the coordinator's address says. The others come there and say who they
+are; when all have come, JAX's own engine (`jax.distributed`) is started between them. The
+connections stay open as long as the processes live. Over them goes what the host decides and
+all must decide alike (`agree`), and a connection that breaks tells that its process is gone, at
+once and whatever the devices wait for. Then every process says so in a sentence, and ends.
 """
 
 import atexit
@@ -47,21 +49,24 @@ def start(
 ) -> None:
     """Join the processes of one training; where there is one process, do nothing.
 
-    What is not given is taken from Slurm, Open MPI, Kubernetes (an indexed Job) or a TPU pod, as JAX finds it. In all
-    processes but number 0 standard output is silenced, and what the library writes is written by number 0 alone.
+    What is not given is taken from Slurm, Open MPI, Kubernetes (an indexed Job) or a TPU pod,
+    as JAX finds it. In all processes but number 0 standard output is silenced, and what the
+    library writes is written by number 0 alone.
 
     Args:
       coordinator: `"HOST:PORT"`, where process 0 runs and a port that is free there.
       num_processes: how many there are; 1 says that there is one, wherever it runs.
       process_id: which one this is, from 0.
       timeout: seconds to wait for the others.
-      keepalive: seconds after which a host that does not answer (switched off, cut off) counts as gone. A process
-        that ends on a host that is well is noticed at once.
+      keepalive: seconds after which a host that does not answer (switched off, cut off) counts
+        as gone. A process that ends on a host that is well is noticed at once.
 
     Raises:
-      ValueError: where the three belong together and some are missing, or they contradict each other.
+      ValueError: where the three belong together and some are missing, or they contradict each
+        other.
       RuntimeError: where JAX has touched devices already.
-      OSError: where process 0 is not reached or others do not come in time (TimeoutError), or the port is in use.
+      OSError: where process 0 is not reached or others do not come in time (TimeoutError), or
+        the port is in use.
     """
     global _link
     place = _place(coordinator, num_processes, process_id, timeout)
@@ -70,7 +75,9 @@ def start(
     if _link is not None:
         raise RuntimeError("hosts.start was called before; once in a process is enough.")
     if _devices_are_known():
-        raise RuntimeError("hosts.start must come before JAX touches a device: call it first in the program.")
+        raise RuntimeError(
+            "hosts.start must come before JAX touches a device: call it first in the program."
+        )
     (host, port), count, index, local_ids = place
     if index == 0:
         wires, about = _gather(host, port, count, timeout, keepalive)
@@ -93,7 +100,9 @@ def start(
 
             multihost_utils.sync_global_devices("start")
     except jax.errors.JaxRuntimeError as error:
-        raise ConnectionError(f"JAX could not connect the {count} processes: {_first_line(error)}") from error
+        raise ConnectionError(
+            f"JAX could not connect the {count} processes: {_first_line(error)}"
+        ) from error
     _link = link
     _install_hook(link)
     _stay_when_jax_aborts()
@@ -118,7 +127,8 @@ def count() -> int:
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that prints and writes: number 0, and the only one where there is one.
+    """Whether this process is the one that prints and writes: number 0, and the only one where
+    there is one.
 
     >>> is_writer()
     True
@@ -127,7 +137,8 @@ def is_writer() -> bool:
 
 
 def agree(what: str, value: Any) -> list[Any]:
-    """What each process says, in the order of their numbers. All must call it, and in the same order.
+    """What each process says, in the order of their numbers. All must call it, and in the same
+    order.
 
     Args:
       what: names the occasion; processes that are at different ones are told so and end.
@@ -145,7 +156,8 @@ def first(what: str, value: Any) -> Any:
 
 
 def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `function(*args)` gives in each process, as `agree`; an exception in one is one in all of them.
+    """What `function(*args)` gives in each process, as `agree`; an exception in one is one in
+    all of them.
 
     Raises:
       Exception: the function's own.
@@ -163,7 +175,14 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
         wrong = error
     said = _link.agree(what, [value, wrong and f"{type(wrong).__name__}: {_first_line(wrong)}"])
     if wrong is None:
-        told = next((f"{who} ended: {told}" for who, (_, told) in zip(_link.who, said, strict=True) if told), None)
+        told = next(
+            (
+                f"{who} ended: {told}"
+                for who, (_, told) in zip(_link.who, said, strict=True)
+                if told
+            ),
+            None,
+        )
         wrong = PeerError(told) if told else None
     if wrong is not None:
         _link.shared = wrong
@@ -172,7 +191,8 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def by_writer(what: str, function: Callable[..., Any], *args: Any) -> Any:
-    """What `function(*args)` gives in the process that writes, which alone calls it; None in the others.
+    """What `function(*args)` gives in the process that writes, which alone calls it; None in
+    the others.
 
     Raises:
       Exception: the function's own; PeerError in the others.
@@ -193,9 +213,11 @@ def is_shared(error: BaseException) -> bool:
 
 
 def part(items: Items) -> Items:
-    """This process's part of a sequence (files, indices): every item is in one part, and they differ by one at most.
+    """This process's part of a sequence (files, indices): every item is in one part, and they
+    differ by one at most.
 
-    Where the order of files matters for balance, note that process `i` of `n` has the items i, i + n, i + 2n, ...
+    Where the order of files matters for balance, note that process `i` of `n` has the items i,
+    i + n, i + 2n, ...
 
     >>> part(["a.npz", "b.npz", "c.npz"])
     ['a.npz', 'b.npz', 'c.npz']
@@ -205,7 +227,9 @@ def part(items: Items) -> Items:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Where devices of all processes compute together: one that ends meanwhile would leave the others waiting."""
+    """Where devices of all processes compute together: one that ends meanwhile would leave the
+    others waiting.
+    """
     if _link is None:
         yield
         return
@@ -222,7 +246,9 @@ def part_company() -> None:
 
 
 def end(sentence: str) -> NoReturn:
-    """End this process with a sentence on standard error and status 1, and the others with word of it."""
+    """End this process with a sentence on standard error and status 1, and the others with word
+    of it.
+    """
     if _link is None:
         sys.exit(sentence)
     _link.end(sentence, f"{_link.me} ended: {sentence}")
@@ -232,13 +258,17 @@ _link: _Link | None = None
 
 
 def _install_hook(link: _Link) -> None:
-    """An exception that nobody caught ends the others too; and one that says that another process is gone waits for
-    word of which."""
+    """An exception that nobody caught ends the others too; and one that says that another
+    process is gone waits for word of which."""
     before = sys.excepthook
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
         if issubclass(kind, (jax.errors.JaxRuntimeError, PeerError)):
-            time.sleep(2.0)  # the process whose fault it is has the first word, or its connection breaks: the listener
+            time.sleep(
+                2.0
+            )  # the process whose fault it is has the first word, or its connection breaks: the listener
         if issubclass(kind, PeerError):
             link.end(str(error))
         before(kind, error, trace)
@@ -248,9 +278,10 @@ def _install_hook(link: _Link) -> None:
 
 
 def _stay_when_jax_aborts() -> None:
-    """Where process 0 is gone JAX aborts the others from a thread of its own (jaxlib takes no callback of Python's); as
-    the signal's handler C's `sleep` keeps that thread for SIGABRT = 6 seconds, so that the listener's sentence and its
-    status 1 are what comes of it. Any other abort comes 6 seconds late."""
+    """Where process 0 is gone JAX aborts the others from a thread of its own (jaxlib takes no
+    callback of Python's); as the signal's handler C's `sleep` keeps that thread for SIGABRT = 6
+    seconds, so that the listener's sentence and its status 1 are what comes of it. Any other
+    abort comes 6 seconds late."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))

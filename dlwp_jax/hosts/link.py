@@ -20,12 +20,17 @@ class Link:
         self.index, self.count, self.wires, self.who = index, count, wires, who
         self.inbox = {i: queue.SimpleQueue() for i in wires}
         self.me, self.is_leaving = who[index], False
-        self.depth, self.sections = 0, 0  # of `together`: how deep inside, and how many were begun
+        self.depth, self.sections = (
+            0,
+            0,
+        )  # of `together`: how deep inside, and how many were begun
         self.gone_home: tuple[int, int] | None = None  # who has come to its end, after how many
         self.shared: BaseException | None = None  # the exception that all know of
         self._ending = threading.Lock()
         for i, wire in wires.items():
-            threading.Thread(target=self._listen, args=(i, wire), name=f"hosts-{i}", daemon=True).start()
+            threading.Thread(
+                target=self._listen, args=(i, wire), name=f"hosts-{i}", daemon=True
+            ).start()
 
     def agree(self, what: str, value: Any) -> list[Any]:
         """What each process says, by way of process 0."""
@@ -34,7 +39,10 @@ class Link:
             return self.inbox[0].get()["all"]
         if what == BYE:
             self._tell({"leaving": value})
-        said = [{"at": what, "value": value}, *(self.inbox[i].get() for i in range(1, self.count))]
+        said = [
+            {"at": what, "value": value},
+            *(self.inbox[i].get() for i in range(1, self.count)),
+        ]
         for i, other in enumerate(said):
             if other["at"] != what:
                 self.end(
@@ -59,7 +67,9 @@ class Link:
 
     def _look(self) -> None:
         if self.depth and self.gone_home is not None and self.gone_home[1] < self.sections:
-            self.end(f"{self.who[self.gone_home[0]]} came to its end while {self.me} was computing with it.")
+            self.end(
+                f"{self.who[self.gone_home[0]]} came to its end while {self.me} was computing with it."
+            )
 
     def end(self, sentence: str, to_others: str | None = None) -> NoReturn:
         """End this process with a sentence, and the others with theirs."""

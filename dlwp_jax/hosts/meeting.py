@@ -46,7 +46,11 @@ def gather(
                 raise _refused(ValueError(wrong), [*wires.values(), wire])
             wires[hello["id"]], hellos[hello["id"]] = wire, hello
     who = [f"process {i} (pid {hellos[i]['pid']} on {hellos[i]['host']})" for i in range(count)]
-    about = {"who": who, "hosts": [hellos[i]["host"] for i in range(count)], "port": _free_port()}
+    about = {
+        "who": who,
+        "hosts": [hellos[i]["host"] for i in range(count)],
+        "port": _free_port(),
+    }
     for wire in wires.values():
         wire.send(about)
     return wires, about
@@ -74,14 +78,10 @@ def _misfit(hellos: dict[int, dict], hello: dict) -> str | None:
         return f"process {i} was started with --num-processes {hello['of']}, and process 0 with {mine['of']}."
     if i in hellos:
         pids = " and ".join(f"pid {one['pid']} on {one['host']}" for one in (hellos[i], hello))
-        return (
-            f"two processes were started with --process-id {i}: {pids}; give each its own, from 0 to {mine['of'] - 1}."
-        )
+        return f"two processes were started with --process-id {i}: {pids}; give each its own, from 0 to {mine['of'] - 1}."
     for name, number in mine["versions"].items():
         if hello["versions"].get(name) != number:
-            return (
-                f"process {i} runs {name} {hello['versions'].get(name)}, and process 0 {number}; install one version."
-            )
+            return f"process {i} runs {name} {hello['versions'].get(name)}, and process 0 {number}; install one version."
     return None
 
 
@@ -92,11 +92,15 @@ def join(
     deadline = time.monotonic() + timeout
     wire = _connect(host, port, deadline, timeout, keepalive)
     wire.send(_hello(index, count))
-    about = wire.receive(max(deadline - time.monotonic(), 0) + GREETING_SECONDS)  # process 0 has the first word
+    about = wire.receive(
+        max(deadline - time.monotonic(), 0) + GREETING_SECONDS
+    )  # process 0 has the first word
     if isinstance(about, dict) and "end" in about:
         raise ConnectionError(about["end"])
     if not isinstance(about, dict) or "who" not in about:
-        raise ConnectionError(f"no answer from {host}:{port}: process 0 ended, or it is not what listens there.")
+        raise ConnectionError(
+            f"no answer from {host}:{port}: process 0 ended, or it is not what listens there."
+        )
     return {0: wire}, about
 
 
@@ -104,7 +108,10 @@ def _connect(host: str, port: int, deadline: float, timeout: float, keepalive: f
     while True:
         left = deadline - time.monotonic()
         try:
-            return Wire(socket.create_connection((host.strip("[]"), port), timeout=max(left, 0.1)), keepalive)
+            return Wire(
+                socket.create_connection((host.strip("[]"), port), timeout=max(left, 0.1)),
+                keepalive,
+            )
         except OSError as error:
             if left <= 0.2:
                 raise TimeoutError(
@@ -116,7 +123,13 @@ def _connect(host: str, port: int, deadline: float, timeout: float, keepalive: f
 
 def _hello(index: int, count: int) -> dict[str, Any]:
     versions = {name: version(name) for name in LIBRARIES}
-    return {"id": index, "of": count, "pid": os.getpid(), "host": socket.gethostname(), "versions": versions}
+    return {
+        "id": index,
+        "of": count,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "versions": versions,
+    }
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -136,16 +149,28 @@ class Wire:
     """A connection that carries JSON, a line a message."""
 
     def __init__(self, connection: socket.socket, keepalive: float):
-        self.connection, self.lines, self._lock = connection, connection.makefile("rb"), threading.Lock()
+        self.connection, self.lines, self._lock = (
+            connection,
+            connection.makefile("rb"),
+            threading.Lock(),
+        )
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        every = max(int(keepalive / 4), 1)  # of silence: the fourth question that is not answered is the last
-        for name, value in {"TCP_KEEPIDLE": every, "TCP_KEEPINTVL": every, "TCP_KEEPCNT": 3}.items():
+        every = max(
+            int(keepalive / 4), 1
+        )  # of silence: the fourth question that is not answered is the last
+        for name, value in {
+            "TCP_KEEPIDLE": every,
+            "TCP_KEEPINTVL": every,
+            "TCP_KEEPCNT": 3,
+        }.items():
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(keepalive * 1000))
+            connection.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(keepalive * 1000)
+            )
 
     def send(self, message: Any) -> None:
         """Send; that a connection is broken is noticed by whoever reads from it."""

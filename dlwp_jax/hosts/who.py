@@ -1,4 +1,6 @@
-"""Who takes part: what a process is told, by its flags or by a launcher, of where it belongs."""
+"""Who takes part: what a process is told, by its flags or by a launcher, of where it
+belongs.
+"""
 
 import os
 import warnings
@@ -9,18 +11,31 @@ FLAGS = ("--coordinator", "--num-processes", "--process-id")
 def place(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> tuple[tuple[str, int], int, int, list[int] | None] | None:
-    """Where process 0 is, how many there are, which one this is, its devices; None where it is the only one."""
+    """Where process 0 is, how many there are, which one this is, its devices; None where it is
+    the only one.
+    """
     local_ids = None
-    for name, number, least in (("--num-processes", num_processes, 1), ("--process-id", process_id, 0)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
-            raise ValueError(f"{name} must be a whole number of at least {least}; got {number!r}.")
+    for name, number, least in (
+        ("--num-processes", num_processes, 1),
+        ("--process-id", process_id, 0),
+    ):
+        if number is not None and (
+            isinstance(number, bool) or not isinstance(number, int) or number < least
+        ):
+            raise ValueError(
+                f"{name} must be a whole number of at least {least}; got {number!r}."
+            )
     if not timeout > 0:
         raise ValueError(f"the timeout must be a positive number of seconds; got {timeout!r}.")
     if num_processes != 1 and None in (coordinator, num_processes, process_id):
-        coordinator, num_processes, process_id, local_ids = _detected(coordinator, num_processes, process_id, timeout)
+        coordinator, num_processes, process_id, local_ids = _detected(
+            coordinator, num_processes, process_id, timeout
+        )
     if num_processes == 1:
         if process_id:
-            raise ValueError(f"--process-id {process_id} needs --num-processes {process_id + 1} or more; got 1.")
+            raise ValueError(
+                f"--process-id {process_id} needs --num-processes {process_id + 1} or more; got 1."
+            )
         return None
     if coordinator is None and num_processes is None and process_id is None:
         return None

@@ -1,9 +1,11 @@
-"""Losses with the names, the arguments and the numbers of `torch.nn.functional` (`F` for short).
+"""Losses with the names, the arguments and the numbers of `torch.nn.functional` (`F` for
+short).
 
-Each takes predictions first and targets second and finishes with `reduction='none' | 'mean' | 'sum'`. Two
-things differ from torch on purpose:
+Each takes predictions first and targets second and finishes with `reduction='none' | 'mean' |
+'sum'`. Two things differ from torch on purpose:
 
-- arrays are channels-last here, so the class axis of `cross_entropy` and `nll_loss` is the *last* one:
+- arrays are channels-last here, so the class axis of `cross_entropy` and `nll_loss` is the
+  *last* one:
   logits `[n ... C]` and targets `[n ...]`, where torch has `[n C ...]`;
 - prediction and target of different shape are refused, where torch warns and broadcasts.
 """

@@ -1,4 +1,6 @@
-"""What all losses share: the reduction, the checks, and maxima whose gradient at the kink is torch's."""
+"""What all losses share: the reduction, the checks, and maxima whose gradient at the kink is
+torch's.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,8 +14,12 @@ from jax.typing import ArrayLike, DTypeLike
 Reduction = Literal["none", "mean", "sum"]
 
 
-def reduce(loss: jax.Array, reduction: Reduction, *, total: ArrayLike | None = None) -> jax.Array:
-    """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides it by `total` (default: size)."""
+def reduce(
+    loss: jax.Array, reduction: Reduction, *, total: ArrayLike | None = None
+) -> jax.Array:
+    """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides it by `total` (default:
+    size).
+    """
     if reduction == "none":
         return loss
     if reduction == "sum":
@@ -27,38 +33,49 @@ def floating(name: str, values: ArrayLike) -> jax.Array:
     """`values` as an array of floating point numbers; anything else is refused by name."""
     array = jnp.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise RuntimeError(f"{name} has dtype {array.dtype}; a loss needs floating point values.")
+        raise RuntimeError(
+            f"{name} has dtype {array.dtype}; a loss needs floating point values."
+        )
     return array
 
 
 def same_shape(**arrays: ArrayLike) -> list[jax.Array]:
-    """The named values as arrays of one shape. The first is the prediction and must be floating point.
+    """The named values as arrays of one shape. The first is the prediction and must be floating
+    point.
 
-    torch broadcasts some of these pairs with a warning ([n] against [n 1] becomes [n n]); here they are
-    refused.
+    torch broadcasts some of these pairs with a warning ([n] against [n 1] becomes [n n]); here
+    they are refused.
     """
     (first, *rest) = arrays
     results = [floating(first, arrays[first])] + [jnp.asarray(arrays[name]) for name in rest]
     for name, array in zip(rest, results[1:], strict=True):
         if array.shape != results[0].shape:
-            raise ValueError(f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal.")
+            raise ValueError(
+                f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal."
+            )
     return results
 
 
 def weighted(loss: jax.Array, weight: ArrayLike | None) -> jax.Array:
-    """`loss` times an optional weight that broadcasts to its shape, as torch's `weight` arguments do."""
+    """`loss` times an optional weight that broadcasts to its shape, as torch's `weight`
+    arguments do.
+    """
     if weight is None:
         return loss
     weight = jnp.asarray(weight)
     if jnp.broadcast_shapes(weight.shape, loss.shape) != loss.shape:
-        raise ValueError(f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}.")
+        raise ValueError(
+            f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}."
+        )
     return loss * weight
 
 
 def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
-    """Class indices, all in 0 .. n_classes - 1: a wrong one raises if it can be seen, else it is n_classes.
+    """Class indices, all in 0 .. n_classes - 1: a wrong one raises if it can be seen, else it
+    is n_classes.
 
-    Reading at n_classes with `mode="fill"` then gives nan: no wrong class is ever counted as another one.
+    Reading at n_classes with `mode="fill"` then gives nan: no wrong class is ever counted as
+    another one.
     """
     target = jnp.asarray(target)
     if not jnp.issubdtype(target.dtype, jnp.integer):
@@ -69,13 +86,17 @@ def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
 
     if is_seen(is_wrong, target):
         values = np.asarray(target)
-        raise IndexError(f"target {values[is_wrong(values)][0]} is out of bounds for {n_classes} classes.")
+        raise IndexError(
+            f"target {values[is_wrong(values)][0]} is out of bounds for {n_classes} classes."
+        )
     return jnp.where(is_wrong(target), n_classes, target)
 
 
 def at_class(x: jax.Array, index: jax.Array) -> jax.Array:
     """`x[..., index[...]]`, and nan where `checked_classes` found a wrong class."""
-    return jnp.take_along_axis(x, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    return jnp.take_along_axis(x, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[
+        ..., 0
+    ]
 
 
 def class_weights(weight: ArrayLike | None, n_classes: int, dtype: DTypeLike) -> jax.Array:
@@ -84,14 +105,17 @@ def class_weights(weight: ArrayLike | None, n_classes: int, dtype: DTypeLike) ->
         return jnp.ones(n_classes, dtype)
     weight = jnp.asarray(weight)
     if weight.shape != (n_classes,):
-        raise ValueError(f"weight has shape {weight.shape}; {n_classes} classes need ({n_classes},).")
+        raise ValueError(
+            f"weight has shape {weight.shape}; {n_classes} classes need ({n_classes},)."
+        )
     return weight
 
 
 def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
     """Whether `test` holds anywhere in an array, as far as its values can be looked at now.
 
-    What is traced by `jit`, `grad` or `vmap` cannot be; constants that a traced function closes over can.
+    What is traced by `jit`, `grad` or `vmap` cannot be; constants that a traced function closes
+    over can.
     """
     if isinstance(array, Tracer):
         return False
@@ -105,5 +129,7 @@ def absolute(x: jax.Array) -> jax.Array:
 
 
 def clamp_min(x: jax.Array, minimum: float) -> jax.Array:
-    """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a half."""
+    """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a
+    half.
+    """
     return jnp.where(x < minimum, minimum, x)

@@ -31,14 +31,15 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> jax.Array:
-    """Negative log-likelihood -w[y] x[y] of the true class (chapter 7.2.6, `torch.nn.functional.nll_loss`).
+    """Negative log-likelihood -w[y] x[y] of the true class (chapter 7.2.6,
+    `torch.nn.functional.nll_loss`).
 
-    'mean' divides by the sum of the weights w[y] that took part, not by n; where every target is ignored it
-    is nan.
+    'mean' divides by the sum of the weights w[y] that took part, not by n; where every target
+    is ignored it is nan.
 
     Args:
-      input: log-probabilities `[... C]`. torch has the classes second, `[n C ...]`: move that axis to the
-        end.
+      input: log-probabilities `[... C]`. torch has the classes second, `[n C ...]`: move that
+        axis to the end.
       target: class indices `[...]`.
       weight: optional weight of each class `[C]`.
       ignore_index: the target that marks an element as not counted.
@@ -48,8 +49,10 @@ def nll_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan then.
-      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong dtypes.
+      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+        then.
+      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
+        dtypes.
 
     >>> import jax.numpy as jnp
     >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
@@ -72,12 +75,13 @@ def cross_entropy(
 ) -> jax.Array:
     """Cross-entropy of logits against classes or probabilities (`F.cross_entropy`).
 
-    For classes: `nll_loss` of the log-softmax, with its normalisation. For probabilities q: -sum_c w[c] q[c]
-    log p[c], and 'mean' divides by the number of rows, weights or not. Smoothing s mixes the target with the
-    uniform one: (1 - s) q + s / C.
+    For classes: `nll_loss` of the log-softmax, with its normalisation. For probabilities q:
+    -sum_c w[c] q[c] log p[c], and 'mean' divides by the number of rows, weights or not.
+    Smoothing s mixes the target with the uniform one: (1 - s) q + s / C.
 
     Args:
-      input: logits `[... C]`. torch has the classes second, `[n C ...]`: move that axis to the end.
+      input: logits `[... C]`. torch has the classes second, `[n C ...]`: move that axis to the
+        end.
       target: class indices `[...]`, or probabilities `[... C]` of floating dtype.
       weight: optional weight of each class `[C]`.
       ignore_index: the class target that marks an element as not counted.
@@ -88,9 +92,10 @@ def cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan then.
-      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong dtypes or
-        smoothing.
+      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+        then.
+      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
+        dtypes or smoothing.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.zeros((2, 5, 4))  # two sequences of five, four classes
@@ -103,13 +108,17 @@ def cross_entropy(
     target = jnp.asarray(target)
     if target.shape == log_probs.shape and jnp.issubdtype(target.dtype, jnp.floating):
         if ignore_index >= 0:
-            raise RuntimeError(f"ignore_index={ignore_index} has no meaning where the targets are probabilities.")
+            raise RuntimeError(
+                f"ignore_index={ignore_index} has no meaning where the targets are probabilities."
+            )
         return _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing)
     log_probs, target = _class_arguments(log_probs, target)
     loss, class_weight = _pick(log_probs, target, weight, ignore_index)
     loss = -loss * class_weight
     if label_smoothing:
-        smooth = -jnp.sum(log_probs * class_weights(weight, log_probs.shape[-1], log_probs.dtype), axis=-1)
+        smooth = -jnp.sum(
+            log_probs * class_weights(weight, log_probs.shape[-1], log_probs.dtype), axis=-1
+        )
         smooth = jnp.where(target == ignore_index, 0.0, smooth) / log_probs.shape[-1]
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth
     return reduce(loss, reduction, total=jnp.sum(class_weight))
@@ -118,7 +127,10 @@ def cross_entropy(
 def _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing):
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / log_probs.shape[-1]
-    loss = -jnp.sum(log_probs * target * class_weights(weight, log_probs.shape[-1], log_probs.dtype), axis=-1)
+    loss = -jnp.sum(
+        log_probs * target * class_weights(weight, log_probs.shape[-1], log_probs.dtype),
+        axis=-1,
+    )
     return reduce(loss, reduction)
 
 
@@ -143,12 +155,17 @@ def _pick(log_probs, target, weight, ignore_index):
 
 
 def binary_cross_entropy(
-    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
     """Cross-entropy of a probability, -y log x - (1 - y) log(1 - x) (`F.binary_cross_entropy`).
 
-    As torch does, logarithms stop at -100 and the derivative's denominator x (1 - x) at 1e-12, so that
-    probabilities of exactly 0 and 1 give finite numbers. Prefer `binary_cross_entropy_with_logits`.
+    As torch does, logarithms stop at -100 and the derivative's denominator x (1 - x) at 1e-12,
+    so that probabilities of exactly 0 and 1 give finite numbers. Prefer
+    `binary_cross_entropy_with_logits`.
 
     Args:
       input: probabilities `[...]`, from 0 to 1.
@@ -160,7 +177,8 @@ def binary_cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      RuntimeError: for an input outside 0 .. 1 where it can be seen; under `jit` the loss is nan then.
+      RuntimeError: for an input outside 0 .. 1 where it can be seen; under `jit` the loss is
+        nan then.
       ValueError: for different shapes or an unknown reduction.
 
     >>> import jax.numpy as jnp
@@ -169,7 +187,9 @@ def binary_cross_entropy(
     """
     x, y = same_shape(input=input, target=target)
     if is_seen(lambda x: ~((x >= 0) & (x <= 1)), x):
-        raise RuntimeError("input has values outside 0 .. 1; binary_cross_entropy needs probabilities.")
+        raise RuntimeError(
+            "input has values outside 0 .. 1; binary_cross_entropy needs probabilities."
+        )
     return reduce(weighted(_bernoulli_nll(x, y.astype(x.dtype)), weight), reduction)
 
 
@@ -209,7 +229,8 @@ def binary_cross_entropy_with_logits(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer logits.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        logits.
 
     >>> import jax.numpy as jnp
     >>> round(float(binary_cross_entropy_with_logits(jnp.array([0.0]), jnp.array([1.0]), pos_weight=3.0)), 4)
@@ -234,14 +255,15 @@ def kl_div(
       input: log-probabilities `[n ...]`.
       target: probabilities of the same shape, or their logarithms with `log_target=True`.
       log_target: whether `target` holds logarithms.
-      reduction: `'none'`, `'mean'` (over every element, which is not the divergence), `'sum'` or
-        `'batchmean'` (the sum over n: the divergence).
+      reduction: `'none'`, `'mean'` (over every element, which is not the divergence), `'sum'`
+        or `'batchmean'` (the sum over n: the divergence).
 
     Returns:
       A scalar, or `[n ...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.array([[0.5, 0.5]])

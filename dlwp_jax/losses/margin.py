@@ -1,7 +1,9 @@
-"""Losses that ask for a distance: once a pair is further apart than the margin it costs nothing.
+"""Losses that ask for a distance: once a pair is further apart than the margin it costs
+nothing.
 
-Gradients at the kinks are torch's, and torch has two kinds: losses written with `clamp_min` have slope one at
-the kink, `multi_margin_loss` and `multilabel_margin_loss` have slope zero there.
+Gradients at the kinks are torch's, and torch has two kinds: losses written with `clamp_min`
+have slope one at the kink, `multi_margin_loss` and `multilabel_margin_loss` have slope zero
+there.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def hinge_embedding_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> hinge_embedding_loss(jnp.array([0.5, 0.25]), jnp.array([1, -1]), reduction="none").tolist()
@@ -54,7 +57,12 @@ def hinge_embedding_loss(
 
 
 def margin_ranking_loss(
-    input1: ArrayLike, input2: ArrayLike, target: ArrayLike, *, margin: float = 0.0, reduction: Reduction = "mean"
+    input1: ArrayLike,
+    input2: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: float = 0.0,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
     """max(0, margin - y (x1 - x2)): y = 1 wants x1 ranked higher (`F.margin_ranking_loss`).
 
@@ -69,7 +77,8 @@ def margin_ranking_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> float(margin_ranking_loss(jnp.array([1.0]), jnp.array([3.0]), jnp.array([1.0])))
@@ -79,10 +88,13 @@ def margin_ranking_loss(
     return reduce(clamp_min(-y * (x1 - x2) + margin, 0.0), reduction)
 
 
-def soft_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
+def soft_margin_loss(
+    input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean"
+) -> jax.Array:
     """log(1 + exp(-y x)), the logistic loss for y = 1 or -1 (`F.soft_margin_loss`).
 
-    For -y x above 88 (float32) torch overflows to inf with a gradient of nan; here the value stays -y x.
+    For -y x above 88 (float32) torch overflows to inf with a gradient of nan; here the value
+    stays -y x.
 
     Args:
       input: scores `[...]`.
@@ -93,7 +105,8 @@ def soft_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Reductio
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> round(float(soft_margin_loss(jnp.array([0.0]), jnp.array([1.0]))), 4)
@@ -112,7 +125,8 @@ def multi_margin_loss(
     weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> jax.Array:
-    """Multi-class hinge: sum over j != y of w[y] max(0, margin - x[y] + x[j])^p / C (`multi_margin_loss`).
+    """Multi-class hinge: sum over j != y of w[y] max(0, margin - x[y] + x[j])^p / C
+    (`multi_margin_loss`).
 
     Args:
       input: scores `[n C]` or `[C]`.
@@ -126,8 +140,8 @@ def multi_margin_loss(
       A scalar, or `[n]` for `'none'`.
 
     Raises:
-      ValueError: for shapes that do not fit, another p, or an unknown reduction. IndexError: for a class that
-        is not
+      ValueError: for shapes that do not fit, another p, or an unknown reduction. IndexError:
+        for a class that is not
       there; under `jit` the loss is nan then.
 
     >>> import jax.numpy as jnp
@@ -138,7 +152,9 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise ValueError(f"p={p} is not supported; multi_margin_loss takes 1 or 2.")
     if x.ndim not in (1, 2) or x.shape[:-1] != target.shape:
-        raise ValueError(f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}.")
+        raise ValueError(
+            f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}."
+        )
     n_classes = x.shape[-1]
     target = checked_classes(target, n_classes)
     hinge = jax.nn.relu(margin - at_class(x, target)[..., None] + x) ** p
@@ -147,23 +163,25 @@ def multi_margin_loss(
     return reduce(jnp.sum(jnp.where(others, hinge, 0.0), axis=-1) / n_classes, reduction)
 
 
-def multilabel_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean") -> jax.Array:
+def multilabel_margin_loss(
+    input: ArrayLike, target: ArrayLike, *, reduction: Reduction = "mean"
+) -> jax.Array:
     """Multi-label hinge: sum, for labels y and others j, of max(0, 1 - x[y] + x[j]) / C.
 
     torch's `F.multilabel_margin_loss`.
 
     Args:
       input: scores `[n C]` or `[C]`.
-      target: the labels of each row, as torch wants them: class indices followed by -1 up to the length C.
-        What comes after the first -1 is not read. The shape is that of `input`.
+      target: the labels of each row, as torch wants them: class indices followed by -1 up to
+        the length C. What comes after the first -1 is not read. The shape is that of `input`.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
       A scalar, or `[n]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for labels that are not
-        integers.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for labels that
+        are not integers.
       IndexError: for a class that is not there; under `jit` the loss is nan then.
 
     >>> import jax.numpy as jnp
@@ -173,11 +191,15 @@ def multilabel_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Re
     """
     x, target = same_shape(input=input, target=target)
     if x.ndim not in (1, 2):
-        raise ValueError(f"input has shape {x.shape}; multilabel_margin_loss takes [n C] or [C].")
+        raise ValueError(
+            f"input has shape {x.shape}; multilabel_margin_loss takes [n C] or [C]."
+        )
     n_classes = x.shape[-1]
     given = jnp.cumsum(target == -1, axis=-1) == 0  # before the first -1
     index = checked_classes(jnp.where(given, target, 0), n_classes)
-    is_label = jnp.any((jnp.arange(n_classes) == index[..., None]) & given[..., None], axis=-2)  # [n C]
+    is_label = jnp.any(
+        (jnp.arange(n_classes) == index[..., None]) & given[..., None], axis=-2
+    )  # [n C]
     label_scores = jnp.take_along_axis(x, index, axis=-1, mode="fill", fill_value=jnp.nan)
     hinge = jax.nn.relu(1 - label_scores[..., :, None] + x[..., None, :])  # [n label class]
     counted = given[..., :, None] & ~is_label[..., None, :]
@@ -185,7 +207,11 @@ def multilabel_margin_loss(input: ArrayLike, target: ArrayLike, *, reduction: Re
 
 
 def multilabel_soft_margin_loss(
-    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
     """Logistic loss of each label, averaged over the classes (`multilabel_soft_margin_loss`).
 
@@ -201,7 +227,8 @@ def multilabel_soft_margin_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> round(float(multilabel_soft_margin_loss(jnp.zeros((2, 3)), jnp.ones((2, 3)))), 4)
@@ -265,9 +292,15 @@ def _norm(x, p: float):
 
 
 def cosine_embedding_loss(
-    input1: ArrayLike, input2: ArrayLike, target: ArrayLike, *, margin: float = 0.0, reduction: Reduction = "mean"
+    input1: ArrayLike,
+    input2: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: float = 0.0,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
-    """1 - cos(x1, x2) for similar pairs, max(0, cos(x1, x2) - margin) for others (`cosine_embedding_loss`).
+    """1 - cos(x1, x2) for similar pairs, max(0, cos(x1, x2) - margin) for others
+    (`cosine_embedding_loss`).
 
     Args:
       input1: embeddings `[n d]` or `[d]`.
@@ -280,7 +313,8 @@ def cosine_embedding_loss(
       A scalar, or `[n]` for `'none'`.
 
     Raises:
-      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[1.0, 0.0]])
@@ -290,7 +324,9 @@ def cosine_embedding_loss(
     x1, x2 = same_shape(input1=input1, input2=input2)
     target = jnp.asarray(target)
     if target.shape != x1.shape[:-1]:
-        raise ValueError(f"target has shape {target.shape}, but input1 {x1.shape} needs {x1.shape[:-1]}.")
+        raise ValueError(
+            f"target has shape {target.shape}, but input1 {x1.shape} needs {x1.shape[:-1]}."
+        )
     tiny = 1e-12  # torch's own, added to each squared length
     lengths = (jnp.sum(x1 * x1, axis=-1) + tiny) * (jnp.sum(x2 * x2, axis=-1) + tiny)
     cosine = jnp.sum(x1 * x2, axis=-1) / jnp.sqrt(lengths)

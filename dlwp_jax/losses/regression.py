@@ -10,26 +10,39 @@ from jax import lax
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
-from dlwp_jax.losses._common import Reduction, absolute, clamp_min, floating, is_seen, reduce, same_shape
+from dlwp_jax.losses._common import (
+    Reduction,
+    absolute,
+    clamp_min,
+    floating,
+    is_seen,
+    reduce,
+    same_shape,
+)
 
 
 def mse_loss(
-    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
     """Squared error (x - y)^2, the loss of chapter 5 (`F.mse_loss`).
 
     Args:
       input: predictions `[...]`, floating point.
       target: the truth, of the same shape.
-      weight: optional factor for each element, of the same shape; 'mean' then divides by the sum of the
-        weights.
+      weight: optional factor for each element, of the same shape; 'mean' then divides by the
+        sum of the weights.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> float(mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
@@ -39,7 +52,11 @@ def mse_loss(
 
 
 def l1_loss(
-    input: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None, reduction: Reduction = "mean"
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
 ) -> jax.Array:
     """Absolute error |x - y|, with derivative 0 at x = y (`F.l1_loss`).
 
@@ -77,7 +94,8 @@ def smooth_l1_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for beta < 0, as torch.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for beta < 0, as
+        torch.
 
     >>> import jax.numpy as jnp
     >>> smooth_l1_loss(jnp.array([0.5, 3.0]), jnp.zeros(2), reduction="none").tolist()
@@ -109,14 +127,16 @@ def huber_loss(
       input: predictions `[...]`.
       target: the truth, of the same shape.
       delta: where the square ends; a number, not traced.
-      weight: optional factors of the same shape; as in torch, 'mean' still divides by the number of elements.
+      weight: optional factors of the same shape; as in torch, 'mean' still divides by the
+        number of elements.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for delta <= 0, as torch.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for delta <= 0, as
+        torch.
 
     >>> import jax.numpy as jnp
     >>> huber_loss(jnp.array([0.5, 3.0]), jnp.zeros(2), delta=2.0, reduction="none").tolist()
@@ -143,8 +163,8 @@ def poisson_nll_loss(
 ) -> jax.Array:
     """Negative log-likelihood of a count under a Poisson distribution (`F.poisson_nll_loss`).
 
-    exp(x) - y x for a predicted log-rate, x - y log(x + eps) for a predicted rate; `full` adds Stirling's
-    y log y - y + log(2 pi y) / 2 where y > 1.
+    exp(x) - y x for a predicted log-rate, x - y log(x + eps) for a predicted rate; `full` adds
+    Stirling's y log y - y + log(2 pi y) / 2 where y > 1.
 
     Args:
       input: predicted log-rates (`log_input=True`) or rates `[...]`.
@@ -158,7 +178,8 @@ def poisson_nll_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer predictions.
+      ValueError: for different shapes or an unknown reduction. RuntimeError: for integer
+        predictions.
 
     >>> import jax.numpy as jnp
     >>> float(poisson_nll_loss(jnp.array([0.0]), jnp.array([3.0])))
@@ -168,7 +189,9 @@ def poisson_nll_loss(
     loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
     if full:
         counts = jnp.where(y > 1, y, 1.0)  # keeps log(0) out of the gradient of what is masked
-        loss += jnp.where(y > 1, xlogy(counts, counts) - counts + 0.5 * jnp.log(2 * math.pi * counts), 0.0)
+        loss += jnp.where(
+            y > 1, xlogy(counts, counts) - counts + 0.5 * jnp.log(2 * math.pi * counts), 0.0
+        )
     return reduce(loss, reduction)
 
 
@@ -183,8 +206,8 @@ def gaussian_nll_loss(
 ) -> jax.Array:
     """Negative log-likelihood under a normal distribution (`F.gaussian_nll_loss`).
 
-    (log v + (x - y)^2 / v) / 2 with v = max(var, eps). As in torch the clamp does not stop the gradient to
-    `var`.
+    (log v + (x - y)^2 / v) / 2 with v = max(var, eps). As in torch the clamp does not stop the
+    gradient to `var`.
 
     Args:
       input: predicted means `[... d]`.
@@ -198,8 +221,8 @@ def gaussian_nll_loss(
       A scalar, or `[... d]` for `'none'`.
 
     Raises:
-      ValueError: for shapes that do not fit, and for a negative variance where it can be seen (not under
-        `jit`).
+      ValueError: for shapes that do not fit, and for a negative variance where it can be seen
+        (not under `jit`).
 
     >>> import jax.numpy as jnp
     >>> float(gaussian_nll_loss(jnp.array([1.0]), jnp.array([3.0]), jnp.array([1.0])))
@@ -226,4 +249,6 @@ def _variance(var, x):
     mismatches = [v for v, n in zip(var.shape, x.shape, strict=False) if v != n]
     if var.ndim == x.ndim and mismatches == [1]:
         return var
-    raise ValueError(f"var has shape {var.shape}; for input {x.shape} take that shape or one value for each row.")
+    raise ValueError(
+        f"var has shape {var.shape}; for input {x.shape} take that shape or one value for each row."
+    )

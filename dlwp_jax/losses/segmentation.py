@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 from dlwp_jax.losses._common import Reduction, reduce, same_shape
 
 
-def dice_loss(prediction: ArrayLike, label: ArrayLike, *, eps: float = 1.0, reduction: Reduction = "mean") -> jax.Array:
+def dice_loss(
+    prediction: ArrayLike, label: ArrayLike, *, eps: float = 1.0, reduction: Reduction = "mean"
+) -> jax.Array:
     """One minus the soft Dice overlap, the book's segmentation loss (chapter 13.5.5).
 
     1 - (2 sum(p y) + eps) / (sum(p) + sum(y) + eps), the sums over all axes but the first.
@@ -24,7 +26,8 @@ def dice_loss(prediction: ArrayLike, label: ArrayLike, *, eps: float = 1.0, redu
       A scalar, or `[n]` for `'none'`.
 
     Raises:
-      ValueError: for different shapes, a single example without its leading axis, or an unknown reduction.
+      ValueError: for different shapes, a single example without its leading axis, or an unknown
+        reduction.
 
     >>> import jax.numpy as jnp
     >>> mask = jnp.array([[1.0, 1.0, 0.0]])
@@ -33,7 +36,9 @@ def dice_loss(prediction: ArrayLike, label: ArrayLike, *, eps: float = 1.0, redu
     """
     p, y = same_shape(prediction=prediction, label=label)
     if p.ndim < 2:
-        raise ValueError(f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example.")
+        raise ValueError(
+            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example."
+        )
     y = y.astype(p.dtype)
     axes = tuple(range(1, p.ndim))
     overlap = (2 * jnp.sum(p * y, axes) + eps) / (jnp.sum(p, axes) + jnp.sum(y, axes) + eps)

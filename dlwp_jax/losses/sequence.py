@@ -22,15 +22,15 @@ def ctc_loss(
 ) -> jax.Array:
     """Connectionist temporal classification, by `optax.ctc_loss` (`F.ctc_loss`).
 
-    'mean' divides each loss by its target's length (at least 1) and then averages over the batch, as torch
-    does. A target that cannot be fitted into its input costs inf (0 with `zero_infinity`); its gradient is 0,
-    where torch has nan without `zero_infinity`.
+    'mean' divides each loss by its target's length (at least 1) and then averages over the
+    batch, as torch does. A target that cannot be fitted into its input costs inf (0 with
+    `zero_infinity`); its gradient is 0, where torch has nan without `zero_infinity`.
 
     Args:
-      log_probs: `[T n C]`, the output of a log-softmax (optax normalises what is not normalised; torch does
-        not).
-      targets: class indices `[n S]`, padded at the right with anything. torch's one-dimensional concatenated
-        form is not taken.
+      log_probs: `[T n C]`, the output of a log-softmax (optax normalises what is not
+        normalised; torch does not).
+      targets: class indices `[n S]`, padded at the right with anything. torch's one-dimensional
+        concatenated form is not taken.
       input_lengths: `[n]`, at most T.
       target_lengths: `[n]`, at most S.
       blank: the class that stands for no label.
@@ -42,7 +42,8 @@ def ctc_loss(
 
     Raises:
       ValueError: for shapes that do not fit or an unknown reduction.
-      IndexError: for a class that is not there, where it can be seen; under `jit` the loss is nan then.
+      IndexError: for a class that is not there, where it can be seen; under `jit` the loss is
+        nan then.
       RuntimeError: for lengths that are too long, where they can be seen.
 
     >>> import jax, jax.numpy as jnp
@@ -54,7 +55,9 @@ def ctc_loss(
     log_probs, targets = floating("log_probs", log_probs), jnp.asarray(targets)
     input_lengths, target_lengths = jnp.asarray(input_lengths), jnp.asarray(target_lengths)
     if log_probs.ndim != 3 or targets.ndim != 2 or targets.shape[0] != log_probs.shape[1]:
-        raise ValueError(f"log_probs {log_probs.shape} and targets {targets.shape} must be [T n C] and [n S].")
+        raise ValueError(
+            f"log_probs {log_probs.shape} and targets {targets.shape} must be [T n C] and [n S]."
+        )
     n = (targets.shape[0],)
     if input_lengths.shape != n or target_lengths.shape != n:
         raise ValueError(

@@ -1,8 +1,10 @@
-"""Torch's layers as Flax NNX modules: torch's names, defaults and numbers, channels last (chapters 6 and 8).
+"""Torch's layers as Flax NNX modules: torch's names, defaults and numbers, channels last
+(chapters 6 and 8).
 
-Arrays are `[N ... C]`; kernels lie as Flax has them, `[in out]` and `[*window in out]`. Every layer that
-draws random numbers takes `rngs=nnx.Rngs(seed)`; `param_dtype` is the dtype of the parameters, `dtype` that of
-the computation. `model.train()` and `model.eval()` are NNX's own and work in place.
+Arrays are `[N ... C]`; kernels lie as Flax has them, `[in out]` and `[*window in out]`. Every
+layer that draws random numbers takes `rngs=nnx.Rngs(seed)`; `param_dtype` is the dtype of the
+parameters, `dtype` that of the computation. `model.train()` and `model.eval()` are NNX's own
+and work in place.
 """
 
 from flax import nnx as _nnx

@@ -1,7 +1,9 @@
-"""The activations as layers, for `Sequential`: torch.nn's classes, one line each over `activations`.
+"""The activations as layers, for `Sequential`: torch.nn's classes, one line each over
+`activations`.
 
-Torch's `inplace` has no counterpart: arrays here do not change. Axes are counted in our channels-last arrays,
-so torch's `dim=1` of an image, the channels, is -1 here; that is the default.
+Torch's `inplace` has no counterpart: arrays here do not change. Axes are counted in our
+channels-last arrays, so torch's `dim=1` of an image, the channels, is -1 here; that is the
+default.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class ELU(nnx.Module):
 
 
 class GELU(nnx.Module):
-    """Gaussian error linear unit, exact by default; torch.nn.GELU. The function is `activations.gelu`.
+    """Gaussian error linear unit, exact by default; torch.nn.GELU. The function is
+    `activations.gelu`.
 
     >>> print(GELU()(jnp.array([1.0])).round(4))
     [0.84129995]
@@ -108,7 +111,8 @@ class GLU(nnx.Module):
 
 
 class Hardshrink(nnx.Module):
-    """Zero between -lambd and lambd; torch.nn.Hardshrink. The function is `activations.hardshrink`.
+    """Zero between -lambd and lambd; torch.nn.Hardshrink. The function is
+    `activations.hardshrink`.
 
     >>> print(Hardshrink()(jnp.array([0.4])).round(4))
     [0.]
@@ -123,7 +127,8 @@ class Hardshrink(nnx.Module):
 
 
 class Hardsigmoid(nnx.Module):
-    """Piecewise linear sigmoid; torch.nn.Hardsigmoid. The function is `activations.hardsigmoid`.
+    """Piecewise linear sigmoid; torch.nn.Hardsigmoid. The function is
+    `activations.hardsigmoid`.
 
     >>> print(Hardsigmoid()(jnp.array([0.0])).round(4))
     [0.5]
@@ -190,7 +195,8 @@ class LogSigmoid(nnx.Module):
 
 
 class LogSoftmax(nnx.Module):
-    """Logarithm of the softmax along an axis; torch.nn.LogSoftmax. The function is `activations.log_softmax`.
+    """Logarithm of the softmax along an axis; torch.nn.LogSoftmax. The function is
+    `activations.log_softmax`.
 
     >>> print(LogSoftmax()(jnp.array([1.0, 1.0])).round(4))
     [-0.6931 -0.6931]
@@ -292,7 +298,8 @@ class Softmax(nnx.Module):
 
 
 class Softmin(nnx.Module):
-    """Softmax of the negative along an axis; torch.nn.Softmin. The function is `activations.softmin`.
+    """Softmax of the negative along an axis; torch.nn.Softmin. The function is
+    `activations.softmin`.
 
     >>> print(Softmin()(jnp.array([1.0, 1.0])).round(4))
     [0.5 0.5]
@@ -307,7 +314,8 @@ class Softmin(nnx.Module):
 
 
 class Softplus(nnx.Module):
-    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus. The function is `activations.softplus`.
+    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus. The function is
+    `activations.softplus`.
 
     >>> print(Softplus()(jnp.array([0.0])).round(4))
     [0.6931]
@@ -374,7 +382,8 @@ class Tanhshrink(nnx.Module):
 
 
 class Threshold(nnx.Module):
-    """A value in place of all below a threshold; torch.nn.Threshold. The function is `activations.threshold`.
+    """A value in place of all below a threshold; torch.nn.Threshold. The function is
+    `activations.threshold`.
 
     >>> print(Threshold(1.0, 7.0)(jnp.array([0.5])).round(4))
     [7.]
@@ -415,7 +424,9 @@ class PReLU(nnx.Module):
     [-0.25, 2.0]
     """
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, *, rngs: nnx.Rngs | None = None
+    ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         self.num_parameters = num_parameters
         self.init = init
@@ -424,12 +435,15 @@ class PReLU(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [... C] -> the same
         """`activations.prelu` of `x` with the learned slope."""
         if self.num_parameters not in (1, x.shape[-1]):
-            raise RuntimeError(f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last.")
+            raise RuntimeError(
+                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last."
+            )
         return activations.prelu(x, self.weight[...])
 
 
 class RReLU(nnx.Module):
-    """ReLU with a slope below 0 drawn from U(lower, upper), their mean in eval mode; torch.nn.RReLU.
+    """ReLU with a slope below 0 drawn from U(lower, upper), their mean in eval mode;
+    torch.nn.RReLU.
 
     The draw uses a fork of the `dropout` stream of `rngs`.
 
@@ -447,4 +461,6 @@ class RReLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`activations.rrelu` of `x`, with this layer's keys in train mode."""
-        return activations.rrelu(x, self.lower, self.upper, None if self.deterministic else self.rngs())
+        return activations.rrelu(
+            x, self.lower, self.upper, None if self.deterministic else self.rngs()
+        )

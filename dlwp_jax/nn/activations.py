@@ -1,6 +1,8 @@
-"""Torch's elementwise activations and softmax family as functions; `activation_layers` wraps them as modules.
+"""Torch's elementwise activations and softmax family as functions; `activation_layers` wraps
+them as modules.
 
-Where a function has a kink, its derivative there is torch's choice (relu'(0) = 0, leaky_relu'(0) = slope,
+Where a function has a kink, its derivative there is torch's choice (relu'(0) = 0,
+leaky_relu'(0) = slope,
 ...): real data does hit kinks, after a ReLU or in 8-bit images. Every branch that could overflow is fed a
 safe value, so that gradients stay finite.
 """
@@ -90,7 +92,8 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 def hardtanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
-    """`x` cut to [min_val, max_val], with derivative 0 at both ends; torch.nn.functional.hardtanh.
+    """`x` cut to [min_val, max_val], with derivative 0 at both ends;
+    torch.nn.functional.hardtanh.
 
     >>> hardtanh(jnp.array([-3.0, 0.5])).tolist()
     [-1.0, 0.5]
@@ -118,7 +121,8 @@ def leaky_relu(x: jax.Array, negative_slope: float | jax.Array = 0.01) -> jax.Ar
 
 
 def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """`leaky_relu` with a learned slope `weight`, `[1]` or one per channel `[C]`; torch.nn.functional.prelu.
+    """`leaky_relu` with a learned slope `weight`, `[1]` or one per channel `[C]`;
+    torch.nn.functional.prelu.
 
     >>> prelu(jnp.array([-1.0, 2.0]), jnp.array([0.5])).tolist()
     [-0.5, 2.0]
@@ -126,15 +130,22 @@ def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
     return leaky_relu(x, weight)
 
 
-def rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None) -> jax.Array:
-    """`leaky_relu` with a slope drawn for each value from U(lower, upper), or their mean without a key.
+def rrelu(
+    x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None
+) -> jax.Array:
+    """`leaky_relu` with a slope drawn for each value from U(lower, upper), or their mean
+    without a key.
 
     torch.nn.functional.rrelu: training is `key=...`, evaluation `key=None`.
 
     >>> rrelu(jnp.array([-1.0, 2.0]), 0.25, 0.75).tolist()
     [-0.5, 2.0]
     """
-    slope = (lower + upper) / 2 if key is None else jax.random.uniform(key, x.shape, x.dtype, lower, upper)
+    slope = (
+        (lower + upper) / 2
+        if key is None
+        else jax.random.uniform(key, x.shape, x.dtype, lower, upper)
+    )
     return leaky_relu(x, slope)
 
 
@@ -159,7 +170,8 @@ def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
 
 def selu(x: jax.Array) -> jax.Array:
-    """`1.0507 elu(x, alpha=1.6733)`, which keeps mean 0 and variance 1; torch.nn.functional.selu.
+    """`1.0507 elu(x, alpha=1.6733)`, which keeps mean 0 and variance 1;
+    torch.nn.functional.selu.
 
     >>> print(selu(jnp.array([0.0, 1.0])).round(4))
     [0.     1.0507]
@@ -168,16 +180,21 @@ def selu(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array, approximate: Literal["none", "tanh"] = "none") -> jax.Array:
-    """`x Phi(x)` with the exact normal distribution, or approximate='tanh'; torch.nn.functional.gelu.
+    """`x Phi(x)` with the exact normal distribution, or approximate='tanh';
+    torch.nn.functional.gelu.
 
     >>> print(gelu(jnp.array([1.0])).round(4))
     [0.84129995]
     """
     if approximate not in ("none", "tanh"):
-        raise RuntimeError(f"gelu: approximate={approximate!r} is unknown; take 'none' or 'tanh'.")
+        raise RuntimeError(
+            f"gelu: approximate={approximate!r} is unknown; take 'none' or 'tanh'."
+        )
     if approximate == "none":
         return jax.nn.gelu(x, approximate=False)
-    inside = jnp.clip(x, -10, 10)  # the tanh is 1 long before; a cube that overflows would make the gradient nan
+    inside = jnp.clip(
+        x, -10, 10
+    )  # the tanh is 1 long before; a cube that overflows would make the gradient nan
     return x * (0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (inside + 0.044715 * inside**3))))
 
 
@@ -209,7 +226,8 @@ def mish(x: jax.Array) -> jax.Array:
 
 
 def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
-    """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`; torch.nn.functional.softplus.
+    """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`;
+    torch.nn.functional.softplus.
 
     >>> print(softplus(jnp.array([0.0, 30.0])).round(4))
     [ 0.6931 30.    ]
@@ -273,13 +291,16 @@ def glu(x: jax.Array, dim: int = -1) -> jax.Array:
     [2.0]
     """
     if x.shape[dim] % 2:
-        raise RuntimeError(f"glu: axis {dim} must have an even size; the input has shape {x.shape}.")
+        raise RuntimeError(
+            f"glu: axis {dim} must have an even size; the input has shape {x.shape}."
+        )
     value, gate = jnp.split(x, 2, axis=dim)
     return value * jax.nn.sigmoid(gate)
 
 
 def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
-    """`exp(x) / sum(exp(x))` along axis `dim`, by default the channels; torch.nn.functional.softmax.
+    """`exp(x) / sum(exp(x))` along axis `dim`, by default the channels;
+    torch.nn.functional.softmax.
 
     >>> softmax(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -297,7 +318,8 @@ def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
 
 
 def log_softmax(x: jax.Array, dim: int = -1) -> jax.Array:
-    """`log(softmax(x))` along axis `dim`, without the quotient; torch.nn.functional.log_softmax.
+    """`log(softmax(x))` along axis `dim`, without the quotient;
+    torch.nn.functional.log_softmax.
 
     >>> print(log_softmax(jnp.array([1.0, 1.0])).round(4))
     [-0.6931 -0.6931]

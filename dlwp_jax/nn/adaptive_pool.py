@@ -1,7 +1,7 @@
 """Pooling to a given size, whatever the size of the input; torch's adaptive pooling.
 
-Output i of an axis of `size` places is pooled from places `floor(i * size / outputs)` to `ceil((i + 1) * size
-/ outputs)`.
+Output i of an axis of `size` places is pooled from places `floor(i * size / outputs)` to
+`ceil((i + 1) * size / outputs)`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ __all__ = [
 
 
 def adaptive_avg_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
-    """Means over windows that cover the input evenly; torch.nn.functional.adaptive_avg_pool1d, 2d and 3d.
+    """Means over windows that cover the input evenly; torch.nn.functional.adaptive_avg_pool1d,
+    2d and 3d.
 
     Args:
       x: `[N *spatial C]`, or `[*spatial C]` for one example.
@@ -43,9 +44,11 @@ def adaptive_avg_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...])
 
 
 def adaptive_max_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
-    """Maxima over windows that cover the input evenly; torch.nn.functional.adaptive_max_pool1d, 2d and 3d.
+    """Maxima over windows that cover the input evenly; torch.nn.functional.adaptive_max_pool1d,
+    2d and 3d.
 
-    Arguments and result as for `adaptive_avg_pool`; ties give their gradient to the first place, as torch.
+    Arguments and result as for `adaptive_avg_pool`; ties give their gradient to the first
+    place, as torch.
 
     >>> adaptive_max_pool(jnp.arange(6.0).reshape(1, 6, 1), 4)[0, :, 0].tolist()
     [1.0, 2.0, 4.0, 5.0]
@@ -69,9 +72,15 @@ def _each_axis(pool_axis, x, output_size, owner):
 
 
 def _sizes(output_size, n) -> tuple[int | None, ...]:
-    sizes = (output_size,) * n if isinstance(output_size, int) or output_size is None else tuple(output_size)
+    sizes = (
+        (output_size,) * n
+        if isinstance(output_size, int) or output_size is None
+        else tuple(output_size)
+    )
     if len(sizes) != n or any(size is not None and size < 1 for size in sizes):
-        raise ValueError(f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis).")
+        raise ValueError(
+            f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis)."
+        )
     return sizes
 
 
@@ -84,7 +93,9 @@ def _windows(size: int, outputs: int):
 def _mean_axis(x, axis, outputs):
     size = x.shape[axis]
     if size % outputs == 0:
-        return x.reshape(*x.shape[:axis], outputs, size // outputs, *x.shape[axis + 1 :]).mean(axis + 1)
+        return x.reshape(*x.shape[:axis], outputs, size // outputs, *x.shape[axis + 1 :]).mean(
+            axis + 1
+        )
     start, stop = _windows(size, outputs)
     place = np.arange(size)
     inside = (place >= start[:, None]) & (place < stop[:, None])
@@ -96,7 +107,8 @@ def _max_axis(x, axis, outputs):
     size = x.shape[axis]
     start, stop = _windows(size, outputs)
     longest = int((stop - start).max())
-    # Lay the windows side by side, short ones filled up with their own last place: that changes neither the
+    # Lay the windows side by side, short ones filled up with their own last place: that changes
+    # neither the
     # maximum nor which place is the first to have it.
     places = np.minimum(start[:, None] + np.arange(longest), stop[:, None] - 1).reshape(-1)
     laid_out = x if size == outputs * longest else jnp.take(x, places, axis)

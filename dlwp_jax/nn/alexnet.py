@@ -14,12 +14,13 @@ __all__ = ["AlexNet"]
 
 
 class AlexNet(Sequential):
-    """`[N 224 224 3] -> logits [N num_classes]`, 61 million parameters; torchvision.models.AlexNet.
+    """`[N 224 224 3] -> logits [N num_classes]`, 61 million parameters;
+    torchvision.models.AlexNet.
 
-    The network of Krizhevsky 2014 ("One weird trick ..."), which is that of 2012 on one GPU. A named
-    `Sequential` with torchvision's names, so `parity.load_torch` finds the places of its weights; the flatten is
-    torch's (C H W), so the first linear layer reads what it reads there. Call `model.eval()` before classifying:
-    it has dropout.
+    The network of Krizhevsky 2014 ("One weird trick ..."), which is that of 2012 on one GPU. A
+    named `Sequential` with torchvision's names, so `parity.load_torch` finds the places of its
+    weights; the flatten is torch's (C H W), so the first linear layer reads what it reads
+    there. Call `model.eval()` before classifying: it has dropout.
 
     Args:
       num_classes: of ImageNet 1000.

@@ -18,8 +18,8 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over `axes`, kept, in at least float32 and in two passes.
 
-    Two passes because E[x^2] - E[x]^2 loses everything where the mean is large: at a mean of 1000, as in CT
-    data, its error is 0.28.
+    Two passes because E[x^2] - E[x]^2 loses everything where the mean is large: at a mean of
+    1000, as in CT data, its error is 0.28.
 
     >>> mean, var = moments(jnp.array([[1000.0, 1002.0]]), (1,))
     >>> mean.item(), var.item()
@@ -38,7 +38,8 @@ def normalize(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least float32.
+    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least
+    float32.
 
     >>> normalize(jnp.array([3.0]), 1.0, 4.0, 0.0).tolist()
     [1.0]
@@ -54,9 +55,10 @@ def normalize_by_moments(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`normalize` by the moments over `axes`; returns (y, mean, var).
 
-    The derivative is written so that its transpose reads the cotangent in two sums, that of the cotangent and
-    that of its product with the normalised input, which give the gradients of bias, scale and input alike; JAX's
-    own takes more passes over the array (`scripts/bench layers` has both).
+    The derivative is written so that its transpose reads the cotangent in two sums, that of the
+    cotangent and that of its product with the normalised input, which give the gradients of
+    bias, scale and input alike; JAX's own takes more passes over the array (`scripts/bench
+    layers` has both).
 
     >>> y, mean, var = normalize_by_moments(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0, (0,))
     >>> y.tolist(), mean.item(), var.item()
@@ -84,19 +86,26 @@ class Affine(nnx.Module):
     """The scale and the bias that a normalisation may end with."""
 
     def _make_affine(self, shape, scale: bool, bias: bool, param_dtype):
-        self.scale: nnx.Param[jax.Array] | None = nnx.Param(jnp.ones(shape, param_dtype)) if scale else None
-        self.bias: nnx.Param[jax.Array] | None = nnx.Param(jnp.zeros(shape, param_dtype)) if scale and bias else None
+        self.scale: nnx.Param[jax.Array] | None = (
+            nnx.Param(jnp.ones(shape, param_dtype)) if scale else None
+        )
+        self.bias: nnx.Param[jax.Array] | None = (
+            nnx.Param(jnp.zeros(shape, param_dtype)) if scale and bias else None
+        )
 
     def _affine(self):
         """The values of both, None where there is none."""
-        return tuple(None if parameter is None else parameter[...] for parameter in (self.scale, self.bias))
+        return tuple(
+            None if parameter is None else parameter[...]
+            for parameter in (self.scale, self.bias)
+        )
 
 
 class RunningMoments(Affine):
     """Scale, bias and running moments per channel: what BatchNorm and InstanceNorm share.
 
-    Parameters: `scale [C]`, `bias [C]` (None without `affine`). Statistics (`nnx.BatchStat`): `mean [C]`,
-      `var [C]`
+    Parameters: `scale [C]`, `bias [C]` (None without `affine`). Statistics (`nnx.BatchStat`):
+      `mean [C]`, `var [C]`
     and `num_batches_tracked []` (None without `track_running_stats`).
     """
 
@@ -132,13 +141,17 @@ class RunningMoments(Affine):
         return normalize(x, mean, var, self.eps, *self._affine())
 
     def _running(self):
-        """The running (mean, var) where eval mode is to use them, else None: the batch's own are wanted."""
+        """The running (mean, var) where eval mode is to use them, else None: the batch's own
+        are wanted.
+        """
         if not self.use_running_average or self.mean is None or self.var is None:
             return None
         return self.mean[...], self.var[...]
 
     def _track(self, mean, var, count: int, weight):
-        """In train mode, move the running values by `weight` towards `mean` and the unbiased `var` `[C]`."""
+        """In train mode, move the running values by `weight` towards `mean` and the unbiased
+        `var` `[C]`.
+        """
         if self.use_running_average or self.mean is None or self.var is None or count == 0:
             return
         mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
@@ -162,16 +175,25 @@ class _BatchNorm(RunningMoments):
         param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, param_dtype
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
-        """Normalise every channel by the batch's moments, or by the running ones in eval mode."""
+        """Normalise every channel by the batch's moments, or by the running ones in eval
+        mode.
+        """
         if x.ndim not in self._ranks or x.shape[-1] != self.num_features:
             takes = " or ".join(
-                layout(rank - 2, self.num_features) if rank > 2 else f"[N {self.num_features}]" for rank in self._ranks
+                layout(rank - 2, self.num_features) if rank > 2 else f"[N {self.num_features}]"
+                for rank in self._ranks
             )
             first = x.ndim > 2 and x.shape[1] == self.num_features
-            hint = " (torch's channels first? Turn it over with jnp.moveaxis(x, 1, -1))" if first else ""
+            hint = (
+                " (torch's channels first? Turn it over with jnp.moveaxis(x, 1, -1))"
+                if first
+                else ""
+            )
             raise ValueError(
                 f"{type(self).__name__} takes {takes}, channels last; the input has shape {x.shape}{hint}."
             )
@@ -180,9 +202,15 @@ class _BatchNorm(RunningMoments):
             return self._normalize(x, *running)
         count = math.prod(x.shape[:-1])
         if count == 1 and not self.use_running_average:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}.")
-        scale = jnp.ones(self.num_features, jnp.float32) if self.scale is None else self.scale[...]
-        bias = jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {x.shape}."
+            )
+        scale = (
+            jnp.ones(self.num_features, jnp.float32) if self.scale is None else self.scale[...]
+        )
+        bias = (
+            jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
+        )
         y, mean, var = normalize_by_moments(x, scale, bias, self.eps, tuple(range(x.ndim - 1)))
         self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
         return y
@@ -198,10 +226,10 @@ class _BatchNorm(RunningMoments):
 class BatchNorm1d(_BatchNorm):
     """Batch normalisation of `[N C]` or `[N L C]`; torch.nn.BatchNorm1d.
 
-    `y = (x - mean) / sqrt(var + eps) * scale + bias` with the moments of the batch in train mode and the
-    running ones in eval mode. Running values move by `new = (1 - momentum) * old + momentum * batch`, with
-    the unbiased variance; `momentum=None` takes the plain average over all batches. nnx's `model.train()` and
-    `model.eval()` switch.
+    `y = (x - mean) / sqrt(var + eps) * scale + bias` with the moments of the batch in train
+    mode and the running ones in eval mode. Running values move by `new = (1 - momentum) * old +
+    momentum * batch`, with the unbiased variance; `momentum=None` takes the plain average over
+    all batches. nnx's `model.train()` and `model.eval()` switch.
 
     Args:
       num_features: channels, the size of the last axis.
@@ -209,8 +237,8 @@ class BatchNorm1d(_BatchNorm):
       momentum: the weight of the new value (Flax's is the weight of the old one), or None.
       affine: whether there are `scale` and `bias`.
       bias: whether there is a `bias` beside the scale.
-      track_running_stats: whether there are running values; without them, eval mode uses the batch's moments
-        too.
+      track_running_stats: whether there are running values; without them, eval mode uses the
+        batch's moments too.
 
     Parameters: `scale [C]`, `bias [C]`; statistics (`nnx.BatchStat`): `mean [C]`, `var [C]`,
       `num_batches_tracked []`.

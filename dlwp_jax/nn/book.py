@@ -1,7 +1,9 @@
-"""The networks of the book's second part: the LunaModel that classifies, the U-Net that segments.
+"""The networks of the book's second part: the LunaModel that classifies, the U-Net that
+segments.
 
-Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by name. The
-networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too, is also found here.
+Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by
+name. The networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too,
+is also found here.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class _LunaBlock(nnx.Module):
 
 
 class LunaModel(nnx.Module):
-    """Nodule or not, from a crop of 32 x 48 x 48 voxels: batch norm, four blocks, one linear head (chapter 11).
+    """Nodule or not, from a crop of 32 x 48 x 48 voxels: batch norm, four blocks, one linear
+    head (chapter 11).
 
     Args:
       in_channels: 1 for CT.
@@ -69,7 +72,15 @@ class LunaModel(nnx.Module):
 
 
 class _UNetBlock(nnx.Module):
-    def __init__(self, in_channels: int, channels: int, padding: bool, batch_norm: bool, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        padding: bool,
+        batch_norm: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
         layers = []
         for width in (in_channels, channels):
             layers += [Conv2d(width, channels, 3, padding=int(padding), rngs=rngs), LeakyReLU()]
@@ -81,26 +92,38 @@ class _UNetBlock(nnx.Module):
 
 
 class _UNetUp(nnx.Module):
-    def __init__(self, in_channels: int, channels: int, padding: bool, batch_norm: bool, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        padding: bool,
+        batch_norm: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
         self.conv_block = _UNetBlock(in_channels, channels, padding, batch_norm, rngs=rngs)
 
     def __call__(self, x: jax.Array, bridge: jax.Array) -> jax.Array:
         x = cast(jax.Array, self.up(x))
-        top, left = ((big - small) // 2 for big, small in zip(bridge.shape[1:3], x.shape[1:3], strict=True))
+        top, left = (
+            (big - small) // 2
+            for big, small in zip(bridge.shape[1:3], x.shape[1:3], strict=True)
+        )
         cropped = bridge[:, top : top + x.shape[1], left : left + x.shape[2]]
         return self.conv_block(jnp.concatenate([x, cropped], axis=-1))
 
 
 class UNet(nnx.Module):
-    """Down by average pooling, up by transposed convolutions, with a bridge at each size (chapter 13.4).
+    """Down by average pooling, up by transposed convolutions, with a bridge at each size
+    (chapter 13.4).
 
     Args:
       in_channels, n_classes: channels of input and output.
       depth: how many sizes.
       wf: the first size has 2**wf channels; each smaller one twice as many.
-      padding: keep sizes (height and width divisible by 2**(depth - 1)); without it, outputs shrink and
-        bridges are cropped.
+      padding: keep sizes (height and width divisible by 2**(depth - 1)); without it, outputs
+        shrink and bridges are cropped.
       batch_norm: after each convolution's activation.
       rngs: draws the weights.
 
@@ -125,7 +148,8 @@ class UNet(nnx.Module):
             for before, width in zip([in_channels, *widths], widths, strict=False)
         )
         self.up_path = ModuleList(
-            _UNetUp(2 * width, width, padding, batch_norm, rngs=rngs) for width in reversed(widths[:-1])
+            _UNetUp(2 * width, width, padding, batch_norm, rngs=rngs)
+            for width in reversed(widths[:-1])
         )
         self.last = Conv2d(widths[0], n_classes, 1, rngs=rngs)
         self.pool = AvgPool2d(2)
@@ -145,10 +169,11 @@ class UNet(nnx.Module):
 
 
 class UNetWrapper(nnx.Module):
-    """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter 13.5).
+    """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter
+    13.5).
 
-    Takes the arguments of `UNet`, all but the first two as `options`. The book's has seven slices in, one class
-    out, `depth=3, wf=4`, padding and batch norm.
+    Takes the arguments of `UNet`, all but the first two as `options`. The book's has seven
+    slices in, one class out, `depth=3, wf=4`, padding and batch norm.
 
     >>> model = UNetWrapper(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))
     >>> model(jnp.ones((2, 8, 8, 7))).shape
@@ -159,6 +184,8 @@ class UNetWrapper(nnx.Module):
         self.input_batchnorm = BatchNorm2d(in_channels)
         self.unet = UNet(in_channels, n_classes, **options, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w slices] -> probabilities [n h w n_classes]
+    def __call__(
+        self, x: jax.Array
+    ) -> jax.Array:  # [n h w slices] -> probabilities [n h w n_classes]
         """How probable each class is at each place."""
         return jax.nn.sigmoid(self.unet(self.input_batchnorm(x)))

@@ -10,22 +10,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-__all__ = ["Flatten", "LayerStack", "ModuleList", "Sequential", "Unflatten", "flatten", "unflatten"]
+__all__ = [
+    "Flatten",
+    "LayerStack",
+    "ModuleList",
+    "Sequential",
+    "Unflatten",
+    "flatten",
+    "unflatten",
+]
 
 
 class Sequential(nnx.Module):
     """Apply layers one after the other; torch.nn.Sequential.
 
-    Layers are given by position and called "0", "1", ..., or with names: by an (ordered) mapping as torch, or
-    by keyword. The names are attributes, and appear in NNX paths and checkpoints as in torch's state_dict.
+    Layers are given by position and called "0", "1", ..., or with names: by an (ordered)
+    mapping as torch, or by keyword. The names are attributes, and appear in NNX paths and
+    checkpoints as in torch's state_dict.
 
     Args:
       layers: modules or any callables of one argument, or one mapping name -> layer.
       named: name=layer, in order.
 
     Raises:
-      KeyError: where a name is empty, holds a dot, or is already an attribute of modules; TypeError: where
-        a layer cannot be called.
+      KeyError: where a name is empty, holds a dot, or is already an attribute of modules;
+        TypeError: where a layer cannot be called.
 
     >>> from dlwp_jax import nn
     >>> rngs = nnx.Rngs(0)
@@ -35,7 +44,9 @@ class Sequential(nnx.Module):
     """
 
     def __init__(
-        self, *layers: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]], **named: Callable[[Any], Any]
+        self,
+        *layers: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]],
+        **named: Callable[[Any], Any],
     ):
         self._names: tuple[str, ...] = ()
         first = layers[0] if len(layers) == 1 else None
@@ -50,7 +61,9 @@ class Sequential(nnx.Module):
         if not callable(layer):
             raise TypeError(f"Sequential: layer {name!r} must be callable; it is {layer!r}.")
         if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
-            raise KeyError(f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute.")
+            raise KeyError(
+                f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute."
+            )
         setattr(self, name, layer)
         self._names = (*self._names, name)
 
@@ -76,28 +89,35 @@ class Sequential(nnx.Module):
         return zip(self._names, self, strict=True)
 
     def __getitem__(self, index: int | str | slice) -> Any:
-        """A layer by position or name; a slice gives a Sequential of the same layers and names."""
+        """A layer by position or name; a slice gives a Sequential of the same layers and
+        names.
+        """
         if isinstance(index, slice):
             return Sequential({name: getattr(self, name) for name in self._names[index]})
         if isinstance(index, str):
             if index not in self._names:
-                raise KeyError(f"Sequential has no layer {index!r}; it has {list(self._names)}.")
+                raise KeyError(
+                    f"Sequential has no layer {index!r}; it has {list(self._names)}."
+                )
             return getattr(self, index)
         return getattr(self, self._names[index])
 
 
 class LayerStack(nnx.Module):
-    """Layers of one structure, one after the other, as a loop (`jax.lax.scan`): the function of `Sequential`.
+    """Layers of one structure, one after the other, as a loop (`jax.lax.scan`): the function of
+    `Sequential`.
 
-    The arrays of the layers lie stacked in `layer`, with a leading axis. So a hundred blocks compile in the time
-    of one, and their optimizer works on a few large arrays. Every layer must give back the shape and dtype it
-    was given. `parity.load_torch` finds layers by their own names: load first, then stack.
+    The arrays of the layers lie stacked in `layer`, with a leading axis. So a hundred blocks
+    compile in the time of one, and their optimizer works on a few large arrays. Every layer
+    must give back the shape and dtype it was given. `parity.load_torch` finds layers by their
+    own names: load first, then stack.
 
     Args:
       layers: modules that differ in nothing but the values of their arrays; they are copied.
 
     Raises:
-      ValueError: where two layers differ in structure; TypeError (JAX's): where a layer changes shape or dtype.
+      ValueError: where two layers differ in structure; TypeError (JAX's): where a layer changes
+        shape or dtype.
 
     >>> from dlwp_jax import nn
     >>> rngs = nnx.Rngs(0)
@@ -114,10 +134,16 @@ class LayerStack(nnx.Module):
         states = [first]
         for i, layer in enumerate(layers[1:], start=1):
             other, state = nnx.split(layer)
-            if other != graph or jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, first):
-                raise ValueError(f"LayerStack: layer {i} differs in structure from layer 0; take Sequential.")
+            if other != graph or jax.tree.map(jnp.shape, state) != jax.tree.map(
+                jnp.shape, first
+            ):
+                raise ValueError(
+                    f"LayerStack: layer {i} differs in structure from layer 0; take Sequential."
+                )
             states.append(state)
-        self.layer: nnx.Module = nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+        self.layer: nnx.Module = nnx.merge(
+            graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        )
         self._depth = len(layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -127,7 +153,9 @@ class LayerStack(nnx.Module):
         def step(x, parts):
             layer = nnx.merge(graph, *parts, copy=True)
             x = layer(x)
-            return x, nnx.split(layer, nnx.Param, ...)[2]  # running statistics, counts of random streams
+            return x, nnx.split(layer, nnx.Param, ...)[
+                2
+            ]  # running statistics, counts of random streams
 
         x, rest = jax.lax.scan(step, x, tuple(parts))
         nnx.update(self.layer, rest)
@@ -139,11 +167,15 @@ class LayerStack(nnx.Module):
     def __iter__(self) -> Iterator[Any]:
         """The layers by themselves, copied out."""
         graph, state = nnx.split(self.layer)
-        return (nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(self._depth))
+        return (
+            nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+            for i in range(self._depth)
+        )
 
 
 class ModuleList(nnx.List):
-    """Layers in a list, found by NNX as torch.nn.ModuleList's are by torch; calling them is up to you.
+    """Layers in a list, found by NNX as torch.nn.ModuleList's are by torch; calling them is up
+    to you.
 
     >>> from dlwp_jax import nn
     >>> layers = ModuleList(nn.Linear(4, 4, rngs=nnx.Rngs(i)) for i in range(3))
@@ -153,17 +185,19 @@ class ModuleList(nnx.List):
 
 
 def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
-    """Flatten `[N *spatial C]` as torch flattens the same image, `[N C *spatial]`: channel by channel.
+    """Flatten `[N *spatial C]` as torch flattens the same image, `[N C *spatial]`: channel by
+    channel.
 
-    So the columns of a Linear layer behind it mean what they mean in torch. The axes are torch's (0 is N, 1
-    is C, ...). What keeps more than two axes is returned channels last.
+    So the columns of a Linear layer behind it mean what they mean in torch. The axes are
+    torch's (0 is N, 1 is C, ...). What keeps more than two axes is returned channels last.
 
     Args:
       x: `[N *spatial C]`; rows `[N C]` stay as they are.
       start_dim, end_dim: the first and the last axis to merge, counted in torch's order.
 
     Raises:
-      ValueError: where start_dim is 0 and some axes stay: it would be unclear which of them holds channels.
+      ValueError: where start_dim is 0 and some axes stay: it would be unclear which of them
+        holds channels.
 
     >>> image = jnp.array([[[[0, 10], [1, 11]]]])  # [N=1 H=1 W=2 C=2]
     >>> flatten(image).tolist()
@@ -173,14 +207,19 @@ def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
     if start > end:
         raise RuntimeError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}.")
     if start == 0 and 0 < end < x.ndim - 1:
-        raise ValueError(f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1.")
+        raise ValueError(
+            f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1."
+        )
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
-    merged = first.reshape(*first.shape[:start], math.prod(first.shape[start : end + 1]), *first.shape[end + 1 :])
+    merged = first.reshape(
+        *first.shape[:start], math.prod(first.shape[start : end + 1]), *first.shape[end + 1 :]
+    )
     return jnp.moveaxis(merged, 1, -1) if merged.ndim > 2 else merged
 
 
 def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
-    """Give axis `dim`, in torch's order, the shape `sizes`, also in torch's order; the inverse of `flatten`.
+    """Give axis `dim`, in torch's order, the shape `sizes`, also in torch's order; the inverse
+    of `flatten`.
 
     >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # [N C=3 H=2 W=2] is [N H W C] here
     (1, 2, 2, 3)
@@ -188,14 +227,18 @@ def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
     dim = _dim(dim, x.ndim)
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
     if -1 not in sizes and math.prod(sizes) != first.shape[dim]:
-        raise RuntimeError(f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}.")
+        raise RuntimeError(
+            f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}."
+        )
     spread = first.reshape(*first.shape[:dim], *sizes, *first.shape[dim + 1 :])
     return jnp.moveaxis(spread, 1, -1) if spread.ndim > 2 else spread
 
 
 def _dim(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim}).")
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})."
+        )
     return dim % ndim
 
 

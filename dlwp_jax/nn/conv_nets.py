@@ -1,8 +1,10 @@
-"""Chapter 8's networks for small pictures: the first conv net, and what the chapter varies about it.
+"""Chapter 8's networks for small pictures: the first conv net, and what the chapter varies
+about it.
 
-`ConvNet(32)` is the variation in width; each class varies one thing more. Layers carry the names of the book's
-listings, so `parity.load_torch` finds their places by name. All take `[n 32 32 3]` and give the logits of two
-classes; L1 and L2 penalties belong to the loss and the optimizer, not to a network.
+`ConvNet(32)` is the variation in width; each class varies one thing more. Layers carry the
+names of the book's listings, so `parity.load_torch` finds their places by name. All take `[n 32
+32 3]` and give the logits of two classes; L1 and L2 penalties belong to the loss and the
+optimizer, not to a network.
 """
 
 from __future__ import annotations
@@ -19,11 +21,20 @@ from dlwp_jax.nn.dropout import Dropout2d
 from dlwp_jax.nn.linear import Linear
 from dlwp_jax.nn.pool import max_pool
 
-__all__ = ["ConvNet", "NetBatchNorm", "NetDepth", "NetDropout", "NetRes", "NetResDeep", "ResBlock"]
+__all__ = [
+    "ConvNet",
+    "NetBatchNorm",
+    "NetDepth",
+    "NetDropout",
+    "NetRes",
+    "NetResDeep",
+    "ResBlock",
+]
 
 
 class ConvNet(nnx.Module):
-    """Birds from airplanes: two convolutions, two linear layers; 18,090 parameters (chapter 8.3).
+    """Birds from airplanes: two convolutions, two linear layers; 18,090 parameters (chapter
+    8.3).
 
     Args:
       channels: of the first convolution; the second has half as many.
@@ -129,7 +140,8 @@ class NetDepth(nnx.Module):
 
 
 class NetRes(NetDepth):
-    """`NetDepth` with a skip over its third convolution (chapter 8.5.3). The arguments are those of `NetDepth`.
+    """`NetDepth` with a skip over its third convolution (chapter 8.5.3). The arguments are
+    those of `NetDepth`.
 
     >>> NetRes(channels=4, rngs=nnx.Rngs(0))(jnp.ones((2, 32, 32, 3))).shape
     (2, 2)
@@ -142,8 +154,9 @@ class NetRes(NetDepth):
 class ResBlock(nnx.Module):
     """`x + relu(batch_norm(conv(x)))`, the unit of `NetResDeep` (chapter 8.5.3).
 
-    The convolution has no bias, which batch norm would take away again, and starts from He's normal
-    distribution; batch norm starts at scale 0.5, so that many blocks in a row do not blow the signal up.
+    The convolution has no bias, which batch norm would take away again, and starts from He's
+    normal distribution; batch norm starts at scale 0.5, so that many blocks in a row do not
+    blow the signal up.
 
     >>> ResBlock(4, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 4))).shape
     (2, 8, 8, 4)
@@ -151,7 +164,9 @@ class ResBlock(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         he = init.kaiming_normal(nonlinearity="relu")
-        self.conv = Conv2d(channels, channels, 3, padding=1, bias=False, kernel_init=he, rngs=rngs)
+        self.conv = Conv2d(
+            channels, channels, 3, padding=1, bias=False, kernel_init=he, rngs=rngs
+        )
         self.batch_norm = BatchNorm2d(channels)
         self.batch_norm.scale = nnx.Param(jnp.full(channels, 0.5))
 
@@ -161,11 +176,12 @@ class ResBlock(nnx.Module):
 
 
 class NetResDeep(nnx.Module):
-    """One convolution, `n_blocks` residual blocks between two poolings, two linear layers (chapter 8.5.3).
+    """One convolution, `n_blocks` residual blocks between two poolings, two linear layers
+    (chapter 8.5.3).
 
-    Every block has weights of its own, as the chapter's text has it. The chapter's listing repeats one block
-    object, so all its blocks share one set of weights; a checkpoint of that form ties them, and
-    `parity.load_torch` refuses it here.
+    Every block has weights of its own, as the chapter's text has it. The chapter's listing
+    repeats one block object, so all its blocks share one set of weights; a checkpoint of that
+    form ties them, and `parity.load_torch` refuses it here.
 
     Args:
       channels: of every convolution.

@@ -12,7 +12,15 @@ from jax.typing import DTypeLike
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution_primitive import Geometry, convolve
 from dlwp_jax.nn.padding import PadMode, pad
-from dlwp_jax.nn.shapes import Sizes, check_input, is_integer, over_batch, positive_tuple, promote, to_tuple
+from dlwp_jax.nn.shapes import (
+    Sizes,
+    check_input,
+    is_integer,
+    over_batch,
+    positive_tuple,
+    promote,
+    to_tuple,
+)
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 
@@ -36,9 +44,11 @@ def conv(
     groups: int = 1,
     padding_mode: PaddingMode = "zeros",
 ) -> jax.Array:
-    """Cross-correlation of `x` with `kernel`: torch.nn.functional.conv1d, conv2d and conv3d, channels last.
+    """Cross-correlation of `x` with `kernel`: torch.nn.functional.conv1d, conv2d and conv3d,
+    channels last.
 
-    `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k, c, o]`
+    `y[n, p, o] = bias[o] + sum_{k, c} x[n, stride * p + dilation * k - padding, c] * kernel[k,
+    c, o]`
 
     Derivatives of any order and mode work; a first gradient is fast inside `lax.scan` too (see
     `convolution_primitive`).
@@ -48,13 +58,14 @@ def conv(
       kernel: `[*window in/groups out]`; its rank says how many spatial axes there are.
       bias: `[out]` or None.
       stride, dilation: an int, or one per spatial axis.
-      padding: an int or one per axis, added on both sides; 'valid' is 0; 'same' keeps the size (stride 1
-        only, the odd element goes to the end, as in torch).
+      padding: an int or one per axis, added on both sides; 'valid' is 0; 'same' keeps the size
+        (stride 1 only, the odd element goes to the end, as in torch).
       groups: channels are split into this many groups that do not see each other.
       padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
 
     Returns:
-      `[N *spatial' out]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) // stride + 1`.
+      `[N *spatial' out]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) //
+      stride + 1`.
 
     Raises:
       RuntimeError: where ranks or channels do not fit; ValueError: for a wrong option.
@@ -66,11 +77,16 @@ def conv(
     owner = f"conv over {n} axes"
     check_input(x, n, owner, kernel.shape[-2] * groups)
     check_floating(x, owner)
-    stride, dilation = positive_tuple(stride, n, "stride"), positive_tuple(dilation, n, "dilation")
+    stride, dilation = (
+        positive_tuple(stride, n, "stride"),
+        positive_tuple(dilation, n, "dilation"),
+    )
     window = kernel.shape[:n]
     pairs = padding_pairs(padding, window, stride, dilation)
     if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
+        raise ValueError(
+            f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}."
+        )
 
     def batched(x):
         inner = pairs
@@ -84,7 +100,10 @@ def conv(
 
 
 def padding_pairs(
-    padding: Sizes | str, window: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+    padding: Sizes | str,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> tuple[tuple[int, int], ...]:
     """(before, after) for each axis from torch's `padding`: ints, 'valid' or 'same'.
 
@@ -96,7 +115,9 @@ def padding_pairs(
         padding = 0
     if padding == "same":
         if max(stride) > 1:
-            raise ValueError(f"padding='same' needs stride 1; stride is {stride} (torch refuses it too).")
+            raise ValueError(
+                f"padding='same' needs stride 1; stride is {stride} (torch refuses it too)."
+            )
         totals = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
         return tuple((t // 2, t - t // 2) for t in totals)
     if isinstance(padding, str):
@@ -110,7 +131,9 @@ def padding_pairs(
 def check_floating(x: jax.Array, owner: str) -> None:
     """Refuse whole numbers, as torch does."""
     if is_integer(x):
-        raise RuntimeError(f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float).")
+        raise RuntimeError(
+            f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float)."
+        )
 
 
 def _check_reach(spatial, window, dilation, pairs, owner):
@@ -128,12 +151,21 @@ class ConvolutionLayer(nnx.Module):
     _spatial_axes: int | None = None
 
     def _set_options(
-        self, in_channels: int, out_channels: int, kernel_size, stride, dilation, groups: int, dtype: DTypeLike | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride,
+        dilation,
+        groups: int,
+        dtype: DTypeLike | None,
     ) -> int:
         """Check and keep the options; returns the number of spatial axes."""
         n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}.")
+            raise ValueError(
+                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}."
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size: tuple[int, ...] = positive_tuple(kernel_size, n, "kernel_size")
@@ -143,14 +175,22 @@ class ConvolutionLayer(nnx.Module):
         self.dtype: DTypeLike | None = dtype
         return n
 
-    def _make_parameters(self, channels: tuple[int, int], bias: bool, rngs, param_dtype, kernel_init, bias_init):
-        """Draw `kernel [*kernel_size *channels]` and `bias [out_channels]`; without initialisers, as torch does."""
+    def _make_parameters(
+        self, channels: tuple[int, int], bias: bool, rngs, param_dtype, kernel_init, bias_init
+    ):
+        """Draw `kernel [*kernel_size *channels]` and `bias [out_channels]`; without
+        initialisers, as torch does.
+        """
         shape = (*self.kernel_size, *channels)
         kernel_init = kernel_init or init.torch_kernel
         bias_init = bias_init or init.torch_bias(init.fans(shape)[0])
-        self.kernel: nnx.Param[jax.Array] = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(
+            kernel_init(rngs.params(), shape, param_dtype)
+        )
         self.bias: nnx.Param[jax.Array] | None = (
-            nnx.Param(bias_init(rngs.params(), (self.out_channels,), param_dtype)) if bias else None
+            nnx.Param(bias_init(rngs.params(), (self.out_channels,), param_dtype))
+            if bias
+            else None
         )
 
     def _operands(self, x):
@@ -162,7 +202,8 @@ class ConvolutionLayer(nnx.Module):
 
 
 class Conv(ConvolutionLayer):
-    """Convolution over as many spatial axes as `kernel_size` has entries; torch.nn.Conv1d, Conv2d and Conv3d.
+    """Convolution over as many spatial axes as `kernel_size` has entries; torch.nn.Conv1d,
+    Conv2d and Conv3d.
 
     The function is `conv`. `Conv1d`, `Conv2d` and `Conv3d` also take `kernel_size` as one int.
 
@@ -172,11 +213,13 @@ class Conv(ConvolutionLayer):
       stride, padding, dilation, groups, padding_mode: as in `conv`.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype, param_dtype: of the computation (None: what input and parameters promote to) and of the
-        parameters.
-      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+      dtype, param_dtype: of the computation (None: what input and parameters promote to) and of
+        the parameters.
+      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(fan_in),
+        1/sqrt(fan_in)).
 
-    Parameters: `kernel [*kernel_size, in_channels / groups, out_channels]`, `bias [out_channels]`.
+    Parameters: `kernel [*kernel_size, in_channels / groups, out_channels]`, `bias
+    [out_channels]`.
 
     Raises:
       ValueError: where `groups` does not divide both channel counts.
@@ -204,21 +247,38 @@ class Conv(ConvolutionLayer):
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
-        n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
+        n = self._set_options(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, dtype
+        )
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}.")
+            raise ValueError(
+                f"padding_mode={padding_mode!r} is unknown; take one of {list(PADDING_MODES)}."
+            )
         self.padding: Literal["valid", "same"] | tuple[int, ...] = (
             padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
         )
-        padding_pairs(self.padding, self.kernel_size, self.stride, self.dilation)  # refuse a wrong one here and now
+        padding_pairs(
+            self.padding, self.kernel_size, self.stride, self.dilation
+        )  # refuse a wrong one here and now
         self.padding_mode: PaddingMode = padding_mode
         channels = (in_channels // groups, out_channels)
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial in_channels] -> [N *spatial' out_channels]
+    def __call__(
+        self, x: jax.Array
+    ) -> jax.Array:  # [N *spatial in_channels] -> [N *spatial' out_channels]
         """Convolve `x`."""
         x, kernel, bias = self._operands(x)
-        return conv(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
+        return conv(
+            x,
+            kernel,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.padding_mode,
+        )
 
 
 class Conv1d(Conv):
@@ -252,7 +312,9 @@ class Conv3d(Conv):
 
 
 def spatial_axes(fixed: int | None, kernel_size: Sizes, owner: str) -> int:
-    """How many spatial axes a layer has: its class says so, or else the length of `kernel_size`."""
+    """How many spatial axes a layer has: its class says so, or else the length of
+    `kernel_size`.
+    """
     if fixed is not None:
         return fixed
     if isinstance(kernel_size, int) or not 1 <= len(kernel_size) <= 3:

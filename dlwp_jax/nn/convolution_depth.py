@@ -1,7 +1,8 @@
-"""Volumes as pictures: a convolution over three axes is the sum of one over two for each depth of the window.
+"""Volumes as pictures: a convolution over three axes is the sum of one over two for each depth
+of the window.
 
-XLA:CPU takes three to eight times as long for three spatial axes as for two with as much to compute (`scripts/bench
-layers`).
+XLA:CPU takes three to eight times as long for three spatial axes as for two with as much to
+compute (`scripts/bench layers`).
 """
 
 import jax
@@ -12,20 +13,34 @@ from dlwp_jax.nn import windows
 
 
 def pays(x: jax.Array, n: int, groups: int) -> bool:
-    """Whether to convolve `n` axes this way: where it costs no digits, and devices can still split the examples.
+    """Whether to convolve `n` axes this way: where it costs no digits, and devices can still
+    split the examples.
 
-    Sums in 16 bits would be rounded at every depth; depths count as examples, which uneven shares would tear.
+    Sums in 16 bits would be rounded at every depth; depths count as examples, which uneven
+    shares would tear.
 
     >>> pays(jnp.ones((2, 3, 4, 4, 1)), 3, groups=1), pays(jnp.ones((2, 4, 4, 1)), 2, groups=1)
     (True, False)
     """
-    return n == 3 and groups == 1 and x.dtype.itemsize >= 4 and x.shape[0] % jax.device_count() == 0
+    return (
+        n == 3
+        and groups == 1
+        and x.dtype.itemsize >= 4
+        and x.shape[0] % jax.device_count() == 0
+    )
 
 
 def pictures(
-    x: jax.Array, window: int, *, stride: int, padding: tuple[int, int], dilation: int, spread: int = 1
+    x: jax.Array,
+    window: int,
+    *,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    spread: int = 1,
 ) -> list[jax.Array]:
-    """What windows see at each of their depths: `[N D H W C] ->` as many `[N D' H W C]` as a window is deep.
+    """What windows see at each of their depths: `[N D H W C] ->` as many `[N D' H W C]` as a
+    window is deep.
 
     The options are those of the depth; `spread` is that of the input.
 

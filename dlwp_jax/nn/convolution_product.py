@@ -1,8 +1,10 @@
-"""A convolution of few input channels as one matrix product, and the gradient of its kernel as another.
+"""A convolution of few input channels as one matrix product, and the gradient of its kernel as
+another.
 
-Every row of the left factor holds the window of two neighbouring output columns, one column wider than the kernel's
-own; it is made of whole slices of the input, which is cheap where there are few channels. The right factor is the
-kernel twice, the second time one column further (`scripts/bench layers` has the times). Stride and dilation are 1.
+Every row of the left factor holds the window of two neighbouring output columns, one column
+wider than the kernel's own; it is made of whole slices of the input, which is cheap where there
+are few channels. The right factor is the kernel twice, the second time one column further
+(`scripts/bench layers` has the times). Stride and dilation are 1.
 """
 
 import math
@@ -17,7 +19,8 @@ Pairs = Sequence[tuple[int, int]]
 
 
 def pays(outputs: Sequence[int], kernel_shape: Sequence[int]) -> bool:
-    """Whether the product is the faster form: few channels, and windows of no more than four times the output.
+    """Whether the product is the faster form: few channels, and windows of no more than four
+    times the output.
 
     >>> pays((32, 32), (3, 3, 3, 16)), pays((32, 32), (3, 3, 16, 16)), pays((32, 32), (11, 11, 3, 8))
     (True, False, False)
@@ -25,7 +28,12 @@ def pays(outputs: Sequence[int], kernel_shape: Sequence[int]) -> bool:
     *window, channels, out = kernel_shape
     columns = columns_at_once(outputs)
     width = math.prod(window[:-1]) * (window[-1] + columns - 1) * channels
-    return math.prod(window) > 1 and channels < 8 and width <= 4 * columns * out and math.prod(outputs) > 0
+    return (
+        math.prod(window) > 1
+        and channels < 8
+        and width <= 4 * columns * out
+        and math.prod(outputs) > 0
+    )
 
 
 def columns_at_once(outputs: Sequence[int]) -> int:
@@ -43,11 +51,14 @@ def outputs(spatial: Sequence[int], window: Sequence[int], padding: Pairs) -> tu
     >>> outputs((5, 6), (3, 3), ((1, 1), (0, 0)))
     (5, 4)
     """
-    return tuple(size + sum(pair) - k + 1 for size, k, pair in zip(spatial, window, padding, strict=True))
+    return tuple(
+        size + sum(pair) - k + 1 for size, k, pair in zip(spatial, window, padding, strict=True)
+    )
 
 
 def widened(kernel: jax.Array, columns: int) -> jax.Array:
-    """`[*window in out] -> [*window' in columns out]`: copies, each a column further in a wider window.
+    """`[*window in out] -> [*window' in columns out]`: copies, each a column further in a wider
+    window.
 
     >>> widened(jnp.ones((2, 1, 1)), 2)[:, 0, :, 0].tolist()
     [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
@@ -55,7 +66,9 @@ def widened(kernel: jax.Array, columns: int) -> jax.Array:
     if columns == 1:  # as most are: nothing to trace
         return jnp.expand_dims(kernel, -2)
     before = [(0, 0)] * (kernel.ndim - 3)
-    shifted = [jnp.pad(kernel, [*before, (j, columns - 1 - j), (0, 0), (0, 0)]) for j in range(columns)]
+    shifted = [
+        jnp.pad(kernel, [*before, (j, columns - 1 - j), (0, 0), (0, 0)]) for j in range(columns)
+    ]
     return jnp.stack(shifted, -2)
 
 
@@ -73,7 +86,9 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Pairs) -> jax.Array:
     return y.reshape(x.shape[0], *places, out)
 
 
-def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], padding: Pairs) -> jax.Array:
+def kernel_gradient(
+    x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], padding: Pairs
+) -> jax.Array:
     """The gradient by the kernel: `[N *spatial in] x [N *spatial' out] -> [*window in out]`.
 
     >>> kernel_gradient(jnp.ones((1, 4, 1)), jnp.ones((1, 2, 1)), (3, 1, 1), ((0, 0),))[:, 0, 0].tolist()
@@ -83,7 +98,9 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], pad
     columns = columns_at_once(g.shape[1:-1])
     rows = _windows(x, window, padding, g.shape[1:-1])
     g = g.reshape(*rows.shape[:2], columns * out)
-    if jax.device_count() == 1:  # XLA copies an operand that it sums over two axes of; devices split the first of them
+    if (
+        jax.device_count() == 1
+    ):  # XLA copies an operand that it sums over two axes of; devices split the first of them
         places = rows.shape[0] * rows.shape[1]
         products = rows.reshape(places, rows.shape[-1]).T @ g.reshape(places, columns * out)
     else:
@@ -93,9 +110,11 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], pad
 
 
 def _windows(x, window, padding, spatial):
-    """What the windows of neighbouring outputs, of sizes `spatial`, see together: `[N spatial'/columns window'*in]`.
+    """What the windows of neighbouring outputs, of sizes `spatial`, see together: `[N
+    spatial'/columns window'*in]`.
 
-    Examples stay an axis of their own, which devices can split where they do not come out even, too.
+    Examples stay an axis of their own, which devices can split where they do not come out even,
+    too.
     """
     n, channels, columns = x.shape[0], x.shape[-1], columns_at_once(spatial)
     width = window[-1] + columns - 1
@@ -110,6 +129,10 @@ def _windows(x, window, padding, spatial):
     seen = jnp.concatenate(pieces, -1)  # [N *padded spatial'/columns width*in]
     for axis in reversed(range(1, len(window))):
         size = spatial[axis - 1]
-        shifted = [lax.slice_in_dim(seen, i, i + size, axis=axis) for i in range(window[axis - 1])]
+        shifted = [
+            lax.slice_in_dim(seen, i, i + size, axis=axis) for i in range(window[axis - 1])
+        ]
         seen = jnp.concatenate(shifted, -1)
-    return lax.optimization_barrier(seen.reshape(n, math.prod(spatial) // columns, seen.shape[-1]))
+    return lax.optimization_barrier(
+        seen.reshape(n, math.prod(spatial) // columns, seen.shape[-1])
+    )

@@ -12,7 +12,13 @@ from dlwp_jax.nn.convolution import ConvolutionLayer, check_floating
 from dlwp_jax.nn.convolution_primitive import Geometry, convolve_transpose
 from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
 
-__all__ = ["ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "conv_transpose"]
+__all__ = [
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "conv_transpose",
+]
 
 
 def conv_transpose(
@@ -27,7 +33,8 @@ def conv_transpose(
 ) -> jax.Array:
     """The transpose of `conv` as a linear map; torch.nn.functional.conv_transpose1d, 2d and 3d.
 
-    `y[n, stride * p + dilation * k - padding, o] += x[n, p, c] * kernel[k, o, c]`, summed over p, k and c.
+    `y[n, stride * p + dilation * k - padding, o] += x[n, p, c] * kernel[k, o, c]`, summed over
+    p, k and c.
 
     Args:
       x: `[N *spatial in]`, or `[*spatial in]` for one example.
@@ -39,8 +46,8 @@ def conv_transpose(
       groups: channels are split into this many groups that do not see each other.
 
     Returns:
-      `[N *spatial' out]`, `spatial' = (spatial - 1) stride - 2 padding + dilation (window - 1) +
-      output_padding + 1`.
+      `[N *spatial' out]`, `spatial' = (spatial - 1) stride - 2 padding + dilation (window - 1)
+      + output_padding + 1`.
 
     Raises:
       RuntimeError: where ranks, channels or sizes do not fit.
@@ -52,8 +59,14 @@ def conv_transpose(
     owner = f"conv_transpose over {n} axes"
     check_input(x, n, owner, kernel.shape[-1])
     check_floating(x, owner)
-    stride, dilation = positive_tuple(stride, n, "stride"), positive_tuple(dilation, n, "dilation")
-    padding, extra = to_tuple(padding, n, "padding"), to_tuple(output_padding, n, "output_padding")
+    stride, dilation = (
+        positive_tuple(stride, n, "stride"),
+        positive_tuple(dilation, n, "dilation"),
+    )
+    padding, extra = (
+        to_tuple(padding, n, "padding"),
+        to_tuple(output_padding, n, "output_padding"),
+    )
     if any(e < 0 or e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise RuntimeError(
             f"output_padding={extra} must be at least 0 and less than stride={stride} or dilation={dilation}."
@@ -65,8 +78,11 @@ def conv_transpose(
         )
     )
     if min(spatial) < 1:
-        raise RuntimeError(f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}.")
-    # The convolution that maps the output's places back to the input's: the added end is cut off its padding.
+        raise RuntimeError(
+            f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}."
+        )
+    # The convolution that maps the output's places back to the input's: the added end is cut
+    # off its padding.
     pairs = tuple((p, p - e) for p, e in zip(padding, extra, strict=True))
     geometry = Geometry(stride, pairs, dilation, groups)
     y = over_batch(lambda x: convolve_transpose(x, kernel, geometry, spatial), x, n)
@@ -74,10 +90,11 @@ def conv_transpose(
 
 
 class ConvTranspose(ConvolutionLayer):
-    """Transposed convolution over as many axes as `kernel_size` has entries; torch.nn.ConvTranspose1d to 3d.
+    """Transposed convolution over as many axes as `kernel_size` has entries;
+    torch.nn.ConvTranspose1d to 3d.
 
-    The function is `conv_transpose`. The subclasses with a number also take `kernel_size` as one int. Only
-    zeros as padding, as in torch.
+    The function is `conv_transpose`. The subclasses with a number also take `kernel_size` as
+    one int. Only zeros as padding, as in torch.
 
     Args:
       in_channels, out_channels: sizes of the last axis of input and output.
@@ -85,11 +102,13 @@ class ConvTranspose(ConvolutionLayer):
       stride, padding, output_padding, groups, dilation: as in `conv_transpose`.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype, param_dtype: of the computation (None: what input and parameters promote to), of the parameters.
-      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(f), 1/sqrt(f)), f = window * out /
-        groups.
+      dtype, param_dtype: of the computation (None: what input and parameters promote to), of
+        the parameters.
+      kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(f), 1/sqrt(f)), f =
+        window * out / groups.
 
-    Parameters: `kernel [*kernel_size, out_channels / groups, in_channels]`, `bias [out_channels]`.
+    Parameters: `kernel [*kernel_size, out_channels / groups, in_channels]`, `bias
+    [out_channels]`.
 
     Raises:
       ValueError: where `groups` does not divide both channel counts.
@@ -117,18 +136,28 @@ class ConvTranspose(ConvolutionLayer):
         kernel_init: init.Initializer | None = None,
         bias_init: init.Initializer | None = None,
     ):
-        n = self._set_options(in_channels, out_channels, kernel_size, stride, dilation, groups, dtype)
+        n = self._set_options(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, dtype
+        )
         self.padding: tuple[int, ...] = to_tuple(padding, n, "padding")
         self.output_padding: tuple[int, ...] = to_tuple(output_padding, n, "output_padding")
         channels = (out_channels // groups, in_channels)
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
     def __call__(self, x: jax.Array, output_size: tuple[int, ...] | None = None) -> jax.Array:
-        """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides `output_padding`."""
+        """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides
+        `output_padding`.
+        """
         x, kernel, bias = self._operands(x)
         spatial = x.shape[-len(self.kernel_size) - 1 : -1]
-        extra = self.output_padding if output_size is None else self._padding_for(output_size, spatial)
-        return conv_transpose(x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        extra = (
+            self.output_padding
+            if output_size is None
+            else self._padding_for(output_size, spatial)
+        )
+        return conv_transpose(
+            x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
 
     def _padding_for(self, output_size, spatial):
         wanted = to_tuple(output_size, len(spatial), "output_size")

@@ -12,11 +12,13 @@ __all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
 
 
 class Dropout(nnx.Module):
-    """Zero each value with probability `p`, scale the rest by 1 / (1 - p), in train mode; torch.nn.Dropout.
+    """Zero each value with probability `p`, scale the rest by 1 / (1 - p), in train mode;
+    torch.nn.Dropout.
 
     Args:
       p: the probability of zero; a number, or a traced scalar to be swept.
-      rngs: its `dropout` stream (or its default one) is forked: the layer holds an own stream of keys.
+      rngs: its `dropout` stream (or its default one) is forked: the layer holds an own stream
+        of keys.
 
     Raises:
       ValueError: where p is not in [0, 1].
@@ -45,7 +47,9 @@ class Dropout(nnx.Module):
         if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):
             return x
         keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
-        kept = jnp.where(self.p == 1, 1.0, 1 - self.p)  # 1 / (1 - p) would be infinite, its gradient NaN
+        kept = jnp.where(
+            self.p == 1, 1.0, 1 - self.p
+        )  # 1 / (1 - p) would be infinite, its gradient NaN
         return jnp.where(keep, x / kept, 0.0).astype(jnp.result_type(x, 0.0))
 
 
@@ -59,7 +63,8 @@ class _ChannelDropout(Dropout):
 
 
 class Dropout1d(_ChannelDropout):
-    """Zero whole channels of `[N L C]` with probability `p`; torch.nn.Dropout1d. Otherwise as `Dropout`.
+    """Zero whole channels of `[N L C]` with probability `p`; torch.nn.Dropout1d. Otherwise as
+    `Dropout`.
 
     >>> Dropout1d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 3))).std(axis=1).max().item()
     0.0
@@ -69,7 +74,8 @@ class Dropout1d(_ChannelDropout):
 
 
 class Dropout2d(_ChannelDropout):
-    """Zero whole channels of `[N H W C]` with probability `p`; torch.nn.Dropout2d. Otherwise as `Dropout`.
+    """Zero whole channels of `[N H W C]` with probability `p`; torch.nn.Dropout2d. Otherwise as
+    `Dropout`.
 
     >>> Dropout2d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 3))).std(axis=(1, 2)).max().item()
     0.0
@@ -79,7 +85,8 @@ class Dropout2d(_ChannelDropout):
 
 
 class Dropout3d(_ChannelDropout):
-    """Zero whole channels of `[N D H W C]` with probability `p`; torch.nn.Dropout3d. Otherwise as `Dropout`.
+    """Zero whole channels of `[N D H W C]` with probability `p`; torch.nn.Dropout3d. Otherwise
+    as `Dropout`.
 
     >>> Dropout3d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 3))).std(axis=(1, 2, 3)).max().item()
     0.0

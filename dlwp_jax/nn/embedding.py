@@ -28,8 +28,8 @@ class Embedding(nnx.Module):
     Parameters: `embedding [num_embeddings, embedding_dim]`.
 
     Raises:
-      IndexError: for an index outside the table; under jit, where indices are not known, its row is NaN
-        instead.
+      IndexError: for an index outside the table; under jit, where indices are not known, its
+        row is NaN instead.
       RuntimeError: for indices that are not integers.
 
     >>> table = Embedding(10, 3, padding_idx=0, rngs=nnx.Rngs(0))
@@ -49,13 +49,19 @@ class Embedding(nnx.Module):
     ):
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"padding_idx={padding_idx} must be a row of the {num_embeddings} embeddings.")
+                raise ValueError(
+                    f"padding_idx={padding_idx} must be a row of the {num_embeddings} embeddings."
+                )
             padding_idx %= num_embeddings
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
-        table = (embedding_init or init.normal())(rngs.params(), (num_embeddings, embedding_dim), param_dtype)
-        self.embedding: nnx.Param[jax.Array] = nnx.Param(table if padding_idx is None else table.at[padding_idx].set(0))
+        table = (embedding_init or init.normal())(
+            rngs.params(), (num_embeddings, embedding_dim), param_dtype
+        )
+        self.embedding: nnx.Param[jax.Array] = nnx.Param(
+            table if padding_idx is None else table.at[padding_idx].set(0)
+        )
 
     def __call__(self, indices: ArrayLike) -> jax.Array:  # [...] -> [... embedding_dim]
         """The rows at `indices`."""
@@ -63,13 +69,21 @@ class Embedding(nnx.Module):
         if not is_integer(indices):
             raise RuntimeError(f"Embedding takes integer indices; these are {indices.dtype}.")
         if indices.size and not isinstance(indices, Tracer):
-            with jax.ensure_compile_time_eval():  # constants that a jitted function closes over are known too
+            with (
+                jax.ensure_compile_time_eval()
+            ):  # constants that a jitted function closes over are known too
                 low, high = int(indices.min()), int(indices.max())
             if low < 0 or high >= self.num_embeddings:
                 raise IndexError(
                     f"Embedding has rows 0 to {self.num_embeddings - 1}; the indices go from {low} to {high}."
                 )
-        rows = self.embedding[...].at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        rows = (
+            self.embedding[...]
+            .at[indices]
+            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        )
         if self.padding_idx is None:
             return rows
-        return jnp.where((indices == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
+        return jnp.where(
+            (indices == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows
+        )

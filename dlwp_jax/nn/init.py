@@ -1,8 +1,10 @@
-"""Initialisers with torch.nn.init's distributions, in Flax's calling form `initializer(key, shape, dtype)`.
+"""Initialisers with torch.nn.init's distributions, in Flax's calling form `initializer(key,
+shape, dtype)`.
 
-Shapes are Flax's: the last axis of a kernel counts the outputs, so `[in, out]` and `[*spatial, in, out]` give
-torch's fan-in (product of all other axes) and fan-out (spatial axes times outputs). A transposed
-convolution's `[*spatial, out, in]` gives torch's own reading of its `[in, out, *spatial]` weight.
+Shapes are Flax's: the last axis of a kernel counts the outputs, so `[in, out]` and `[*spatial,
+in, out]` give torch's fan-in (product of all other axes) and fan-out (spatial axes times
+outputs). A transposed convolution's `[*spatial, out, in]` gives torch's own reading of its
+`[in, out, *spatial]` weight.
 """
 
 from __future__ import annotations
@@ -16,16 +18,29 @@ import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
 
-_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_GAINS = {**dict.fromkeys((*_LINEAR, "sigmoid"), 1.0), "tanh": 5 / 3, "relu": math.sqrt(2.0), "selu": 3 / 4}
+_LINEAR = (
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
+_GAINS = {
+    **dict.fromkeys((*_LINEAR, "sigmoid"), 1.0),
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2.0),
+    "selu": 3 / 4,
+}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps variance through a nonlinearity; torch.nn.init.calculate_gain.
 
     Args:
-      nonlinearity: 'linear', 'conv1d' .. 'conv_transpose3d', 'sigmoid', 'tanh', 'relu', 'leaky_relu' or
-        'selu'.
+      nonlinearity: 'linear', 'conv1d' .. 'conv_transpose3d', 'sigmoid', 'tanh', 'relu',
+        'leaky_relu' or 'selu'.
       param: the negative slope of 'leaky_relu' (0.01 where None).
 
     >>> round(calculate_gain("tanh"), 4)
@@ -34,7 +49,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in _GAINS:
-        raise ValueError(f"nonlinearity={nonlinearity!r} is unknown; take one of {[*_GAINS, 'leaky_relu']}.")
+        raise ValueError(
+            f"nonlinearity={nonlinearity!r} is unknown; take one of {[*_GAINS, 'leaky_relu']}."
+        )
     return _GAINS[nonlinearity]
 
 
@@ -45,7 +62,9 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     (144, 72)
     """
     if len(shape) < 2:
-        raise ValueError(f"fan-in and fan-out need a kernel of 2 axes or more; the shape is {tuple(shape)}.")
+        raise ValueError(
+            f"fan-in and fan-out need a kernel of 2 axes or more; the shape is {tuple(shape)}."
+        )
     return math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
 
 
@@ -64,11 +83,16 @@ def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     >>> normal(std=0.02)(jax.random.key(0), (4,)).shape
     (4,)
     """
-    return lambda key, shape, dtype=jnp.float32: mean + std * jax.random.normal(key, shape, dtype)
+    return lambda key, shape, dtype=jnp.float32: (
+        mean + std * jax.random.normal(key, shape, dtype)
+    )
 
 
-def trunc_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
-    """N(mean, std^2) cut to [a, b], which are values and not multiples of std; torch.nn.init.trunc_normal_.
+def trunc_normal(
+    mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> Initializer:
+    """N(mean, std^2) cut to [a, b], which are values and not multiples of std;
+    torch.nn.init.trunc_normal_.
 
     >>> trunc_normal(std=0.02)(jax.random.key(0), (4,)).shape
     (4,)
@@ -127,13 +151,16 @@ def xavier_normal(gain: float = 1.0) -> Initializer:
 
 
 def kaiming_uniform(
-    a: float = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+    a: float = 0.0,
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
+    nonlinearity: str = "leaky_relu",
 ) -> Initializer:
     """U(-l, l) with l = gain sqrt(3 / fan); torch.nn.init.kaiming_uniform_.
 
     Args:
       a: the negative slope that `calculate_gain` takes, for 'leaky_relu'.
-      mode: 'fan_in' keeps the variance of the forward pass, 'fan_out' that of the backward pass.
+      mode: 'fan_in' keeps the variance of the forward pass, 'fan_out' that of the backward
+        pass.
       nonlinearity: as in `calculate_gain`.
 
     >>> bool(abs(kaiming_uniform()(jax.random.key(0), (6, 3))).max() <= 1)
@@ -143,7 +170,9 @@ def kaiming_uniform(
 
 
 def kaiming_normal(
-    a: float = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+    a: float = 0.0,
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
+    nonlinearity: str = "leaky_relu",
 ) -> Initializer:
     """N(0, gain^2 / fan); torch.nn.init.kaiming_normal_. Arguments as for `kaiming_uniform`.
 
@@ -154,7 +183,8 @@ def kaiming_normal(
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
-    """A (semi-)orthogonal matrix `[product of the other axes, out]`, times gain; torch.nn.init.orthogonal_.
+    """A (semi-)orthogonal matrix `[product of the other axes, out]`, times gain;
+    torch.nn.init.orthogonal_.
 
     >>> w = orthogonal()(jax.random.key(0), (4, 2))
     >>> bool(jnp.allclose(w.T @ w, jnp.eye(2), atol=1e-6))
@@ -189,8 +219,11 @@ def _uniform_of_std(std_of) -> Initializer:
 
 
 def _normal_of_std(std_of) -> Initializer:
-    return lambda key, shape, dtype=jnp.float32: std_of(shape) * jax.random.normal(key, shape, dtype)
+    return lambda key, shape, dtype=jnp.float32: (
+        std_of(shape) * jax.random.normal(key, shape, dtype)
+    )
 
 
-# What torch's Linear and Conv layers give their weight: the same bound, 1/sqrt(fan_in), as their bias.
+# What torch's Linear and Conv layers give their weight: the same bound, 1/sqrt(fan_in), as
+# their bias.
 torch_kernel: Initializer = kaiming_uniform(a=math.sqrt(5))

@@ -1,4 +1,6 @@
-"""Normalisation within each example: LayerNorm, RMSNorm, GroupNorm, InstanceNorm, torch's defaults."""
+"""Normalisation within each example: LayerNorm, RMSNorm, GroupNorm, InstanceNorm, torch's
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,26 @@ from jax.typing import DTypeLike
 from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
 from dlwp_jax.nn.shapes import check_input, over_batch
 
-__all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LayerNorm", "RMSNorm"]
+__all__ = [
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+]
 
 
 class _OverLastAxes(Affine):
-    """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape `normalized_shape`."""
+    """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape
+    `normalized_shape`.
+    """
 
     def _set_shape(self, normalized_shape):
         one = isinstance(normalized_shape, int)
-        self.normalized_shape: tuple[int, ...] = (normalized_shape,) if one else tuple(normalized_shape)
+        self.normalized_shape: tuple[int, ...] = (
+            (normalized_shape,) if one else tuple(normalized_shape)
+        )
 
     def _axes(self, x) -> tuple[int, ...]:
         n = len(self.normalized_shape)
@@ -34,7 +47,8 @@ class LayerNorm(_OverLastAxes):
     """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axes; torch.nn.LayerNorm.
 
     Args:
-      normalized_shape: an int, or the shape of the last axes. Torch's (C, H, W) is (H, W, C) here.
+      normalized_shape: an int, or the shape of the last axes. Torch's (C, H, W) is (H, W, C)
+        here.
       eps: added to the variance.
       elementwise_affine: whether there are `scale` and `bias`.
       bias: whether there is a `bias` beside the scale.
@@ -119,8 +133,8 @@ class GroupNorm(Affine):
     Parameters: `scale [C]`, `bias [C]`.
 
     Raises:
-      ValueError: where the groups do not divide the channels; RuntimeError: where the input has other
-        channels.
+      ValueError: where the groups do not divide the channels; RuntimeError: where the input has
+        other channels.
 
     >>> GroupNorm(2, 6)(jnp.ones((3, 4, 4, 6))).shape
     (3, 4, 4, 6)
@@ -139,7 +153,9 @@ class GroupNorm(Affine):
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
         if num_groups < 1 or num_channels % num_groups:
-            raise ValueError(f"num_channels={num_channels} must be divisible by num_groups={num_groups}.")
+            raise ValueError(
+                f"num_channels={num_channels} must be divisible by num_groups={num_groups}."
+            )
         self.num_groups = num_groups
         self.num_channels = num_channels
         self.eps = eps
@@ -154,7 +170,10 @@ class GroupNorm(Affine):
             )
         grouped = x.reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
-        affine = (None if value is None else value.reshape(grouped.shape[-2:]) for value in self._affine())
+        affine = (
+            None if value is None else value.reshape(grouped.shape[-2:])
+            for value in self._affine()
+        )
         return normalize(grouped, *moments(grouped, axes), self.eps, *affine).reshape(x.shape)
 
 
@@ -174,10 +193,14 @@ class _InstanceNorm(RunningMoments):
         param_dtype: DTypeLike = jnp.float32,
     ):
         del rngs  # nothing is drawn; accepted so that every layer is built the same way
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, param_dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, param_dtype
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
-        """Normalise every channel of every example, by the running moments where eval mode has them."""
+        """Normalise every channel of every example, by the running moments where eval mode has
+        them.
+        """
         n = self._spatial_axes
         check_input(x, n, type(self).__name__, self.num_features, ValueError)
         return over_batch(self._batched, x, n)
@@ -188,19 +211,29 @@ class _InstanceNorm(RunningMoments):
             return self._normalize(x, *running)
         count = x[0, ..., 0].size
         if count == 1:
-            raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}.")
+            raise ValueError(
+                f"Expected more than 1 spatial element when training, got input size {x.shape}."
+            )
         mean, var = moments(x, tuple(range(1, x.ndim - 1)))
-        weight = self.momentum or 0.0  # torch: momentum=None leaves the running values of InstanceNorm as they are
-        self._track(mean.reshape(x.shape[0], -1).mean(0), var.reshape(x.shape[0], -1).mean(0), count, weight)
+        weight = (
+            self.momentum or 0.0
+        )  # torch: momentum=None leaves the running values of InstanceNorm as they are
+        self._track(
+            mean.reshape(x.shape[0], -1).mean(0),
+            var.reshape(x.shape[0], -1).mean(0),
+            count,
+            weight,
+        )
         return self._normalize(x, mean, var)
 
 
 class InstanceNorm1d(_InstanceNorm):
-    """Normalise each channel of each example of `[N L C]` over its places; torch.nn.InstanceNorm1d.
+    """Normalise each channel of each example of `[N L C]` over its places;
+    torch.nn.InstanceNorm1d.
 
-    Arguments, parameters and statistics as for `BatchNorm1d`, except that `affine` and `track_running_stats`
-    are off by default. Tracked values move by the mean of the examples' moments; `num_batches_tracked` stays
-    0, as in torch.
+    Arguments, parameters and statistics as for `BatchNorm1d`, except that `affine` and
+    `track_running_stats` are off by default. Tracked values move by the mean of the examples'
+    moments; `num_batches_tracked` stays 0, as in torch.
 
     Raises:
       ValueError: for the wrong rank or channels, or a single place per channel.
@@ -213,7 +246,8 @@ class InstanceNorm1d(_InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Normalise each channel of each example of `[N H W C]`; torch.nn.InstanceNorm2d. See `InstanceNorm1d`.
+    """Normalise each channel of each example of `[N H W C]`; torch.nn.InstanceNorm2d. See
+    `InstanceNorm1d`.
 
     >>> InstanceNorm2d(3)(jnp.ones((2, 4, 4, 3))).shape
     (2, 4, 4, 3)
@@ -223,7 +257,8 @@ class InstanceNorm2d(_InstanceNorm):
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """Normalise each channel of each example of `[N D H W C]`; torch.nn.InstanceNorm3d. See `InstanceNorm1d`.
+    """Normalise each channel of each example of `[N D H W C]`; torch.nn.InstanceNorm3d. See
+    `InstanceNorm1d`.
 
     >>> InstanceNorm3d(3)(jnp.ones((2, 4, 4, 4, 3))).shape
     (2, 4, 4, 4, 3)

@@ -29,7 +29,8 @@ class Linear(nnx.Module):
       param_dtype: dtype of the parameters.
       kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(in), 1/sqrt(in)).
 
-    Parameters: `kernel [in_features, out_features]` (torch's weight, transposed), `bias [out_features]`.
+    Parameters: `kernel [in_features, out_features]` (torch's weight, transposed), `bias
+    [out_features]`.
 
     Raises:
       RuntimeError: where the last axis of the input is not `in_features`.
@@ -66,7 +67,9 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [... in_features] -> [... out_features]
         """Apply the layer to the last axis of `x`."""
         if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != self.in_features:
-            raise RuntimeError(f"Linear takes [... {self.in_features}]; the input has shape {jnp.shape(x)}.")
+            raise RuntimeError(
+                f"Linear takes [... {self.in_features}]; the input has shape {jnp.shape(x)}."
+            )
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
         y = x @ kernel
@@ -74,7 +77,8 @@ class Linear(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """The input itself, whatever arguments (`args`, `kwargs`) the layer was given; torch.nn.Identity.
+    """The input itself, whatever arguments (`args`, `kwargs`) the layer was given;
+    torch.nn.Identity.
 
     >>> Identity(54)(3.0)
     3.0

@@ -31,7 +31,12 @@ __all__ = [
 ]
 
 PadMode = Literal["constant", "reflect", "replicate", "circular"]
-_NUMPY_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_NUMPY_MODES = {
+    "constant": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 def pad(
@@ -57,18 +62,25 @@ def pad(
     limit = {"reflect": -1, "circular": 0}.get(mode)
     for size, pair in zip(x.shape[1:-1], pairs, strict=True):
         if limit is not None and max(pair) > size + limit:
-            raise RuntimeError(f"padding {pair} by mode {mode!r} asks for more than an axis of {size} holds.")
+            raise RuntimeError(
+                f"padding {pair} by mode {mode!r} asks for more than an axis of {size} holds."
+            )
         if size + sum(pair) < 0:
             raise RuntimeError(f"padding {pair} cuts more than an axis of {size} holds.")
     grow = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in pairs), (0, 0)]
     filled = {"constant_values": jnp.asarray(value, x.dtype)} if mode == "constant" else {}
     padded = jnp.pad(x, grow, mode=_NUMPY_MODES[mode], **filled)
-    cut = [slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in zip(pairs, padded.shape[1:-1], strict=True)]
+    cut = [
+        slice(max(-a, 0), size - max(-b, 0))
+        for (a, b), size in zip(pairs, padded.shape[1:-1], strict=True)
+    ]
     return padded[(slice(None), *cut)]
 
 
 class _Pad(nnx.Module):
-    """What all padding layers share; `padding` is an int or torch's (left, right, top, bottom, ...)."""
+    """What all padding layers share; `padding` is an int or torch's (left, right, top, bottom,
+    ...).
+    """
 
     _spatial_axes: int
     _mode: PadMode
@@ -80,8 +92,12 @@ class _Pad(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial + padding C]
         """Pad the spatial axes of `x`."""
         check_input(x, self._spatial_axes, type(self).__name__)
-        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[::-1]  # torch: last axis first
-        return over_batch(lambda x: pad(x, pairs, self._mode, self.value), x, self._spatial_axes)
+        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[
+            ::-1
+        ]  # torch: last axis first
+        return over_batch(
+            lambda x: pad(x, pairs, self._mode, self.value), x, self._spatial_axes
+        )
 
 
 class ReflectionPad1d(_Pad):

@@ -1,4 +1,6 @@
-"""Max, average and power-average pooling over windows, with torch's defaults: the stride is the window."""
+"""Max, average and power-average pooling over windows, with torch's defaults: the stride is the
+window.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,12 @@ def max_pool(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and max_pool3d.
+    """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and
+    max_pool3d.
 
-    Ties give their gradient to the first place of the window (row by row), NaN wins over numbers: both as
-    torch. The places are stored as small integers, so the backward pass is a comparison and not a search
-    (DESIGN §7).
+    Ties give their gradient to the first place of the window (row by row), NaN wins over
+    numbers: both as torch. The places are stored as small integers, so the backward pass is a
+    comparison and not a search (DESIGN §7).
 
     Args:
       x: `[N *spatial C]`, or `[*spatial C]` for one example.
@@ -48,12 +51,12 @@ def max_pool(
       stride: the same; None takes the window.
       padding: the same; at most half the window, filled with minus infinity.
       dilation: the same; the distance between the places of a window.
-      ceil_mode: also take the last window that starts inside the input (or its padding before it) but sticks
-        out.
+      ceil_mode: also take the last window that starts inside the input (or its padding before
+        it) but sticks out.
 
     Returns:
-      `[N *spatial' C]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) / stride + 1`,
-      rounded down (up in ceil_mode).
+      `[N *spatial' C]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) /
+      stride + 1`, rounded down (up in ceil_mode).
 
     Raises:
       RuntimeError: where the window does not fit, or the padding is more than half of it.
@@ -62,7 +65,9 @@ def max_pool(
     [[5.0, 7.0], [13.0, 15.0]]
     """
     plan = _plan(x, window, stride, padding, dilation, ceil_mode, "max_pool")
-    return over_batch(lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan))
+    return over_batch(
+        lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan)
+    )
 
 
 def avg_pool(
@@ -78,7 +83,8 @@ def avg_pool(
 
     Args:
       x, window, stride, padding, ceil_mode: as in `max_pool`; the padding is zeros.
-      count_include_pad: whether padded places count in the mean (places beyond them, in ceil_mode, never do).
+      count_include_pad: whether padded places count in the mean (places beyond them, in
+        ceil_mode, never do).
       divisor_override: divide the sum by this number and not by the count.
 
     Returns:
@@ -104,12 +110,17 @@ def avg_pool(
 
 
 def lp_pool(
-    x: jax.Array, norm_type: float, window: Sizes, stride: Sizes | None = None, ceil_mode: bool = False
+    x: jax.Array,
+    norm_type: float,
+    window: Sizes,
+    stride: Sizes | None = None,
+    ceil_mode: bool = False,
 ) -> jax.Array:
-    """`(sum over the window of x^p)^(1/p)`; torch.nn.functional.lp_pool1d, lp_pool2d and lp_pool3d.
+    """`(sum over the window of x^p)^(1/p)`; torch.nn.functional.lp_pool1d, lp_pool2d and
+    lp_pool3d.
 
-    As in torch the sum is the mean times the window's size, so a window that sticks out in ceil_mode counts
-    as full.
+    As in torch the sum is the mean times the window's size, so a window that sticks out in
+    ceil_mode counts as full.
 
     Args:
       x, window, stride, ceil_mode: as in `avg_pool`.
@@ -121,13 +132,19 @@ def lp_pool(
     if norm_type == math.inf:
         return max_pool(jnp.abs(x), window, stride, ceil_mode=ceil_mode)
     sizes = positive_tuple(window, _spatial_axes(x, window), "window")
-    return (avg_pool(x**norm_type, sizes, stride, 0, ceil_mode) * math.prod(sizes)) ** (1 / norm_type)
+    return (avg_pool(x**norm_type, sizes, stride, 0, ceil_mode) * math.prod(sizes)) ** (
+        1 / norm_type
+    )
 
 
 class _AxisPlan:
-    """One spatial axis of a pooling: sizes, and how far the padding must reach for the last window."""
+    """One spatial axis of a pooling: sizes, and how far the padding must reach for the last
+    window.
+    """
 
-    def __init__(self, size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool):
+    def __init__(
+        self, size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+    ):
         self.size, self.window, self.stride, self.padding, self.dilation = (
             size,
             window,
@@ -142,7 +159,9 @@ class _AxisPlan:
             rounded_up = -(-free // stride) + 1
             starts_inside = (rounded_up - 1) * stride < size + padding
             self.outputs = rounded_up if starts_inside else rounded_up - 1
-        self.after = (self.outputs - 1) * stride + self.reach - size - padding  # negative: an end no window sees
+        self.after = (
+            (self.outputs - 1) * stride + self.reach - size - padding
+        )  # negative: an end no window sees
 
     def counts(self, include_pad: bool) -> np.ndarray:
         """How many places of each window count in a mean: numpy `[outputs]`."""
@@ -160,22 +179,33 @@ def _spatial_axes(x, window) -> int:
 def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisPlan]:
     n = _spatial_axes(x, window)
     if n not in (1, 2, 3):
-        raise RuntimeError(f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}.")
+        raise RuntimeError(
+            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
+        )
     check_input(x, n, owner)
     window = positive_tuple(window, n, "window")
     stride = window if stride is None else positive_tuple(stride, n, "stride")
     padding, dilation = to_tuple(padding, n, "padding"), positive_tuple(dilation, n, "dilation")
     if any(p < 0 or 2 * p > k for p, k in zip(padding, window, strict=True)):
-        raise RuntimeError(f"padding={padding} must be between 0 and half of the window {window}.")
+        raise RuntimeError(
+            f"padding={padding} must be between 0 and half of the window {window}."
+        )
     spatial = x.shape[-n - 1 : -1]
-    plan = [_AxisPlan(*axis, ceil_mode) for axis in zip(spatial, window, stride, padding, dilation, strict=True)]
+    plan = [
+        _AxisPlan(*axis, ceil_mode)
+        for axis in zip(spatial, window, stride, padding, dilation, strict=True)
+    ]
     if any(axis.outputs < 1 for axis in plan):
-        raise RuntimeError(f"{owner}: the window {window} does not fit into {spatial} padded by {padding}.")
+        raise RuntimeError(
+            f"{owner}: the window {window} does not fit into {spatial} padded by {padding}."
+        )
     return plan
 
 
 def _axis_by_axis(pool_axis, x, plan, fill):
-    """Pool the last spatial axis first: then the first of equal values, row by row, is the one that wins."""
+    """Pool the last spatial axis first: then the first of equal values, row by row, is the one
+    that wins.
+    """
     for axis in range(len(plan), 0, -1):
         entry = plan[axis - 1]
         x = _pad_axis(x, axis, entry.padding, entry.after, fill)
@@ -188,7 +218,9 @@ def _pad_axis(x, axis, before, after, fill):
         x = x[(slice(None),) * axis + (slice(0, x.shape[axis] + after),)]
     grow = [(0, 0)] * x.ndim
     grow[axis] = (before, max(after, 0))
-    return jnp.pad(x, grow, constant_values=jnp.asarray(fill, x.dtype)) if max(grow[axis]) else x
+    return (
+        jnp.pad(x, grow, constant_values=jnp.asarray(fill, x.dtype)) if max(grow[axis]) else x
+    )
 
 
 def _smallest(dtype):
@@ -201,9 +233,13 @@ class _Pool(nnx.Module):
     _spatial_axes: int
 
     def _sizes(self, kernel_size, stride):
-        self.kernel_size: tuple[int, ...] = positive_tuple(kernel_size, self._spatial_axes, "kernel_size")
+        self.kernel_size: tuple[int, ...] = positive_tuple(
+            kernel_size, self._spatial_axes, "kernel_size"
+        )
         self.stride: tuple[int, ...] = (
-            self.kernel_size if stride is None else positive_tuple(stride, self._spatial_axes, "stride")
+            self.kernel_size
+            if stride is None
+            else positive_tuple(stride, self._spatial_axes, "stride")
         )
 
     def _check(self, x):
@@ -222,13 +258,17 @@ class _MaxPool(_Pool):
     ):
         self._sizes(kernel_size, stride)
         self.padding: tuple[int, ...] = to_tuple(padding, self._spatial_axes, "padding")
-        self.dilation: tuple[int, ...] = positive_tuple(dilation, self._spatial_axes, "dilation")
+        self.dilation: tuple[int, ...] = positive_tuple(
+            dilation, self._spatial_axes, "dilation"
+        )
         self.ceil_mode = ceil_mode
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
         """`max_pool` with this layer's options."""
         self._check(x)
-        return max_pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return max_pool(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
 
 
 class _AvgPool(_Pool):
@@ -255,7 +295,13 @@ class _AvgPool(_Pool):
 
 
 class _LPPool(_Pool):
-    def __init__(self, norm_type: float, kernel_size: Sizes, stride: Sizes | None = None, ceil_mode: bool = False):
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        ceil_mode: bool = False,
+    ):
         self._sizes(kernel_size, stride)
         self.norm_type: float = float(norm_type)
         self.ceil_mode = ceil_mode
@@ -267,7 +313,8 @@ class _LPPool(_Pool):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in `max_pool`.
+    """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in
+    `max_pool`.
 
     `kernel_size` is the window.
 
@@ -279,7 +326,8 @@ class MaxPool1d(_MaxPool):
 
 
 class MaxPool2d(_MaxPool):
-    """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in `max_pool`.
+    """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in
+    `max_pool`.
 
     `kernel_size` is the window.
 
@@ -291,7 +339,8 @@ class MaxPool2d(_MaxPool):
 
 
 class MaxPool3d(_MaxPool):
-    """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in `max_pool`.
+    """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in
+    `max_pool`.
 
     `kernel_size` is the window.
 

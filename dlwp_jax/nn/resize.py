@@ -1,4 +1,6 @@
-"""Changing the size of images: interpolation without antialiasing, as torch does it, and pixel shuffling."""
+"""Changing the size of images: interpolation without antialiasing, as torch does it, and pixel
+shuffling.
+"""
 
 from __future__ import annotations
 
@@ -46,20 +48,22 @@ def interpolate(
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
 ) -> jax.Array:
-    """Resize the spatial axes of `[N *spatial C]`; torch.nn.functional.interpolate, which does not antialias.
+    """Resize the spatial axes of `[N *spatial C]`; torch.nn.functional.interpolate, which does
+    not antialias.
 
-    Output place p reads the input at `(p + 1/2) * step - 1/2` with `step = size / size'`, or, with
-    `align_corners`, at `p * (size - 1) / (size' - 1)`. Mode 'nearest' reads `floor(p * step)`,
-    'nearest-exact' `floor((p + 1/2) * step)`.
+    Output place p reads the input at `(p + 1/2) * step - 1/2` with `step = size / size'`, or,
+    with `align_corners`, at `p * (size - 1) / (size' - 1)`. Mode 'nearest' reads `floor(p *
+    step)`, 'nearest-exact' `floor((p + 1/2) * step)`.
 
     Args:
       x: `[N *spatial C]`.
       size: the new size, an int or one per spatial axis.
-      scale_factor: or the factor: the new size is `floor(size * factor)`, and the step is `1 / factor`,
-        unless `recompute_scale_factor` asks for the quotient of the sizes.
-      mode: 'nearest', 'nearest-exact', 'linear' (1 axis), 'bilinear', 'bicubic' (2), 'trilinear' (3) or
-        'area'.
-      align_corners: whether first and last places fall on each other; for the linear and cubic modes only.
+      scale_factor: or the factor: the new size is `floor(size * factor)`, and the step is `1 /
+        factor`, unless `recompute_scale_factor` asks for the quotient of the sizes.
+      mode: 'nearest', 'nearest-exact', 'linear' (1 axis), 'bilinear', 'bicubic' (2),
+        'trilinear' (3) or 'area'.
+      align_corners: whether first and last places fall on each other; for the linear and cubic
+        modes only.
       recompute_scale_factor: see `scale_factor`.
 
     Returns:
@@ -86,22 +90,32 @@ def _check_mode(x, n, mode, align_corners):
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r} is unknown; take one of {list(_MODES)}.")
     if n not in (1, 2, 3) or _MODES[mode] not in (None, n):
-        wanted = layout(_MODES[mode]) if _MODES[mode] else "[N *spatial C] with 1 to 3 spatial axes"
-        raise ValueError(f"interpolate by mode={mode!r} takes {wanted}; the input has shape {x.shape}.")
+        wanted = (
+            layout(_MODES[mode]) if _MODES[mode] else "[N *spatial C] with 1 to 3 spatial axes"
+        )
+        raise ValueError(
+            f"interpolate by mode={mode!r} takes {wanted}; the input has shape {x.shape}."
+        )
     if _MODES[mode] is None and align_corners is not None:
-        raise ValueError(f"align_corners goes with the linear and cubic modes, not with mode={mode!r}.")
+        raise ValueError(
+            f"align_corners goes with the linear and cubic modes, not with mode={mode!r}."
+        )
 
 
 def _new_sizes(spatial, size, scale_factor, recompute):
     n = len(spatial)
     if (size is None) == (scale_factor is None):
-        raise ValueError(f"give either size or scale_factor; they are {size!r} and {scale_factor!r}.")
+        raise ValueError(
+            f"give either size or scale_factor; they are {size!r} and {scale_factor!r}."
+        )
     if size is not None:
         if recompute:
             raise ValueError("recompute_scale_factor goes with scale_factor, not with size.")
         return _one_per_axis(size, n, "size"), (None,) * n
     factors = _one_per_axis(scale_factor, n, "scale_factor")
-    sizes = tuple(math.floor(old * factor) for old, factor in zip(spatial, factors, strict=True))
+    sizes = tuple(
+        math.floor(old * factor) for old, factor in zip(spatial, factors, strict=True)
+    )
     return sizes, (None,) * n if recompute else factors
 
 
@@ -114,11 +128,15 @@ def _one_per_axis(value, n, name) -> tuple:
 
 def _resize_axis(x, axis, new, factor, mode, align_corners):
     old = x.shape[axis]
-    real = np.float64 if x.dtype == jnp.float64 else np.float32  # torch's own precision decides which place is read
+    real = (
+        np.float64 if x.dtype == jnp.float64 else np.float32
+    )  # torch's own precision decides which place is read
     place = np.arange(new).astype(real)
     step = real(1 / factor if factor else old / new)
     if mode.startswith("nearest"):
-        if new % old == 0 and step == real(old / new):  # a plain repeat; its gradient is a plain sum
+        if new % old == 0 and step == real(
+            old / new
+        ):  # a plain repeat; its gradient is a plain sum
             return jnp.repeat(x, new // old, axis, total_repeat_length=new)
         source = np.floor((place + (0.5 if mode == "nearest-exact" else 0)) * step).astype(int)
         return jnp.take(x, np.minimum(source, old - 1), axis)
@@ -130,7 +148,9 @@ def _resize_axis(x, axis, new, factor, mode, align_corners):
     weights = np.zeros((new, old), real)
     for index, weight in taps:
         np.add.at(weights, (np.arange(new), np.clip(index, 0, old - 1)), weight)
-    return jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis)
+    return jnp.moveaxis(
+        jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis
+    )
 
 
 def _linear_taps(source):
@@ -144,7 +164,9 @@ def _cubic_taps(source):
     first = np.floor(source)
     share = source - first
     distances = [share + 1, share, 1 - share, 2 - share]
-    return [(first.astype(int) + j - 1, _cubic(distance)) for j, distance in enumerate(distances)]
+    return [
+        (first.astype(int) + j - 1, _cubic(distance)) for j, distance in enumerate(distances)
+    ]
 
 
 def _cubic(d):
@@ -190,7 +212,9 @@ class UpsamplingNearest2d(Upsample):
     """
 
     def __init__(
-        self, size: int | tuple[int, ...] | None = None, scale_factor: float | tuple[float, ...] | None = None
+        self,
+        size: int | tuple[int, ...] | None = None,
+        scale_factor: float | tuple[float, ...] | None = None,
     ):
         super().__init__(size, scale_factor, "nearest")
 
@@ -203,23 +227,28 @@ class UpsamplingBilinear2d(Upsample):
     """
 
     def __init__(
-        self, size: int | tuple[int, ...] | None = None, scale_factor: float | tuple[float, ...] | None = None
+        self,
+        size: int | tuple[int, ...] | None = None,
+        scale_factor: float | tuple[float, ...] | None = None,
     ):
         super().__init__(size, scale_factor, "bilinear", align_corners=True)
 
 
 def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
-    """Channels become pixels: `[... H W C*r*r] -> [... H*r W*r C]`; torch.nn.functional.pixel_shuffle.
+    """Channels become pixels: `[... H W C*r*r] -> [... H*r W*r C]`;
+    torch.nn.functional.pixel_shuffle.
 
-    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's order, with r the
-    `upscale_factor`.
+    Channel `(c r + i) r + j` goes to row `i` and column `j` of the r x r block, in torch's
+    order, with r the `upscale_factor`.
 
     >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 4), 2)[:, :, 0].tolist()
     [[0, 1], [2, 3]]
     """
     r = upscale_factor
     if x.ndim < 3 or x.shape[-1] % (r * r):
-        raise RuntimeError(f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}.")
+        raise RuntimeError(
+            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}."
+        )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h, w, channels // (r * r), r, r)
     blocks = jnp.moveaxis(blocks, (-2, -1), (-4, -2))  # [... H r W r C]
@@ -227,7 +256,8 @@ def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
 
 
 def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
-    """Pixels become channels: `[... H*r W*r C] -> [... H W C*r*r]`; the inverse of `pixel_shuffle`.
+    """Pixels become channels: `[... H*r W*r C] -> [... H W C*r*r]`; the inverse of
+    `pixel_shuffle`.
 
     r is `downscale_factor`.
 
@@ -236,7 +266,9 @@ def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     """
     r = downscale_factor
     if x.ndim < 3 or x.shape[-3] % r or x.shape[-2] % r:
-        raise RuntimeError(f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}.")
+        raise RuntimeError(
+            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}."
+        )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h // r, r, w // r, r, channels)
     blocks = jnp.moveaxis(blocks, (-4, -2), (-2, -1))  # [... H W C r r]

@@ -1,6 +1,8 @@
-"""Residual networks for ImageNet (He et al. 2015), layer for layer as torchvision has them (chapter 2).
+"""Residual networks for ImageNet (He et al. 2015), layer for layer as torchvision has them
+(chapter 2).
 
-Layers carry torchvision's names, so `parity.load_torch` finds the places of its weights by name.
+Layers carry torchvision's names, so `parity.load_torch` finds the places of its weights by
+name.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ __all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet
 CHANNELS = (64, 128, 256, 512)  # of the four stages; each but the first halves height and width
 
 
-def _conv(in_channels: int, channels: int, window: int, stride: int = 1, *, rngs: nnx.Rngs) -> Conv2d:
-    """A convolution before a batch norm: no bias, variance kept on the way back (torchvision's initialisation)."""
+def _conv(
+    in_channels: int, channels: int, window: int, stride: int = 1, *, rngs: nnx.Rngs
+) -> Conv2d:
+    """A convolution before a batch norm: no bias, variance kept on the way back (torchvision's
+    initialisation).
+    """
     return Conv2d(
         in_channels,
         channels,
@@ -37,8 +43,12 @@ def _conv(in_channels: int, channels: int, window: int, stride: int = 1, *, rngs
     )
 
 
-def _shortcut(in_channels: int, channels: int, stride: int, *, rngs: nnx.Rngs) -> Identity | Sequential:
-    """What stands beside a block: the input itself, or where the shape changes a 1x1 convolution of it."""
+def _shortcut(
+    in_channels: int, channels: int, stride: int, *, rngs: nnx.Rngs
+) -> Identity | Sequential:
+    """What stands beside a block: the input itself, or where the shape changes a 1x1
+    convolution of it.
+    """
     if stride == 1 and in_channels == channels:
         return Identity()
     return Sequential(_conv(in_channels, channels, 1, stride, rngs=rngs), BatchNorm2d(channels))
@@ -61,11 +71,16 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs):
-        self.conv1, self.bn1 = _conv(in_channels, channels, 3, stride, rngs=rngs), BatchNorm2d(channels)
+        self.conv1, self.bn1 = (
+            _conv(in_channels, channels, 3, stride, rngs=rngs),
+            BatchNorm2d(channels),
+        )
         self.conv2, self.bn2 = _conv(channels, channels, 3, rngs=rngs), BatchNorm2d(channels)
         self.downsample = _shortcut(in_channels, channels, stride, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride channels]
+    def __call__(
+        self, x: jax.Array
+    ) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride channels]
         """The convolutions of `x` plus its shortcut."""
         y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
@@ -73,9 +88,11 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1 down, 3x3, 1x1 up to four times the channels, beside a shortcut: the block of ResNet-50 and above.
+    """1x1 down, 3x3, 1x1 up to four times the channels, beside a shortcut: the block of
+    ResNet-50 and above.
 
-    The stride stands at the 3x3 convolution, as in torchvision (the paper has it at the first 1x1).
+    The stride stands at the 3x3 convolution, as in torchvision (the paper has it at the first
+    1x1).
 
     Args:
       in_channels: of the input.
@@ -93,11 +110,19 @@ class Bottleneck(nnx.Module):
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs):
         out_channels = self.expansion * channels
         self.conv1, self.bn1 = _conv(in_channels, channels, 1, rngs=rngs), BatchNorm2d(channels)
-        self.conv2, self.bn2 = _conv(channels, channels, 3, stride, rngs=rngs), BatchNorm2d(channels)
-        self.conv3, self.bn3 = _conv(channels, out_channels, 1, rngs=rngs), BatchNorm2d(out_channels)
+        self.conv2, self.bn2 = (
+            _conv(channels, channels, 3, stride, rngs=rngs),
+            BatchNorm2d(channels),
+        )
+        self.conv3, self.bn3 = (
+            _conv(channels, out_channels, 1, rngs=rngs),
+            BatchNorm2d(out_channels),
+        )
         self.downsample = _shortcut(in_channels, out_channels, stride, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride 4*channels]
+    def __call__(
+        self, x: jax.Array
+    ) -> jax.Array:  # [n h w in_channels] -> [n h/stride w/stride 4*channels]
         """The convolutions of `x` plus its shortcut."""
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
@@ -108,8 +133,9 @@ class Bottleneck(nnx.Module):
 class ResNet(Sequential):
     """A stem, four stages of residual blocks, a mean over the places, one linear layer.
 
-    A named `Sequential`: `model[:-1]` is all but the head, and `model.fc = nn.Linear(...)` gives it another.
-    Call `model.eval()` before classifying: batch norm then uses its running moments.
+    A named `Sequential`: `model[:-1]` is all but the head, and `model.fc = nn.Linear(...)`
+    gives it another. Call `model.eval()` before classifying: batch norm then uses its running
+    moments.
 
     Args:
       block: `BasicBlock` or `Bottleneck`.
@@ -141,7 +167,14 @@ class ResNet(Sequential):
         for stage, (channels, depth) in enumerate(zip(CHANNELS, depths, strict=True), start=1):
             blocks = []
             for i in range(depth):
-                blocks.append(block(in_channels, channels, stride=2 if stage > 1 and i == 0 else 1, rngs=rngs))
+                blocks.append(
+                    block(
+                        in_channels,
+                        channels,
+                        stride=2 if stage > 1 and i == 0 else 1,
+                        rngs=rngs,
+                    )
+                )
                 in_channels = block.expansion * channels
             self._add(f"layer{stage}", Sequential(*blocks))
         self._add("avgpool", AdaptiveAvgPool2d(1))
@@ -150,7 +183,8 @@ class ResNet(Sequential):
 
 
 def resnet18(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
-    """`[N 224 224 3] -> logits [N num_classes]`, 11.7 million parameters; torchvision.models.resnet18.
+    """`[N 224 224 3] -> logits [N num_classes]`, 11.7 million parameters;
+    torchvision.models.resnet18.
 
     >>> import jax.numpy as jnp
     >>> nnx.eval_shape(lambda x: resnet18(10, rngs=nnx.Rngs(0))(x), jnp.ones((2, 64, 64, 3))).shape  # smaller ones do
@@ -160,7 +194,8 @@ def resnet18(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
 
 
 def resnet50(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
-    """`[N 224 224 3] -> logits [N num_classes]`, 25.6 million parameters; torchvision.models.resnet50.
+    """`[N 224 224 3] -> logits [N num_classes]`, 25.6 million parameters;
+    torchvision.models.resnet50.
 
     >>> model = nnx.eval_shape(lambda: resnet50(rngs=nnx.Rngs(0)))  # shapes alone
     >>> len(model.layer3), model.fc.in_features
@@ -170,7 +205,8 @@ def resnet50(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
 
 
 def resnet101(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
-    """`[N 224 224 3] -> logits [N num_classes]`, 44.5 million parameters; torchvision.models.resnet101.
+    """`[N 224 224 3] -> logits [N num_classes]`, 44.5 million parameters;
+    torchvision.models.resnet101.
 
     >>> model = nnx.eval_shape(lambda: resnet101(rngs=nnx.Rngs(0)))  # shapes alone
     >>> len(model.layer3), model.fc.in_features

@@ -1,4 +1,6 @@
-"""What every layer asks of its arguments: tuples of the right length, arrays of the right rank, one dtype."""
+"""What every layer asks of its arguments: tuples of the right length, arrays of the right rank,
+one dtype.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ AXES = {1: "L", 2: "H W", 3: "D H W"}
 
 
 def to_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
-    """One int per spatial axis from an int, or from a sequence of `n` ints, as torch's `_ntuple` does.
+    """One int per spatial axis from an int, or from a sequence of `n` ints, as torch's
+    `_ntuple` does.
 
     >>> to_tuple(3, 2, "stride"), to_tuple([1, 2], 2, "stride")
     ((3, 3), (1, 2))
@@ -27,7 +30,9 @@ def to_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
     except TypeError:
         values = tuple(operator.index(v) for v in value)
     if len(values) != n:
-        raise ValueError(f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints.")
+        raise ValueError(
+            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints."
+        )
     return values
 
 
@@ -49,15 +54,29 @@ def layout(n: int, channels: object = "C") -> str:
 
 
 def check_input(
-    x: jax.Array, n: int, owner: str, channels: int | None = None, error: type[Exception] = RuntimeError
+    x: jax.Array,
+    n: int,
+    owner: str,
+    channels: int | None = None,
+    error: type[Exception] = RuntimeError,
 ) -> None:
-    """Refuse an array that is not `[N *spatial C]` or `[*spatial C]` with the wanted number of channels."""
+    """Refuse an array that is not `[N *spatial C]` or `[*spatial C]` with the wanted number of
+    channels.
+    """
     if x.ndim not in (n + 1, n + 2):
-        raise error(f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}.")
+        raise error(
+            f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}."
+        )
     if channels is not None and x.shape[-1] != channels:
         first = x.shape[-n - 1] == channels
-        hint = " (it looks like torch's channels first: turn it over with jnp.moveaxis(x, 1, -1))" if first else ""
-        raise error(f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}.")
+        hint = (
+            " (it looks like torch's channels first: turn it over with jnp.moveaxis(x, 1, -1))"
+            if first
+            else ""
+        )
+        raise error(
+            f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}."
+        )
 
 
 def over_batch(function: Callable[[jax.Array], jax.Array], x: jax.Array, n: int) -> jax.Array:
@@ -66,7 +85,9 @@ def over_batch(function: Callable[[jax.Array], jax.Array], x: jax.Array, n: int)
 
 
 def promote(*arrays: ArrayLike | None, dtype: DTypeLike | None = None) -> tuple[Any, ...]:
-    """The arrays (None stays None) in one floating dtype: the given one, or the one they promote to."""
+    """The arrays (None stays None) in one floating dtype: the given one, or the one they
+    promote to.
+    """
     dtype = dtype or jnp.result_type(*[a for a in arrays if a is not None])
     return tuple(None if a is None else jnp.asarray(a, dtype) for a in arrays)
 

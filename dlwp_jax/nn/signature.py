@@ -1,4 +1,6 @@
-"""The arguments of a layer in help() and in notebooks: NNX's metaclass shows `(*args, **kwargs)` for every module."""
+"""The arguments of a layer in help() and in notebooks: NNX's metaclass shows `(*args,
+**kwargs)` for every module.
+"""
 
 import inspect
 from typing import Any, TypeVar
@@ -7,7 +9,8 @@ Layer = TypeVar("Layer", bound=type)
 
 
 def shown(layer: Layer) -> Layer:
-    """The class, with the arguments of its `__init__` as its signature; so for classes derived from it.
+    """The class, with the arguments of its `__init__` as its signature; so for classes derived
+    from it.
 
     >>> from dlwp_jax import nn
     >>> list(inspect.signature(nn.GELU).parameters)

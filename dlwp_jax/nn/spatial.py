@@ -1,4 +1,6 @@
-"""Affine grids and sampling from images and volumes: what chapter 12 augments CT candidates with."""
+"""Affine grids and sampling from images and volumes: what chapter 12 augments CT candidates
+with.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,20 @@ __all__ = ["affine_grid", "grid_sample"]
 _PADDING_MODES = ("zeros", "border", "reflection")
 
 
-def affine_grid(theta: jax.Array, size: tuple[int, ...], align_corners: bool = False) -> jax.Array:
-    """Where each place of an output reads the input, under an affine map; torch.nn.functional.affine_grid.
+def affine_grid(
+    theta: jax.Array, size: tuple[int, ...], align_corners: bool = False
+) -> jax.Array:
+    """Where each place of an output reads the input, under an affine map;
+    torch.nn.functional.affine_grid.
 
-    Coordinates run from -1 to 1 over an axis: between the centres of the outer places with `align_corners`,
-    between their outer edges without. The last axis holds (x, y) or (x, y, z): the last spatial axis first,
-    as in torch.
+    Coordinates run from -1 to 1 over an axis: between the centres of the outer places with
+    `align_corners`, between their outer edges without. The last axis holds (x, y) or (x, y, z):
+    the last spatial axis first, as in torch.
 
     Args:
       theta: `[N 2 3]` or `[N 3 4]`; maps output coordinates to input coordinates.
-      size: shape of the output, channels last: (N, H, W, C) or (N, D, H, W, C). C does not matter.
+      size: shape of the output, channels last: (N, H, W, C) or (N, D, H, W, C). C does not
+        matter.
       align_corners: as above.
 
     Returns:
@@ -46,7 +52,9 @@ def affine_grid(theta: jax.Array, size: tuple[int, ...], align_corners: bool = F
         )
     axes = [_centres(extent, align_corners) for extent in size[1:-1]]
     places = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(size[1:-1])], -1)
-    return jnp.einsum("...k,njk->n...j", jnp.asarray(places, theta.dtype), theta, precision="highest")
+    return jnp.einsum(
+        "...k,njk->n...j", jnp.asarray(places, theta.dtype), theta, precision="highest"
+    )
 
 
 def _centres(extent, align_corners):
@@ -84,7 +92,12 @@ def grid_sample(
     n = x.ndim - 2
     _check_sample(x, grid, n, mode, padding_mode)
     coordinates = [  # one array [N *spatial'] for each spatial axis, in places of x
-        _outside(_to_places(grid[..., n - 1 - axis], extent, align_corners), extent, padding_mode, align_corners)
+        _outside(
+            _to_places(grid[..., n - 1 - axis], extent, align_corners),
+            extent,
+            padding_mode,
+            align_corners,
+        )
         for axis, extent in enumerate(x.shape[1:-1])
     ]
     if mode == "nearest":
@@ -92,14 +105,22 @@ def grid_sample(
     lower = [jnp.floor(c) for c in coordinates]
     total = jnp.zeros((), x.dtype)
     for corner in itertools.product((0, 1), repeat=n):
-        shares = [(c - low) if side else (low + 1 - c) for side, c, low in zip(corner, coordinates, lower, strict=True)]
+        shares = [
+            (c - low) if side else (low + 1 - c)
+            for side, c, low in zip(corner, coordinates, lower, strict=True)
+        ]
         values = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
         total = total + values * jnp.prod(jnp.stack(shares), 0)[..., None]
     return total
 
 
 def _check_sample(x, grid, n, mode, padding_mode):
-    if n not in (2, 3) or grid.ndim != n + 2 or grid.shape[-1] != n or grid.shape[0] != x.shape[0]:
+    if (
+        n not in (2, 3)
+        or grid.ndim != n + 2
+        or grid.shape[-1] != n
+        or grid.shape[0] != x.shape[0]
+    ):
         raise ValueError(
             f"grid_sample takes {layout(2)} with a grid [N H' W' 2], or {layout(3)} with [N D' H' W' 3]; "
             f"input and grid have shapes {x.shape} and {grid.shape}."
@@ -107,7 +128,9 @@ def _check_sample(x, grid, n, mode, padding_mode):
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode={mode!r} is not supported; take 'bilinear' or 'nearest'.")
     if padding_mode not in _PADDING_MODES:
-        raise ValueError(f"padding_mode={padding_mode!r} is unknown; take one of {_PADDING_MODES}.")
+        raise ValueError(
+            f"padding_mode={padding_mode!r} is unknown; take one of {_PADDING_MODES}."
+        )
 
 
 def _to_places(coordinate, extent, align_corners):
@@ -117,7 +140,9 @@ def _to_places(coordinate, extent, align_corners):
 
 
 def _outside(place, extent, padding_mode, align_corners):
-    """Bring places outside the axis back in, except for 'zeros'; the derivative is 0 where one is cut."""
+    """Bring places outside the axis back in, except for 'zeros'; the derivative is 0 where one
+    is cut.
+    """
     if padding_mode == "zeros":
         return place
     if padding_mode == "reflection":

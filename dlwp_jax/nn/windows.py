@@ -20,4 +20,7 @@ def places(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> 
     [[0, 2], [1, 3]]
     """
     span = (count(x.shape[axis], window, stride, dilation) - 1) * stride + 1
-    return [lax.slice_in_dim(x, j * dilation, j * dilation + span, stride, axis) for j in range(window)]
+    return [
+        lax.slice_in_dim(x, j * dilation, j * dilation + span, stride, axis)
+        for j in range(window)
+    ]

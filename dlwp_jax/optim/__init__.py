@@ -1,9 +1,9 @@
 """Optimizers, schedules and clipping that follow `torch.optim` step by step.
 
 Every optimizer is a function with the options and defaults of torch's class and returns an
-`optax.GradientTransformation`, so `optax.chain`, `optax.inject_hyperparams` and all the rest of optax apply.
-`lr` is a number, a traced scalar (one for each member of a `vmap`) or a schedule. Updates need the
-parameters: `tx.update(grads, state, params)`.
+`optax.GradientTransformation`, so `optax.chain`, `optax.inject_hyperparams` and all the rest of
+optax apply. `lr` is a number, a traced scalar (one for each member of a `vmap`) or a schedule.
+Updates need the parameters: `tx.update(grads, state, params)`.
 """
 
 from dlwp_jax.optim.adam import (

@@ -1,8 +1,8 @@
 """How a rule for one parameter becomes an `optax.GradientTransformation`.
 
-torch keeps a small dictionary of state for every parameter. Here the state is a NamedTuple with torch's field
-names: `step` counts the updates made (one number for all parameters), every other field is a pytree like the
-parameters, or None where the options make no use of it.
+torch keeps a small dictionary of state for every parameter. Here the state is a NamedTuple with
+torch's field names: `step` counts the updates made (one number for all parameters), every other
+field is a pytree like the parameters, or None where the options make no use of it.
 """
 
 import math
@@ -15,7 +15,9 @@ import optax
 from jax.typing import ArrayLike
 
 Scalar = float | jax.Array  # a number, or a traced one: the value of one member of a `vmap`
-Schedule = Callable[[ArrayLike], ArrayLike]  # of the number of updates made before; optax.Schedule by another name
+Schedule = Callable[
+    [ArrayLike], ArrayLike
+]  # of the number of updates made before; optax.Schedule by another name
 LearningRate = Scalar | Schedule
 
 
@@ -33,12 +35,13 @@ def transformation(
 
     Args:
       state_type: NamedTuple with `step` and one field for each slot.
-      rule: `rule(grad, param, lr, step, **slots) -> (delta, slots)` for one array. `step` counts from one and
-        is floating point; everything comes in at least float32.
+      rule: `rule(grad, param, lr, step, **slots) -> (delta, slots)` for one array. `step`
+        counts from one and is floating point; everything comes in at least float32.
       lr: a number, a traced scalar, or a schedule of the number of updates made before.
       slots: what the rule keeps: name -> `start(param, lr)`.
       l2: adds l2 * param to the gradient (torch's `weight_decay` in most optimizers).
-      decay: shrinks the parameter by lr * decay besides what the rule does (AdamW's `weight_decay`).
+      decay: shrinks the parameter by lr * decay besides what the rule does (AdamW's
+        `weight_decay`).
       maximize: climb instead of descend.
 
     Returns:
@@ -47,27 +50,41 @@ def transformation(
 
     def init(params):
         rate, params = _lr_at(lr, 0), jax.tree.map(_checked, params)
-        start = {name: jax.tree.map(lambda p, f=f: f(p, rate), params) for name, f in slots.items()}
+        start = {
+            name: jax.tree.map(lambda p, f=f: f(p, rate), params) for name, f in slots.items()
+        }
         return state_type(step=jnp.zeros((), jnp.int32), **start)
 
     def update_leaf(grad, param, rate, step, kept):
-        dtype = jnp.promote_types(param.dtype, jnp.float32)  # half precision computes in float32
-        g, p, rate, step = (jnp.asarray(value).astype(dtype) for value in (grad, param, rate, step))
+        dtype = jnp.promote_types(
+            param.dtype, jnp.float32
+        )  # half precision computes in float32
+        g, p, rate, step = (
+            jnp.asarray(value).astype(dtype) for value in (grad, param, rate, step)
+        )
         g = -g if maximize else g
         g = g if is_zero(l2) else g + l2 * p
-        delta, new = rule(g, p, rate, step, **{name: value.astype(dtype) for name, value in kept.items()})
+        delta, new = rule(
+            g, p, rate, step, **{name: value.astype(dtype) for name, value in kept.items()}
+        )
         delta = delta if is_zero(decay) else delta - rate * decay * p
-        return delta.astype(param.dtype), {name: new[name].astype(kept[name].dtype) for name in kept}
+        return delta.astype(param.dtype), {
+            name: new[name].astype(kept[name].dtype) for name in kept
+        }
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("params is missing; call update(grads, state, params), torch's rules read them.")
+            raise ValueError(
+                "params is missing; call update(grads, state, params), torch's rules read them."
+            )
         rate, step = _lr_at(lr, state.step), state.step + 1
         grads, tree = jax.tree.flatten(updates)
         columns = {name: tree.flatten_up_to(getattr(state, name)) for name in slots}
         results = [
             update_leaf(grad, param, rate, step, {name: columns[name][i] for name in slots})
-            for i, (grad, param) in enumerate(zip(grads, tree.flatten_up_to(params), strict=True))
+            for i, (grad, param) in enumerate(
+                zip(grads, tree.flatten_up_to(params), strict=True)
+            )
         ]
         deltas = tree.unflatten([delta for delta, _ in results])
         kept = {name: tree.unflatten([new[name] for _, new in results]) for name in slots}
@@ -83,7 +100,9 @@ def _lr_at(lr, step):
 def _checked(param):
     param = jnp.asarray(param)
     if not jnp.issubdtype(param.dtype, jnp.floating):
-        raise TypeError(f"a parameter has dtype {param.dtype}; optimizers take real floating point ones.")
+        raise TypeError(
+            f"a parameter has dtype {param.dtype}; optimizers take real floating point ones."
+        )
     return param
 
 
@@ -94,12 +113,16 @@ def zeros(param: jax.Array, lr: Scalar) -> jax.Array:
 
 
 def is_zero(option: Any) -> bool:
-    """Whether an option is off for good: a plain 0, not a traced number that happens to be 0."""
+    """Whether an option is off for good: a plain 0, not a traced number that happens to be
+    0.
+    """
     return isinstance(option, int | float) and option == 0
 
 
 def require(optimizer: str, **conditions: tuple[Any, Callable[[Any], bool], str]) -> None:
-    """Refuse options as torch does: `name=(value, holds, what is wanted)`. Traced values pass unseen."""
+    """Refuse options as torch does: `name=(value, holds, what is wanted)`. Traced values pass
+    unseen.
+    """
     for name, (value, holds, wanted) in conditions.items():
         if isinstance(value, int | float) and not holds(value):
             raise ValueError(f"{optimizer}: {name}={value} must be {wanted}.")
@@ -107,14 +130,19 @@ def require(optimizer: str, **conditions: tuple[Any, Callable[[Any], bool], str]
 
 def require_non_negative(optimizer: str, **values: Any) -> None:
     """Refuse negative (or nan) options by name."""
-    require(optimizer, **{name: (value, lambda v: v >= 0, ">= 0") for name, value in values.items()})
+    require(
+        optimizer, **{name: (value, lambda v: v >= 0, ">= 0") for name, value in values.items()}
+    )
 
 
 def require_betas(optimizer: str, betas: tuple[Scalar, Scalar]) -> None:
     """Refuse decay rates outside [0, 1)."""
     if len(betas) != 2:
         raise ValueError(f"{optimizer}: betas={betas} must be two numbers.")
-    require(optimizer, **{f"betas[{i}]": (b, lambda v: 0 <= v < 1, "in [0, 1)") for i, b in enumerate(betas)})
+    require(
+        optimizer,
+        **{f"betas[{i}]": (b, lambda v: 0 <= v < 1, "in [0, 1)") for i, b in enumerate(betas)},
+    )
 
 
 def lerp(old: jax.Array, new: jax.Array, weight: Scalar) -> jax.Array:
@@ -125,8 +153,8 @@ def lerp(old: jax.Array, new: jax.Array, weight: Scalar) -> jax.Array:
 def power(base: Scalar, exponent: Scalar) -> jax.Array:
     """base ** exponent, its logarithm taken in double precision where base is a plain number.
 
-    float32(0.999) ** 1000 is off by 1e-5 because 0.999 was rounded before 1000 multiplications; torch
-    computes such factors in Python's doubles.
+    float32(0.999) ** 1000 is off by 1e-5 because 0.999 was rounded before 1000 multiplications;
+    torch computes such factors in Python's doubles.
     """
     if isinstance(base, int | float) and base > 0:
         return jnp.exp(exponent * math.log(base))
@@ -134,7 +162,13 @@ def power(base: Scalar, exponent: Scalar) -> jax.Array:
 
 
 def one_minus_power(base: Scalar, exponent: Scalar) -> jax.Array:
-    """1 - base ** exponent, without the cancellation that costs float32 two digits at 1 - 0.999."""
+    """1 - base ** exponent, without the cancellation that costs float32 two digits at 1 -
+    0.999.
+    """
     if isinstance(base, int | float):
-        return -jnp.expm1(exponent * math.log(base)) if base > 0 else 1.0 - jnp.power(base, exponent)
+        return (
+            -jnp.expm1(exponent * math.log(base))
+            if base > 0
+            else 1.0 - jnp.power(base, exponent)
+        )
     return -jnp.expm1(exponent * jnp.log(base))

@@ -22,7 +22,8 @@ from dlwp_jax.optim._rule import (
 
 
 class AdamState(NamedTuple):
-    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, the latter's maximum.
+    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, the latter's
+    maximum.
 
     `max_exp_avg_sq` is there with `amsgrad` only.
     """
@@ -44,8 +45,9 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (chapter 5, `torch.optim.Adam`).
 
-    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; p <- p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) +
-    eps). `weight_decay` is an L2 penalty on the gradient, as in torch; optax.adam has none.
+    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; p <- p - lr m / (1 - b1^t) / (sqrt(v / (1
+    - b2^t)) + eps). `weight_decay` is an L2 penalty on the gradient, as in torch; optax.adam
+    has none.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -81,8 +83,8 @@ def adamw(
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay p <- (1 - lr weight_decay) p (`torch.optim.AdamW`).
 
-    The default decay is torch's 1e-2 (optax.adamw has 1e-4). Arguments, result and errors are those of
-    `adam`.
+    The default decay is torch's 1e-2 (optax.adamw has 1e-4). Arguments, result and errors are
+    those of `adam`.
 
     >>> import jax.numpy as jnp
     >>> tx, params = adamw(0.1, weight_decay=0.5), jnp.array([2.0])
@@ -107,8 +109,12 @@ def _adam(name, lr, betas, eps, amsgrad, *, l2: Scalar = 0.0, decay: Scalar = 0.
         root = jnp.sqrt(largest) / jnp.sqrt(one_minus_power(beta2, step)) + eps
         return -lr / one_minus_power(beta1, step) * new["exp_avg"] / root, new
 
-    slots = {"exp_avg": zeros, "exp_avg_sq": zeros} | ({"max_exp_avg_sq": zeros} if amsgrad else {})
-    return transformation(AdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize)
+    slots = {"exp_avg": zeros, "exp_avg_sq": zeros} | (
+        {"max_exp_avg_sq": zeros} if amsgrad else {}
+    )
+    return transformation(
+        AdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize
+    )
 
 
 def _averages(g, exp_avg, exp_avg_sq, betas):
@@ -120,7 +126,9 @@ def _averages(g, exp_avg, exp_avg_sq, betas):
 
 
 class AdamaxState(NamedTuple):
-    """torch's fields: `step`, the average `exp_avg` of the gradient, and `exp_inf`, the decayed maximum of its size."""
+    """torch's fields: `step`, the average `exp_avg` of the gradient, and `exp_inf`, the decayed
+    maximum of its size.
+    """
 
     step: Any
     exp_avg: Any
@@ -137,8 +145,8 @@ def adamax(
 ) -> optax.GradientTransformation:
     """Adam with a maximum in place of the second average (`torch.optim.Adamax`).
 
-    u <- max(b2 u, |g| + eps); p <- p - lr m / (1 - b1^t) / u. Arguments, result and errors are those of
-    `adam`; the state is `AdamaxState`.
+    u <- max(b2 u, |g| + eps); p <- p - lr m / (1 - b1^t) / u. Arguments, result and errors are
+    those of `adam`; the state is `AdamaxState`.
 
     >>> import jax.numpy as jnp
     >>> tx, params = adamax(0.1), jnp.array([2.0])
@@ -157,11 +165,14 @@ def adamax(
         return delta, {"exp_avg": exp_avg, "exp_inf": exp_inf}
 
     slots = {"exp_avg": zeros, "exp_inf": zeros}
-    return transformation(AdamaxState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        AdamaxState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class NAdamState(NamedTuple):
-    """torch's fields: those of `AdamState`, and `mu_product`, the product of the momentum coefficients.
+    """torch's fields: those of `AdamState`, and `mu_product`, the product of the momentum
+    coefficients.
 
     It is a scalar for each parameter.
     """
@@ -210,7 +221,9 @@ def nadam(
     >>> round(float(state.mu_product[()]), 4), bool(updates[0] < 0)
     (0.4501, True)
     """
-    require_non_negative("nadam", lr=lr, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
+    require_non_negative(
+        "nadam", lr=lr, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay
+    )
     require_betas("nadam", betas)
     beta1, beta2 = betas
 
@@ -223,16 +236,26 @@ def nadam(
         mu, mu_next = coefficient(step), coefficient(step + 1)
         product = mu_product * mu
         root = jnp.sqrt(new["exp_avg_sq"] / one_minus_power(beta2, step)) + eps
-        ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * new["exp_avg"]
+        ahead = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * new[
+            "exp_avg"
+        ]
         return -lr * ahead / root, new | {"mu_product": product}
 
-    slots = {"exp_avg": zeros, "exp_avg_sq": zeros, "mu_product": lambda p, lr: jnp.ones((), p.dtype)}
+    slots = {
+        "exp_avg": zeros,
+        "exp_avg_sq": zeros,
+        "mu_product": lambda p, lr: jnp.ones((), p.dtype),
+    }
     l2, decay = (0.0, weight_decay) if decoupled_weight_decay else (weight_decay, 0.0)
-    return transformation(NAdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize)
+    return transformation(
+        NAdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize
+    )
 
 
 class RAdamState(NamedTuple):
-    """torch's fields: `step`, and the moving averages `exp_avg` of the gradient, `exp_avg_sq` of its square."""
+    """torch's fields: `step`, and the moving averages `exp_avg` of the gradient, `exp_avg_sq`
+    of its square.
+    """
 
     step: Any
     exp_avg: Any
@@ -250,9 +273,10 @@ def radam(
 ) -> optax.GradientTransformation:
     """Adam that waits for its second average to be known (`torch.optim.RAdam`).
 
-    rho_t = rho - 2 t b2^t / (1 - b2^t), rho = 2 / (1 - b2) - 1. Where rho_t > 5 the step is Adam's times a
-    rectification, else it is plain momentum, lr m / (1 - b1^t). Arguments, result and errors are those of
-    `adam`, without amsgrad and with `decoupled_weight_decay`; the state is `RAdamState`.
+    rho_t = rho - 2 t b2^t / (1 - b2^t), rho = 2 / (1 - b2) - 1. Where rho_t > 5 the step is
+    Adam's times a rectification, else it is plain momentum, lr m / (1 - b1^t). Arguments,
+    result and errors are those of `adam`, without amsgrad and with `decoupled_weight_decay`;
+    the state is `RAdamState`.
 
     >>> import jax.numpy as jnp
     >>> tx, params = radam(0.1), jnp.array([2.0])
@@ -273,10 +297,14 @@ def radam(
         rho = rho_inf - 2 * step * power(beta2, step) / correction
         known = rho > 5
         rho = jnp.where(known, rho, 6.0)  # any value that keeps the root below real
-        rectification = jnp.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        rectification = jnp.sqrt(
+            (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+        )
         adaptive = rectification * jnp.sqrt(correction) / (jnp.sqrt(new["exp_avg_sq"]) + eps)
         return -lr * momentum * jnp.where(known, adaptive, 1.0), new
 
     slots = {"exp_avg": zeros, "exp_avg_sq": zeros}
     l2, decay = (0.0, weight_decay) if decoupled_weight_decay else (weight_decay, 0.0)
-    return transformation(RAdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize)
+    return transformation(
+        RAdamState, rule, lr=lr, slots=slots, l2=l2, decay=decay, maximize=maximize
+    )

@@ -1,4 +1,6 @@
-"""Optimizers that divide by the size of past gradients: RMSprop, Adagrad, Adadelta, Adafactor."""
+"""Optimizers that divide by the size of past gradients: RMSprop, Adagrad, Adadelta,
+Adafactor.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from dlwp_jax.optim._rule import (
 
 
 class RmspropState(NamedTuple):
-    """torch's fields: `square_avg`, the average of the squared gradient, and what momentum and centering keep.
+    """torch's fields: `square_avg`, the average of the squared gradient, and what momentum and
+    centering keep.
 
     `momentum_buffer` and `grad_avg` are None without them.
     """
@@ -41,10 +44,11 @@ def rmsprop(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
-    """RMSprop (`torch.optim.RMSprop`): v <- alpha v + (1 - alpha) g^2; p <- p - lr g / (sqrt(v) + eps).
+    """RMSprop (`torch.optim.RMSprop`): v <- alpha v + (1 - alpha) g^2; p <- p - lr g / (sqrt(v)
+    + eps).
 
-    `eps` is outside the root and the learning rate outside the momentum buffer; optax.rmsprop has both
-    inside.
+    `eps` is outside the root and the learning rate outside the momentum buffer; optax.rmsprop
+    has both inside.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -67,7 +71,9 @@ def rmsprop(
     >>> round(float(updates[0]), 4)  # 0.1 * 2 / sqrt(0.01 * 4)
     -1.0
     """
-    require_non_negative("rmsprop", lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+    require_non_negative(
+        "rmsprop", lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
+    )
 
     def rule(g, p, lr, step, square_avg, momentum_buffer=None, grad_avg=None):
         del p, step
@@ -84,7 +90,9 @@ def rmsprop(
     slots = {"square_avg": zeros}
     slots |= {} if is_zero(momentum) else {"momentum_buffer": zeros}
     slots |= {"grad_avg": zeros} if centered else {}
-    return transformation(RmspropState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        RmspropState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class AdagradState(NamedTuple):
@@ -142,11 +150,15 @@ def adagrad(
         return -lr / (1 + (step - 1) * lr_decay) * g / (jnp.sqrt(sum) + eps), {"sum": sum}
 
     slots = {"sum": lambda p, lr: jnp.full_like(p, initial_accumulator_value)}
-    return transformation(AdagradState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        AdagradState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class AdadeltaState(NamedTuple):
-    """torch's fields: the averages `square_avg` of the squared gradient and `acc_delta` of the squared step."""
+    """torch's fields: the averages `square_avg` of the squared gradient and `acc_delta` of the
+    squared step.
+    """
 
     step: Any
     square_avg: Any
@@ -154,12 +166,17 @@ class AdadeltaState(NamedTuple):
 
 
 def adadelta(
-    lr: LearningRate = 1.0, rho: Scalar = 0.9, eps: Scalar = 1e-6, weight_decay: Scalar = 0.0, *, maximize: bool = False
+    lr: LearningRate = 1.0,
+    rho: Scalar = 0.9,
+    eps: Scalar = 1e-6,
+    weight_decay: Scalar = 0.0,
+    *,
+    maximize: bool = False,
 ) -> optax.GradientTransformation:
     """Adadelta (`torch.optim.Adadelta`): steps in the units of the parameters.
 
-    v <- rho v + (1 - rho) g^2; d = sqrt(a + eps) / sqrt(v + eps) g; a <- rho a + (1 - rho) d^2; p <- p - lr
-    d.
+    v <- rho v + (1 - rho) g^2; d = sqrt(a + eps) / sqrt(v + eps) g; a <- rho a + (1 - rho) d^2;
+    p <- p - lr d.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -191,11 +208,15 @@ def adadelta(
         return -lr * delta, {"square_avg": square_avg, "acc_delta": acc_delta}
 
     slots = {"square_avg": zeros, "acc_delta": zeros}
-    return transformation(AdadeltaState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        AdadeltaState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class AdafactorState(NamedTuple):
-    """torch's fields. Matrices have `row_var` and `col_var`, vectors `variance`; the others have size 0."""
+    """torch's fields. Matrices have `row_var` and `col_var`, vectors `variance`; the others
+    have size 0.
+    """
 
     step: Any
     row_var: Any
@@ -212,16 +233,17 @@ def adafactor(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
-    """Adafactor (`torch.optim.Adafactor`): the second average of a matrix is kept as one row and one column.
+    """Adafactor (`torch.optim.Adafactor`): the second average of a matrix is kept as one row
+    and one column.
 
-    The factored axes are the last two. For a convolution these are the kernel's own axes in torch but the
-    channels here; wrap in `torch_layout` to factor what torch does.
+    The factored axes are the last two. For a convolution these are the kernel's own axes in
+    torch but the channels here; wrap in `torch_layout` to factor what torch does.
 
     Args:
       lr: the largest relative step: a number, a traced scalar or a schedule.
       beta2_decay: the averages forget by t^beta2_decay.
-      eps: the smallest root (None: the machine epsilon of the parameter) and the smallest scale of a
-        parameter.
+      eps: the smallest root (None: the machine epsilon of the parameter) and the smallest scale
+        of a parameter.
       d: updates with a larger root mean square are scaled down to it.
       weight_decay: decoupled decay p <- (1 - lr weight_decay) p.
       maximize: climb instead of descend.
@@ -240,7 +262,11 @@ def adafactor(
     """
     eps1, eps2 = eps
     require_non_negative("adafactor", lr=lr, eps1=eps1, eps2=eps2, weight_decay=weight_decay)
-    require("adafactor", d=(d, lambda v: v >= 1, ">= 1"), beta2_decay=(beta2_decay, lambda v: v <= 0, "<= 0"))
+    require(
+        "adafactor",
+        d=(d, lambda v: v >= 1, ">= 1"),
+        beta2_decay=(beta2_decay, lambda v: v <= 0, "<= 0"),
+    )
 
     def rule(g, p, lr, step, row_var, col_var, variance):
         floor = jnp.finfo(p.dtype).eps if eps1 is None else eps1
@@ -249,7 +275,11 @@ def adafactor(
         if g.ndim > 1:
             row_var = lerp(row_var, jnp.mean(g * g, axis=-1, keepdims=True), forget)
             col_var = lerp(col_var, jnp.mean(g * g, axis=-2, keepdims=True), forget)
-            estimate = row_var * col_var / jnp.maximum(jnp.mean(row_var, axis=-2, keepdims=True), floor)
+            estimate = (
+                row_var
+                * col_var
+                / jnp.maximum(jnp.mean(row_var, axis=-2, keepdims=True), floor)
+            )
         else:
             variance = estimate = lerp(variance, g * g, forget)
         update = g / jnp.sqrt(jnp.maximum(estimate, floor * floor))
@@ -258,10 +288,14 @@ def adafactor(
 
     slots = {
         "row_var": lambda p, lr: jnp.zeros((*p.shape[:-1], 1) if p.ndim > 1 else 0, p.dtype),
-        "col_var": lambda p, lr: jnp.zeros((*p.shape[:-2], 1, p.shape[-1]) if p.ndim > 1 else 0, p.dtype),
+        "col_var": lambda p, lr: jnp.zeros(
+            (*p.shape[:-2], 1, p.shape[-1]) if p.ndim > 1 else 0, p.dtype
+        ),
         "variance": lambda p, lr: jnp.zeros(0 if p.ndim > 1 else p.shape, p.dtype),
     }
-    return transformation(AdafactorState, rule, lr=lr, slots=slots, decay=weight_decay, maximize=maximize)
+    return transformation(
+        AdafactorState, rule, lr=lr, slots=slots, decay=weight_decay, maximize=maximize
+    )
 
 
 def _root_mean_square(x):

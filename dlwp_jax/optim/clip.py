@@ -1,4 +1,6 @@
-"""Gradient clipping; chain it before an optimizer: `optax.chain(clip_grad_norm(1.0), sgd(0.1))`."""
+"""Gradient clipping; chain it before an optimizer: `optax.chain(clip_grad_norm(1.0),
+sgd(0.1))`.
+"""
 
 from typing import Any
 
@@ -8,14 +10,16 @@ import optax
 
 
 def clip_grad_norm(max_norm: float, norm_type: float = 2.0) -> optax.GradientTransformation:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)) (`torch.nn.utils.clip_grad_norm_`).
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6))
+    (`torch.nn.utils.clip_grad_norm_`).
 
-    optax.clip_by_global_norm has no 1e-6. A norm that is not finite spreads nan, as torch does without
-    `error_if_nonfinite`.
+    optax.clip_by_global_norm has no 1e-6. A norm that is not finite spreads nan, as torch does
+    without `error_if_nonfinite`.
 
     Args:
       max_norm: the largest norm that is left alone.
-      norm_type: p of the norm over all gradients as one vector; `math.inf` takes the largest entry.
+      norm_type: p of the norm over all gradients as one vector; `math.inf` takes the largest
+        entry.
 
     Returns:
       A stateless `optax.GradientTransformation`.
@@ -36,7 +40,8 @@ def clip_grad_norm(max_norm: float, norm_type: float = 2.0) -> optax.GradientTra
 
 
 def grad_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
-    """The p-norm of all gradients as one vector, p = `norm_type` (`torch.nn.utils.get_total_norm`).
+    """The p-norm of all gradients as one vector, p = `norm_type`
+    (`torch.nn.utils.get_total_norm`).
 
     >>> import jax.numpy as jnp
     >>> float(grad_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))
@@ -49,7 +54,8 @@ def grad_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
 
 
 def clip_grad_value(clip_value: float) -> optax.GradientTransformation:
-    """Clamp each entry of the gradients to [-clip_value, clip_value] (`torch.nn.utils.clip_grad_value_`).
+    """Clamp each entry of the gradients to [-clip_value, clip_value]
+    (`torch.nn.utils.clip_grad_value_`).
 
     >>> import jax.numpy as jnp
     >>> clip_grad_value(0.5).update(jnp.array([-2.0, 0.25]), optax.EmptyState())[0].tolist()

@@ -13,19 +13,21 @@ def groups(
     transforms: Mapping[Any, optax.GradientTransformation],
     default: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Parameter groups (torch's list of dicts), chosen by NNX filters through `optax.partition`.
+    """Parameter groups (torch's list of dicts), chosen by NNX filters through
+    `optax.partition`.
 
     Args:
-      transforms: filter -> transformation. A filter is whatever `flax.nnx` takes: a Variable type,
-        `nnx.PathContains("bias")`, a function of (path, variable), `nnx.Any(...)`. The first that holds wins.
-        `optax.set_to_zero()` as a transformation freezes.
+      transforms: filter -> transformation. A filter is whatever `flax.nnx` takes: a Variable
+        type, `nnx.PathContains("bias")`, a function of (path, variable), `nnx.Any(...)`. The
+        first that holds wins. `optax.set_to_zero()` as a transformation freezes.
       default: for parameters no filter holds for; without it there may be none.
 
     Returns:
       The transformation of all parameters.
 
     Raises:
-      ValueError: from `init`, for a filter that holds for no parameter and for a parameter without a group.
+      ValueError: from `init`, for a filter that holds for no parameter and for a parameter
+        without a group.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from dlwp_jax import optim
@@ -38,7 +40,9 @@ def groups(
     filters = list(transforms)
     holds = [nnx.filterlib.to_predicate(f) for f in filters]
     rest = len(filters)
-    numbered: dict[Hashable, optax.GradientTransformation] = dict(enumerate(transforms.values()))
+    numbered: dict[Hashable, optax.GradientTransformation] = dict(
+        enumerate(transforms.values())
+    )
     if default is not None:
         numbered[rest] = default
 
@@ -46,7 +50,9 @@ def groups(
         names = tuple(_name(key) for key in path)
         found = next((i for i, predicate in enumerate(holds) if predicate(names, leaf)), rest)
         if found not in numbered:
-            raise ValueError(f"no group takes {'/'.join(map(str, names))}; add a filter or a default.")
+            raise ValueError(
+                f"no group takes {'/'.join(map(str, names))}; add a filter or a default."
+            )
         return found
 
     def labels(params):
@@ -58,7 +64,9 @@ def groups(
         used = set(jax.tree.leaves(labels(params)))
         for i, which in enumerate(filters):
             if i not in used:
-                raise ValueError(f"the group of filter {which} is empty; no parameter is left for it.")
+                raise ValueError(
+                    f"the group of filter {which} is empty; no parameter is left for it."
+                )
         return inner.init(params)
 
     return optax.GradientTransformationExtraArgs(init, inner.update)
@@ -77,11 +85,12 @@ def _name(key):
 
 
 def torch_layout(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Let `tx` see kernels as torch has them: `[*window in out]` becomes `[out in *window]`, and back.
+    """Let `tx` see kernels as torch has them: `[*window in out]` becomes `[out in *window]`,
+    and back.
 
-    Elementwise rules do not care. Adafactor (which factors the last two axes) and Muon (whose step depends on
-    rows and columns) do; inside they and their state have torch's layout. Vectors and scalars stay as they
-    are.
+    Elementwise rules do not care. Adafactor (which factors the last two axes) and Muon (whose
+    step depends on rows and columns) do; inside they and their state have torch's layout.
+    Vectors and scalars stay as they are.
 
     Args:
       tx: the transformation to wrap.

@@ -8,13 +8,16 @@ from dlwp_jax.optim._rule import require_non_negative
 
 
 def lbfgs(
-    lr: float = 1.0, history_size: int = 100, line_search_fn: Literal["strong_wolfe"] | None = None
+    lr: float = 1.0,
+    history_size: int = 100,
+    line_search_fn: Literal["strong_wolfe"] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS: the minimum `torch.optim.LBFGS` finds, through optax's interface.
 
-    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration, so the paths
-    are not compared, only where they end. The line search of `'strong_wolfe'` evaluates the loss itself:
-    `tx.update(grads, state, params, value=loss, grad=grads, value_fn=loss_fn)`.
+    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration,
+    so the paths are not compared, only where they end. The line search of `'strong_wolfe'`
+    evaluates the loss itself: `tx.update(grads, state, params, value=loss, grad=grads,
+    value_fn=loss_fn)`.
 
     Args:
       lr: the step along each direction; 1 with a line search.
@@ -25,7 +28,8 @@ def lbfgs(
       `optax.lbfgs` with these options.
 
     Raises:
-      ValueError: for a negative lr, an unknown line search, or a line search with another lr than 1.
+      ValueError: for a negative lr, an unknown line search, or a line search with another lr
+        than 1.
 
     >>> import jax, jax.numpy as jnp
     >>> loss = lambda p: jnp.sum((p - jnp.array([1.0, 2.0])) ** 2 * jnp.array([1.0, 10.0]))
@@ -45,7 +49,11 @@ def lbfgs(
     if line_search_fn is None:
         return optax.lbfgs(lr, memory_size=history_size, linesearch=None)
     if line_search_fn != "strong_wolfe":
-        raise ValueError(f"lbfgs: line_search_fn={line_search_fn!r} must be None or 'strong_wolfe'.")
+        raise ValueError(
+            f"lbfgs: line_search_fn={line_search_fn!r} must be None or 'strong_wolfe'."
+        )
     if lr != 1:
-        raise ValueError(f"lbfgs: lr={lr} must be 1 with a line search, which finds the step itself.")
+        raise ValueError(
+            f"lbfgs: lr={lr} must be 1 with a line search, which finds the step itself."
+        )
     return optax.lbfgs(memory_size=history_size)

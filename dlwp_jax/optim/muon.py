@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from dlwp_jax.optim._rule import LearningRate, Scalar, lerp, require_non_negative, transformation, zeros
+from dlwp_jax.optim._rule import (
+    LearningRate,
+    Scalar,
+    lerp,
+    require_non_negative,
+    transformation,
+    zeros,
+)
 
 
 class MuonState(NamedTuple):
-    """`momentum_buffer` is torch's; torch keeps no `step` and nothing depends on it but a schedule."""
+    """`momentum_buffer` is torch's; torch keeps no `step` and nothing depends on it but a
+    schedule.
+    """
 
     step: Any
     momentum_buffer: Any
@@ -28,15 +37,17 @@ def muon(
     ns_steps: int = 5,
     adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
 ) -> optax.GradientTransformation:
-    """Muon for matrices (`torch.optim.Muon`): steps along the nearly orthogonal part of the momentum.
+    """Muon for matrices (`torch.optim.Muon`): steps along the nearly orthogonal part of the
+    momentum.
 
-    b <- b + (1 - momentum) (g - b); O = Newton-Schulz(g + momentum (b - g)); p <- (1 - lr weight_decay) p -
-    lr' O, with lr' = lr sqrt(max(1, rows / columns)), or 0.2 lr sqrt(max(rows, columns)) for
-    `'match_rms_adamw'`.
+    b <- b + (1 - momentum) (g - b); O = Newton-Schulz(g + momentum (b - g)); p <- (1 - lr
+    weight_decay) p - lr' O, with lr' = lr sqrt(max(1, rows / columns)), or 0.2 lr
+    sqrt(max(rows, columns)) for `'match_rms_adamw'`.
 
-    torch rounds every product of the iteration to bfloat16, and so does this: small matrices come out equal
-    bit for bit, in large ones a sum taken in another order now and then rounds to the neighbour, 2^-8 of an
-    entry. Rows are torch's output features: for Flax kernels `[in out]` wrap in `torch_layout`.
+    torch rounds every product of the iteration to bfloat16, and so does this: small matrices
+    come out equal bit for bit, in large ones a sum taken in another order now and then rounds
+    to the neighbour, 2^-8 of an entry. Rows are torch's output features: for Flax kernels `[in
+    out]` wrap in `torch_layout`.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -52,8 +63,8 @@ def muon(
       An `optax.GradientTransformation` with state `MuonState`.
 
     Raises:
-      ValueError: for parameters that are not matrices (give those to AdamW with `groups`) and for wrong
-        options.
+      ValueError: for parameters that are not matrices (give those to AdamW with `groups`) and
+        for wrong options.
 
     >>> import jax.numpy as jnp
     >>> tx, params = muon(0.1, weight_decay=0.0), jnp.eye(2)
@@ -63,9 +74,13 @@ def muon(
     """
     require_non_negative("muon", lr=lr, weight_decay=weight_decay, momentum=momentum)
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
-        raise ValueError(f"muon: adjust_lr_fn={adjust_lr_fn!r} is not 'original' or 'match_rms_adamw'.")
+        raise ValueError(
+            f"muon: adjust_lr_fn={adjust_lr_fn!r} is not 'original' or 'match_rms_adamw'."
+        )
     if ns_steps >= 100 or len(ns_coefficients) != 3:
-        raise ValueError(f"muon: ns_steps={ns_steps} must be < 100, ns_coefficients={ns_coefficients} three.")
+        raise ValueError(
+            f"muon: ns_steps={ns_steps} must be < 100, ns_coefficients={ns_coefficients} three."
+        )
 
     def start(param, lr):
         if param.ndim != 2:
@@ -77,18 +92,25 @@ def muon(
         buffer = lerp(momentum_buffer, g, 1 - momentum)
         direction = lerp(g, buffer, momentum) if nesterov else buffer
         rows, columns = p.shape
-        scales = {"original": max(1, rows / columns) ** 0.5, "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5}
+        scales = {
+            "original": max(1, rows / columns) ** 0.5,
+            "match_rms_adamw": 0.2 * max(rows, columns) ** 0.5,
+        }
         orthogonal = _orthogonal(direction, ns_coefficients, ns_steps, eps).astype(p.dtype)
-        return -lr * scales[adjust_lr_fn or "original"] * orthogonal, {"momentum_buffer": buffer}
+        return -lr * scales[adjust_lr_fn or "original"] * orthogonal, {
+            "momentum_buffer": buffer
+        }
 
     slots = {"momentum_buffer": start}
     return transformation(MuonState, rule, lr=lr, slots=slots, decay=weight_decay)
 
 
 def _orthogonal(matrix, coefficients, steps, eps):
-    """The quintic Newton-Schulz iteration X <- a X + (b G + c G G) X with G = X X^T, every line rounded.
+    """The quintic Newton-Schulz iteration X <- a X + (b G + c G G) X with G = X X^T, every line
+    rounded.
 
-    Entries of bfloat16 are exact in every precision a matrix product may run at (TF32 included).
+    Entries of bfloat16 are exact in every precision a matrix product may run at (TF32
+    included).
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
@@ -102,5 +124,7 @@ def _orthogonal(matrix, coefficients, steps, eps):
 
 
 def _bfloat16(x):
-    """Round to bfloat16 and stay in float32: XLA may drop a conversion there and back, but never this."""
+    """Round to bfloat16 and stay in float32: XLA may drop a conversion there and back, but
+    never this.
+    """
     return lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)

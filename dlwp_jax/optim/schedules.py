@@ -1,10 +1,12 @@
 """Learning-rate schedules with the names and numbers of `torch.optim.lr_scheduler`.
 
-Each takes the first learning rate and torch's options and returns a function of the step, jittable, to be
-given to an optimizer as `lr`: step 0 is the first update, where torch has called `scheduler.step()` no time
-yet. torch often steps its schedulers once per epoch: `per_epoch(schedule, steps)` does that.
+Each takes the first learning rate and torch's options and returns a function of the step,
+jittable, to be given to an optimizer as `lr`: step 0 is the first update, where torch has
+called `scheduler.step()` no time yet. torch often steps its schedulers once per epoch:
+`per_epoch(schedule, steps)` does that.
 
-torch multiplies the learning rate of the step before; these are the closed forms, equal but for rounding.
+torch multiplies the learning rate of the step before; these are the closed forms, equal but for
+rounding.
 """
 
 from __future__ import annotations
@@ -42,12 +44,15 @@ def step_lr(lr: Scalar, step_size: int, gamma: float = 0.1) -> Schedule:
 
 
 def multi_step_lr(lr: Scalar, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
-    """Times gamma at each of the `milestones`; one that is named twice counts twice (`MultiStepLR`).
+    """Times gamma at each of the `milestones`; one that is named twice counts twice
+    (`MultiStepLR`).
 
     >>> [round(float(multi_step_lr(1.0, [1, 3])(step)), 3) for step in range(4)]
     [1.0, 0.1, 0.1, 0.01]
     """
-    return lambda step: lr * power(gamma, _float(sum(jnp.asarray(step) >= m for m in milestones)))
+    return lambda step: (
+        lr * power(gamma, _float(sum(jnp.asarray(step) >= m for m in milestones)))
+    )
 
 
 def constant_lr(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
@@ -61,7 +66,9 @@ def constant_lr(lr: Scalar, factor: float = 1 / 3, total_iters: int = 5) -> Sche
     return lambda step: lr * jnp.where(jnp.asarray(step) < total_iters, factor, 1.0)
 
 
-def linear_lr(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+def linear_lr(
+    lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
+) -> Schedule:
     """A factor that goes from `start_factor` to `end_factor` in a straight line (`LinearLR`).
 
     >>> [round(float(linear_lr(1.0, 0.5, total_iters=2)(step)), 3) for step in range(4)]
@@ -71,7 +78,9 @@ def linear_lr(lr: Scalar, start_factor: float = 1 / 3, end_factor: float = 1.0, 
     _positive(total_iters=total_iters, start_factor=start_factor)
 
     def schedule(step):
-        return lr * _linear(start_factor, end_factor, jnp.minimum(1.0, _float(step) / total_iters))
+        return lr * _linear(
+            start_factor, end_factor, jnp.minimum(1.0, _float(step) / total_iters)
+        )
 
     return schedule
 
@@ -96,7 +105,8 @@ def polynomial_lr(lr: Scalar, total_iters: int = 5, power: float = 1.0) -> Sched
 
 
 def cosine_annealing_lr(lr: Scalar, T_max: int, eta_min: float = 0.0) -> Schedule:
-    """Half a cosine from lr to `eta_min` in `T_max` steps, after that up again (`CosineAnnealingLR`).
+    """Half a cosine from lr to `eta_min` in `T_max` steps, after that up again
+    (`CosineAnnealingLR`).
 
     >>> [round(float(cosine_annealing_lr(1.0, T_max=2)(step)), 3) for step in range(5)]
     [1.0, 0.5, 0.0, 0.5, 1.0]
@@ -106,8 +116,11 @@ def cosine_annealing_lr(lr: Scalar, T_max: int, eta_min: float = 0.0) -> Schedul
     return lambda step: _cosine(lr, eta_min, _float(jnp.asarray(step) % (2 * T_max)) / T_max)
 
 
-def cosine_annealing_warm_restarts(lr: Scalar, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
-    """Half a cosine to `eta_min` that starts again after T_0, then T_0 T_mult, then T_0 T_mult^2, ... steps.
+def cosine_annealing_warm_restarts(
+    lr: Scalar, T_0: int, T_mult: int = 1, eta_min: float = 0.0
+) -> Schedule:
+    """Half a cosine to `eta_min` that starts again after T_0, then T_0 T_mult, then T_0
+    T_mult^2, ... steps.
 
     torch's `CosineAnnealingWarmRestarts`.
 
@@ -153,8 +166,8 @@ def one_cycle_lr(
 ) -> Schedule:
     """Up from max_lr / div_factor to max_lr, then down to nearly nothing (`OneCycleLR`).
 
-    torch cycles momentum as well unless told not to: see `one_cycle_momentum`. Steps after `total_steps`, for
-    which torch raises, keep the last rate.
+    torch cycles momentum as well unless told not to: see `one_cycle_momentum`. Steps after
+    `total_steps`, for which torch raises, keep the last rate.
 
     Args:
       max_lr: the highest learning rate.
@@ -191,8 +204,9 @@ def one_cycle_momentum(
 ) -> Schedule:
     """The momentum that `OneCycleLR` sets beside the learning rate: low where the rate is high.
 
-    Use both by `optax.inject_hyperparams(sgd)(lr=one_cycle_lr(...), momentum=one_cycle_momentum(...))`.
-    It goes from `max_momentum` to `base_momentum` and back; other arguments, and errors, are those of `one_cycle_lr`.
+    Use both by `optax.inject_hyperparams(sgd)(lr=one_cycle_lr(...),
+    momentum=one_cycle_momentum(...))`. It goes from `max_momentum` to `base_momentum` and back;
+    other arguments, and errors, are those of `one_cycle_lr`.
 
     >>> schedule = one_cycle_momentum(total_steps=11, pct_start=0.5)
     >>> [round(float(schedule(step)), 2) for step in (0, 10)]
@@ -210,7 +224,11 @@ def _one_cycle(values, total_steps, pct_start, anneal_strategy):
     if anneal_strategy not in ("cos", "linear"):
         raise ValueError(f"anneal_strategy={anneal_strategy!r} must be 'cos' or 'linear'.")
     anneal = _cosine if anneal_strategy == "cos" else _linear
-    ends = [0.0, *(i * pct_start * total_steps - i for i in range(1, len(values) - 1)), total_steps - 1.0]
+    ends = [
+        0.0,
+        *(i * pct_start * total_steps - i for i in range(1, len(values) - 1)),
+        total_steps - 1.0,
+    ]
     phases = list(zip(values[:-1], values[1:], ends[:-1], ends[1:], strict=True))
 
     def schedule(step):
@@ -245,10 +263,12 @@ def cyclic_lr(
       max_lr: the upper one.
       step_size_up: steps on the way up.
       step_size_down: steps on the way down; as many as up where None.
-      mode: `'triangular'`, `'triangular2'` (height halved every cycle) or `'exp_range'` (height gamma^step).
+      mode: `'triangular'`, `'triangular2'` (height halved every cycle) or `'exp_range'` (height
+        gamma^step).
       gamma: for `'exp_range'`.
       scale_fn: an own factor of the height, jittable, in place of `mode`.
-      scale_mode: whether `scale_fn` takes the number of the `'cycle'` (from one) or `'iterations'`.
+      scale_mode: whether `scale_fn` takes the number of the `'cycle'` (from one) or
+        `'iterations'`.
 
     Returns:
       A function step -> learning rate.
@@ -275,7 +295,8 @@ def cyclic_momentum(
 ) -> Schedule:
     """The momentum that `CyclicLR` sets beside the learning rate: high where the rate is low.
 
-    It goes from `max_momentum` down to `base_momentum` and up again; the other options are those of `cyclic_lr`.
+    It goes from `max_momentum` down to `base_momentum` and up again; the other options are
+    those of `cyclic_lr`.
 
     >>> [round(float(cyclic_momentum(0.5, 1.0, step_size_up=1)(step)), 2) for step in range(3)]
     [1.0, 0.5, 1.0]
@@ -294,7 +315,9 @@ def _cyclic_height(step_size_up, step_size_down, mode, gamma, scale_fn, scale_mo
         "exp_range": (lambda step: power(gamma, _float(step)), "iterations"),
     }
     if scale_fn is None and mode not in scales:
-        raise ValueError(f"mode={mode!r} must be one of {', '.join(scales)}; or give a scale_fn.")
+        raise ValueError(
+            f"mode={mode!r} must be one of {', '.join(scales)}; or give a scale_fn."
+        )
     scale, argument = scales[mode] if scale_fn is None else (scale_fn, scale_mode)
 
     def height(step):
@@ -326,7 +349,9 @@ def multiplicative_lr(lr: Scalar, lr_lambda: Schedule) -> Schedule:
 
     def schedule(step):
         one = jnp.ones((), jnp.result_type(float))
-        return lr * lax.fori_loop(1, jnp.asarray(step) + 1, lambda i, product: product * lr_lambda(i), one)
+        return lr * lax.fori_loop(
+            1, jnp.asarray(step) + 1, lambda i, product: product * lr_lambda(i), one
+        )
 
     return schedule
 
@@ -349,17 +374,18 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
     [0.5, 0.75, 1.0, 0.5, 0.25]
     """
     if not schedules or len(milestones) != len(schedules) - 1:
-        raise ValueError(f"{len(schedules)} schedules do not go with {len(milestones)} milestones: one less.")
+        raise ValueError(
+            f"{len(schedules)} schedules do not go with {len(milestones)} milestones: one less."
+        )
     return optax.join_schedules(list(schedules), list(milestones))
 
 
 def chained_scheduler(lr: Scalar, factors: Sequence[Schedule]) -> Schedule:
     """lr times several schedules at once (`ChainedScheduler`).
 
-    Build each with a first learning rate of 1. The product is torch's chain for the schedules that scale the
-    present
-    rate: step, multi-step, constant, linear, exponential, polynomial and multiplicative; for a cosine with
-    `eta_min=0` up to its `T_max` only.
+    Build each with a first learning rate of 1. The product is torch's chain for the schedules
+    that scale the present rate: step, multi-step, constant, linear, exponential, polynomial and
+    multiplicative; for a cosine with `eta_min=0` up to its `T_max` only.
 
     Args:
       lr: the first learning rate.
@@ -385,8 +411,13 @@ def _float(step):
 
 
 def _positive(**values) -> None:
-    require("schedule", **{name: (v, lambda v: v > 0, "positive") for name, v in values.items()})
+    require(
+        "schedule", **{name: (v, lambda v: v > 0, "positive") for name, v in values.items()}
+    )
 
 
 def _fraction(**values) -> None:
-    require("schedule", **{name: (v, lambda v: 0 <= v <= 1, "in [0, 1]") for name, v in values.items()})
+    require(
+        "schedule",
+        **{name: (v, lambda v: 0 <= v <= 1, "in [0, 1]") for name, v in values.items()},
+    )

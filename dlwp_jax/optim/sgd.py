@@ -20,7 +20,9 @@ from dlwp_jax.optim._rule import (
 
 
 class SgdState(NamedTuple):
-    """`momentum_buffer` is torch's. torch has no `step`: any step > 0 says that the buffer is filled."""
+    """`momentum_buffer` is torch's. torch has no `step`: any step > 0 says that the buffer is
+    filled.
+    """
 
     step: Any
     momentum_buffer: Any = None
@@ -37,8 +39,9 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Gradient descent with momentum (chapter 5, `torch.optim.SGD`).
 
-    g <- g + weight_decay p; b <- momentum b + (1 - dampening) g, the first time b <- g; p <- p - lr b.
-    Nesterov steps along g + momentum b. The learning rate is outside the buffer, so a schedule acts at once.
+    g <- g + weight_decay p; b <- momentum b + (1 - dampening) g, the first time b <- g; p <- p
+    - lr b. Nesterov steps along g + momentum b. The learning rate is outside the buffer, so a
+    schedule acts at once.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -64,8 +67,12 @@ def sgd(
     [0.0]
     """
     require_non_negative("sgd", lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if nesterov and ((isinstance(momentum, int | float) and momentum <= 0) or not is_zero(dampening)):
-        raise ValueError(f"sgd: nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}.")
+    if nesterov and (
+        (isinstance(momentum, int | float) and momentum <= 0) or not is_zero(dampening)
+    ):
+        raise ValueError(
+            f"sgd: nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}."
+        )
 
     def rule(g, p, lr, step, momentum_buffer=None):
         del p
@@ -76,11 +83,14 @@ def sgd(
         return -lr * direction, {"momentum_buffer": buffer}
 
     slots = {} if is_zero(momentum) else {"momentum_buffer": zeros}
-    return transformation(SgdState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        SgdState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class AsgdState(NamedTuple):
-    """torch's fields: the rate `eta`, the weight `mu` of the average, and `ax`, the running average of the parameters.
+    """torch's fields: the rate `eta`, the weight `mu` of the average, and `ax`, the running
+    average of the parameters.
 
     `ax` is the thing to use in the end.
     """
@@ -102,8 +112,8 @@ def asgd(
 ) -> optax.GradientTransformation:
     """Averaged gradient descent (`torch.optim.ASGD`).
 
-    p <- (1 - lambd eta) p - eta g, with eta = lr / (1 + lambd lr t)^alpha taken from the step before; from
-    step t0 on `ax` averages the parameters, before that it is a copy of them.
+    p <- (1 - lambd eta) p - eta g, with eta = lr / (1 + lambd lr t)^alpha taken from the step
+    before; from step t0 on `ax` averages the parameters, before that it is a copy of them.
 
     Args:
       lr: learning rate: a number, a traced scalar or a schedule.
@@ -138,11 +148,15 @@ def asgd(
         "mu": lambda p, lr: jnp.ones((), p.dtype),
         "ax": zeros,
     }
-    return transformation(AsgdState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize)
+    return transformation(
+        AsgdState, rule, lr=lr, slots=slots, l2=weight_decay, maximize=maximize
+    )
 
 
 class RpropState(NamedTuple):
-    """torch's fields: `prev`, the last gradient (0 where its sign turned), and `step_size`, each element's own step."""
+    """torch's fields: `prev`, the last gradient (0 where its sign turned), and `step_size`,
+    each element's own step.
+    """
 
     step: Any
     prev: Any
@@ -156,11 +170,12 @@ def rprop(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
-    """Resilient backpropagation: only the signs of full-batch gradients count (`torch.optim.Rprop`).
+    """Resilient backpropagation: only the signs of full-batch gradients count
+    (`torch.optim.Rprop`).
 
-    Each element's step grows by etas[1] while its gradient keeps its sign and shrinks by etas[0] when it
-    turns; a turned element waits one step. `lr` is the first step size; a schedule has no effect after that,
-    as in torch.
+    Each element's step grows by etas[1] while its gradient keeps its sign and shrinks by
+    etas[0] when it turns; a turned element waits one step. `lr` is the first step size; a
+    schedule has no effect after that, as in torch.
 
     Args:
       lr: the first step size: a number, a traced scalar or a schedule.

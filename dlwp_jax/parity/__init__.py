@@ -1,6 +1,8 @@
-"""From torch to JAX, and proof that nothing changed on the way: weights, outputs, gradients, optimizer steps.
+"""From torch to JAX, and proof that nothing changed on the way: weights, outputs, gradients,
+optimizer steps.
 
-The only part of the library that imports torch. `python -m dlwp_jax.parity check` does the same from a shell.
+The only part of the library that imports torch. `python -m dlwp_jax.parity check` does the same
+from a shell.
 
 >>> import numpy as np, torch
 >>> from flax import nnx

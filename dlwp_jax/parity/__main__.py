@@ -22,7 +22,9 @@ from dlwp_jax.parity.files import state_dict_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `check`; 0 where the models agree, 1 where they do not. An error is raised, and is status 2 in a shell."""
+    """Run `check`; 0 where the models agree, 1 where they do not. An error is raised, and is
+    status 2 in a shell.
+    """
     options = _parser().parse_args(arguments)
     theirs, ours = _build(options.torch), _build(options.flax)
     _expect(options.torch, theirs, torch.nn.Module)
@@ -31,57 +33,114 @@ def main(arguments: list[str] | None = None) -> int:
         _fill(theirs, options.weights)
     inputs = [_random(shape, options) for shape in options.input]
     layout = options.layout or "auto"
-    loaded = parity.load_torch(ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule], layout=layout)
+    loaded = parity.load_torch(
+        ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule], layout=layout
+    )
     print(loaded, end="\n\n")
-    precisions = [(True, options.tolerance)] if options.double else [(False, options.tolerance), (True, None)]
+    precisions = (
+        [(True, options.tolerance)]
+        if options.double
+        else [(False, options.tolerance), (True, None)]
+    )
     equal = True
     for mode in ("eval", "train") if options.train else ("eval",):
         for double, tolerance in precisions:
-            settings = {"train": mode == "train", "double": double, "tolerance": tolerance, "layout": layout}
+            settings = {
+                "train": mode == "train",
+                "double": double,
+                "tolerance": tolerance,
+                "layout": layout,
+            }
             report = parity.compare(theirs, ours, *inputs, loaded=loaded, **settings)
             print(f"{mode} mode, {'float64' if double else 'as they are'}:\n{report}\n")
             equal &= report.ok
     return 0 if equal else 1
 
 
-def end_with_status_2(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What becomes of an error: a sentence where parity refuses, the traceback where a model's code fails; status 2."""
+def end_with_status_2(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What becomes of an error: a sentence where parity refuses, the traceback where a model's
+    code fails; status 2.
+    """
     files = [frame.filename for frame in traceback.extract_tb(trace)]
-    below = files[files.index(__file__) :] if __file__ in files else files  # of main, and what it called
+    below = (
+        files[files.index(__file__) :] if __file__ in files else files
+    )  # of main, and what it called
     if below and all(Path(file).parent == Path(__file__).parent for file in below):
         print(f"cannot compare: {error}", file=sys.stderr)
     else:
         traceback.print_exception(kind, error, trace)
-        print("cannot compare: the error above came from a model's own code, or from what it called.", file=sys.stderr)
+        print(
+            "cannot compare: the error above came from a model's own code, or from what it called.",
+            file=sys.stderr,
+        )
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(130 if issubclass(kind, KeyboardInterrupt) else 2)  # Python's own status is 1, which says "different"
+    os._exit(
+        130 if issubclass(kind, KeyboardInterrupt) else 2
+    )  # Python's own status is 1, which says "different"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dlwp_jax.parity", description="Compare a torch model with a port.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dlwp_jax.parity", description="Compare a torch model with a port."
+    )
     check = parser.add_subparsers(required=True).add_parser(
         "check", help="load torch's weights into the port, compare outputs and gradients"
     )
-    check.add_argument("torch", metavar="FILE.py:NAME", help="a torch module's class, or a function that makes one")
-    check.add_argument("flax", metavar="FILE.py:NAME", help="the NNX module's class; takes rngs=, or nothing")
     check.add_argument(
-        "--input", type=_shape, action="append", required=True, metavar="1,3,32,32", help="torch's shape; one for each"
+        "torch",
+        metavar="FILE.py:NAME",
+        help="a torch module's class, or a function that makes one",
     )
-    check.add_argument("--weights", type=Path, help="a .pt, .pth, .state or .safetensors file of torch's weights")
-    check.add_argument("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "PATH"), help="see load_torch")
-    check.add_argument("--tokens", type=int, metavar="N", help="inputs are whole numbers below N, for an Embedding")
+    check.add_argument(
+        "flax", metavar="FILE.py:NAME", help="the NNX module's class; takes rngs=, or nothing"
+    )
+    check.add_argument(
+        "--input",
+        type=_shape,
+        action="append",
+        required=True,
+        metavar="1,3,32,32",
+        help="torch's shape; one for each",
+    )
+    check.add_argument(
+        "--weights",
+        type=Path,
+        help="a .pt, .pth, .state or .safetensors file of torch's weights",
+    )
+    check.add_argument(
+        "--rule",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("REGEX", "PATH"),
+        help="see load_torch",
+    )
+    check.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="inputs are whole numbers below N, for an Embedding",
+    )
     check.add_argument(
         "--layout",
         action="append",
         choices=["auto", "channels_first", "as_is"],
         help="where the inputs have their channels, see parity.compare; one for each --input (default: auto)",
     )
-    check.add_argument("--train", action="store_true", help="compare in train mode too (no dropout)")
-    check.add_argument("--seed", type=int, default=0)
-    check.add_argument("--double", action="store_true", help="compare in float64 only, not in float32 too")
     check.add_argument(
-        "--tolerance", type=float, help="relative to an array's largest value (of float32; with --double, of float64)"
+        "--train", action="store_true", help="compare in train mode too (no dropout)"
+    )
+    check.add_argument("--seed", type=int, default=0)
+    check.add_argument(
+        "--double", action="store_true", help="compare in float64 only, not in float32 too"
+    )
+    check.add_argument(
+        "--tolerance",
+        type=float,
+        help="relative to an array's largest value (of float32; with --double, of float64)",
     )
     return parser
 
@@ -90,7 +149,9 @@ def _shape(text: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(size) for size in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: give whole numbers, as in 1,3,32,32") from error
+        raise argparse.ArgumentTypeError(
+            f"{text}: give whole numbers, as in 1,3,32,32"
+        ) from error
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text}: sizes are 1 and more")
     return sizes
@@ -105,7 +166,9 @@ def _random(shape: tuple[int, ...], options: argparse.Namespace) -> np.ndarray:
 
 def _expect(target: str, made: Any, kind: type) -> None:
     if not isinstance(made, kind):
-        raise TypeError(f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is wanted.")
+        raise TypeError(
+            f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is wanted."
+        )
 
 
 def _fill(model: torch.nn.Module, weights: Path) -> None:
@@ -113,7 +176,9 @@ def _fill(model: torch.nn.Module, weights: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit the torch model. torch says: {error}") from error
+        raise ValueError(
+            f"{weights} does not fit the torch model. torch says: {error}"
+        ) from error
 
 
 def _build(target: str) -> Any:
@@ -128,7 +193,9 @@ def _build(target: str) -> Any:
     if isinstance(made, torch.nn.Module | nnx.Module):
         return made
     if not callable(made):
-        raise TypeError(f"{target} is a {type(made).__name__}; name a model, its class, or a function that makes it.")
+        raise TypeError(
+            f"{target} is a {type(made).__name__}; name a model, its class, or a function that makes it."
+        )
     # nnx's metaclass hides the signature of the class itself.
     makes, own = (made.__init__, (None,)) if inspect.isclass(made) else (made, ())
     signature = inspect.signature(makes)
@@ -136,7 +203,9 @@ def _build(target: str) -> Any:
     try:
         signature.bind(*own, **arguments)
     except TypeError as error:
-        raise TypeError(f"{target}: {error}; name a function without arguments that makes the model.") from error
+        raise TypeError(
+            f"{target}: {error}; name a function without arguments that makes the model."
+        ) from error
     return made(**arguments)
 
 

@@ -10,22 +10,30 @@ import torch
 
 from dlwp_jax.parity.table import listed
 
-TORCH_SUFFIXES = (".pt", ".pth", ".tar", ".state", ".ckpt", ".bin")  # .tar of `checkpoint.pth.tar`, which is none
+TORCH_SUFFIXES = (
+    ".pt",
+    ".pth",
+    ".tar",
+    ".state",
+    ".ckpt",
+    ".bin",
+)  # .tar of `checkpoint.pth.tar`, which is none
 
 
 def read(path: str | Path) -> Any:
     """What a checkpoint file holds: tensors, numbers and dicts of them, nothing that runs.
 
     Args:
-      path: `.safetensors`, or `.pt`, `.pth`, `.pth.tar`, `.state`, `.ckpt` or `.bin` (torch.load with
-        `weights_only=True`).
+      path: `.safetensors`, or `.pt`, `.pth`, `.pth.tar`, `.state`, `.ckpt` or `.bin`
+        (torch.load with `weights_only=True`).
 
     Returns:
       The state_dict, or the dict around it.
 
     Raises:
       FileNotFoundError: where there is no such file.
-      ValueError: naming the file, for another kind of file, a damaged one, or a pickle that wants to run code.
+      ValueError: naming the file, for another kind of file, a damaged one, or a pickle that
+        wants to run code.
 
     >>> read("weights.h5")
     Traceback (most recent call last):
@@ -34,7 +42,9 @@ def read(path: str | Path) -> Any:
     """
     path = Path(path)
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
-        raise ValueError(f"{path}: only {', '.join(TORCH_SUFFIXES)} and .safetensors files are read.")
+        raise ValueError(
+            f"{path}: only {', '.join(TORCH_SUFFIXES)} and .safetensors files are read."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -57,11 +67,15 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("reading .safetensors files needs safetensors: pip install safetensors") from error
+        raise ImportError(
+            "reading .safetensors files needs safetensors: pip install safetensors"
+        ) from error
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: damaged, or no safetensors file: {_first_line(error)}") from error
+        raise ValueError(
+            f"{path}: damaged, or no safetensors file: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -70,13 +84,16 @@ def _first_line(error: Exception) -> str:
 
 
 def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
-    """The state_dict of a module, of a file, or inside a checkpoint's dict; prefixes of wrappers are taken off.
+    """The state_dict of a module, of a file, or inside a checkpoint's dict; prefixes of
+    wrappers are taken off.
 
-    Of a module, the entries are its Parameters themselves. Of a checkpoint such as
-    `{"epoch": 3, "model_state": {...}, "optimizer_state": {...}}` it is the one entry that is a dict of tensors.
+    Of a module, the entries are its Parameters themselves. Of a checkpoint such as `{"epoch":
+    3, "model_state": {...}, "optimizer_state": {...}}` it is the one entry that is a dict of
+    tensors.
 
     Raises:
-      TypeError: for another kind of object. ValueError: where a checkpoint holds no state_dict, or several.
+      TypeError: for another kind of object. ValueError: where a checkpoint holds no state_dict,
+        or several.
     """
     if isinstance(source, torch.nn.Module):
         state = dict(source.state_dict(keep_vars=True))
@@ -99,7 +116,9 @@ def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
 def _refuse_odd(name: str, value: torch.Tensor) -> None:
     """Values that are not simply there."""
     kinds = {
-        "has no values yet (a lazy layer): run the torch model once": torch.nn.parameter.is_lazy(value),
+        "has no values yet (a lazy layer): run the torch model once": torch.nn.parameter.is_lazy(
+            value
+        ),
         "has no values (device='meta'): load the torch model's weights first": value.is_meta,
         "is quantized: give it dequantized": value.is_quantized,
         "is sparse: give it as .to_dense()": value.layout != torch.strided,
@@ -110,7 +129,11 @@ def _refuse_odd(name: str, value: torch.Tensor) -> None:
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(v, torch.Tensor) for v in value.values())
+    )
 
 
 def _only_state_dict(source: Mapping) -> Mapping:
@@ -122,6 +145,10 @@ def _only_state_dict(source: Mapping) -> Mapping:
     if inside:
         found = f"has several: {inside}; choose one, as load_torch(model, parity.read(path)[{inside[0]!r}])"
     else:
-        others = [str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)]
+        others = [
+            str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)
+        ]
         found = f"has none, nor is it one: these entries are no tensors: {listed(others)}"
-    raise ValueError(f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}.")
+    raise ValueError(
+        f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}."
+    )

@@ -1,4 +1,6 @@
-"""What stands behind a flatten: torch numbers the features C H W, a model that reshapes numbers them H W C."""
+"""What stands behind a flatten: torch numbers the features C H W, a model that reshapes numbers
+them H W C.
+"""
 
 import dataclasses
 import functools
@@ -11,22 +13,34 @@ import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.forward import Layout, Watch, input_turns, jax_outputs, torch_outputs, unwrapped
+from dlwp_jax.parity.forward import (
+    Layout,
+    Watch,
+    input_turns,
+    jax_outputs,
+    torch_outputs,
+    unwrapped,
+)
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.rules import KERNEL, SAME, flatten_rows
 
-Chain = dict[str, tuple[int, ...]]  # names in the state_dict -> [C *spatial] of the image that was flattened
+Chain = dict[
+    str, tuple[int, ...]
+]  # names in the state_dict -> [C *spatial] of the image that was flattened
 
 
 def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
-    """The layers of a torch model that read a flattened image, each with the Linear that ends its order of features.
+    """The layers of a torch model that read a flattened image, each with the Linear that ends
+    its order of features.
 
-    A chain is a Linear and the layers ahead of it that have one number for each feature (batch norms, ...): they turn
-    together or not at all.
+    A chain is a Linear and the layers ahead of it that have one number for each feature (batch
+    norms, ...): they turn together or not at all.
     """
     images: list[tuple[int, ...]] = [tuple(np.shape(x)[1:]) for x in inputs if np.ndim(x) > 2]
     chains: list[Chain] = []
-    waiting: dict[int, Chain] = {}  # number of features -> layers that no Linear has followed yet
+    waiting: dict[
+        int, Chain
+    ] = {}  # number of features -> layers that no Linear has followed yet
 
     def before(name, layer, args):
         x = args[0] if args else None
@@ -39,14 +53,19 @@ def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
             chains.append({**waiting.pop(x.shape[1], {}), f"{name}.weight".lstrip("."): image})
         else:
             names = _arrays_by_feature(layer, x.shape[1])
-            waiting.setdefault(x.shape[1], {}).update({f"{name}.{n}".lstrip("."): image for n in names})
+            waiting.setdefault(x.shape[1], {}).update(
+                {f"{name}.{n}".lstrip("."): image for n in names}
+            )
 
     def seen(name, x, arguments, y):
         del name, x, arguments
         if isinstance(y, torch.Tensor) and y.ndim > 2:
             images.append(tuple(y.shape[1:]))
 
-    hooks = [m.register_forward_pre_hook(functools.partial(before, name)) for name, m in module.named_modules()]
+    hooks = [
+        m.register_forward_pre_hook(functools.partial(before, name))
+        for name, m in module.named_modules()
+    ]
     try:
         with Watch(seen):
             torch_outputs(module, inputs)
@@ -63,20 +82,38 @@ def _image_of(images: Sequence[tuple[int, ...]], features: int) -> tuple[int, ..
 
 
 def _arrays_by_feature(layer: torch.nn.Module, features: int) -> list[str]:
-    """The arrays of a layer that has one number for each feature, and nothing that mixes them."""
-    if isinstance(layer, torch.nn.GroupNorm):  # a group of H W C's neighbours is another set of features
+    """The arrays of a layer that has one number for each feature, and nothing that mixes
+    them.
+    """
+    if isinstance(
+        layer, torch.nn.GroupNorm
+    ):  # a group of H W C's neighbours is another set of features
         return []
-    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
-    arrays = {name: value for name, value in own.items() if value is not None and value.ndim > 0}
-    return list(arrays) if all(tuple(value.shape) == (features,) for value in arrays.values()) else []
+    own = {
+        **dict(layer.named_parameters(recurse=False)),
+        **dict(layer.named_buffers(recurse=False)),
+    }
+    arrays = {
+        name: value for name, value in own.items() if value is not None and value.ndim > 0
+    }
+    return (
+        list(arrays)
+        if all(tuple(value.shape) == (features,) for value in arrays.values())
+        else []
+    )
 
 
 def turned(entries: Sequence[Entry], chain: Chain) -> list[Entry]:
-    """The entries of a chain, turned; none where a rule has said how one of them is to be turned."""
+    """The entries of a chain, turned; none where a rule has said how one of them is to be
+    turned.
+    """
     own = [entry for entry in entries if entry.names[0] in chain]
     if any(entry.transform not in (KERNEL, SAME) for entry in own):
         return []
-    return [dataclasses.replace(entry, transform=flatten_rows(*chain[entry.names[0]])) for entry in own]
+    return [
+        dataclasses.replace(entry, transform=flatten_rows(*chain[entry.names[0]]))
+        for entry in own
+    ]
 
 
 def replace(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -95,7 +132,9 @@ def choose_flatten(
 ) -> tuple[Entry, ...]:
     """Turn those chains for which the outputs come nearest to torch's; the model is left so."""
     inputs, module = probe if isinstance(probe, tuple | list) else (probe,), unwrapped(module)
-    candidates = [group for chain in flattened(module, inputs) if (group := turned(entries, chain))]
+    candidates = [
+        group for chain in flattened(module, inputs) if (group := turned(entries, chain))
+    ]
     theirs, turns = torch_outputs(module, inputs), input_turns(module, inputs, layout)
 
     def together(chosen: Sequence[Sequence[Entry]]) -> tuple[Entry, ...]:
@@ -106,14 +145,20 @@ def choose_flatten(
         outputs = zip(jax_outputs(model, inputs, theirs, turns), theirs, strict=True)
         return max((float(np.max(np.abs(a - b), initial=0.0)) for a, b in outputs), default=0.0)
 
-    subsets = [c for n in range(len(candidates) + 1) for c in itertools.combinations(candidates, n)]
-    best = min(subsets, key=error) if len(subsets) > 1 else ()  # the first of equals: as few turns as will do
+    subsets = [
+        c for n in range(len(candidates) + 1) for c in itertools.combinations(candidates, n)
+    ]
+    best = (
+        min(subsets, key=error) if len(subsets) > 1 else ()
+    )  # the first of equals: as few turns as will do
     write(together(best))
     return together(best)
 
 
 def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """A word about Linear layers that seem to read a flattened image, where no probe could tell."""
+    """A word about Linear layers that seem to read a flattened image, where no probe could
+    tell.
+    """
     channels, notes = 0, []
     for entry in entries:
         if entry.transform is not KERNEL:

@@ -20,7 +20,8 @@ _WORDS = ("auto", "channels_first", "as_is")
 
 
 def as_numpy(x: Any) -> np.ndarray:
-    """An input given as numpy, JAX or torch, copied: a batch that its owner fills anew stays as it was.
+    """An input given as numpy, JAX or torch, copied: a batch that its owner fills anew stays as
+    it was.
 
     bfloat16, which numpy has not, comes as float32.
     """
@@ -37,9 +38,11 @@ def input_turns(
     """For each input, whether its axis 1 holds the channels, which are last in the JAX model.
 
     Args:
-      module: torch's model, which is run to see the first layer or function that reads each input.
+      module: torch's model, which is run to see the first layer or function that reads each
+        input.
       inputs: in torch's layout.
-      layout: "channels_first" (`[N C ...]`: turned), "as_is" (`[N T C]`: both models take the same), or "auto":
+      layout: "channels_first" (`[N C ...]`: turned), "as_is" (`[N T C]`: both models take the
+        same), or "auto":
         as is where a Linear or LayerNorm reads the last axis first, or where every layer that tells reads the last
         axis; else turned. One word for all inputs, or one for each. Rows and whole numbers are never turned.
       run: how the model is run on the inputs, where it is not `module(*inputs)`.
@@ -56,23 +59,34 @@ def input_turns(
     run = run or functools.partial(_run, module)
     axes = _feature_axes(given, run) if "auto" in words else [None] * len(given)
     return tuple(
-        x.is_floating_point() and x.ndim > 2 and (axis == 1 if word == "auto" else word == "channels_first")
+        x.is_floating_point()
+        and x.ndim > 2
+        and (axis == 1 if word == "auto" else word == "channels_first")
         for x, axis, word in zip(given, axes, words, strict=True)
     )
 
 
 class Watch(TorchFunctionMode):
-    """While it is entered, `seen(name, first, arguments, result)` is called after every function of torch's.
+    """While it is entered, `seen(name, first, arguments, result)` is called after every
+    function of torch's.
 
-    `name` is the function's, as in torch.nn.functional; `first` its first tensor (None where it has none).
+    `name` is the function's, as in torch.nn.functional; `first` its first tensor (None where it
+    has none).
     """
 
-    def __init__(self, seen: Callable[[str, torch.Tensor | None, dict[str, Any] | tuple[Any, ...], Any], None]):
+    def __init__(
+        self,
+        seen: Callable[[str, torch.Tensor | None, dict[str, Any] | tuple[Any, ...], Any], None],
+    ):
         super().__init__()
         self.seen = seen
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call the function, then say so."""
         del types
@@ -80,18 +94,26 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         first = args[0] if args else kwargs.get("input")
         rest = args[1:] or tuple(kwargs.values())
-        self.seen(getattr(func, "__name__", ""), first if isinstance(first, torch.Tensor) else None, rest, result)
+        self.seen(
+            getattr(func, "__name__", ""),
+            first if isinstance(first, torch.Tensor) else None,
+            rest,
+            result,
+        )
         return result
 
 
-# Functions of torch.nn.functional whose input has its channels in axis 1, and those that read the last axis.
+# Functions of torch.nn.functional whose input has its channels in axis 1, and those that read
+# the last axis.
 _CHANNELS = re.compile(
     r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
 )
 _LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm")
 
 
-def _feature_axes(inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor]], Any]) -> list[int]:
+def _feature_axes(
+    inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.Tensor]], Any]
+) -> list[int]:
     """Which axis of each input the first function that tells reads as channels or features."""
     known = {x.data_ptr(): i for i, x in enumerate(inputs) if x.numel()}
     found: dict[int, int] = {}
@@ -101,7 +123,9 @@ def _feature_axes(inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.
     def seen(name, x, arguments, y):
         if x is None or x.ndim < 2:
             return
-        sizes = next((a for a in arguments if isinstance(a, tuple | list)), ())  # of a norm over the last axes
+        sizes = next(
+            (a for a in arguments if isinstance(a, tuple | list)), ()
+        )  # of a norm over the last axes
         reads_last = bool(_LAST_AXIS.fullmatch(name))
         if reads_last or _CHANNELS.fullmatch(name):
             last = reads_last and len(sizes) < 2  # a norm over C H W is one of images
@@ -113,7 +137,9 @@ def _feature_axes(inputs: Sequence[torch.Tensor], run: Callable[[Sequence[torch.
                 own = list(zip(inputs[here].shape, inputs[here].stride(), strict=True))
                 found.setdefault(here, own.index(there) if there in own else 1)
         elif isinstance(y, torch.Tensor) and x.data_ptr() in known and x.shape == y.shape:
-            known.setdefault(y.data_ptr(), known[x.data_ptr()])  # one of those that treat all axes alike
+            known.setdefault(
+                y.data_ptr(), known[x.data_ptr()]
+            )  # one of those that treat all axes alike
             kept.append(y)
 
     with Watch(seen):
@@ -133,12 +159,21 @@ def tensors(inputs: Sequence[Any], dtype: torch.dtype | None = None) -> list[tor
     return [x.to(dtype) if dtype is not None and x.is_floating_point() else x for x in given]
 
 
-def arrays(inputs: Sequence[Any], turns: Sequence[bool], dtype: torch.dtype | None = None) -> list[jax.Array]:
+def arrays(
+    inputs: Sequence[Any], turns: Sequence[bool], dtype: torch.dtype | None = None
+) -> list[jax.Array]:
     """The same inputs as the JAX model takes them."""
-    name = None if dtype is None else jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
+    name = (
+        None
+        if dtype is None
+        else jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
+    )
     given = [(as_numpy(x), turn) for x, turn in zip(inputs, turns, strict=True)]
     return [
-        jnp.asarray(np.moveaxis(x, 1, -1) if turn else x, name if np.issubdtype(x.dtype, np.floating) else None)
+        jnp.asarray(
+            np.moveaxis(x, 1, -1) if turn else x,
+            name if np.issubdtype(x.dtype, np.floating) else None,
+        )
         for x, turn in given
     ]
 
@@ -172,20 +207,24 @@ def jax_outputs(
         outputs = outputs_of(model(*arrays(inputs, turns, dtype)))
     turned = output_turns(outputs, theirs)
     return [
-        np.moveaxis(np.asarray(y), -1, 1) if turn else np.asarray(y) for y, turn in zip(outputs, turned, strict=True)
+        np.moveaxis(np.asarray(y), -1, 1) if turn else np.asarray(y)
+        for y, turn in zip(outputs, turned, strict=True)
     ]
 
 
 def output_turns(ours: Sequence[Any], theirs: Sequence[np.ndarray]) -> tuple[bool, ...]:
     """For each output, whether it has torch's channels last.
 
-    Its shape tells; where it fits both ways (`[N 8 8]`), the way in which the values are nearer to torch's.
+    Its shape tells; where it fits both ways (`[N 8 8]`), the way in which the values are nearer
+    to torch's.
 
     Raises:
       ValueError: where the models return different numbers of arrays, or one of another shape.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"torch's model returns {len(theirs)} arrays, the JAX model {len(ours)}.")
+        raise ValueError(
+            f"torch's model returns {len(theirs)} arrays, the JAX model {len(ours)}."
+        )
     return tuple(_is_turned(y, want) for y, want in zip(ours, theirs, strict=True))
 
 
@@ -231,7 +270,11 @@ def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:
 def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The layers that draw random numbers in train mode, by name."""
     kinds = torch.nn.modules.dropout._DropoutNd | torch.nn.RReLU
-    return [(n, layer) for n, layer in module.named_modules() if isinstance(layer, kinds) and getattr(layer, "p", 1)]
+    return [
+        (n, layer)
+        for n, layer in module.named_modules()
+        if isinstance(layer, kinds) and getattr(layer, "p", 1)
+    ]
 
 
 def refuse_random(module: torch.nn.Module) -> None:

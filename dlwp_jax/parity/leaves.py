@@ -15,7 +15,10 @@ Path = tuple[Any, ...]
 
 # Our name of a leaf -> torch's. Others are called the same.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_STATISTICS = {"mean": "running_mean", "var": "running_var"}  # of a batch norm; a model's own `mean` keeps its name
+_STATISTICS = {
+    "mean": "running_mean",
+    "var": "running_var",
+}  # of a batch norm; a model's own `mean` keeps its name
 
 _REFUSED = (
     torch.nn.RNNBase,
@@ -66,7 +69,9 @@ class Leaf:
         """How an array of torch's with that shape turns into this one."""
         name, shape = self.path[-1], tuple(self.variable.shape)
         if name == "kernel":
-            flipped = isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
+            flipped = (
+                isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
+            )
             return FLIPPED if flipped else KERNEL
         if name in ("scale", "bias") and len(shape) > 1:
             return CHANNELS_LAST if (*torch_shape[1:], *torch_shape[:1]) == shape else SAME
@@ -75,23 +80,33 @@ class Leaf:
 
 
 def _the_one_that_fits(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> Transform:
-    """For a loose parameter or buffer, as `[1 C H W]`: which of torch's first two axes holds the channels."""
+    """For a loose parameter or buffer, as `[1 C H W]`: which of torch's first two axes holds
+    the channels.
+    """
     array = np.broadcast_to(np.float32(0), torch_shape)
-    fitting = [turn for turn in (CHANNELS_LAST, OF_BATCH_LAST) if turn.apply(array).shape == shape]
+    fitting = [
+        turn for turn in (CHANNELS_LAST, OF_BATCH_LAST) if turn.apply(array).shape == shape
+    ]
     return fitting[0] if len(fitting) == 1 else SAME
 
 
 @dataclasses.dataclass
 class Layer:
-    """The arrays of one layer by torch's names; `names` are all the names the layer goes by, dotted."""
+    """The arrays of one layer by torch's names; `names` are all the names the layer goes by,
+    dotted.
+    """
 
     names: list[str]
     leaves: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def signature(self, shape: Callable[[Any], tuple[int, ...]]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    def signature(
+        self, shape: Callable[[Any], tuple[int, ...]]
+    ) -> frozenset[tuple[str, tuple[int, ...]]]:
         """What two layers must agree in to be matched by order; `shape(leaf)` is torch's."""
         return frozenset(
-            (name, tuple(shape(leaf))) for name, leaf in self.leaves.items() if name != "num_batches_tracked"
+            (name, tuple(shape(leaf)))
+            for name, leaf in self.leaves.items()
+            if name != "num_batches_tracked"
         )
 
 
@@ -101,7 +116,9 @@ def dotted(path: Path) -> str:
 
 
 def jax_layers(model: nnx.Module) -> list[Layer]:
-    """The layers of an NNX model that hold arrays; one that is used under several names is listed once."""
+    """The layers of an NNX model that hold arrays; one that is used under several names is
+    listed once.
+    """
     canonical = {path for path, _ in nnx.to_flat_state(nnx.state(model))}
     found: dict[str, Layer] = {}
     by_id: dict[int, Leaf] = {}
@@ -112,21 +129,29 @@ def jax_layers(model: nnx.Module) -> list[Layer]:
         layer = found.setdefault(dotted(name), Layer([dotted(name)]))
         layer.leaves[leaf.own_name] = leaf
     for layer in found.values():
-        layer.leaves = _by_torch_names({name: by_id[id(leaf.variable)] for name, leaf in layer.leaves.items()})
+        layer.leaves = _by_torch_names(
+            {name: by_id[id(leaf.variable)] for name, leaf in layer.leaves.items()}
+        )
     return _without_repeats(found.values(), lambda leaf: leaf.path)
 
 
 def _by_torch_names(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
-    """A layer's leaves under torch's names, or their own where torch's is taken (a `scale` beside a `kernel`)."""
+    """A layer's leaves under torch's names, or their own where torch's is taken (a `scale`
+    beside a `kernel`).
+    """
     named: dict[str, Leaf] = {}
     for own, leaf in leaves.items():
-        taken = leaf.torch_name != own and (leaf.torch_name in leaves or leaf.torch_name in named)
+        taken = leaf.torch_name != own and (
+            leaf.torch_name in leaves or leaf.torch_name in named
+        )
         named[own if taken else leaf.torch_name] = leaf
     return named
 
 
 def _walk(node: Any, path: Path, name: Path, above: tuple[int, ...] = ()) -> Iterator:
-    """(graph path, torch's name of the layer, variable, owner), attributes in the order of their making."""
+    """(graph path, torch's name of the layer, variable, owner), attributes in the order of
+    their making.
+    """
     if id(node) in above:  # a cycle
         return
     items = enumerate(node) if isinstance(node, nnx.List) else _attributes(node)
@@ -138,15 +163,21 @@ def _walk(node: Any, path: Path, name: Path, above: tuple[int, ...] = ()) -> Ite
         elif isinstance(value, nnx.Module | nnx.Dict | nnx.List):
             # flax's own Sequential keeps its layers in a list that torch's names do not have.
             hidden = key == "layers" and isinstance(node, nnx.Sequential)
-            yield from _walk(value, (*path, key), name if hidden else (*name, key), (*above, id(node)))
+            yield from _walk(
+                value, (*path, key), name if hidden else (*name, key), (*above, id(node))
+            )
 
 
 def _attributes(node: Any) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in vars(node).items() if not name.startswith("_pytree__")]
+    return [
+        (name, value) for name, value in vars(node).items() if not name.startswith("_pytree__")
+    ]
 
 
 def torch_layers(state: Mapping[str, torch.Tensor]) -> list[Layer]:
-    """The layers of a state_dict; leaves are its names. A layer used under several names is listed once."""
+    """The layers of a state_dict; leaves are its names. A layer used under several names is
+    listed once.
+    """
     found: dict[str, Layer] = {}
     for name in state:
         layer, _, leaf = name.rpartition(".")
@@ -158,13 +189,22 @@ def same_storage(tensor: torch.Tensor, name: str) -> tuple[Any, ...]:
     """Equal for tensors that are one and the same memory."""
     if tensor.numel() == 0:
         return (name,)
-    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+    return (
+        tensor.device,
+        tensor.data_ptr(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+    )
 
 
 def _without_repeats(layers, identity) -> list[Layer]:
     kept: dict[tuple, Layer] = {}
     for layer in layers:
-        key = tuple((name, identity(leaf)) for name, leaf in sorted(layer.leaves.items(), key=lambda item: item[0]))
+        key = tuple(
+            (name, identity(leaf))
+            for name, leaf in sorted(layer.leaves.items(), key=lambda item: item[0])
+        )
         if key in kept:
             kept[key].names += layer.names
         else:
@@ -202,7 +242,8 @@ def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """A copy of a tensor's values on the host; bfloat16, which numpy has not, as float32.
 
-    A copy, because JAX takes over numpy's memory where it can, and torch's optimizers write into theirs.
+    A copy, because JAX takes over numpy's memory where it can, and torch's optimizers write
+    into theirs.
     """
     tensor = tensor.detach().cpu()
     return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

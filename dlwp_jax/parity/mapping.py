@@ -1,4 +1,6 @@
-"""Which array of torch's goes where: by rules, then by names, then by order among layers of the same shapes."""
+"""Which array of torch's goes where: by rules, then by names, then by order among layers of the
+same shapes.
+"""
 
 import dataclasses
 import itertools
@@ -27,7 +29,8 @@ from dlwp_jax.parity.table import listed
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array of the JAX model and the entries of torch's state_dict (several where tied) that fill it.
+    """One array of the JAX model and the entries of torch's state_dict (several where tied)
+    that fill it.
 
     Attributes:
       names: of torch's entries.
@@ -47,7 +50,8 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """The map between two models: what fits, what is dropped on purpose, and what is left over on each side.
+    """The map between two models: what fits, what is dropped on purpose, and what is left over
+    on each side.
 
     Attributes:
       entries: what fits.
@@ -76,12 +80,14 @@ class Mapped:
             )
 
 
-def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule] = ()) -> Mapped:
+def make_map(
+    state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule] = ()
+) -> Mapped:
     """Find the place of every entry of a state_dict in an NNX model; nothing is written.
 
     Raises:
-      ValueError: where a rule fits nothing, names and order contradict each other, shapes differ, or the two
-        models tie different weights.
+      ValueError: where a rule fits nothing, names and order contradict each other, shapes
+        differ, or the two models tie different weights.
     """
     ours = jax_layers(model)
     pairs, dropped = _by_rules(state, ours, rules)
@@ -97,20 +103,30 @@ def make_map(state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequen
                 pairs[name] = (leaf, None, how)
     _add_aliases(state, pairs)
     entries = _entries(state, pairs)
-    dropped += [n for n in state if n not in pairs and n not in dropped and n.endswith("num_batches_tracked")]
+    dropped += [
+        n
+        for n in state
+        if n not in pairs and n not in dropped and n.endswith("num_batches_tracked")
+    ]
     filled = {entry.path for entry in entries}
     every = {leaf.path: None for layer in ours for leaf in layer.leaves.values()}
     return Mapped(
         entries,
         tuple(dropped),
         tuple(name for name in state if name not in pairs and name not in dropped),
-        # A count of batches that torch's side lacks (before torch 0.4.1, or untracked) keeps its value.
-        tuple(path for path in every if path not in filled and path[-1] != "num_batches_tracked"),
+        # A count of batches that torch's side lacks (before torch 0.4.1, or untracked) keeps
+        # its value.
+        tuple(
+            path for path in every if path not in filled and path[-1] != "num_batches_tracked"
+        ),
     )
 
 
 def _rest(layers: list[Layer], gone) -> list[Layer]:
-    rest = [Layer(layer.names, {n: leaf for n, leaf in layer.leaves.items() if not gone(leaf)}) for layer in layers]
+    rest = [
+        Layer(layer.names, {n: leaf for n, leaf in layer.leaves.items() if not gone(leaf)})
+        for layer in layers
+    ]
     return [layer for layer in rest if layer.leaves]
 
 
@@ -121,10 +137,18 @@ def _by_rules(state, ours: list[Layer], rules: Sequence[Rule]):
         try:
             regex = re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"the rule {pattern!r} is no regular expression: {error}.") from error
-        hits = [(name, match) for name in state if (match := regex.fullmatch(name)) and name not in pairs]
+            raise ValueError(
+                f"the rule {pattern!r} is no regular expression: {error}."
+            ) from error
+        hits = [
+            (name, match)
+            for name in state
+            if (match := regex.fullmatch(name)) and name not in pairs
+        ]
         if not hits:
-            raise ValueError(f"the rule {pattern!r} fits no entry of torch's; there are: {', '.join(state)}.")
+            raise ValueError(
+                f"the rule {pattern!r} fits no entry of torch's; there are: {', '.join(state)}."
+            )
         for name, match in hits:
             if target is None:
                 dropped.append(name)
@@ -138,11 +162,16 @@ def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
     """The leaf a rule points to, by its own path or by that of its layer."""
     for layer in ours:
         for leaf_name, leaf in layer.leaves.items():
-            here = {dotted(leaf.path), *(f"{n}.{leaf.path[-1]}".lstrip(".") for n in layer.names)}
+            here = {
+                dotted(leaf.path),
+                *(f"{n}.{leaf.path[-1]}".lstrip(".") for n in layer.names),
+            }
             if path in here or (path in layer.names and leaf_name == name.rpartition(".")[2]):
                 return leaf
     known = [dotted(leaf.path) for layer in ours for leaf in layer.leaves.values()]
-    raise ValueError(f"a rule sends {name} to {path!r}, which the JAX model has not; it has: {', '.join(known)}.")
+    raise ValueError(
+        f"a rule sends {name} to {path!r}, which the JAX model has not; it has: {', '.join(known)}."
+    )
 
 
 def _match(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer, str]]:
@@ -171,7 +200,10 @@ def _by_order(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer
     for layer in ours:
         groups[layer.signature(lambda leaf: leaf.expected_shape)][1].append(layer)
     return [
-        pair for left, right in groups.values() if len(left) == len(right) for pair in zip(left, right, strict=True)
+        pair
+        for left, right in groups.values()
+        if len(left) == len(right)
+        for pair in zip(left, right, strict=True)
     ]
 
 
@@ -197,8 +229,12 @@ def _entry(state, names: list[str], leaf: Leaf, transform: Transform | None, how
     tensor = state[names[0]]
     for other in names[1:]:
         same = same_storage(state[other], other) == same_storage(tensor, names[0])
-        if not same and not np.array_equal(to_numpy(state[other]), to_numpy(tensor), equal_nan=True):
-            raise ValueError(f"{dotted(leaf.path)} is one array in the JAX model; {' and '.join(names)} differ.")
+        if not same and not np.array_equal(
+            to_numpy(state[other]), to_numpy(tensor), equal_nan=True
+        ):
+            raise ValueError(
+                f"{dotted(leaf.path)} is one array in the JAX model; {' and '.join(names)} differ."
+            )
     turn = transform or leaf.transform(tuple(tensor.shape))
     shape = tuple(leaf.variable.shape)
     try:
@@ -219,7 +255,9 @@ def _check_ties(state, entries: tuple[Entry, ...]) -> None:
     for entry in entries:
         key = same_storage(state[entry.names[0]], entry.names[0])
         if key in seen:
-            _refuse_tie(seen[key].names[0], entry.names[0], dotted(seen[key].path), dotted(entry.path))
+            _refuse_tie(
+                seen[key].names[0], entry.names[0], dotted(seen[key].path), dotted(entry.path)
+            )
         seen[key] = entry
 
 

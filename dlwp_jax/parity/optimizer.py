@@ -33,31 +33,43 @@ _FACTORIES = {
 # Their rules look at rows and columns, so they work on torch's layout, and so does their state.
 _IN_TORCH_LAYOUT = (torch.optim.Adafactor, torch.optim.Muon)
 # How torch computes, and what its schedulers keep there: no part of the rule.
-_IGNORED = {"params", "foreach", "fused", "capturable", "differentiable", "initial_lr", "max_lr", "min_lr"}
+_IGNORED = {
+    "params",
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+}
 
 
 def torch_optimizer(
     opt: torch.optim.Optimizer, loaded: LoadReport | None = None
 ) -> tuple[optax.GradientTransformation, Any]:
-    """The optax transformation with a torch optimizer's rule and options, and its state: moments, buffers, steps.
+    """The optax transformation with a torch optimizer's rule and options, and its state:
+    moments, buffers, steps.
 
-    The learning rate is the present one, held constant. Parameter groups become `optim.groups` by path;
-    parameters that are frozen or in no group stay as they are (`optax.set_to_zero`).
+    The learning rate is the present one, held constant. Parameter groups become `optim.groups`
+    by path; parameters that are frozen or in no group stay as they are (`optax.set_to_zero`).
 
     Args:
       opt: an optimizer of torch.optim.
-      loaded: the report of `load_torch(model, torch_module)`, the module being the one whose parameters `opt`
-        trains. The state then fits the nested dict of parameters in `TrainState.params`. Without it, it fits the
-        list of the optimizer's parameters in torch's own layout.
+      loaded: the report of `load_torch(model, torch_module)`, the module being the one whose
+        parameters `opt` trains. The state then fits the nested dict of parameters in
+        `TrainState.params`. Without it, it fits the list of the optimizer's parameters in
+        torch's own layout.
 
     Returns:
       `(tx, opt_state)`. To train on: `make_learner(model, loss_fn, tx, key=...)`, then
       `dataclasses.replace(state, opt_state=opt_state)`.
 
     Raises:
-      NotImplementedError: for LBFGS (its state is a history of closures' results), SparseAdam and optimizers that
-        are not torch's own.
-      ValueError: for parameters that were not loaded, or that have made different numbers of steps.
+      NotImplementedError: for LBFGS (its state is a history of closures' results), SparseAdam
+        and optimizers that are not torch's own.
+      ValueError: for parameters that were not loaded, or that have made different numbers of
+        steps.
 
     >>> weight = torch.nn.Parameter(torch.ones(2))
     >>> opt = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
@@ -86,14 +98,19 @@ def torch_optimizer(
         if value.ndim == parameter.ndim and not isinstance(opt, _IN_TORCH_LAYOUT):
             value = transform.apply(value)
         if value.shape != leaf.shape:
-            raise ValueError(f"{field} of {dotted(below)} has shape {value.shape} in torch and {leaf.shape} here.")
+            raise ValueError(
+                f"{field} of {dotted(below)} has shape {value.shape} in torch and {leaf.shape} here."
+            )
         return jnp.asarray(value, leaf.dtype)
 
     return tx, jax.tree_util.tree_map_with_path(fill, tx.init(structure))
 
 
-def to_torch_optimizer(opt: torch.optim.Optimizer, opt_state: Any, loaded: LoadReport | None = None) -> None:
-    """The way back: put the state of a transformation made by `torch_optimizer` into the live torch optimizer.
+def to_torch_optimizer(
+    opt: torch.optim.Optimizer, opt_state: Any, loaded: LoadReport | None = None
+) -> None:
+    """The way back: put the state of a transformation made by `torch_optimizer` into the live
+    torch optimizer.
 
     Args:
       opt: the optimizer, in place. It must have made a step, so that torch has made its state.
@@ -136,7 +153,9 @@ def to_torch_optimizer(opt: torch.optim.Optimizer, opt_state: Any, loaded: LoadR
                 kept[field] = torch.from_numpy(np.array(value, order="C")).to(kept[field])
     for kept in opt.state.values():
         if "step" in kept:
-            kept["step"] = torch.full_like(kept["step"], steps) if torch.is_tensor(kept["step"]) else steps
+            kept["step"] = (
+                torch.full_like(kept["step"], steps) if torch.is_tensor(kept["step"]) else steps
+            )
 
 
 Places = dict[Path, tuple[torch.nn.Parameter, Transform]]
@@ -147,7 +166,9 @@ def _places(opt: torch.optim.Optimizer, loaded: LoadReport | None) -> Places:
     if loaded is None:
         return {(i,): (p, SAME) for i, p in enumerate(parameters)}
     by_name = loaded.map.by_name()
-    entries = {id(tensor): by_name[name] for name, tensor in loaded.state.items() if name in by_name}
+    entries = {
+        id(tensor): by_name[name] for name, tensor in loaded.state.items() if name in by_name
+    }
     if any(id(p) not in entries for p in parameters):
         raise ValueError(
             "the optimizer trains parameters that were not loaded; give the report of load_torch(model, torch_module) "
@@ -161,7 +182,11 @@ def _parameters(loaded: LoadReport | None) -> Places:
     if loaded is None:
         return {}
     by_name = loaded.map.by_name()
-    parameters = {n: t for n, t in loaded.state.items() if n in by_name and isinstance(t, torch.nn.Parameter)}
+    parameters = {
+        n: t
+        for n, t in loaded.state.items()
+        if n in by_name and isinstance(t, torch.nn.Parameter)
+    }
     return {by_name[n].path: (p, by_name[n].transform) for n, p in parameters.items()}
 
 
@@ -184,12 +209,17 @@ def _transformation(
     factory = _FACTORIES.get(type(opt))
     if factory is None:
         known = ", ".join(cls.__name__ for cls in _FACTORIES)
-        raise NotImplementedError(f"{type(opt).__name__} is not carried over; these are: {known}.")
+        raise NotImplementedError(
+            f"{type(opt).__name__} is not carried over; these are: {known}."
+        )
     made = [_of_group(type(opt), factory, group) for group in opt.param_groups]
     if isinstance(opt, _IN_TORCH_LAYOUT):
         made = [_in_torch_layout(tx, places) for tx in made]
     path_of = {id(p): path for path, (p, _) in places.items() if p.requires_grad}
-    paths = [frozenset(path_of[id(p)] for p in group["params"] if id(p) in path_of) for group in opt.param_groups]
+    paths = [
+        frozenset(path_of[id(p)] for p in group["params"] if id(p) in path_of)
+        for group in opt.param_groups
+    ]
     whole = len(path_of) == len(places | _parameters(loaded))
     if len(made) == 1 and whole:
         return made[0]
@@ -197,10 +227,18 @@ def _transformation(
     return optim.groups(used, default=None if whole else optax.set_to_zero())
 
 
-def _in_torch_layout(tx: optax.GradientTransformation, places: Places) -> optax.GradientTransformation:
-    """`tx` given every array just as torch has it, where `optim.torch_layout` takes each for a kernel."""
-    kernels = {path for path, (_, transform) in places.items() if transform is KERNEL}  # for these a transposition does
-    others = {path: _numbers(path, p, t) for path, (p, t) in places.items() if t not in (KERNEL, SAME)}
+def _in_torch_layout(
+    tx: optax.GradientTransformation, places: Places
+) -> optax.GradientTransformation:
+    """`tx` given every array just as torch has it, where `optim.torch_layout` takes each for a
+    kernel.
+    """
+    kernels = {
+        path for path, (_, transform) in places.items() if transform is KERNEL
+    }  # for these a transposition does
+    others = {
+        path: _numbers(path, p, t) for path, (p, t) in places.items() if t not in (KERNEL, SAME)
+    }
 
     def to_torch(path, x):
         if _keys(path) in kernels:
@@ -229,7 +267,9 @@ def _numbers(path: Path, parameter: torch.nn.Parameter, transform: Transform) ->
     every = np.arange(parameter.numel())
     numbers = transform.apply(every.reshape(tuple(parameter.shape)))
     if not np.array_equal(np.sort(numbers, axis=None), every):
-        raise ValueError(f"the transform of {dotted(path)} changes values; this optimizer's state cannot follow it.")
+        raise ValueError(
+            f"the transform of {dotted(path)} changes values; this optimizer's state cannot follow it."
+        )
     return numbers
 
 
@@ -265,13 +305,25 @@ def _plain(value: Any) -> Any:
 
 
 def _steps(opt: torch.optim.Optimizer, places: Places) -> int:
-    """How many steps torch has made; SGD and Muon do not count, any number above 0 says that buffers are filled."""
-    idle = {id(p) for group in opt.param_groups if group.get("momentum") == 0 for p in group["params"]}
+    """How many steps torch has made; SGD and Muon do not count, any number above 0 says that
+    buffers are filled.
+    """
+    idle = {
+        id(p)
+        for group in opt.param_groups
+        if group.get("momentum") == 0
+        for p in group["params"]
+    }
     skipped = idle if isinstance(opt, torch.optim.SGD) else set()
     kept: Sequence[Mapping] = [
-        opt.state.get(p, {}) for p, _ in places.values() if p.requires_grad and id(p) not in skipped
+        opt.state.get(p, {})
+        for p, _ in places.values()
+        if p.requires_grad and id(p) not in skipped
     ]
-    counts = {int(k["step"]) if "step" in k else int(any(v is not None for v in k.values())) for k in kept}
+    counts = {
+        int(k["step"]) if "step" in k else int(any(v is not None for v in k.values()))
+        for k in kept
+    }
     if len(counts) > 1:
         raise ValueError(
             f"the parameters have made different numbers of steps, {sorted(counts)}; here they are counted alike."

@@ -21,7 +21,8 @@ class Row:
       max_rel: the same in units of torch's largest value in that array.
       ulp: the same in units of float32's (or float64's) spacing at that value.
       allowed: what max_abs may be.
-      note: what else to know of it: "below floor" where only the stage's floor lets the difference pass.
+      note: what else to know of it: "below floor" where only the stage's floor lets the
+        difference pass.
     """
 
     step: int | None
@@ -57,7 +58,9 @@ class ParityReport:
         return next((row for row in self.rows if not row.ok), None)
 
     def raise_if_different(self) -> "ParityReport":
-        """Raise AssertionError with the first difference and the table; else return the report itself."""
+        """Raise AssertionError with the first difference and the table; else return the report
+        itself.
+        """
         row = self.first_difference
         if row is not None:
             step = "" if row.step is None else f"step {row.step}, "
@@ -70,7 +73,15 @@ class ParityReport:
     def __str__(self) -> str:
         steps = {row.step for row in self.rows}
         body = [
-            (row.step, row.stage, row.leaf, f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", f"{row.ulp:.3g}", _word(row))
+            (
+                row.step,
+                row.stage,
+                row.leaf,
+                f"{row.max_abs:.2e}",
+                f"{row.max_rel:.2e}",
+                f"{row.ulp:.3g}",
+                _word(row),
+            )
             for row in self.rows
         ]
         header = ("step", "stage", "leaf", "max abs", "max rel", "ulp", "")
@@ -96,34 +107,54 @@ def rows_of(
 ) -> list[Row]:
     """Compare arrays of the same names.
 
-    A difference may be `tolerance` times torch's largest value in the array. No gradient or update counts as smaller
-    than a hundredth of the largest of its stage: the gradient of a bias ahead of a batch norm is zero but for rounding,
-    and rounding is of the size of the numbers that cancelled. A row that passes only so is noted "below floor".
+    A difference may be `tolerance` times torch's largest value in the array. No gradient or
+    update counts as smaller than a hundredth of the largest of its stage: the gradient of a
+    bias ahead of a batch norm is zero but for rounding, and rounding is of the size of the
+    numbers that cancelled. A row that passes only so is noted "below floor".
 
     Args:
       stage, step: what the rows are called.
       ours, theirs: name -> array; every name of torch's is wanted.
       tolerance: see above.
-      sizes: what counts as the largest value of an array, where it is not that of torch's array itself.
+      sizes: what counts as the largest value of an array, where it is not that of torch's array
+        itself.
       rounding: so many ulp of the largest value are allowed besides.
     """
     sizes = sizes or {name: largest(value) for name, value in theirs.items()}
     floor = 0.0 if stage == "forward" else max(sizes.values(), default=0.0) / 100
     rows = []
     for name in theirs:
-        row = _row(step, stage, name, ours[name], theirs[name], tolerance * sizes[name], rounding)
-        raised = dataclasses.replace(row, allowed=row.allowed + tolerance * max(floor - sizes[name], 0.0))
-        rows.append(dataclasses.replace(raised, note="below floor") if raised.ok and not row.ok else raised)
+        row = _row(
+            step, stage, name, ours[name], theirs[name], tolerance * sizes[name], rounding
+        )
+        raised = dataclasses.replace(
+            row, allowed=row.allowed + tolerance * max(floor - sizes[name], 0.0)
+        )
+        rows.append(
+            dataclasses.replace(raised, note="below floor")
+            if raised.ok and not row.ok
+            else raised
+        )
     return rows
 
 
-def _row(step, stage: str, name: str, ours: Any, theirs: Any, allowed: float, rounding: int) -> Row:
+def _row(
+    step, stage: str, name: str, ours: Any, theirs: Any, allowed: float, rounding: int
+) -> Row:
     a, b = np.asarray(ours), np.asarray(theirs)
     if a.shape != b.shape:
         raise ValueError(f"{stage} of {name} has shape {b.shape} in torch and {a.shape} here.")
     size, worst = largest(b), _distance(a, b)
     ulp = float(np.spacing(size if b.dtype == np.float64 else np.float32(size)))
-    return Row(step, stage, name, worst, worst / size if size else worst, worst / ulp, allowed + rounding * ulp)
+    return Row(
+        step,
+        stage,
+        name,
+        worst,
+        worst / size if size else worst,
+        worst / ulp,
+        allowed + rounding * ulp,
+    )
 
 
 def largest(value: Any) -> float:
@@ -133,7 +164,9 @@ def largest(value: Any) -> float:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest |a - b|; equal infinities and nans in the same places are no distance, others an infinite one."""
+    """The largest |a - b|; equal infinities and nans in the same places are no distance, others
+    an infinite one.
+    """
     a, b = a.astype(np.float64), b.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Rule = tuple[str, str | None] | tuple[str, str | None, Any]  # (regex, path) or (regex, path, transform)
+Rule = (
+    tuple[str, str | None] | tuple[str, str | None, Any]
+)  # (regex, path) or (regex, path, transform)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +48,34 @@ def _flipped_back(x: Array) -> Array:
 
 
 SAME = Transform("as it is", _same, _same)
-# [out in *window] -> [*window in out]; a transposed convolution's [in out *window] -> [*window out in] likewise.
+# [out in *window] -> [*window in out]; a transposed convolution's [in out *window] -> [*window
+# out in] likewise.
 KERNEL = Transform("kernel", _kernel, _kernel_back)
-# flax.nnx.ConvTranspose's default: [in out *window] -> [*window in out], the window turned around.
+# flax.nnx.ConvTranspose's default: [in out *window] -> [*window in out], the window turned
+# around.
 FLIPPED = Transform("flipped kernel", _flipped, _flipped_back)
 # [C *spatial] -> [*spatial C], for LayerNorm over more than one axis.
-CHANNELS_LAST = Transform("channels last", lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, -1, 0))
+CHANNELS_LAST = Transform(
+    "channels last", lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, -1, 0)
+)
 # [N C *spatial] -> [N *spatial C], for a model's own arrays.
-OF_BATCH_LAST = Transform("channels last", lambda x: np.moveaxis(x, 1, -1), lambda x: np.moveaxis(x, -1, 1))
+OF_BATCH_LAST = Transform(
+    "channels last", lambda x: np.moveaxis(x, 1, -1), lambda x: np.moveaxis(x, -1, 1)
+)
 
 
 def flatten_rows(*sizes: int) -> Transform:
-    """The arrays of a layer behind a flatten, for a model that flattens its images with `x.reshape(n, -1)`.
+    """The arrays of a layer behind a flatten, for a model that flattens its images with
+    `x.reshape(n, -1)`.
 
-    torch numbers the features channel by channel, C H W; such a model numbers them place by place, H W C. The kernel
-    of a Linear turns from `[out, C * H * W]` to `[H * W * C, out]`, an array with one number for each feature (of a
-    BatchNorm1d ahead of the Linear) from `[C * H * W]` to `[H * W * C]`. `dlwp_jax.nn.Flatten` flattens as torch
-    does and needs no turn.
+    torch numbers the features channel by channel, C H W; such a model numbers them place by
+    place, H W C. The kernel of a Linear turns from `[out, C * H * W]` to `[H * W * C, out]`, an
+    array with one number for each feature (of a BatchNorm1d ahead of the Linear) from `[C * H *
+    W]` to `[H * W * C]`. `dlwp_jax.nn.Flatten` flattens as torch does and needs no turn.
 
     Args:
-      *sizes: channels, height, width (or channels, depth, height, width) of the image that is flattened.
+      *sizes: channels, height, width (or channels, depth, height, width) of the image that is
+        flattened.
 
     Returns:
       A transform for `load_torch(rules=...)`.
@@ -80,7 +90,9 @@ def flatten_rows(*sizes: int) -> Transform:
 
     def apply(x: Array) -> Array:
         if x.ndim not in (1, 2) or x.shape[-1] != order.size:
-            raise ValueError(f"flatten_rows{sizes} takes [out, {order.size}] or [{order.size}], not {list(x.shape)}.")
+            raise ValueError(
+                f"flatten_rows{sizes} takes [out, {order.size}] or [{order.size}], not {list(x.shape)}."
+            )
         return x[..., order].T
 
     def undo(x: Array) -> Array:
@@ -90,10 +102,14 @@ def flatten_rows(*sizes: int) -> Transform:
 
 
 def as_transform(transform: Any) -> Transform | None:
-    """A rule's third entry: None (the layer's own turn), a `Transform`, or a function of one array."""
+    """A rule's third entry: None (the layer's own turn), a `Transform`, or a function of one
+    array.
+    """
     if transform is None or isinstance(transform, Transform):
         return transform
     if not callable(transform):
-        raise TypeError(f"a rule's transform is {transform!r}; give a function of one numpy array, or a Transform.")
+        raise TypeError(
+            f"a rule's transform is {transform!r}; give a function of one numpy array, or a Transform."
+        )
     apply: Callable[..., Any] = transform
     return Transform(getattr(transform, "__name__", "a function"), apply, None)

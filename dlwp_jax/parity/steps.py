@@ -23,7 +23,15 @@ from dlwp_jax.parity.compare import (
     refuse_other_models,
     turned_leaves,
 )
-from dlwp_jax.parity.forward import Layout, arrays, as_numpy, dtype_of, input_turns, refuse_random, unwrapped
+from dlwp_jax.parity.forward import (
+    Layout,
+    arrays,
+    as_numpy,
+    dtype_of,
+    input_turns,
+    refuse_random,
+    unwrapped,
+)
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.report import ParityReport, Row, largest, rows_of
@@ -50,32 +58,38 @@ def compare_steps(
 ) -> ParityReport:
     """Take the same training steps in torch and here, and say where they first differ.
 
-    Each step has three stages. *Forward*: the loss, and batch statistics. *Gradient*: of every parameter
-    that is not frozen in torch.
-    *Update*: the parameters after the optimizer, both optimizers being given torch's gradients. Every step starts
-    from torch's parameters, so a difference is found at the step, leaf and stage where it arises; what rounding
-    alone would grow into over the steps is not counted. The optimizers' own states are never brought into line.
+    Each step has three stages. *Forward*: the loss, and batch statistics. *Gradient*: of every
+    parameter that is not frozen in torch. *Update*: the parameters after the optimizer, both
+    optimizers being given torch's gradients. Every step starts from torch's parameters, so a
+    difference is found at the step, leaf and stage where it arises; what rounding alone would
+    grow into over the steps is not counted. The optimizers' own states are never brought into
+    line.
 
     Args:
-      torch_model, torch_opt: the reference and its optimizer; copies are trained. Its learning rate stays as
-        it is: compare schedules by themselves.
-      learner, state: from `dlwp_jax.train.make_learner`, the weights loaded (`load_torch`), and the optimizer's
-        state if torch's is not fresh (`torch_optimizer`).
-      batches: pytrees of arrays in torch's layout. The learner gets images channels last; see `layout`.
-      torch_loss: `torch_loss(model, batch)` is what `learner.loss_fn` computes, as a scalar tensor.
+      torch_model, torch_opt: the reference and its optimizer; copies are trained. Its learning
+        rate stays as it is: compare schedules by themselves.
+      learner, state: from `dlwp_jax.train.make_learner`, the weights loaded (`load_torch`), and
+        the optimizer's state if torch's is not fresh (`torch_optimizer`).
+      batches: pytrees of arrays in torch's layout. The learner gets images channels last; see
+        `layout`.
+      torch_loss: `torch_loss(model, batch)` is what `learner.loss_fn` computes, as a scalar
+        tensor.
       loaded: the report of `load_torch`; without it the layers are matched anew, with `rules`.
-      double: train both in float64, where no rounding puts a pooling or a ReLU on another side than in torch.
-      tolerance: allowed difference relative to the largest value of an array (1e-4, or 1e-9 in float64); of an
-        update, to the largest change, and two ulp of the parameter besides.
+      double: train both in float64, where no rounding puts a pooling or a ReLU on another side
+        than in torch.
+      tolerance: allowed difference relative to the largest value of an array (1e-4, or 1e-9 in
+        float64); of an update, to the largest change, and two ulp of the parameter besides.
       layout: as in `compare`, for the arrays of a batch in the order of `jax.tree.leaves`.
 
     Returns:
-      A `ParityReport`. Of a step without a difference it keeps the worst row of each stage; the first step with
-      one is the last, and its `first_difference` names step, stage and leaf.
+      A `ParityReport`. Of a step without a difference it keeps the worst row of each stage; the
+      first step with one is the last, and its `first_difference` names step, stage and leaf.
 
     Raises:
-      ValueError: where the models do not fit together, a random layer (dropout) is on, or there is no batch.
-      NotImplementedError: for a torch model in 16-bit floats, whose rounding hides a wrong step.
+      ValueError: where the models do not fit together, a random layer (dropout) is on, or there
+        is no batch.
+      NotImplementedError: for a torch model in 16-bit floats, whose rounding hides a wrong
+        step.
 
     >>> from flax import nnx
     >>> from dlwp_jax import nn, optim, parity, train
@@ -100,15 +114,26 @@ def compare_steps(
             options = {"loaded": loaded, "rules": rules, "layout": layout}
             tolerance = DOUBLE_TOLERANCE if tolerance is None else tolerance
             return compare_steps(
-                torch_model, torch_opt, learner, state, wide, torch_loss, tolerance=tolerance, **options
+                torch_model,
+                torch_opt,
+                learner,
+                state,
+                wide,
+                torch_loss,
+                tolerance=tolerance,
+                **options,
             )
     tolerance = TOLERANCE if tolerance is None else tolerance
     torch_model = unwrapped(torch_model)
     torch_model.train()
     refuse_random(torch_model)
     if dtype_of(torch_model) in HALF_TOLERANCES:
-        raise NotImplementedError(f"steps in {dtype_of(torch_model)} are not compared; train both models in float32.")
-    entries = loaded.map.entries if loaded else matched(torch_model, learner.model(state), (), rules)
+        raise NotImplementedError(
+            f"steps in {dtype_of(torch_model)} are not compared; train both models in float32."
+        )
+    entries = (
+        loaded.map.entries if loaded else matched(torch_model, learner.model(state), (), rules)
+    )
     if rows := _weights(torch_model, state, entries):
         return ParityReport(tuple(rows))
     jax_step = jax.jit(_JaxStep(learner))
@@ -119,27 +144,44 @@ def compare_steps(
             turns = _turns(torch_model, torch_loss, batch, layout)
         with jax.default_matmul_precision("highest"):
             state, rows = _step(
-                torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, turns, number, tolerance
+                torch_model,
+                torch_opt,
+                torch_loss,
+                jax_step,
+                state,
+                entries,
+                batch,
+                turns,
+                number,
+                tolerance,
             )
         differing = [row for row in rows if not row.ok]
         kept += differing or _worst(rows)
         if differing:
             break
     if not kept:
-        raise ValueError("compare_steps needs at least one batch; `batches` is empty (a generator that was used up?).")
+        raise ValueError(
+            "compare_steps needs at least one batch; `batches` is empty (a generator that was used up?)."
+        )
     return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
 
 
 def _double_in_place(torch_model: torch.nn.Module, torch_opt: torch.optim.Optimizer) -> None:
     torch_model.double()  # the parameters stay the same objects, which the optimizer trains
     for kept in torch_opt.state.values():
-        wide = {n: v.double() for n, v in kept.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        wide = {
+            n: v.double()
+            for n, v in kept.items()
+            if isinstance(v, torch.Tensor) and v.is_floating_point()
+        }
         kept.update({name: value for name, value in wide.items() if name != "step"})
 
 
 @dataclasses.dataclass(frozen=True)
 class _JaxStep:
-    """Loss, statistics and gradients here; and the parameters that torch's gradients, where given, lead to."""
+    """Loss, statistics and gradients here; and the parameters that torch's gradients, where
+    given, lead to.
+    """
 
     learner: Learner
 
@@ -149,31 +191,53 @@ class _JaxStep:
 
         (loss, (_, extra)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         given = jax.tree_util.tree_map_with_path(
-            lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad), grads
+            lambda path, grad: torch_grads.get(dotted(tuple(key.key for key in path)), grad),
+            grads,
         )
         more = {"value": loss, "grad": given, "value_fn": lambda params: loss_fn(params)[0]}
         tx = optax.with_extra_args_support(self.learner.tx)
         updates, opt_state = tx.update(given, state.opt_state, state.params, **more)
         params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
-        new = dataclasses.replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
+        new = dataclasses.replace(
+            state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1
+        )
         return loss, grads, new
 
 
-def _turns(torch_model: torch.nn.Module, torch_loss: TorchLoss, batch: Any, layout: Layout) -> tuple[bool, ...]:
-    """Which arrays of a batch have their channels in axis 1, seen from a copy of the model at work."""
+def _turns(
+    torch_model: torch.nn.Module, torch_loss: TorchLoss, batch: Any, layout: Layout
+) -> tuple[bool, ...]:
+    """Which arrays of a batch have their channels in axis 1, seen from a copy of the model at
+    work.
+    """
     leaves, structure = jax.tree.flatten(batch)
     scout = copy.deepcopy(torch_model)
-    return input_turns(scout, leaves, layout, lambda tensors: torch_loss(scout, structure.unflatten(tensors)))
+    return input_turns(
+        scout, leaves, layout, lambda tensors: torch_loss(scout, structure.unflatten(tensors))
+    )
 
 
-def _weights(torch_model: torch.nn.Module, state: TrainState, entries: Sequence[Entry]) -> list[Row]:
+def _weights(
+    torch_model: torch.nn.Module, state: TrainState, entries: Sequence[Entry]
+) -> list[Row]:
     """Parameters that are not torch's to begin with."""
     there = turned_leaves(entries, dict(torch_model.named_parameters(remove_duplicate=False)))
     rows = rows_of("weights", _arrays(state), there, tolerance=0.0, step=0)
     return [row for row in rows if not row.ok]
 
 
-def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, turns, number, tolerance):
+def _step(
+    torch_model,
+    torch_opt,
+    torch_loss,
+    jax_step,
+    state,
+    entries,
+    batch,
+    turns,
+    number,
+    tolerance,
+):
     leaves, structure = jax.tree.flatten(batch)
     ours_batch = structure.unflatten(arrays(leaves, turns))
     theirs_batch = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
@@ -193,24 +257,40 @@ def _step(torch_model, torch_opt, torch_loss, jax_step, state, entries, batch, t
     ours_grads = {dotted(path): grad for path, grad in flat(grads).items()}
     trained = {name: grad for name, grad in torch_grads.items() if name in ours_grads}
     changes = {name: largest(after[name] - before[name]) for name in after}
-    rows = rows_of("forward", {"loss": jax_loss}, {"loss": to_numpy(loss)}, tolerance=tolerance, step=number)
+    rows = rows_of(
+        "forward",
+        {"loss": jax_loss},
+        {"loss": to_numpy(loss)},
+        tolerance=tolerance,
+        step=number,
+    )
     rows += rows_of("forward", ours, statistics, tolerance=tolerance, step=number)
     rows += rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
-    rows += rows_of("update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number)
+    rows += rows_of(
+        "update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number
+    )
     return _follow(new, after | statistics), rows
 
 
-def _parameters(torch_model: torch.nn.Module, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+def _parameters(
+    torch_model: torch.nn.Module, entries: Sequence[Entry]
+) -> dict[str, np.ndarray]:
     parameters = dict(torch_model.named_parameters(remove_duplicate=False))
     return turned_leaves(entries, parameters)
 
 
 def _floating(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: value for name, value in values.items() if np.issubdtype(value.dtype, np.floating)}
+    return {
+        name: value for name, value in values.items() if np.issubdtype(value.dtype, np.floating)
+    }
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    return {dotted(path): value for part in (state.params, state.extra) for path, value in flat(part).items()}
+    return {
+        dotted(path): value
+        for part in (state.params, state.extra)
+        for path, value in flat(part).items()
+    }
 
 
 def _follow(state: TrainState, values: dict[str, np.ndarray]) -> TrainState:
@@ -220,7 +300,9 @@ def _follow(state: TrainState, values: dict[str, np.ndarray]) -> TrainState:
         value = values.get(dotted(tuple(key.key for key in path)))
         return leaf if value is None else jnp.asarray(value, leaf.dtype)
 
-    params, extra = (jax.tree_util.tree_map_with_path(theirs, part) for part in (state.params, state.extra))
+    params, extra = (
+        jax.tree_util.tree_map_with_path(theirs, part) for part in (state.params, state.extra)
+    )
     return dataclasses.replace(state, params=params, extra=extra)
 
 

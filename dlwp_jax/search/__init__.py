@@ -1,8 +1,10 @@
-"""Many trainings to one end: sweeps, the right size of a model, and the small questions before them (chapter 5).
+"""Many trainings to one end: sweeps, the right size of a model, and the small questions before
+them (chapter 5).
 
-`sweep` trains every setting in one compiled program, `search_capacity` grows a model until it fits and shrinks it until
-it no longer overfits. `find_learning_rate`, `memorises` and `learning_curve` answer "which rate?", "does it learn at
-all?" and "would more data help?". All of them take a `make` function that builds `(learner, state)`:
+`sweep` trains every setting in one compiled program, `search_capacity` grows a model until it
+fits and shrinks it until it no longer overfits. `find_learning_rate`, `memorises` and
+`learning_curve` answer "which rate?", "does it learn at all?" and "would more data help?". All
+of them take a `make` function that builds `(learner, state)`:
 
     def make(lr, key):
         return train.make_learner(Net(nnx.Rngs(key)), loss_fn, optax.adam(lr), key=key)

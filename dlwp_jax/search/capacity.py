@@ -1,4 +1,6 @@
-"""The right size of a model: grow until it fits, shrink until it no longer overfits (chapter 5.5.3)."""
+"""The right size of a model: grow until it fits, shrink until it no longer overfits (chapter
+5.5.3).
+"""
 
 import dataclasses
 import functools
@@ -22,7 +24,12 @@ from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
 PyTree = Any
 PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
 NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
-UNSETTLED = ("too few epochs to tell", "not converged", "not learning", "diverged")  # no verdict on a size
+UNSETTLED = (
+    "too few epochs to tell",
+    "not converged",
+    "not learning",
+    "diverged",
+)  # no verdict on a size
 BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
 
 
@@ -32,8 +39,8 @@ class Size:
 
     Attributes:
       size, parameters: as given to `make`, and how many numbers are trained.
-      val: validation loss at each seed's best epoch, the mean over the seeds. spread: its standard deviation (n - 1);
-        NaN for one seed.
+      val: validation loss at each seed's best epoch, the mean over the seeds. spread: its
+        standard deviation (n - 1); NaN for one seed.
       train_end, val_end: training and validation loss of the last epoch, means over the seeds.
       best_epoch: the median over the seeds.
       verdict: the most frequent one. verdicts: all of them, in the order of the seeds.
@@ -80,10 +87,14 @@ class CapacityReport:
         for found in self.sizes:
             if found.size == size:
                 return found
-        raise KeyError(f"size {size!r} was not trained; there are {[found.size for found in self.sizes]}.")
+        raise KeyError(
+            f"size {size!r} was not trained; there are {[found.size for found in self.sizes]}."
+        )
 
     def member(self, size: Any = None) -> tuple[Learner, TrainState]:
-        """Learner and state of the best seed of a size (None: the recommended one), to evaluate or train on."""
+        """Learner and state of the best seed of a size (None: the recommended one), to evaluate
+        or train on.
+        """
         found = self[self.recommended if size is None else size]
         scores = found.sweep.scores[list(found.members)]
         best = found.members[int(np.argmin(np.where(np.isnan(scores), np.inf, scores)))]
@@ -102,7 +113,8 @@ class CapacityReport:
                 "train at the end": found.train_end,
                 "val at the end": found.val_end,
                 "seconds": round(found.seconds, 2),
-                "verdict": found.verdict + (" <-- recommended" if found.size == self.recommended else ""),
+                "verdict": found.verdict
+                + (" <-- recommended" if found.size == self.recommended else ""),
             }
             for found in self.sizes
         ]
@@ -117,8 +129,20 @@ class CapacityReport:
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         x = [found.parameters for found in self.sizes]
         spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]
-        axes.plot(x, [found.train_end for found in self.sizes], "o-", color="C0", label="training, last epoch")
-        axes.plot(x, [found.val_end for found in self.sizes], "s--", color="C1", label="validation, last epoch")
+        axes.plot(
+            x,
+            [found.train_end for found in self.sizes],
+            "o-",
+            color="C0",
+            label="training, last epoch",
+        )
+        axes.plot(
+            x,
+            [found.val_end for found in self.sizes],
+            "s--",
+            color="C1",
+            label="validation, last epoch",
+        )
         axes.errorbar(
             x,
             [f.val for f in self.sizes],
@@ -131,7 +155,12 @@ class CapacityReport:
         chosen = self[self.recommended]
         axes.axvline(chosen.parameters, color="gray", linestyle=":")
         axes.plot(
-            chosen.parameters, chosen.val, "*", color="k", markersize=16, label=f"recommended: size {chosen.size}"
+            chosen.parameters,
+            chosen.val,
+            "*",
+            color="k",
+            markersize=16,
+            label=f"recommended: size {chosen.size}",
         )
         losses = np.array([(found.train_end, found.val_end, found.val) for found in self.sizes])
         finite = losses[np.isfinite(losses)]
@@ -158,20 +187,22 @@ def search_capacity(
 ) -> CapacityReport:
     """Find the size of a model: grow until it fits, then shrink until it no longer overfits.
 
-    Growing goes through `sizes` and ends at the first that overfits, or after two that bring no lower validation loss.
-    Shrinking tries whole numbers between that size and the one before it. (Sizes that are trained in one program are
-    all trained, and chosen from.) Recommended is the smallest size that
-    does not overfit and whose validation loss is not above the best by more than a standard error, or NEAR of it.
+    Growing goes through `sizes` and ends at the first that overfits, or after two that bring no
+    lower validation loss. Shrinking tries whole numbers between that size and the one before
+    it. (Sizes that are trained in one program are all trained, and chosen from.) Recommended is
+    the smallest size that does not overfit and whose validation loss is not above the best by
+    more than a standard error, or NEAR of it.
 
     Args:
-      make: `make(size, key) -> (learner, state)`; `size` is a plain Python value, `key` a (traced) PRNG key. Loss
-        and optimizer must be the same for all sizes.
+      make: `make(size, key) -> (learner, state)`; `size` is a plain Python value, `key` a
+        (traced) PRNG key. Loss and optimizer must be the same for all sizes.
       train, val: pytrees of arrays `[n ...]`, as for `run`.
       sizes: what `make` takes, the smallest first: widths, depths, tuples, anything.
       seeds: how many initial weights each size is trained from, or the seeds themselves.
       epochs, batch_size, stop, val_batch_size: as for `run`.
       baseline: as for `diagnose`; what is reachable is taken from the best size.
-      how: "nested" trains all sizes in one program, inside the largest (hidden widths of dense layers, channels:
+      how: "nested" trains all sizes in one program, inside the largest (hidden widths of dense
+        layers, channels:
         whatever only changes the shapes of the same arrays, see `search.nested`); then all are trained at once
         and none is left out. "each" compiles a program for each size and stops when it knows. None takes nested
         where the family allows it.
@@ -180,8 +211,8 @@ def search_capacity(
       A `CapacityReport`.
 
     Raises:
-      ValueError: where `sizes` has fewer than two, has one twice, or is not ascending by parameters; or where
-        `how="nested"` and the family does not nest, with the reason.
+      ValueError: where `sizes` has fewer than two, has one twice, or is not ascending by
+        parameters; or where `how="nested"` and the family does not nest, with the reason.
 
     >>> import jax.numpy as jnp, optax
     >>> from flax import nnx
@@ -207,15 +238,23 @@ def search_capacity(
         raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
     train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
     if stop is not None and stop.mode == "max":
-        raise ValueError(f"stop must monitor what should fall, such as val/loss; {stop.monitor!r} is to rise.")
+        raise ValueError(
+            f"stop must monitor what should fall, such as val/loss; {stop.monitor!r} is to rise."
+        )
     if len(numbers) == 0 or not all(isinstance(number, int | np.integer) for number in numbers):
-        raise ValueError(f"seeds must be a number of them or a list of whole numbers, at least one; got {seeds!r}.")
+        raise ValueError(
+            f"seeds must be a number of them or a list of whole numbers, at least one; got {seeds!r}."
+        )
     if not all(isinstance(size, Hashable) for size in sizes) or len(set(sizes)) < len(sizes):
-        raise ValueError(f"sizes must be numbers, words or tuples, each of them once; got {sizes}.")
+        raise ValueError(
+            f"sizes must be numbers, words or tuples, each of them once; got {sizes}."
+        )
     count = functools.cache(functools.partial(_parameters, make))
     counts = [count(size) for size in sizes]
     if len(sizes) < 2 or any(a > b for a, b in itertools.pairwise(counts)):
-        raise ValueError(f"sizes must be two or more, the smallest first; {sizes} have {counts} parameters.")
+        raise ValueError(
+            f"sizes must be two or more, the smallest first; {sizes} have {counts} parameters."
+        )
     options = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -229,7 +268,9 @@ def search_capacity(
         search.shrink()
     found = search.judged()
     recommended, reason = recommend(found)
-    return CapacityReport(tuple(found), recommended, reason, told, time.perf_counter() - begun, make)
+    return CapacityReport(
+        tuple(found), recommended, reason, told, time.perf_counter() - begun, make
+    )
 
 
 @dataclasses.dataclass
@@ -243,11 +284,15 @@ class _Search:
     seeds: list[int]
     options: dict[str, Any]
     baseline: Any
-    done: dict[Any, tuple[Sweep, tuple[int, ...], float]] = dataclasses.field(default_factory=dict)
+    done: dict[Any, tuple[Sweep, tuple[int, ...], float]] = dataclasses.field(
+        default_factory=dict
+    )
     overfits: dict[Any, bool] = dataclasses.field(default_factory=dict)
 
     def choose_way(self, sizes: list, how: str | None) -> tuple[str, bool]:
-        """Train all sizes at once where they nest; the way taken in words, and whether it was this one."""
+        """Train all sizes at once where they nest; the way taken in words, and whether it was
+        this one.
+        """
         if how == "each":
             return "each size was compiled by itself", False
         try:
@@ -268,15 +313,26 @@ class _Search:
         def member(number):
             return learner, jax.tree.map(lambda a: a[number], states)
 
-        result = sweep(member, self.train, self.val, over={"number": range(n * len(sizes))}, **self.options)
+        result = sweep(
+            member, self.train, self.val, over={"number": range(n * len(sizes))}, **self.options
+        )
         share = result.seconds / len(sizes)
-        self.done |= {size: (result, tuple(range(i * n, i * n + n)), share) for i, size in enumerate(sizes)}
+        self.done |= {
+            size: (result, tuple(range(i * n, i * n + n)), share)
+            for i, size in enumerate(sizes)
+        }
 
     def visit(self, size: Any) -> None:
         """Train a size, with all seeds."""
         if size not in self.done:
             over = {"key": self.seeds}
-            result = sweep(lambda key: self.make(size, key), self.train, self.val, over=over, **self.options)
+            result = sweep(
+                lambda key: self.make(size, key),
+                self.train,
+                self.val,
+                over=over,
+                **self.options,
+            )
             self.done[size] = (result, tuple(range(len(self.seeds))), result.seconds)
 
     def grow(self, sizes: list) -> None:
@@ -289,18 +345,27 @@ class _Search:
             if self.is_overfitting(size):
                 return
             error = np.nan_to_num(deviation(scores) / math.sqrt(len(scores)))
-            best, since = (float(scores.mean()), 0) if scores.mean() < best - error else (best, since + 1)
+            best, since = (
+                (float(scores.mean()), 0) if scores.mean() < best - error else (best, since + 1)
+            )
             if since == PATIENCE:
                 return
 
     def shrink(self) -> None:
-        """Down from the first size that overfits, through whole numbers between it and the one before."""
+        """Down from the first size that overfits, through whole numbers between it and the one
+        before.
+        """
         sizes = sorted(self.done, key=self.count)
         too_large = next((i for i, size in enumerate(sizes) if self.is_overfitting(size)), 0)
         low, high = sizes[too_large - 1], sizes[too_large]
-        if too_large == 0 or not all(isinstance(size, int | np.integer) for size in (low, high)):
+        if too_large == 0 or not all(
+            isinstance(size, int | np.integer) for size in (low, high)
+        ):
             return
-        between = sorted({int(n) for n in np.linspace(low, high, BETWEEN + 2).round()} - {low, high}, reverse=True)
+        between = sorted(
+            {int(n) for n in np.linspace(low, high, BETWEEN + 2).round()} - {low, high},
+            reverse=True,
+        )
         for size in between:
             self.visit(size)
             if not self.is_overfitting(size):
@@ -319,8 +384,13 @@ class _Search:
 
     def judged(self) -> list[Size]:
         """Every size, the smallest first, judged by what the best one reached."""
-        means = {size: float(result.scores[list(its)].mean()) for size, (result, its, _) in self.done.items()}
-        baseline = self.baseline if isinstance(self.baseline, dict) else {"trivial": self.baseline}
+        means = {
+            size: float(result.scores[list(its)].mean())
+            for size, (result, its, _) in self.done.items()
+        }
+        baseline = (
+            self.baseline if isinstance(self.baseline, dict) else {"trivial": self.baseline}
+        )
         if finite := [mean for mean in means.values() if math.isfinite(mean)]:
             baseline = {"reachable": min(finite)} | baseline
         order = sorted(self.done, key=self.count)
@@ -329,7 +399,9 @@ class _Search:
     def _size(self, size: Any, mean: float, baseline: Any) -> Size:
         result, its, seconds = self.done[size]
         index = list(its)
-        ends = {name: self._last(result, index, name) for name in ("train/loss", result.monitor)}
+        ends = {
+            name: self._last(result, index, name) for name in ("train/loss", result.monitor)
+        }
         verdicts = self.verdicts(size, baseline)
         return Size(
             size=size,
@@ -347,23 +419,32 @@ class _Search:
         )
 
     def _last(self, result: Sweep, index: list[int], name: str) -> float:
-        """The mean of the last values that the members recorded; NaN where one recorded none."""
+        """The mean of the last values that the members recorded; NaN where one recorded
+        none.
+        """
         columns = [column[np.isfinite(column)] for column in result.history[name][index]]
         return float(np.mean([column[-1] if column.size else np.nan for column in columns]))
 
 
 def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
-    """The smallest size that is about as good as the best, one that does not overfit if there is one; and why."""
+    """The smallest size that is about as good as the best, one that does not overfit if there
+    is one; and why.
+    """
     finite = [found for found in sizes if math.isfinite(found.val)]
     if not finite:
-        return sizes[0].size, "No size could be trained: every one diverged. Lower the learning rate."
+        return sizes[
+            0
+        ].size, "No size could be trained: every one diverged. Lower the learning rate."
     best = min(finite, key=lambda found: found.val)
     error = 0.0 if math.isnan(best.spread) else best.spread / math.sqrt(len(best.members))
     tolerance = max(error, NEAR * abs(best.val))
     near = [found for found in finite if found.val <= best.val + tolerance]
     calm = [found for found in near if found.verdict != "overfitting"]
     chosen = (calm or near)[0]
-    reason = f"Size {chosen.size} is recommended: the smallest " + "that does not overfit " * bool(calm)
+    reason = (
+        f"Size {chosen.size} is recommended: the smallest "
+        + "that does not overfit " * bool(calm)
+    )
     reason += f"with a validation loss, {chosen.val:.4g}, not above the best by more than {tolerance:.2g}"
     reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
     if not calm:
@@ -381,5 +462,7 @@ def _most(verdicts: Sequence[str]) -> str:
 
 def _parameters(make: Make, size: Any) -> int:
     """How many numbers are trained, by shapes alone."""
-    shapes = jax.eval_shape(lambda key: members.made(make, size, key)[1].params, jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: members.made(make, size, key)[1].params, jax.random.key(0)
+    )
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

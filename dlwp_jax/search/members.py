@@ -16,8 +16,11 @@ Make = Callable[..., tuple[Learner, TrainState]]  # of the values of a member, b
 NOT_TRACEABLE = (jax.errors.ConcretizationTypeError, TypeError, ValueError)
 
 
-def expand(over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the mappings of a list.
+def expand(
+    over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+) -> dict[str, np.ndarray]:
+    """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the
+    mappings of a list.
 
     >>> {name: column.tolist() for name, column in expand({"lr": [0.1, 0.2], "key": [0, 1]}).items()}
     {'lr': [0.1, 0.1, 0.2, 0.2], 'key': [0, 1, 0, 1]}
@@ -34,7 +37,9 @@ def expand(over: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> d
             f"each member; got {checks.describe(over)}."
         )
     if len({frozenset(member) for member in members}) > 1:
-        raise ValueError(f"the members in over must name the same values; got {[sorted(m) for m in members]}.")
+        raise ValueError(
+            f"the members in over must name the same values; got {[sorted(m) for m in members]}."
+        )
     return {name: _numbers(name, [member[name] for member in members]) for name in members[0]}
 
 
@@ -51,7 +56,9 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     if name == "fold":
         raise ValueError("the name 'fold' is taken by folds=; call yours another.")
     if name == "key" and column.dtype.kind not in "iu":
-        raise TypeError(f"over['key'] must be whole numbers, the seeds of PRNG keys; got {checks.describe(values)}.")
+        raise TypeError(
+            f"over['key'] must be whole numbers, the seeds of PRNG keys; got {checks.describe(values)}."
+        )
     return column
 
 
@@ -76,14 +83,20 @@ def _keys(seeds: np.ndarray) -> jax.Array:
 def made(make: Make, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
     """What `make` returns, checked."""
     if not callable(make):
-        raise TypeError(f"make must be a function that returns (learner, state); got {checks.describe(make)}.")
+        raise TypeError(
+            f"make must be a function that returns (learner, state); got {checks.describe(make)}."
+        )
     pair = make(*args, **values)
     if not (isinstance(pair, tuple) and [*map(type, pair)] == [Learner, TrainState]):
-        raise TypeError(f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}.")
+        raise TypeError(
+            f"make must return (learner, state), as train.make_learner does; got {checks.describe(pair)}."
+        )
     return pair
 
 
-def trace(member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTree) -> tuple[Any, PyTree]:
+def trace(
+    member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTree
+) -> tuple[Any, PyTree]:
     """The jaxpr of one member and the shapes of its result.
 
     Raises:
@@ -105,7 +118,9 @@ def trace(member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTre
         raise
 
 
-def _traceable(member: Callable[..., Any], first: dict[str, jax.Array], name: str, rest: tuple) -> bool:
+def _traceable(
+    member: Callable[..., Any], first: dict[str, jax.Array], name: str, rest: tuple
+) -> bool:
     """Whether a member can be traced in one of its values, the others being Python numbers.
 
     Where it cannot even be traced without it, the fault is not this value's.

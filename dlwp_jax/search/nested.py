@@ -1,11 +1,12 @@
 """Small networks inside a large one: all sizes of a family as members of one program.
 
-The arrays of a small network, laid into the corner of the large one's and surrounded by zeros, compute the same
-function: a hidden unit without outgoing weights says nothing. Its outgoing weights stay zero if they are not trained,
-and then its incoming ones have no gradient. So the small network is drawn by `make` itself, with the distribution that
-its own fan-in asks for, and the optimizer alone needs a mask. Which entries belong to which size is read off the shapes
-that `make` gives; whether the family nests at all (a layer norm over the hidden units does not) is computed, not
-believed.
+The arrays of a small network, laid into the corner of the large one's and surrounded by zeros,
+compute the same function: a hidden unit without outgoing weights says nothing. Its outgoing
+weights stay zero if they are not trained, and then its incoming ones have no gradient. So the
+small network is drawn by `make` itself, with the distribution that its own fan-in asks for, and
+the optimizer alone needs a mask. Which entries belong to which size is read off the shapes that
+`make` gives; whether the family nests at all (a layer norm over the hidden units does not) is
+computed, not believed.
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ from dlwp_jax.train.epoch import understood
 
 PyTree = Any
 TINY = 1e-6  # below this an entry is taken for rounding
-QUICKLY = {"xla_backend_optimization_level": 0}  # drawing weights once is not worth optimizing: half the compile time
+QUICKLY = {
+    "xla_backend_optimization_level": 0
+}  # drawing weights once is not worth optimizing: half the compile time
 RTOL = 1e-3  # of the largest entry of a leaf; float32 sums in another order differ by 1e-6
 
 
@@ -41,11 +44,15 @@ class MaskedState(NamedTuple):
 
 
 def masked(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`tx` for the entries that the mask in its state allows: it sees no other gradient and moves nothing else."""
+    """`tx` for the entries that the mask in its state allows: it sees no other gradient and
+    moves nothing else.
+    """
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
-        return MaskedState(tx.init(params), jax.tree.map(lambda p: jnp.ones(p.shape, bool), params))
+        return MaskedState(
+            tx.init(params), jax.tree.map(lambda p: jnp.ones(p.shape, bool), params)
+        )
 
     def update(updates, state, params=None, **more):
         grads = _where(state.mask, updates)
@@ -60,14 +67,17 @@ def _where(mask: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, tree)
 
 
-def nest(make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tuple[Learner, TrainState]:
+def nest(
+    make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree
+) -> tuple[Learner, TrainState]:
     """Every size with every key as a state of the largest size's learner.
 
     Args:
       make: `make(size, key) -> (learner, state)`.
       sizes: the last one is the largest.
       keys: PRNG keys `[seeds]`.
-      batch: a few examples, on which the smallest network is compared with its copy in the large one.
+      batch: a few examples, on which the smallest network is compared with its copy in the
+        large one.
 
     Returns:
       The learner, and states with a leading axis of `len(sizes) * seeds` members, sizes first.
@@ -77,16 +87,23 @@ def nest(make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tu
     """
     large, _ = members.made(make, sizes[-1], keys[0])
     if counted := sorted({"norms", "dead_units"} & set(large.record)):
-        raise NotNested(f"record={counted} would count the units that size {sizes[-1]} has and size {sizes[0]} has not")
+        raise NotNested(
+            f"record={counted} would count the units that size {sizes[-1]} has and size {sizes[0]} has not"
+        )
     learner = dataclasses.replace(large, tx=masked(large.tx))
-    shapes = [jax.eval_shape(lambda key, size=size: make(size, key)[1], keys[0]) for size in sizes]
+    shapes = [
+        jax.eval_shape(lambda key, size=size: make(size, key)[1], keys[0]) for size in sizes
+    ]
     for size, shape in zip(sizes, shapes, strict=True):
         _check_shapes(size, shape, sizes[-1], shapes[-1])
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def states(keys, batch):
         each = [
-            jax.vmap(lambda key, size=size: _inside(make(size, key)[1], shapes[-1], learner))(keys) for size in sizes
+            jax.vmap(lambda key, size=size: _inside(make(size, key)[1], shapes[-1], learner))(
+                keys
+            )
+            for size in sizes
         ]
         together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
         first = jax.tree.map(lambda a: a[0], together)
@@ -98,23 +115,35 @@ def nest(make: Make, sizes: Sequence[Any], keys: jax.Array, batch: PyTree) -> tu
         for expected, got in pairs:
             expected, got = np.asarray(expected), np.asarray(got)
             if not np.all(np.abs(expected - got) <= RTOL * max(np.max(np.abs(expected)), TINY)):
-                raise NotNested(f"size {sizes[0]} has another {what} inside size {sizes[-1]} than on its own")
+                raise NotNested(
+                    f"size {sizes[0]} has another {what} inside size {sizes[-1]} than on its own"
+                )
     return learner, together
 
 
 def cut(state: TrainState, small: TrainState) -> TrainState:
-    """The small network in the corner of a large one's state, as a state of its own (with a fresh optimizer)."""
+    """The small network in the corner of a large one's state, as a state of its own (with a
+    fresh optimizer).
+    """
 
     def corner(leaf, like):
         return leaf[tuple(slice(n) for n in like.shape)]
 
-    params, extra = (jax.tree.map(corner, getattr(state, k), getattr(small, k)) for k in ("params", "extra"))
-    return dataclasses.replace(small, params=params, extra=extra, epoch=state.epoch, step=state.step)
+    params, extra = (
+        jax.tree.map(corner, getattr(state, k), getattr(small, k)) for k in ("params", "extra")
+    )
+    return dataclasses.replace(
+        small, params=params, extra=extra, epoch=state.epoch, step=state.step
+    )
 
 
 def _inside(small: TrainState, large: TrainState, learner: Learner) -> TrainState:
-    params, extra = (jax.tree.map(_pad, getattr(small, k), getattr(large, k)) for k in ("params", "extra"))
-    mask = jax.tree.map(lambda leaf, like: _pad(jnp.ones(leaf.shape, bool), like), small.params, large.params)
+    params, extra = (
+        jax.tree.map(_pad, getattr(small, k), getattr(large, k)) for k in ("params", "extra")
+    )
+    mask = jax.tree.map(
+        lambda leaf, like: _pad(jnp.ones(leaf.shape, bool), like), small.params, large.params
+    )
     inner: Any = learner.tx.init(params)
     opt_state = precision.around(small.opt_state, inner._replace(mask=mask))
     return dataclasses.replace(small, params=params, extra=extra, opt_state=opt_state)
@@ -129,18 +158,30 @@ def _pad(leaf: jax.Array, like: Any) -> jax.Array:
 def _check_shapes(size: Any, small: TrainState, largest: Any, large: TrainState) -> None:
     parts = [(state.params, state.extra) for state in (small, large)]
     if jax.tree.structure(parts[0]) != jax.tree.structure(parts[1]):
-        raise NotNested(f"sizes {size} and {largest} have different parameters, not only different shapes")
+        raise NotNested(
+            f"sizes {size} and {largest} have different parameters, not only different shapes"
+        )
     for a, b in zip(*map(jax.tree.leaves, parts), strict=True):
-        if len(a.shape) != len(b.shape) or any(n > big for n, big in zip(a.shape, b.shape, strict=True)):
-            raise NotNested(f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at size {largest}")
+        if len(a.shape) != len(b.shape) or any(
+            n > big for n, big in zip(a.shape, b.shape, strict=True)
+        ):
+            raise NotNested(
+                f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at size {largest}"
+            )
         if a.shape != b.shape and not (jnp.issubdtype(b.dtype, jnp.number) or b.dtype == bool):
             raise NotNested(f"an array of dtype {b.dtype} changes its shape with the size")
 
 
 def _compared(
-    small_learner: Learner, small: TrainState, learner: Learner, state: TrainState, batch: PyTree
+    small_learner: Learner,
+    small: TrainState,
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
 ) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
-    """Loss, gradient and update of a small network, and of its copy in the large one, in eval mode."""
+    """Loss, gradient and update of a small network, and of its copy in the large one, in eval
+    mode.
+    """
     loss, grads = _value_and_grad(small_learner, small, batch)
     large_loss, large_grads = _value_and_grad(learner, state, batch)
     padded = jax.tree.map(_pad, grads, state.params)
@@ -156,11 +197,17 @@ def _pairs(a: PyTree, b: PyTree) -> list[tuple[jax.Array, jax.Array]]:
     return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def _value_and_grad(learner: Learner, state: TrainState, batch: PyTree) -> tuple[jax.Array, PyTree]:
-    return jax.value_and_grad(lambda p: learner.loss(state, p, batch, state.key, train=False)[0])(state.params)
+def _value_and_grad(
+    learner: Learner, state: TrainState, batch: PyTree
+) -> tuple[jax.Array, PyTree]:
+    return jax.value_and_grad(
+        lambda p: learner.loss(state, p, batch, state.key, train=False)[0]
+    )(state.params)
 
 
 def _update(learner: Learner, state: TrainState, grads: PyTree) -> PyTree:
     more = {"value": jnp.ones(()), "grad": grads}
     inner = precision.inner(state.opt_state)
-    return learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))[0]
+    return learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))[
+        0
+    ]

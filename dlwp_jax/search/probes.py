@@ -1,4 +1,6 @@
-"""Small questions before a long training: which rate, can it learn at all, would more data help?"""
+"""Small questions before a long training: which rate, can it learn at all, would more data
+help?
+"""
 
 import dataclasses
 import math
@@ -14,12 +16,22 @@ from dlwp_jax.search import members, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
 from dlwp_jax.search.sweeps import train_members
-from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks, evaluate, run, train_epoch
+from dlwp_jax.train import (
+    EarlyStopping,
+    Learner,
+    TrainState,
+    checks,
+    evaluate,
+    run,
+    train_epoch,
+)
 
 PyTree = Any
 SMOOTHING = 0.9  # of the losses of a rate finder, per step
 BLOWN_UP = 4.0  # times the lowest loss: there the rate is too high
-POWERS = np.linspace(0.25, 2.0, 36)  # how fast a learning curve may fall with the number of examples
+POWERS = np.linspace(
+    0.25, 2.0, 36
+)  # how fast a learning curve may fall with the number of examples
 MATTERS = 0.02  # a gain of validation loss, as a share of it, that is worth gathering data for
 
 
@@ -45,13 +57,20 @@ class LearningRates:
 
 
 def find_learning_rate(
-    make: Make, data: PyTree, *, batch_size: int, low: float = 1e-6, high: float = 10.0, steps: int = 200
+    make: Make,
+    data: PyTree,
+    *,
+    batch_size: int,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 200,
 ) -> LearningRates:
-    """Train with a rate that grows from step to step, and see where the loss falls and where it blows up (Smith 2017).
+    """Train with a rate that grows from step to step, and see where the loss falls and where it
+    blows up (Smith 2017).
 
     Args:
-      make: `make(lr) -> (learner, state)`; `lr` comes as a schedule, which every optimizer of `optim` and optax takes
-        in place of a number.
+      make: `make(lr) -> (learner, state)`; `lr` comes as a schedule, which every optimizer of
+        `optim` and optax takes in place of a number.
       data: pytree of arrays `[n ...]`.
       batch_size: as in the training to come.
       low, high: the first and the last rate, in geometric progression over `steps` steps.
@@ -82,7 +101,9 @@ def find_learning_rate(
         before = int(state.epoch)
         state, logs = train_epoch(learner, state, data, batch_size=batch_size)
         is_finite, values = int(state.epoch) > before, np.asarray(logs["loss"], np.float64)
-        taken = values[~np.isnan(values)]  # in float16 steps are left out that no rate belongs to
+        taken = values[
+            ~np.isnan(values)
+        ]  # in float16 steps are left out that no rate belongs to
         losses = np.concatenate([losses, taken, [] if is_finite else [np.inf]])
     rates, losses = low * (high / low) ** (np.arange(steps) / (steps - 1)), losses[:steps]
     smoothed = _smoothed(np.where(np.isfinite(losses), losses, np.inf))
@@ -90,14 +111,17 @@ def find_learning_rate(
     end = int(np.argmax(blown)) if blown.any() else len(losses)
     lowest = int(np.argmin(smoothed[:end])) if end else 0
     if lowest < 2 or not smoothed[lowest] < smoothed[0]:
-        raise ValueError(f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss.")
+        raise ValueError(
+            f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss."
+        )
     suggestion = float(rates[_steepest(smoothed[: lowest + 1], steps)])
     limit = float(rates[end]) if end < len(losses) else None
     return LearningRates(rates[:end], losses[:end], smoothed[:end], suggestion, limit)
 
 
 def _steepest(smoothed: np.ndarray, steps: int) -> int:
-    """The step around which the loss falls most, over a tenth of all steps: from one to the next, batches decide.
+    """The step around which the loss falls most, over a tenth of all steps: from one to the
+    next, batches decide.
 
     The first values are left out, being means of few batches.
     """
@@ -116,7 +140,8 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Whether a model learned a few examples by heart, with the losses (eval mode) before and after.
+    """Whether a model learned a few examples by heart, with the losses (eval mode) before and
+    after.
 
     `examples` were shown, in `steps` steps of the optimizer.
     """
@@ -138,16 +163,23 @@ class Memory:
 
 
 def memorises(
-    learner: Learner, state: TrainState, data: PyTree, *, examples: int = 8, steps: int = 500, share: float = 0.05
+    learner: Learner,
+    state: TrainState,
+    data: PyTree,
+    *,
+    examples: int = 8,
+    steps: int = 500,
+    share: float = 0.05,
 ) -> Memory:
-    """Can it learn the first few examples by heart? What cannot has a fault, and no amount of data mends it.
+    """Can it learn the first few examples by heart? What cannot has a fault, and no amount of
+    data mends it.
 
     Args:
       learner, state: from `make_learner`; the state is not changed.
       data: pytree of arrays `[n ...]`, of which the first `examples` are taken.
       steps: full-batch steps.
-      share: the loss must fall to less than this share of where it began (a loss whose lowest value is not zero,
-        such as one with label smoothing or a penalty, needs a larger one).
+      share: the loss must fall to less than this share of where it began (a loss whose lowest
+        value is not zero, such as one with label smoothing or a penalty, needs a larger one).
 
     >>> import optax
     >>> from flax import nnx
@@ -175,8 +207,10 @@ class LearningCurve:
     """Loss against the number of training examples.
 
     Attributes:
-      sizes: numbers of examples, ascending. train, val: losses at the best epoch, `[sizes draws]`.
-      doubled: the validation loss that is expected from twice as many examples as there are, `[draws]`.
+      sizes: numbers of examples, ascending. train, val: losses at the best epoch, `[sizes
+        draws]`.
+      doubled: the validation loss that is expected from twice as many examples as there are,
+        `[draws]`.
       sweeps: the trainings, one `Sweep` a size.
     """
 
@@ -188,7 +222,9 @@ class LearningCurve:
 
     @property
     def gain(self) -> tuple[float, float]:
-        """By how much twice the data should lower the validation loss: mean over the draws, and its standard error."""
+        """By how much twice the data should lower the validation loss: mean over the draws, and
+        its standard error.
+        """
         gains = self.val[-1] - self.doubled
         error = float(np.nan_to_num(deviation(gains))) / math.sqrt(len(gains))
         return float(gains.mean()), error
@@ -208,7 +244,11 @@ class LearningCurve:
         told = f"{2 * self.sizes[-1]} examples should bring it from {last:.4g} to {last - gain:.4g} ± {error:.2g}"
         if not math.isfinite(gain):
             return f"{text.table(rows)}\nno telling whether more data would help: not every training stayed finite"
-        answer = "more data would help" if self.more_data_would_help else "more data would hardly help"
+        answer = (
+            "more data would help"
+            if self.more_data_would_help
+            else "more data would hardly help"
+        )
         return f"{text.table(rows)}\n{told}: {answer}"
 
 
@@ -228,35 +268,49 @@ def learning_curve(
     draws: int = 3,
     stop: EarlyStopping | None = None,
 ) -> LearningCurve:
-    """Would more data help? Train on more and more of what there is, and carry the curve on to twice as much.
+    """Would more data help? Train on more and more of what there is, and carry the curve on to
+    twice as much.
 
-    Every size is given as many optimizer steps as the whole set gets in `epochs` epochs. The curve
-    floor + b n^-c is fitted to the validation losses of each draw; one that has come down to its floor says that more
-    examples of this kind bring nothing.
+    Every size is given as many optimizer steps as the whole set gets in `epochs` epochs. The
+    curve floor + b n^-c is fitted to the validation losses of each draw; one that has come down
+    to its floor says that more examples of this kind bring nothing.
 
     Args:
       make: `make(key) -> (learner, state)`.
       train, val: pytrees of arrays `[n ...]`.
       key: a PRNG key for the draws.
       sizes: numbers of examples, ascending; None takes n/8, n/4, n/2 and n.
-      draws: how many random subsets of each size are trained on, each from initial weights of its own.
+      draws: how many random subsets of each size are trained on, each from initial weights of
+        its own.
       epochs, batch_size, stop: as for `run`.
 
     Returns:
       A `LearningCurve`.
     """
-    train, val, key = checks.dataset(train, "train"), checks.dataset(val, "val"), checks.key(key)
+    train, val, key = (
+        checks.dataset(train, "train"),
+        checks.dataset(val, "val"),
+        checks.key(key),
+    )
     epochs, batch_size = checks.count(epochs, "epochs"), checks.count(batch_size, "batch_size")
     n, m = checks.rows(train, "train"), checks.rows(val, "val")
     sizes = [n // 8, n // 4, n // 2, n] if sizes is None else sizes
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        raise TypeError(f"sizes must be a list of numbers of examples; got {checks.describe(sizes)}.")
+        raise TypeError(
+            f"sizes must be a list of numbers of examples; got {checks.describe(sizes)}."
+        )
     sizes = [checks.count(size, "each of sizes") for size in sizes]
-    if len(sizes) < 3 or not all(0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)):
-        raise ValueError(f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}.")
+    if len(sizes) < 3 or not all(
+        0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)
+    ):
+        raise ValueError(
+            f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}."
+        )
     kinds, others = checks.row_kinds(train), checks.row_kinds(val)
     if kinds != others:
-        raise ValueError(f"train and val must hold arrays of the same kinds; train has {kinds}, and val {others}.")
+        raise ValueError(
+            f"train and val must hold arrays of the same kinds; train has {kinds}, and val {others}."
+        )
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, val)
     keys = jax.random.split(key, 2 * checks.count(draws, "draws"))
     orders = [np.asarray(jax.random.permutation(k, n)) for k in keys[:draws]]
@@ -268,15 +322,22 @@ def learning_curve(
         rows = [(order[:size], held) for order in orders]
         its_epochs = -(-steps // -(-size // batch_size))
         options = {"epochs": its_epochs, "batch_size": batch_size, "stop": stop}
-        sweeps.append(train_members(lambda draw: make(keys[draws:][draw]), both, None, numbers, rows, **options))
+        sweeps.append(
+            train_members(
+                lambda draw: make(keys[draws:][draw]), both, None, numbers, rows, **options
+            )
+        )
     losses = [s.history["train/loss"][np.arange(draws), s.best_index] for s in sweeps]
     val_losses = np.stack([s.scores for s in sweeps])
-    doubled = np.array([_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)])
+    doubled = np.array(
+        [_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)]
+    )
     return LearningCurve(tuple(sizes), np.stack(losses), val_losses, doubled, tuple(sweeps))
 
 
 def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
-    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the lowest loss.
+    """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the
+    lowest loss.
 
     NaN where a training diverged.
     """

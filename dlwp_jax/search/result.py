@@ -14,7 +14,10 @@ from dlwp_jax.search import members, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.train import Learner, Run, TrainState
 
-REPEATS = ("key", "fold")  # what is averaged over: a setting is good if it is good with any seed, on any part
+REPEATS = (
+    "key",
+    "fold",
+)  # what is averaged over: a setting is good if it is good with any seed, on any part
 MOST_ROWS = 40  # of a printed table
 
 
@@ -24,7 +27,11 @@ def deviation(values: np.ndarray) -> float:
     >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0])), deviation(np.array([1.0, np.inf]))
     (1.4142135623730951, nan, nan)
     """
-    return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else float("nan")
+    return (
+        float(np.std(values, ddof=1))
+        if len(values) > 1 and np.isfinite(values).all()
+        else float("nan")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Setting:
     Attributes:
       values: their common values.
       members: their numbers in the sweep.
-      mean, spread: mean and standard deviation (n - 1) of their best monitored values; the spread of one is NaN.
+      mean, spread: mean and standard deviation (n - 1) of their best monitored values; the
+        spread of one is NaN.
       history: the mean of their histories, up to the epoch in which the first of them ended.
     """
 
@@ -51,8 +59,10 @@ class Sweep:
 
     Attributes:
       values: the settings, `name -> [members]`; `fold` among them where there were folds.
-      run: a `train.Run` whose arrays all have a leading axis of members; histories are NaN after a member's end.
-      monitor, mode: the name in the history by which members are compared, and whether it should be "min" or "max".
+      run: a `train.Run` whose arrays all have a leading axis of members; histories are NaN
+        after a member's end.
+      monitor, mode: the name in the history by which members are compared, and whether it
+        should be "min" or "max".
       how: "vmap" or "map".
       seconds, compile_seconds: how long it took, and how much of that went into compiling.
       make: as given, to build a member again.
@@ -74,22 +84,30 @@ class Sweep:
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
-        """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was finished."""
+        """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was
+        finished.
+        """
         return self._monitored[np.arange(len(self._monitored)), self.best_index]
 
     @functools.cached_property
     def best_index(self) -> np.ndarray:
-        """Where each member's best epoch stands in its history, `[members]`; 0 where no epoch was finished."""
+        """Where each member's best epoch stands in its history, `[members]`; 0 where no epoch
+        was finished.
+        """
         empty = np.isnan(self._monitored).all(axis=1, keepdims=True)
         at_best = np.nanargmin if self.mode == "min" else np.nanargmax
         return at_best(np.where(empty, 0, self._monitored), axis=1)
 
     @functools.cached_property
     def _monitored(self) -> np.ndarray:
-        """The monitored value after every epoch that was finished, `[members epochs]`; NaN elsewhere."""
+        """The monitored value after every epoch that was finished, `[members epochs]`; NaN
+        elsewhere.
+        """
         values, failed = self.history[self.monitor].copy(), np.asarray(self.run.failure)[:, 0]
         its = np.flatnonzero(failed)
-        values[its, failed[its] - 1] = np.nan  # the running mean of an epoch that was not finished
+        values[its, failed[its] - 1] = (
+            np.nan
+        )  # the running mean of an epoch that was not finished
         return values
 
     @property
@@ -103,10 +121,16 @@ class Sweep:
         return len(self.scores)
 
     def member(self, i: int | None = None) -> tuple[Learner, TrainState]:
-        """The learner of a member (None: the best one) and its state after its best epoch, to evaluate or train on."""
+        """The learner of a member (None: the best one) and its state after its best epoch, to
+        evaluate or train on.
+        """
         i = self._number(i)
-        values = {name: column[i : i + 1] for name, column in self.values.items() if name != "fold"}
-        learner, _ = self.make(**{name: column[0] for name, column in members.as_arguments(values).items()})
+        values = {
+            name: column[i : i + 1] for name, column in self.values.items() if name != "fold"
+        }
+        learner, _ = self.make(
+            **{name: column[0] for name, column in members.as_arguments(values).items()}
+        )
         return learner, jax.tree.map(lambda a: a[i], self.run.best)
 
     def member_history(self, i: int | None = None) -> dict[str, np.ndarray]:
@@ -121,41 +145,66 @@ class Sweep:
         i = self._number(i)
         columns = {name: values[i] for name, values in self.history.items()}
         failure = np.asarray(self.run.failure)[i]
-        return diagnose(dataclasses.replace(self.run, history=columns, failure=failure), baseline=baseline)
+        return diagnose(
+            dataclasses.replace(self.run, history=columns, failure=failure), baseline=baseline
+        )
 
     def settings(self, repeats: Sequence[str] = REPEATS) -> list[Setting]:
         """The members by setting, those that differ in the `repeats` only taken together."""
         names = [name for name in self.values if name not in repeats]
         groups: dict[tuple, list[int]] = {}
         for i in range(len(self)):
-            groups.setdefault(tuple(self.values[name][i].item() for name in names), []).append(i)
-        return [self._setting(dict(zip(names, values, strict=True)), group) for values, group in groups.items()]
+            groups.setdefault(tuple(self.values[name][i].item() for name in names), []).append(
+                i
+            )
+        return [
+            self._setting(dict(zip(names, values, strict=True)), group)
+            for values, group in groups.items()
+        ]
 
     def best_setting(self, repeats: Sequence[str] = REPEATS) -> Setting:
-        """The setting whose mean is best; one with a member that never finished an epoch is last."""
+        """The setting whose mean is best; one with a member that never finished an epoch is
+        last.
+        """
         sign, settings = (1 if self.mode == "min" else -1), self.settings(repeats)
-        return min(settings, key=lambda setting: np.inf if np.isnan(setting.mean) else sign * setting.mean)
+        return min(
+            settings,
+            key=lambda setting: np.inf if np.isnan(setting.mean) else sign * setting.mean,
+        )
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a member: its values, the monitored value at its best epoch, that epoch, epochs trained, verdict."""
+        """One row a member: its values, the monitored value at its best epoch, that epoch,
+        epochs trained, verdict.
+        """
         epochs, best = np.asarray(self.run.state.epoch), np.asarray(self.run.best.epoch)
         return [
             {name: column[i].item() for name, column in self.values.items()}
-            | {self.monitor: float(self.scores[i]), "best epoch": int(best[i]), "epochs": int(epochs[i])}
+            | {
+                self.monitor: float(self.scores[i]),
+                "best epoch": int(best[i]),
+                "epochs": int(epochs[i]),
+            }
             | {"verdict": self.diagnose(i).verdict}
             for i in range(len(self))
         ]
 
     def __str__(self) -> str:
-        """The settings, best first where there are many; one row a member where nothing is repeated."""
+        """The settings, best first where there are many; one row a member where nothing is
+        repeated.
+        """
         if not set(REPEATS) & set(self.values):
             rows, scores = self.table(), list(self.scores)
         else:
             settings = self.settings()
-            rows, scores = [self._row(setting) for setting in settings], [setting.mean for setting in settings]
+            rows, scores = (
+                [self._row(setting) for setting in settings],
+                [setting.mean for setting in settings],
+            )
         if len(rows) > MOST_ROWS:
             sign = 1 if self.mode == "min" else -1
-            order = np.argsort([np.inf if np.isnan(score) else sign * score for score in scores])[:MOST_ROWS]
+            order = np.argsort(
+                [np.inf if np.isnan(score) else sign * score for score in scores]
+            )[:MOST_ROWS]
             rows = [rows[i] for i in order] + [dict.fromkeys(rows[0], "...")]
         running = self.seconds - self.compile_seconds
         timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, and {self.compile_seconds:.1f} s to compile"

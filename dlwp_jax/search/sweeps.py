@@ -17,7 +17,9 @@ from dlwp_jax.train import EarlyStopping, Run, checks, run
 from dlwp_jax.train.resume import jaxprs_in
 
 PyTree = Any
-MEMORY = 2**30  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
+MEMORY = (
+    2**30
+)  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
 
 
 def sweep(
@@ -34,24 +36,29 @@ def sweep(
     how: Literal["vmap", "map"] | None = None,
     chunk: int | None = None,
 ) -> Sweep:
-    """Train a model under many settings: learning rates, penalties, noise, dropout rates, seeds, folds.
+    """Train a model under many settings: learning rates, penalties, noise, dropout rates,
+    seeds, folds.
 
-    One program is compiled for all members (two where folds differ in length by an example). Each is the same
-    training as `train.run` on its own, to float32 rounding, early stopping included.
+    One program is compiled for all members (two where folds differ in length by an example).
+    Each is the same training as `train.run` on its own, to float32 rounding, early stopping
+    included.
 
     Args:
-      make: `make(**values) -> (learner, state)`, a function that ends in `train.make_learner`. Its values come as
-        traced scalars: they may go into an optimizer (`optax.adam(lr)`), into the loss, into `nn.Dropout` and
-        `regularization.InputNoise`; not into a shape.
+      make: `make(**values) -> (learner, state)`, a function that ends in `train.make_learner`.
+        Its values come as traced scalars: they may go into an optimizer (`optax.adam(lr)`),
+        into the loss, into `nn.Dropout` and `regularization.InputNoise`; not into a shape.
       train, val: pytrees of arrays `[n ...]`, as for `run`.
-      over: `{name: values}`, of which every combination is trained; or a list of `{name: value}`, the members
-        themselves (random search). Under the name `key` whole numbers stand for `jax.random.key` of them.
+      over: `{name: values}`, of which every combination is trained; or a list of `{name:
+        value}`, the members themselves (random search). Under the name `key` whole numbers
+        stand for `jax.random.key` of them.
       epochs, batch_size, stop, val_batch_size: as for `run`; each member stops by itself.
-      folds: pairs of training and validation rows of `train`, from `data.k_fold`: every setting is trained on
-        every fold, and `val` is left out.
-      how: "vmap" trains the members of a chunk side by side, "map" one after another with one program. None takes
-        vmap, but on a CPU map for convolutions, which XLA runs slowly when each member has its own kernel.
-      chunk: how many members are trained side by side at most; None keeps their arrays under about a gigabyte.
+      folds: pairs of training and validation rows of `train`, from `data.k_fold`: every setting
+        is trained on every fold, and `val` is left out.
+      how: "vmap" trains the members of a chunk side by side, "map" one after another with one
+        program. None takes vmap, but on a CPU map for convolutions, which XLA runs slowly when
+        each member has its own kernel.
+      chunk: how many members are trained side by side at most; None keeps their arrays under
+        about a gigabyte.
 
     Returns:
       A `Sweep`: a table, histories, the best member.
@@ -75,7 +82,9 @@ def sweep(
     if how is not None and not (isinstance(how, str) and how in ("vmap", "map")):
         raise ValueError(f"how must be 'vmap', 'map' or None; got {checks.describe(how)}.")
     if not callable(make):
-        raise TypeError(f"make must be a function that returns (learner, state); got {checks.describe(make)}.")
+        raise TypeError(
+            f"make must be a function that returns (learner, state); got {checks.describe(make)}."
+        )
     if chunk is not None:
         checks.count(chunk, "chunk")
     checks.stopping(stop, False)
@@ -83,7 +92,12 @@ def sweep(
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
     values, rows = _with_folds(members.expand(over), folds, val, checks.rows(train, "train"))
-    options = {"epochs": epochs, "batch_size": batch_size, "stop": stop, "val_batch_size": val_batch_size}
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "stop": stop,
+        "val_batch_size": val_batch_size,
+    }
     return train_members(make, train, val, values, rows, how=how, chunk=chunk, **options)
 
 
@@ -99,7 +113,9 @@ def train_members(
     stop: EarlyStopping | None = None,
     **options: Any,
 ) -> Sweep:
-    """`sweep` for members and data that are checked: values `[members]`, and for each its rows of `train`, or None."""
+    """`sweep` for members and data that are checked: values `[members]`, and for each its rows
+    of `train`, or None.
+    """
     begun = time.perf_counter()
 
     def member(values, rows, train, val):
@@ -111,17 +127,31 @@ def train_members(
     arguments = {name: column for name, column in values.items() if name != "fold"}
     order, parts, compiling = [], [], 0.0
     for group in _same_shapes(rows, len(next(iter(values.values())))):
-        inputs = members.as_arguments({name: column[group] for name, column in arguments.items()})
-        its_rows = None if rows is None else tuple(np.stack([rows[i][side] for i in group]) for side in (0, 1))
+        inputs = members.as_arguments(
+            {name: column[group] for name, column in arguments.items()}
+        )
+        its_rows = (
+            None
+            if rows is None
+            else tuple(np.stack([rows[i][side] for i in group]) for side in (0, 1))
+        )
         first_rows = None if its_rows is None else tuple(side[0] for side in its_rows)
         jaxpr, shapes = members.trace(member, inputs, first_rows, train, val)
         way = how or _faster(jaxpr.jaxpr)
         size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
         results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
         order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
-    together = jax.block_until_ready(_in_order(parts, order))  # the clock must not stop when the work is only queued
+    together = jax.block_until_ready(
+        _in_order(parts, order)
+    )  # the clock must not stop when the work is only queued
     seconds = time.perf_counter() - begun
-    monitor = stop.monitor if stop is not None else "train/loss" if val is None and rows is None else "val/loss"
+    monitor = (
+        stop.monitor
+        if stop is not None
+        else "train/loss"
+        if val is None and rows is None
+        else "val/loss"
+    )
     mode = "min" if stop is None else stop.mode
     return Sweep(values, together, monitor, mode, way, seconds, compiling, make)
 
@@ -131,7 +161,9 @@ def _in_order(parts: list[Run], order: list[int]) -> Run:
     if len(parts) == 1 and order == sorted(order):
         return parts[0]
     place = np.argsort(order)
-    return jax.jit(lambda parts: jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts))(parts)
+    return jax.jit(
+        lambda parts: jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts)
+    )(parts)
 
 
 def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | None]:
@@ -139,17 +171,23 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     members_ = len(next(iter(values.values()))) if values else 1
     if folds is None:
         if not values:
-            raise ValueError("over is empty and there are no folds, so there is nothing to sweep; use train.run.")
+            raise ValueError(
+                "over is empty and there are no folds, so there is nothing to sweep; use train.run."
+            )
         return values, None
     if val is not None:
         raise ValueError("folds take their validation examples from train; leave val out.")
     folds = list(folds) if np.iterable(folds) else []
     folds = [tuple(map(_side, fold)) if np.iterable(fold) else () for fold in folds]
     if not folds or not all(map(_is_fold, folds)):
-        raise ValueError("folds must be pairs of row numbers (training, validation), as data.k_fold gives them.")
+        raise ValueError(
+            "folds must be pairs of row numbers (training, validation), as data.k_fold gives them."
+        )
     for fold in folds:
         if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:
-            raise ValueError(f"folds hold a row outside the {n} examples of train (0 to {n - 1}).")
+            raise ValueError(
+                f"folds hold a row outside the {n} examples of train (0 to {n - 1})."
+            )
     values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
 
@@ -162,7 +200,9 @@ def _side(rows: Any) -> np.ndarray:
 
 
 def _is_fold(sides: tuple[np.ndarray, ...]) -> bool:
-    return len(sides) == 2 and all(side.ndim == 1 and side.dtype.kind in "iu" and side.size for side in sides)
+    return len(sides) == 2 and all(
+        side.ndim == 1 and side.dtype.kind in "iu" and side.size for side in sides
+    )
 
 
 def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
@@ -174,12 +214,15 @@ def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
 
 
 def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run], float]:
-    """The members' runs, chunk by chunk through one program, and the seconds spent on compiling it."""
+    """The members' runs, chunk by chunk through one program, and the seconds spent on compiling
+    it.
+    """
     axes = (0, None if rows is None else 0, None, None)
     program = jax.jit(jax.vmap(member, in_axes=axes) if how == "vmap" else member)
 
     def chunk(begin):
-        # The last chunk is filled up with its own last member, so that one program does for all.
+        # The last chunk is filled up with its own last member, so that one program does for
+        # all.
         index = np.minimum(np.arange(begin, begin + size), count - 1)
         index = index if how == "vmap" else index[0]
         return jax.tree.map(lambda a: a[index], (inputs, rows))
@@ -198,19 +241,27 @@ def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run
 
 
 def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
-    """vmap, except for convolutions on a CPU: with a kernel for each member they run as slow grouped ones."""
-    convolves = any(equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr))
+    """vmap, except for convolutions on a CPU: with a kernel for each member they run as slow
+    grouped ones.
+    """
+    convolves = any(
+        equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr)
+    )
     return "map" if convolves and jax.default_backend() == "cpu" else "vmap"
 
 
 def _chunk(jaxpr: Any, shapes: PyTree, count: int, wanted: int | None) -> int:
     """How many members fit into MEMORY, in chunks of about equal size.
 
-    A member is taken to need its result three times over (a loop's carry, and a copy on the way in and out) and
-    its largest intermediate value four times: forward, backward, and what is fused with them.
+    A member is taken to need its result three times over (a loop's carry, and a copy on the way
+    in and out) and its largest intermediate value four times: forward, backward, and what is
+    fused with them.
     """
     if wanted is None:
-        largest = max((_bytes(v.aval) for equation in _equations(jaxpr) for v in equation.outvars), default=0)
+        largest = max(
+            (_bytes(v.aval) for equation in _equations(jaxpr) for v in equation.outvars),
+            default=0,
+        )
         each = 3 * sum(map(_bytes, jax.tree.leaves(shapes))) + 4 * largest
         wanted = max(1, MEMORY // max(each, 1))
     chunks = -(-count // checks.count(wanted, "chunk"))
@@ -223,4 +274,6 @@ def _equations(jaxpr: Any):
 
 
 def _bytes(aval: Any) -> int:
-    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 4)
+    return math.prod(getattr(aval, "shape", ())) * getattr(
+        getattr(aval, "dtype", None), "itemsize", 4
+    )

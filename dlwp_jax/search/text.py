@@ -19,7 +19,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     words = [isinstance(value, str) for value in rows[0].values()]
     lines = [
         "  ".join(
-            cell.ljust(w) if is_word else cell.rjust(w) for cell, w, is_word in zip(line, widths, words, strict=True)
+            cell.ljust(w) if is_word else cell.rjust(w)
+            for cell, w, is_word in zip(line, widths, words, strict=True)
         )
         for line in cells
     ]

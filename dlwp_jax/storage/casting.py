@@ -1,4 +1,6 @@
-"""Which values may become which: torch's rules for copying and adding into a tensor, and no silent overflow."""
+"""Which values may become which: torch's rules for copying and adding into a tensor, and no
+silent overflow.
+"""
 
 from typing import Any
 
@@ -8,11 +10,17 @@ import numpy as np
 
 from dlwp_jax.checks import on_device
 
-KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # each holds the ones before it
+KINDS = (
+    jnp.bool_,
+    jnp.integer,
+    jnp.floating,
+    jnp.complexfloating,
+)  # each holds the ones before it
 
 
 def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values, if `torch.Tensor.copy_` takes them: what broadcasts to the size and can be cast to the dtype.
+    """The values, if `torch.Tensor.copy_` takes them: what broadcasts to the size and can be
+    cast to the dtype.
 
     Raises:
       TypeError, ValueError, OverflowError: they are no numbers that JAX can hold.
@@ -30,19 +38,24 @@ def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
 
 
 def addable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values, if `torch.Tensor.add_` takes them: what broadcasts to the size, of no higher kind than the dtype.
+    """The values, if `torch.Tensor.add_` takes them: what broadcasts to the size, of no higher
+    kind than the dtype.
 
     Raises:
-      RuntimeError: the values do not broadcast, or the sum would be of another kind (int + float is float).
+      RuntimeError: the values do not broadcast, or the sum would be of another kind (int +
+        float is float).
     """
     array = jnp.asarray(numeric(values, "values"))
     if _kind(array.dtype) > _kind(dtype):
-        raise RuntimeError(f"result type {array.dtype} can't be cast to the desired output type {dtype}")
+        raise RuntimeError(
+            f"result type {array.dtype} can't be cast to the desired output type {dtype}"
+        )
     return _fitting(array, size)
 
 
 def numeric(data: Any, name: str) -> Any:
-    """Data as JAX can hold it: numbers, and no 64-bit integers that it would cut down to 32 bits without a word.
+    """Data as JAX can hold it: numbers, and no 64-bit integers that it would cut down to 32
+    bits without a word.
 
     A Python number stays one: its type is weak.
 
@@ -61,6 +74,10 @@ def _kind(dtype: np.dtype) -> int:
 
 def _fitting(array: jax.Array, size: tuple[int, ...]) -> jax.Array:
     lead = len(size) - array.ndim
-    if lead < 0 or any(n not in (1, want) for n, want in zip(array.shape, size[lead:], strict=True)):
-        raise RuntimeError(f"values of size {list(array.shape)} must broadcast to the view's size {list(size)}")
+    if lead < 0 or any(
+        n not in (1, want) for n, want in zip(array.shape, size[lead:], strict=True)
+    ):
+        raise RuntimeError(
+            f"values of size {list(array.shape)} must broadcast to the view's size {list(size)}"
+        )
     return array

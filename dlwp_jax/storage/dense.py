@@ -4,7 +4,8 @@ from .geometry import Geometry
 
 
 def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
-    """The strides that `torch.Tensor.clone` gives: its own where they leave no gaps, else their order.
+    """The strides that `torch.Tensor.clone` gives: its own where they leave no gaps, else their
+    order.
 
     >>> dense_copy_strides(Geometry((4, 3), (1, 4))), dense_copy_strides(Geometry((4, 3), (2, 16)))
     ((1, 4), (1, 4))
@@ -19,9 +20,13 @@ def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
 
 
 def _is_dense(layout: Geometry) -> bool:
-    """Whether the elements fill a stretch of storage without gaps or repeats, in whatever order."""
+    """Whether the elements fill a stretch of storage without gaps or repeats, in whatever
+    order.
+    """
     step = 1
-    for stride, size in sorted((t, n) for n, t in zip(layout.size, layout.stride, strict=True) if n != 1):
+    for stride, size in sorted(
+        (t, n) for n, t in zip(layout.size, layout.stride, strict=True) if n != 1
+    ):
         if stride != step:
             return False
         step *= size
@@ -29,7 +34,9 @@ def _is_dense(layout: Geometry) -> bool:
 
 
 def _innermost_first(layout: Geometry) -> list[int]:
-    """Torch's insertion sort by stride; a stride of 0 compares equal to all and stays where it is."""
+    """Torch's insertion sort by stride; a stride of 0 compares equal to all and stays where it
+    is.
+    """
     order = list(range(layout.ndim))[::-1]
     for i in range(1, len(order)):
         at = i

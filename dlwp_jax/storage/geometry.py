@@ -1,4 +1,6 @@
-"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer arithmetic."""
+"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer
+arithmetic.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -14,8 +16,8 @@ MOST = 2**63 - 1  # what torch's and XLA's sizes can be
 class Geometry:
     """Where the elements of a tensor lie in its storage.
 
-    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... The facts only; `Layout` adds the view
-    operations. Frozen and hashable, so that it can be static in `jax.jit`.
+    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... The facts only; `Layout` adds
+    the view operations. Frozen and hashable, so that it can be static in `jax.jit`.
 
     Args:
       size: the length of every dimension.
@@ -40,9 +42,13 @@ class Geometry:
                 f"mismatch in length of strides and shape: size {list(self.size)}, stride {list(self.stride)}"
             )
         if self.size and min(self.size) < 0:
-            raise RuntimeError(f"size must be non-negative in every dimension, got {list(self.size)}")
+            raise RuntimeError(
+                f"size must be non-negative in every dimension, got {list(self.size)}"
+            )
         if self.stride and min(self.stride) < 0:
-            raise RuntimeError(f"negative strides are not supported, got strides {list(self.stride)}")
+            raise RuntimeError(
+                f"negative strides are not supported, got strides {list(self.stride)}"
+            )
         if self.offset < 0:
             raise RuntimeError(f"the storage offset must be non-negative, got {self.offset}")
         if math.prod(self.size) > MOST or max((self.offset, *self.size, *self.stride)) > MOST:
@@ -73,15 +79,23 @@ class Geometry:
 
     @property
     def end(self) -> int:
-        """One past the last storage position in use, 0 without elements: how long a storage must be."""
+        """One past the last storage position in use, 0 without elements: how long a storage
+        must be.
+        """
         if not self.numel:
             return 0
-        return self.offset + 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        return (
+            self.offset
+            + 1
+            + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        )
 
     def is_contiguous(self) -> bool:
-        """Whether the elements lie in row-major order without gaps (`torch.Tensor.is_contiguous`).
+        """Whether the elements lie in row-major order without gaps
+        (`torch.Tensor.is_contiguous`).
 
-        The stride of a dimension of size 1 never matters, and a tensor without elements is contiguous.
+        The stride of a dimension of size 1 never matters, and a tensor without elements is
+        contiguous.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).is_contiguous(), Layout((3, 2), (1, 3)).is_contiguous()
@@ -89,11 +103,15 @@ class Geometry:
         """
         wanted = contiguous_strides(self.size)
         return not self.numel or all(
-            n == 1 or step == want for n, step, want in zip(self.size, self.stride, wanted, strict=True)
+            n == 1 or step == want
+            for n, step, want in zip(self.size, self.stride, wanted, strict=True)
         )
 
-    def replace_dim(self, dim: int, size: tuple[int, ...], stride: tuple[int, ...], skip: int = 0) -> Self:
-        """Put other dimensions (or none) in the place of one, `skip` elements further into the storage.
+    def replace_dim(
+        self, dim: int, size: tuple[int, ...], stride: tuple[int, ...], skip: int = 0
+    ) -> Self:
+        """Put other dimensions (or none) in the place of one, `skip` elements further into the
+        storage.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).replace_dim(0, (), (), skip=4)  # row 2
@@ -108,7 +126,8 @@ class Geometry:
         )
 
     def new_dim(self, dim: int) -> Self:
-        """A dimension of size 1 before dimension `dim`; its stride spans what follows, as in torch.
+        """A dimension of size 1 before dimension `dim`; its stride spans what follows, as in
+        torch.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).new_dim(0)
@@ -130,21 +149,27 @@ class Geometry:
 
 
 def integer(value: Any, name: str) -> int:
-    """One whole number: an int, a NumPy integer, an integer array without dimensions; a bool is none."""
+    """One whole number: an int, a NumPy integer, an integer array without dimensions; a bool is
+    none.
+    """
     if (number := as_int(value)) is None:
         raise TypeError(f"{name} must be an integer, got {describe(value)}")
     return number
 
 
 def as_ints(args: tuple[Any, ...], name: str) -> tuple[int, ...]:
-    """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in torch."""
+    """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in
+    torch.
+    """
     if len(args) == 1 and type(args[0]) is tuple:
         (args,) = args
     elif len(args) == 1 and as_int(args[0]) is None:
         (only,) = args
         unordered = isinstance(only, str | bytes | Set | Mapping)
         if unordered or not isinstance(only, Iterable) or getattr(only, "ndim", 1) != 1:
-            raise TypeError(f"{name} must be integers, one by one or as one sequence, got {describe(only)}")
+            raise TypeError(
+                f"{name} must be integers, one by one or as one sequence, got {describe(only)}"
+            )
         args = tuple(only)
     if {*map(type, args)} <= {int}:  # nearly always: every view makes two such tuples
         return args
@@ -157,10 +182,14 @@ def is_int(value: Any) -> bool:
 
 
 def wrap_dim(dim: int, ndim: int) -> int:
-    """A dimension counted from the front; a tensor without dimensions accepts 0 and -1, as in torch."""
+    """A dimension counted from the front; a tensor without dimensions accepts 0 and -1, as in
+    torch.
+    """
     dim, ndim = integer(dim, "a dimension"), max(ndim, 1)
     if not -ndim <= dim < ndim:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})"
+        )
     return dim % ndim
 
 
@@ -177,7 +206,9 @@ def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
     """Replace the one -1 that a shape may hold by what makes it fit `numel` elements."""
     for i, n in enumerate(size):
         if n < -1:
-            raise RuntimeError(f"invalid shape dimension {n} at index {i} of shape {list(size)}")
+            raise RuntimeError(
+                f"invalid shape dimension {n} at index {i} of shape {list(size)}"
+            )
     if size.count(-1) > 1:
         raise RuntimeError(f"only one dimension can be inferred (-1), got shape {list(size)}")
     known = math.prod(n for n in size if n != -1)
@@ -194,10 +225,11 @@ def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
 
 
 def view_strides(old: Geometry, size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Strides under which `old` can be seen with another size, or None where only a copy can (torch's rule).
+    """Strides under which `old` can be seen with another size, or None where only a copy can
+    (torch's rule).
 
-    The old dimensions fall into runs that are evenly spaced in storage; each run may be divided anew, but no
-    new dimension may cross from one run into the next.
+    The old dimensions fall into runs that are evenly spaced in storage; each run may be divided
+    anew, but no new dimension may cross from one run into the next.
     """
     if not old.numel:
         return old.stride if size == old.size else contiguous_strides(size)
@@ -214,7 +246,9 @@ def view_strides(old: Geometry, size: tuple[int, ...]) -> tuple[int, ...] | None
 
 
 def _even_runs(layout: Geometry) -> Iterator[tuple[int, int]]:
-    """(elements, step) of each run of dimensions that walks the storage evenly, the innermost run first."""
+    """(elements, step) of each run of dimensions that walks the storage evenly, the innermost
+    run first.
+    """
     size, stride = layout.size, layout.stride
     numel, inner = 1, len(size) - 1
     for dim in reversed(range(len(size))):

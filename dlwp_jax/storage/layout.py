@@ -9,16 +9,18 @@ from .split import Splitting
 
 
 class Layout(Reordering, Resizing, Splitting):
-    """Where a tensor's elements lie in its storage, and all the ways to look at them differently.
+    """Where a tensor's elements lie in its storage, and all the ways to look at them
+    differently.
 
-    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation returns another
-    layout for the same storage; no number moves, nothing is compiled, and two layouts are equal when their
-    three facts are. Frozen and hashable, so that it can be static in `jax.jit`. The book's chapter 3, "Tensor
-    metadata".
+    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation
+    returns another layout for the same storage; no number moves, nothing is compiled, and two
+    layouts are equal when their three facts are. Frozen and hashable, so that it can be static
+    in `jax.jit`. The book's chapter 3, "Tensor metadata".
 
     Args:
       size: the length of every dimension.
-      stride: how many storage elements one step along each dimension skips; 0 repeats an element.
+      stride: how many storage elements one step along each dimension skips; 0 repeats an
+        element.
       offset: the storage position of element (0, 0, ...).
 
     Raises:
@@ -31,7 +33,9 @@ class Layout(Reordering, Resizing, Splitting):
     False
     """
 
-    def as_strided(self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Self:
+    def as_strided(
+        self, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+    ) -> Self:
         """Any size, stride and offset over the same storage (`torch.Tensor.as_strided`).
 
         Args:

@@ -1,8 +1,10 @@
-"""Strided reads and writes as XLA programs: a `Layout` over a 1-D array becomes reshapes and slices.
+"""Strided reads and writes as XLA programs: a `Layout` over a 1-D array becomes reshapes and
+slices.
 
-A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients and in what is
-fused with it, so an index array is the last resort. The `*_at` forms are for eager use: the offset is an
-argument of the compiled program, so that 64 rows of one tensor share one program.
+A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients
+and in what is fused with it, so an index array is the last resort. The `*_at` forms are for
+eager use: the offset is an argument of the compiled program, so that 64 rows of one tensor
+share one program.
 """
 
 import functools
@@ -41,7 +43,8 @@ def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> ja
 
 
 def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
-    """The storage after the view, which must not overlap itself, holds `values` (broadcast and cast to it).
+    """The storage after the view, which must not overlap itself, holds `values` (broadcast and
+    cast to it).
 
     Written in place where XLA may reuse the storage (donated, or made inside the same program).
 
@@ -51,15 +54,27 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     if not layout.numel:
         return storage
     values = jnp.broadcast_to(values, layout.size).astype(storage.dtype)
-    cutting = plan(storage.shape[0], layout, whole_rows=True) if crossing_dim(layout) is None else None
+    cutting = (
+        plan(storage.shape[0], layout, whole_rows=True)
+        if crossing_dim(layout) is None
+        else None
+    )
     if cutting is None or cutting.copied > MAX_COPIED * layout.numel:
-        return storage.at[positions(layout)].set(values, unique_indices=True, mode="promise_in_bounds")
+        return storage.at[positions(layout)].set(
+            values, unique_indices=True, mode="promise_in_bounds"
+        )
     steps, dims, padded = cutting
-    if padded is not None:  # the storage ends before the last row does, so that row is written by itself
+    if (
+        padded is not None
+    ):  # the storage ends before the last row does, so that row is written by itself
         last = layout.size[padded] - 1
         rows = lax.slice_in_dim(values, 0, last, axis=padded)
         storage = write(storage, layout.narrow(padded, 0, last), rows)
-        return write(storage, layout.select(padded, last), lax.index_in_dim(values, last, padded, keepdims=False))
+        return write(
+            storage,
+            layout.select(padded, last),
+            lax.index_in_dim(values, last, padded, keepdims=False),
+        )
     moving = values.reshape([layout.size[dim] for dim in sorted(dims)])
     return _put(storage, steps, moving.transpose([sorted(dims).index(dim) for dim in dims]))
 
@@ -67,8 +82,8 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
 def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     """The storage after `values` (broadcast to the view) are added at every index of it.
 
-    As in torch, the sum is made in the type that both promote to, and then cast to the storage's.
-    Where indices meet in one element their values sum up: the transpose of reading.
+    As in torch, the sum is made in the type that both promote to, and then cast to the
+    storage's. Where indices meet in one element their values sum up: the transpose of reading.
 
     >>> add(jnp.zeros(2), Layout.contiguous((2, 1)).expand(2, 3), jnp.ones((2, 3)))
     Array([3., 3.], dtype=float32)
@@ -83,7 +98,9 @@ def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
             once = once.slice(dim, 0, 1)
         return add(storage, once, values.sum(expanded, keepdims=True, dtype=values.dtype))
     where = storage.astype(values.dtype).at[positions(layout)]
-    summed = where.max if storage.dtype == bool else where.add  # the sum of truth values is "or", as in torch
+    summed = (
+        where.max if storage.dtype == bool else where.add
+    )  # the sum of truth values is "or", as in torch
     return summed(values, mode="promise_in_bounds").astype(storage.dtype)
 
 
@@ -108,7 +125,10 @@ def positions(layout: Layout, dtype: DTypeLike = jnp.int32) -> jax.Array:
             f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage cannot be cut out by slices "
             "here and not be indexed either; take it apart with .unbind() first"
         )
-    steps = (lax.broadcasted_iota(dtype, layout.size, dim) * step for dim, step in enumerate(layout.stride))
+    steps = (
+        lax.broadcasted_iota(dtype, layout.size, dim) * step
+        for dim, step in enumerate(layout.stride)
+    )
     return sum(steps, jnp.full(layout.size, layout.offset, dtype))
 
 
@@ -123,7 +143,9 @@ def _read_nested(storage: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _put(x: jax.Array, steps: tuple[Step, ...], values: jax.Array) -> jax.Array:
-    """Run the steps forwards to where the values belong, and back with what became of each result."""
+    """Run the steps forwards to where the values belong, and back with what became of each
+    result.
+    """
     if not steps:
         return values.reshape(x.shape)
     step, *rest = steps
@@ -143,14 +165,18 @@ def read_at(storage: jax.Array, layout: Layout, offset: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def write_at(storage: jax.Array, layout: Layout, offset: jax.Array, values: jax.Array) -> jax.Array:
+def write_at(
+    storage: jax.Array, layout: Layout, offset: jax.Array, values: jax.Array
+) -> jax.Array:
     """`write` to a layout without offset, `offset` elements into the storage."""
     window = lax.dynamic_slice(storage, (offset,), (layout.end,))
     return lax.dynamic_update_slice(storage, write(window, layout, values), (offset,))
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def add_at(storage: jax.Array, layout: Layout, offset: jax.Array, values: jax.Array) -> jax.Array:
+def add_at(
+    storage: jax.Array, layout: Layout, offset: jax.Array, values: jax.Array
+) -> jax.Array:
     """`add` to a layout without offset, `offset` elements into the storage."""
     window = lax.dynamic_slice(storage, (offset,), (layout.end,))
     return lax.dynamic_update_slice(storage, add(window, layout, values), (offset,))

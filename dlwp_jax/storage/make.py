@@ -18,13 +18,14 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
     """A contiguous tensor over fresh storage, like `torch.tensor`.
 
     Args:
-      data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can read; it is
-        copied.
-      dtype: of the elements; what JAX makes of the data if left out (Python floats become float32, ints
-        int32).
+      data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can
+        read; it is copied.
+      dtype: of the elements; what JAX makes of the data if left out (Python floats become
+        float32, ints int32).
 
     Raises:
-      ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them switched off.
+      ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them
+        switched off.
       TypeError: the data are no numbers, or the dtype is none of numbers.
       OverflowError: a number does not fit an integer dtype (too large, NaN, infinite).
       RuntimeError: the data are complex and the dtype is not.
@@ -40,7 +41,9 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
         dtype = _numbers(dtype)
         array = np.asarray(data) if isinstance(data, bool | int | float | complex) else data
         if jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise RuntimeError(f"data of {array.dtype} would lose their imaginary part as {dtype}; take .real first")
+            raise RuntimeError(
+                f"data of {array.dtype} would lose their imaginary part as {dtype}; take .real first"
+            )
         refuse_too_large(array, dtype, "data")
     array = jnp.array(data, dtype)
     return StridedTensor(array.reshape(-1), Layout.contiguous(array.shape))
@@ -53,7 +56,9 @@ def _numbers(dtype: Any) -> np.dtype:
     except (TypeError, ValueError):
         found = None
     if found is None or not is_numeric(found):
-        raise TypeError(f"dtype must be one of numbers, such as jnp.float32; got {describe(dtype)}")
+        raise TypeError(
+            f"dtype must be one of numbers, such as jnp.float32; got {describe(dtype)}"
+        )
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ValueError(
             f"dtype {found} needs 64-bit types, which JAX has switched off; "

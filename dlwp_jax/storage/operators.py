@@ -1,4 +1,6 @@
-"""Arithmetic and comparison on tensors: each reads the elements and hands them to `jax.numpy`."""
+"""Arithmetic and comparison on tensors: each reads the elements and hands them to
+`jax.numpy`.
+"""
 
 import operator
 from collections.abc import Callable
@@ -25,14 +27,17 @@ def _unary(function: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
 
 
 class DenseOperators:
-    """Arithmetic and comparison for a class with `.to_array()`, without bitwise operators; every result is dense.
+    """Arithmetic and comparison for a class with `.to_array()`, without bitwise operators;
+    every result is dense.
 
     >>> from dlwp_jax import storage
     >>> storage.tensor([[4.0, 1.0], [5.0, 3.0]]).t()[0] * 2
     Array([ 8., 10.], dtype=float32)
     """
 
-    __array_priority__ = 100  # NumPy arrays leave their operators with tensors to us, as they do with jax.Array
+    __array_priority__ = (
+        100  # NumPy arrays leave their operators with tensors to us, as they do with jax.Array
+    )
 
     def to_array(self) -> jax.Array:
         """The elements as a dense array."""

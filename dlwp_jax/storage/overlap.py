@@ -11,7 +11,9 @@ from .layout import Layout
 
 def moving_dims(layout: Layout) -> list[int]:
     """The dimensions along which one moves through storage, the largest stride first."""
-    moving = [dim for dim in range(layout.ndim) if layout.size[dim] > 1 and layout.stride[dim] > 0]
+    moving = [
+        dim for dim in range(layout.ndim) if layout.size[dim] > 1 and layout.stride[dim] > 0
+    ]
     return sorted(moving, key=lambda dim: (-layout.stride[dim], -layout.size[dim]))
 
 
@@ -23,9 +25,10 @@ def span(layout: Layout, dim: int) -> int:
 def crossing_dim(layout: Layout) -> int | None:
     """The dimension to take apart first where dimensions cross, or None where they nest.
 
-    Dimensions nest if each stride is longer than all that lies inside it, as the digits of a number do.
-    Windows (`unfold`) and interleaved strides cross: an inner dimension runs past an outer one's next step.
-    Of the dimensions that take part in the innermost crossing, the shortest is the one to take apart.
+    Dimensions nest if each stride is longer than all that lies inside it, as the digits of a
+    number do. Windows (`unfold`) and interleaved strides cross: an inner dimension runs past an
+    outer one's next step. Of the dimensions that take part in the innermost crossing, the
+    shortest is the one to take apart.
 
     >>> crossing_dim(Layout.contiguous((3, 4)).T), crossing_dim(Layout.contiguous((7,)).unfold(0, 3, 1))
     (None, 1)
@@ -60,7 +63,9 @@ def overlap(layout: Layout) -> str | None:
     dims = _crossing_dims(layout)
     for a, b in combinations(sorted(dims), 2):
         if _pair_meets(layout, a, b):
-            sizes, strides = (f"{values[a]} and {values[b]}" for values in (layout.size, layout.stride))
+            sizes, strides = (
+                f"{values[a]} and {values[b]}" for values in (layout.size, layout.stride)
+            )
             return f"dimensions {a} and {b} meet: sizes {sizes}, strides {strides}"
     return _counted_overlap(layout, dims) if len(dims) > 2 else None
 
@@ -75,7 +80,9 @@ def refuse_overlap(layout: Layout) -> None:
 
 
 def _crossing_dims(layout: Layout) -> list[int]:
-    """The moving dimensions without the outer ones whose stride clears all inside: they cannot meet."""
+    """The moving dimensions without the outer ones whose stride clears all inside: they cannot
+    meet.
+    """
     dims = moving_dims(layout)
     while dims and layout.stride[dims[0]] > sum(span(layout, dim) for dim in dims[1:]):
         dims = dims[1:]
@@ -83,13 +90,20 @@ def _crossing_dims(layout: Layout) -> list[int]:
 
 
 def _pair_meets(layout: Layout, a: int, b: int) -> bool:
-    """Whether i steps along a equal j steps along b for some i, j > 0: the least such are stride/gcd."""
+    """Whether i steps along a equal j steps along b for some i, j > 0: the least such are
+    stride/gcd.
+    """
     common = math.gcd(layout.stride[a], layout.stride[b])
-    return layout.stride[b] // common < layout.size[a] and layout.stride[a] // common < layout.size[b]
+    return (
+        layout.stride[b] // common < layout.size[a]
+        and layout.stride[a] // common < layout.size[b]
+    )
 
 
 def _counted_overlap(layout: Layout, dims: list[int]) -> str | None:
-    """The exact answer by counting, for three or more dimensions that cross where no two of them meet."""
+    """The exact answer by counting, for three or more dimensions that cross where no two of
+    them meet.
+    """
     positions = np.zeros((), np.int64)
     for dim in dims:
         positions = positions[..., None] + np.arange(layout.size[dim]) * layout.stride[dim]

@@ -1,4 +1,6 @@
-"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal, unfold, x[...]."""
+"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal,
+unfold, x[...].
+"""
 
 from typing import Any, Self
 
@@ -8,10 +10,13 @@ from .geometry import Geometry, integer, is_int, wrap_dim
 
 
 class Picking(Geometry):
-    """The views of a layout that reach only a part of its elements, or some of them several times."""
+    """The views of a layout that reach only a part of its elements, or some of them several
+    times.
+    """
 
     def select(self, dim: int, index: int) -> Self:
-        """One index of a dimension, which goes away: `x.select(1, 3)` is `x[:, 3]` (`torch.Tensor.select`).
+        """One index of a dimension, which goes away: `x.select(1, 3)` is `x[:, 3]`
+        (`torch.Tensor.select`).
 
         Raises:
           IndexError: the dimension or the index does not exist.
@@ -28,8 +33,11 @@ class Picking(Geometry):
             )
         return self.replace_dim(dim, (), (), skip=index % n * self.stride[dim])
 
-    def slice(self, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Self:
-        """Every step-th index of dimension `dim` from start up to end: `x[:, start:end:step]` as a function.
+    def slice(
+        self, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    ) -> Self:
+        """Every step-th index of dimension `dim` from start up to end: `x[:, start:end:step]`
+        as a function.
 
         Out of range ends are clipped, as Python's are.
 
@@ -41,16 +49,25 @@ class Picking(Geometry):
         Layout(size=(2, 2), stride=(4, 1), offset=2)
         """
         dim, n = self._existing("slice", dim)
-        start, end = (None if place is None else integer(place, "a slice's start and end") for place in (start, end))
+        start, end = (
+            None if place is None else integer(place, "a slice's start and end")
+            for place in (start, end)
+        )
         step = integer(step, "slice step")
         if step <= 0:
             raise RuntimeError(f"slice step must be positive, got {step}")
         picked = range(n)[start:end:step]
         # An empty slice keeps the place where it would have begun: torch's offset.
-        return self.replace_dim(dim, (len(picked),), (self.stride[dim] * step,), skip=picked.start * self.stride[dim])
+        return self.replace_dim(
+            dim,
+            (len(picked),),
+            (self.stride[dim] * step,),
+            skip=picked.start * self.stride[dim],
+        )
 
     def narrow(self, dim: int, start: int, length: int) -> Self:
-        """`length` indices of a dimension from `start` on (`torch.Tensor.narrow`); out of range is an error.
+        """`length` indices of a dimension from `start` on (`torch.Tensor.narrow`); out of range
+        is an error.
 
         Raises:
           IndexError: start lies outside the dimension.
@@ -66,20 +83,27 @@ class Picking(Geometry):
         if length < 0:
             raise RuntimeError(f"narrow(): length must be non-negative, got {length}")
         if not is_int(start):
-            raise RuntimeError(f"narrow(): start must be an int or a 0-dim integral tensor, got {describe(start)}")
+            raise RuntimeError(
+                f"narrow(): start must be an int or a 0-dim integral tensor, got {describe(start)}"
+            )
         dim, start = wrap_dim(dim, self.ndim), integer(start, "start")
         n = self.size[dim]
         if not -n <= start <= n:
-            raise IndexError(f"start out of range (expected to be in range of [{-n}, {n}], but got {start})")
+            raise IndexError(
+                f"start out of range (expected to be in range of [{-n}, {n}], but got {start})"
+            )
         start += n if start < 0 else 0
         if start + length > n:
-            raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({n}).")
+            raise RuntimeError(
+                f"start ({start}) + length ({length}) exceeds dimension size ({n})."
+            )
         return self.slice(dim, start, start + length)
 
     def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Self:
         """The elements with index(dim2) = index(dim1) + offset, as a new last dimension.
 
-        `torch.Tensor.diagonal`. Its stride is the sum of the two: one step goes down and right at once.
+        `torch.Tensor.diagonal`. Its stride is the sum of the two: one step goes down and right
+        at once.
 
         Raises:
           RuntimeError: dim1 and dim2 are the same.
@@ -103,13 +127,15 @@ class Picking(Geometry):
         )
 
     def unfold(self, dimension: int, size: int, step: int) -> Self:
-        """Windows of `size` elements, one every `step`; within a window runs a new last dimension.
+        """Windows of `size` elements, one every `step`; within a window runs a new last
+        dimension.
 
-        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several times, not
-        copied.
+        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several
+        times, not copied.
 
         Raises:
-          RuntimeError: a window is larger than the dimension or negative, or the step is not positive.
+          RuntimeError: a window is larger than the dimension or negative, or the step is not
+            positive.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((7,)).unfold(0, 3, 2)
@@ -121,19 +147,27 @@ class Picking(Geometry):
         if size < 0:
             raise RuntimeError(f"size is {size} but must be >= 0")
         if size > n:
-            raise RuntimeError(f"maximum size for tensor at dimension {dim} is {n} but size is {size}")
+            raise RuntimeError(
+                f"maximum size for tensor at dimension {dim} is {n} but size is {size}"
+            )
         if step <= 0:
             raise RuntimeError(f"step is {step} but must be > 0")
-        windows = self.replace_dim(dim, ((n - size) // step + 1,), (stride * step,)) if self.ndim else self
+        windows = (
+            self.replace_dim(dim, ((n - size) // step + 1,), (stride * step,))
+            if self.ndim
+            else self
+        )
         return type(self)((*windows.size, size), (*windows.stride, stride), self.offset)
 
     def __getitem__(self, index: Any) -> Self:
-        """Basic indexing entire: ints, slices with positive steps, None, Ellipsis, or a tuple of them.
+        """Basic indexing entire: ints, slices with positive steps, None, Ellipsis, or a tuple
+        of them.
 
         Raises:
           IndexError: an index is out of range, or there are too many of them.
           ValueError: a slice does not step forward.
-          TypeError: an index is an array, a list or a mask. Those copy, so they belong to `.to_array()`.
+          TypeError: an index is an array, a list or a mask. Those copy, so they belong to
+            `.to_array()`.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((3, 2))[1:, None, 0]
@@ -145,18 +179,24 @@ class Picking(Geometry):
                 view, dim = view.new_dim(dim), dim + 1
             elif isinstance(part, slice):
                 view, dim = (
-                    view.slice(dim, part.start, part.stop, 1 if part.step is None else part.step),
+                    view.slice(
+                        dim, part.start, part.stop, 1 if part.step is None else part.step
+                    ),
                     dim + 1,
                 )
             else:
                 number, n = integer(part, "index"), view.size[dim]
                 if not -n <= number < n:
-                    raise IndexError(f"index {number} is out of bounds for dimension {position} with size {n}")
+                    raise IndexError(
+                        f"index {number} is out of bounds for dimension {position} with size {n}"
+                    )
                 view = view.select(dim, number)
         return view
 
     def _existing(self, name: str, dim: int) -> tuple[int, int]:
-        """A dimension counted from the front and its size, refused where there are no dimensions."""
+        """A dimension counted from the front and its size, refused where there are no
+        dimensions.
+        """
         if not self.ndim:
             raise IndexError(f"{name}() cannot be applied to a 0-dim tensor.")
         dim = wrap_dim(dim, self.ndim)
@@ -164,13 +204,17 @@ class Picking(Geometry):
 
 
 def _full_index(index: Any, ndim: int) -> list[Any]:
-    """The index as a list that speaks of every dimension: an ellipsis, written or not, is full slices."""
+    """The index as a list that speaks of every dimension: an ellipsis, written or not, is full
+    slices.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     for part in parts:
         _check_basic(part)
     used = sum(part is not None and part is not Ellipsis for part in parts)
     if used and not ndim:
-        raise IndexError("invalid index of a 0-dim tensor. Use `tensor.item()` to convert it to a number")
+        raise IndexError(
+            "invalid index of a 0-dim tensor. Use `tensor.item()` to convert it to a number"
+        )
     if used > ndim:
         raise IndexError(f"too many indices for tensor of dimension {ndim}, got {used}")
     dots = [i for i, part in enumerate(parts) if part is Ellipsis]

@@ -1,8 +1,10 @@
-"""How to cut a view out of its storage with reshapes and slices only, so that XLA never needs a gather.
+"""How to cut a view out of its storage with reshapes and slices only, so that XLA never needs a
+gather.
 
-Where dimensions nest, offset and strides are the digits of a mixed-radix number: folding the storage into
-rows turns "every stride-th element from offset" into "some rows, some columns". `plan` finds the folds, the
-outermost dimension first; each step can be run forwards (read) and knows how to put a result back (write).
+Where dimensions nest, offset and strides are the digits of a mixed-radix number: folding the
+storage into rows turns "every stride-th element from offset" into "some rows, some columns".
+`plan` finds the folds, the outermost dimension first; each step can be run forwards (read) and
+knows how to put a result back (write).
 """
 
 import functools
@@ -59,14 +61,18 @@ class Pad:
 
     def read(self, x: jax.Array) -> jax.Array:
         """`x` and zeros behind it; no view ever shows them."""
-        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(0, self.count, 0)])
+        return lax.pad(
+            x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(0, self.count, 0)]
+        )
 
 
 Step = Reshape | Slice | Pad
 
 
 class Plan(NamedTuple):
-    """The steps, the dimensions that they leave (largest stride first), and which one had to be padded."""
+    """The steps, the dimensions that they leave (largest stride first), and which one had to be
+    padded.
+    """
 
     steps: tuple[Step, ...]
     dims: tuple[int, ...]
@@ -74,7 +80,9 @@ class Plan(NamedTuple):
 
     @property
     def copied(self) -> int:
-        """How many elements a write copies besides its own: all slices but the last go out and back."""
+        """How many elements a write copies besides its own: all slices but the last go out and
+        back.
+        """
         slices = [step for step in self.steps if isinstance(step, Slice)]
         return sum(math.prod(map(operator.sub, s.limit, s.start)) for s in slices[:-1])
 
@@ -89,7 +97,8 @@ class _Axis(NamedTuple):
 
 
 class _Cutter:
-    """The storage while it is folded: finished axes, and one open axis that still has to be divided.
+    """The storage while it is folded: finished axes, and one open axis that still has to be
+    divided.
 
     length: how long the open axis is. at: where on it the view begins.
     """
@@ -100,7 +109,9 @@ class _Cutter:
         self.steps: list[Step] = []
 
     def fold(self, row: int, used: _Axis) -> None:
-        """Fold the open axis into rows; the axis that counts them is finished, a row is the new open axis."""
+        """Fold the open axis into rows; the axis that counts them is finished, a row is the new
+        open axis.
+        """
         if self.steps and isinstance(self.steps[-1], Reshape):
             self.steps.pop()
         self.steps.append(Reshape((*(axis.length for axis in self.finished), used.length, row)))
@@ -123,7 +134,9 @@ class _Cutter:
         self.length, self.at = stop - start, self.at - start
 
     def align(self, size: int, stride: int, reach: int) -> None:
-        """Cut the open axis to `size` rows of `stride` such that the view begins and ends within its rows."""
+        """Cut the open axis to `size` rows of `stride` such that the view begins and ends
+        within its rows.
+        """
         wanted = size * stride
         least, most = max(0, self.at + wanted - self.length), min(stride - reach, self.at)
         inside = self.at % stride if least <= self.at % stride <= most else least
@@ -138,12 +151,14 @@ class _Cutter:
 
 @functools.lru_cache(maxsize=4096)
 def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
-    """The cutting plan of a view whose dimensions nest (`crossing_dim` is None), out of `length` elements.
+    """The cutting plan of a view whose dimensions nest (`crossing_dim` is None), out of
+    `length` elements.
 
     Args:
       length: of the storage.
       layout: the view.
-      whole_rows: never keep every second row or the like, so that each slice can also be written to.
+      whole_rows: never keep every second row or the like, so that each slice can also be
+        written to.
 
     A usual view of a contiguous tensor is one reshape and one slice:
 
@@ -155,7 +170,9 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
     cutter = _Cutter(length, layout.offset)
     for i, dim in enumerate(dims):
         size, stride = layout.size[dim], layout.stride[dim]
-        reach = 1 + sum(span(layout, inner) for inner in dims[i + 1 :])  # what lies inside one step of this dimension
+        reach = 1 + sum(
+            span(layout, inner) for inner in dims[i + 1 :]
+        )  # what lies inside one step of this dimension
         rows = [stride] if whole_rows else _divisors_down(stride)
         row = next((row for row in rows if _fits(cutter, row, reach)), None)
         if row is not None:
@@ -172,7 +189,9 @@ def plan(length: int, layout: Layout, whole_rows: bool = False) -> Plan:
 
 
 def _fits(cutter: _Cutter, row: int, reach: int) -> bool:
-    """Whether rows of this length divide the open axis and hold `reach` elements from `at` on unbroken."""
+    """Whether rows of this length divide the open axis and hold `reach` elements from `at` on
+    unbroken.
+    """
     return row >= reach and cutter.length % row == 0 and cutter.at % row + reach <= row
 
 

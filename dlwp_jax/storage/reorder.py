@@ -13,7 +13,8 @@ class Reordering(Geometry):
         """All dimensions in a new order (`torch.Tensor.permute`).
 
         Args:
-          *dims: for each new dimension the old one that it is; negative numbers count from the end.
+          *dims: for each new dimension the old one that it is; negative numbers count from the
+            end.
 
         Raises:
           RuntimeError: a dimension is missing or comes twice.
@@ -33,7 +34,11 @@ class Reordering(Geometry):
         order = [wrap_dim(dim, self.ndim) for dim in order]
         if len(set(order)) != len(order):
             raise RuntimeError(f"permute(): duplicate dims are not allowed, got {order}")
-        return type(self)(tuple(self.size[dim] for dim in order), tuple(self.stride[dim] for dim in order), self.offset)
+        return type(self)(
+            tuple(self.size[dim] for dim in order),
+            tuple(self.stride[dim] for dim in order),
+            self.offset,
+        )
 
     def transpose(self, dim0: int, dim1: int) -> Self:
         """Exchange two dimensions (`torch.Tensor.transpose`).
@@ -58,16 +63,21 @@ class Reordering(Geometry):
         return self.transpose(axis0, axis1)
 
     def movedim(self, source: int | Sequence[int], destination: int | Sequence[int]) -> Self:
-        """Move some dimensions to new places; the others keep their order (`torch.Tensor.movedim`).
+        """Move some dimensions to new places; the others keep their order
+        (`torch.Tensor.movedim`).
 
         Raises:
-          RuntimeError: source and destination differ in length, or one of them names a dimension twice.
+          RuntimeError: source and destination differ in length, or one of them names a
+            dimension twice.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((8, 3, 32, 24)).movedim(1, -1).size  # N C H W -> N H W C
         (8, 32, 24, 3)
         """
-        sources, destinations = as_ints((source,), "source"), as_ints((destination,), "destination")
+        sources, destinations = (
+            as_ints((source,), "source"),
+            as_ints((destination,), "destination"),
+        )
         if len(sources) != len(destinations):
             raise RuntimeError(
                 f"movedim: Invalid source or destination dims: source ({list(sources)} dims) should contain "
@@ -79,7 +89,9 @@ class Reordering(Geometry):
             return self
         moved = dict(zip(destinations, sources, strict=True))
         others = iter(dim for dim in range(self.ndim) if dim not in sources)
-        return self.permute([moved[dim] if dim in moved else next(others) for dim in range(self.ndim)])
+        return self.permute(
+            [moved[dim] if dim in moved else next(others) for dim in range(self.ndim)]
+        )
 
     def _distinct(self, name: str, dims: tuple[int, ...]) -> list[int]:
         wrapped = [wrap_dim(dim, self.ndim) for dim in dims]
@@ -98,7 +110,9 @@ class Reordering(Geometry):
         (1, 2)
         """
         if self.ndim > 2:
-            raise RuntimeError(f"t() expects a tensor with <= 2 dimensions, but self is {self.ndim}D")
+            raise RuntimeError(
+                f"t() expects a tensor with <= 2 dimensions, but self is {self.ndim}D"
+            )
         return self.transpose(0, 1) if self.ndim == 2 else self
 
     @property
@@ -123,5 +137,7 @@ class Reordering(Geometry):
         (7, 3, 2)
         """
         if self.ndim == 1:
-            raise RuntimeError("tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor.")
+            raise RuntimeError(
+                "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
+            )
         return self.transpose(-2, -1) if self.ndim else self

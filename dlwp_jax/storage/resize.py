@@ -1,4 +1,6 @@
-"""Views with other dimensions over the same elements: view, flatten, unflatten, (un)squeeze, expand."""
+"""Views with other dimensions over the same elements: view, flatten, unflatten, (un)squeeze,
+expand.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ class Resizing(Geometry):
           *shape: the new size; one -1 is worked out.
 
         Raises:
-          RuntimeError: the number of elements differs, or a new dimension would not be evenly spaced in
-            storage.
+          RuntimeError: the number of elements differs, or a new dimension would not be evenly
+            spaced in storage.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((4, 6)).view(2, -1, 3)
@@ -49,10 +51,15 @@ class Resizing(Geometry):
             raise RuntimeError(
                 f"flatten() has invalid args: start_dim cannot come after end_dim, got {start_dim}, {end_dim}"
             )
-        return (*self.size[:start], math.prod(self.size[start : end + 1]), *self.size[end + 1 :])
+        return (
+            *self.size[:start],
+            math.prod(self.size[start : end + 1]),
+            *self.size[end + 1 :],
+        )
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Self:
-        """Dimensions start_dim to end_dim joined into one, if no copy is needed (`torch.Tensor.flatten`).
+        """Dimensions start_dim to end_dim joined into one, if no copy is needed
+        (`torch.Tensor.flatten`).
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((8, 3, 32, 24)).flatten(1)
@@ -75,7 +82,9 @@ class Resizing(Geometry):
         if not sizes:
             raise RuntimeError("unflatten: sizes must be non-empty")
         if not self.ndim:
-            raise RuntimeError(f"unflatten: there is no dimension {dim} to divide in a 0-dim tensor")
+            raise RuntimeError(
+                f"unflatten: there is no dimension {dim} to divide in a 0-dim tensor"
+            )
         try:
             inferred = infer_size(sizes, self.size[dim])
         except RuntimeError:
@@ -108,9 +117,13 @@ class Resizing(Geometry):
         else:
             dims = [wrap_dim(d, self.ndim) for d in as_ints((dim,), "dim")]
             if repeated := [d for d in dims if dims.count(d) > 1]:
-                raise RuntimeError(f"dim {repeated[0]} appears multiple times in the list of dims")
+                raise RuntimeError(
+                    f"dim {repeated[0]} appears multiple times in the list of dims"
+                )
         keep = [d for d in range(self.ndim) if d not in dims or self.size[d] != 1]
-        return type(self)(tuple(self.size[d] for d in keep), tuple(self.stride[d] for d in keep), self.offset)
+        return type(self)(
+            tuple(self.size[d] for d in keep), tuple(self.stride[d] for d in keep), self.offset
+        )
 
     def expand(self, *sizes: int | Sequence[int]) -> Self:
         """Dimensions of size 1 repeated without a copy, by stride 0 (`torch.Tensor.expand`).
@@ -163,7 +176,9 @@ def _expand_dim(dim: int, wanted: tuple[int, ...], n: int, step: int) -> tuple[i
     if want in (-1, n):
         return n, step
     if want < 0:
-        raise RuntimeError(f"The expanded size of the tensor ({want}) must be non-negative or -1, got {list(wanted)}")
+        raise RuntimeError(
+            f"The expanded size of the tensor ({want}) must be non-negative or -1, got {list(wanted)}"
+        )
     if n != 1:
         raise RuntimeError(
             f"The expanded size of the tensor ({want}) must match the existing size ({n}) at non-singleton "

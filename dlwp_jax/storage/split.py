@@ -1,4 +1,6 @@
-"""Views that cut a tensor into several: split, chunk, tensor_split, hsplit, vsplit, dsplit, unbind."""
+"""Views that cut a tensor into several: split, chunk, tensor_split, hsplit, vsplit, dsplit,
+unbind.
+"""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -14,7 +16,8 @@ class Splitting(Picking):
     """The views of a layout that come as a tuple of parts, all over the same storage."""
 
     def split(self, split_size: int | Sequence[int], dim: int = 0) -> tuple[Self, ...]:
-        """Parts of one length, the last perhaps shorter, or of the lengths given (`torch.Tensor.split`).
+        """Parts of one length, the last perhaps shorter, or of the lengths given
+        (`torch.Tensor.split`).
 
         Raises:
           RuntimeError: the lengths do not add up to the dimension, or one is negative.
@@ -30,9 +33,13 @@ class Splitting(Picking):
             return self.split_with_sizes(split_size, dim)  # type: ignore[arg-type]
         step = integer(split_size, "split_size")
         if step < 0:
-            raise RuntimeError(f"split expects split_size be non-negative, but got split_size={step}")
+            raise RuntimeError(
+                f"split expects split_size be non-negative, but got split_size={step}"
+            )
         if step == 0 and n:
-            raise RuntimeError(f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}")
+            raise RuntimeError(
+                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
+            )
         starts = range(0, n, step) if n else (0,)
         return tuple(self.narrow(dim, start, min(step, n - start)) for start in starts)
 
@@ -50,10 +57,14 @@ class Splitting(Picking):
                 f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size "
                 f"at dimension {dim}), but got split_sizes={list(sizes)}"
             )
-        return tuple(self.narrow(dim, start, stop - start) for start, stop in pairwise(accumulate(sizes, initial=0)))
+        return tuple(
+            self.narrow(dim, start, stop - start)
+            for start, stop in pairwise(accumulate(sizes, initial=0))
+        )
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Self, ...]:
-        """At most `chunks` parts of one length, the last perhaps shorter (`torch.Tensor.chunk`).
+        """At most `chunks` parts of one length, the last perhaps shorter
+        (`torch.Tensor.chunk`).
 
         >>> from dlwp_jax.storage import Layout
         >>> [part.size for part in Layout.contiguous((5,)).chunk(3)]
@@ -64,11 +75,16 @@ class Splitting(Picking):
         if chunks <= 0:
             raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
         if not n and chunks > MOST_PARTS:
-            raise RuntimeError(f"chunk expects `chunks` to be at most {MOST_PARTS}, got: {chunks}")
-        return self.split(-(-n // chunks), dim) if n else self.split_with_sizes([0] * chunks, dim)
+            raise RuntimeError(
+                f"chunk expects `chunks` to be at most {MOST_PARTS}, got: {chunks}"
+            )
+        return (
+            self.split(-(-n // chunks), dim) if n else self.split_with_sizes([0] * chunks, dim)
+        )
 
     def tensor_split(self, indices_or_sections: Any, dim: int = 0) -> tuple[Self, ...]:
-        """So many parts, as equal as can be, or parts that end at the indices (`torch.Tensor.tensor_split`).
+        """So many parts, as equal as can be, or parts that end at the indices
+        (`torch.Tensor.tensor_split`).
 
         Raises:
           RuntimeError: fewer than one section.
@@ -83,8 +99,12 @@ class Splitting(Picking):
         if is_int(indices_or_sections):
             sections = integer(indices_or_sections, "sections")
             if not 0 < sections <= MOST_PARTS:
-                raise RuntimeError(f"number of sections must be larger than 0 and at most {MOST_PARTS}, got {sections}")
-            return self.split_with_sizes([n // sections + (i < n % sections) for i in range(sections)], dim)
+                raise RuntimeError(
+                    f"number of sections must be larger than 0 and at most {MOST_PARTS}, got {sections}"
+                )
+            return self.split_with_sizes(
+                [n // sections + (i < n % sections) for i in range(sections)], dim
+            )
         stops = as_ints((indices_or_sections,), "indices_or_sections")
         return tuple(self.slice(dim, start, stop) for start, stop in pairwise([0, *stops, n]))
 
@@ -115,13 +135,17 @@ class Splitting(Picking):
         """
         return self._even_split("dsplit", indices_or_sections, 2, least=3)
 
-    def _even_split(self, name: str, sections: Any, dim: int, *, least: int) -> tuple[Self, ...]:
+    def _even_split(
+        self, name: str, sections: Any, dim: int, *, least: int
+    ) -> tuple[Self, ...]:
         if self.ndim < least:
             raise RuntimeError(
                 f"torch.{name} requires a tensor with at least {least} dimension, "
                 f"but got a tensor with {self.ndim} dimensions!"
             )
-        if is_int(sections) and (sections == 0 or self.size[dim] % integer(sections, "sections")):
+        if is_int(sections) and (
+            sections == 0 or self.size[dim] % integer(sections, "sections")
+        ):
             raise RuntimeError(
                 f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension "
                 f"{self.size[dim]} is not divisible by the split_size {sections}!"
@@ -142,6 +166,8 @@ class Splitting(Picking):
 
     def _divisible(self, name: str, dim: int) -> tuple[int, int]:
         if not self.ndim:
-            raise RuntimeError(f"{name} expects at least a 1-dimensional tensor, got a 0-dim tensor")
+            raise RuntimeError(
+                f"{name} expects at least a 1-dimensional tensor, got a 0-dim tensor"
+            )
         dim = wrap_dim(dim, self.ndim)
         return dim, self.size[dim]

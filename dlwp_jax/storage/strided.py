@@ -27,7 +27,9 @@ P = ParamSpec("P")
 def _view(
     of_layout: Callable[Concatenate[Layout, P], Layout],
 ) -> Callable[Concatenate[StridedTensor, P], StridedTensor]:
-    """The view operation of a layout, as a method of a tensor: the same storage, another layout."""
+    """The view operation of a layout, as a method of a tensor: the same storage, another
+    layout.
+    """
 
     @functools.wraps(of_layout)
     def method(self: StridedTensor, *args: P.args, **kwargs: P.kwargs) -> StridedTensor:
@@ -42,8 +44,13 @@ def _views(
     """A view operation that gives several parts, as a method of a tensor."""
 
     @functools.wraps(of_layout)
-    def method(self: StridedTensor, *args: P.args, **kwargs: P.kwargs) -> tuple[StridedTensor, ...]:
-        return tuple(StridedTensor(self.storage, part) for part in of_layout(self.layout, *args, **kwargs))
+    def method(
+        self: StridedTensor, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[StridedTensor, ...]:
+        return tuple(
+            StridedTensor(self.storage, part)
+            for part in of_layout(self.layout, *args, **kwargs)
+        )
 
     return method
 
@@ -52,11 +59,12 @@ def _views(
 class StridedTensor(DenseOperators):
     """A tensor as torch has it, as an immutable value: a storage, and a layout over it.
 
-    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation changes three small
-    tuples and moves no data; the new tensor holds the same storage. Writing returns the view over a *new*
-    storage, and `over` lays any other view on that. The storage is the only leaf of the pytree, the layout is
-    static, so that tensors pass through jit, grad, vmap (over storages) and scan. The book's chapter 3,
-    "Tensors: scenic views of storage".
+    Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation
+    changes three small tuples and moves no data; the new tensor holds the same storage. Writing
+    returns the view over a *new* storage, and `over` lays any other view on that. The storage
+    is the only leaf of the pytree, the layout is static, so that tensors pass through jit,
+    grad, vmap (over storages) and scan. The book's chapter 3, "Tensors: scenic views of
+    storage".
 
     Args:
       storage: a 1-D array.
@@ -66,7 +74,8 @@ class StridedTensor(DenseOperators):
       TypeError: the storage is not an array of numbers, or the layout is none.
       RuntimeError: the storage is not 1-D, or the layout reaches beyond its end.
 
-    The names are those of `torch.Tensor`. `jnp` functions and arithmetic take a tensor and give an array.
+    The names are those of `torch.Tensor`. `jnp` functions and arithmetic take a tensor and give
+    an array.
 
     >>> from dlwp_jax.storage import tensor
     >>> points = tensor([[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]])
@@ -108,7 +117,9 @@ class StridedTensor(DenseOperators):
         )
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        raise TypeError("a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value")
+        raise TypeError(
+            "a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value"
+        )
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, jax.Array]], Layout]:
         """The storage as the only leaf, the layout as static data."""
@@ -116,7 +127,9 @@ class StridedTensor(DenseOperators):
 
     @classmethod
     def tree_unflatten(cls, layout: Layout, leaves: Sequence[Any]) -> StridedTensor:
-        """The inverse; unchecked, since transformations put batches and placeholders in for the storage."""
+        """The inverse; unchecked, since transformations put batches and placeholders in for the
+        storage.
+        """
         self = object.__new__(cls)
         object.__setattr__(self, "storage", leaves[0])
         object.__setattr__(self, "layout", layout)
@@ -144,8 +157,12 @@ class StridedTensor(DenseOperators):
         return self.shape if dim is None else self.shape[wrap_dim(dim, self.ndim)]
 
     def stride(self, dim: int | None = None) -> Any:
-        """Storage elements skipped by one step along every dimension, or one (`torch.Tensor.stride`)."""
-        return self.layout.stride if dim is None else self.layout.stride[wrap_dim(dim, self.ndim)]
+        """Storage elements skipped by one step along every dimension, or one
+        (`torch.Tensor.stride`).
+        """
+        return (
+            self.layout.stride if dim is None else self.layout.stride[wrap_dim(dim, self.ndim)]
+        )
 
     def storage_offset(self) -> int:
         """The storage position of the first element (`torch.Tensor.storage_offset`)."""
@@ -160,7 +177,9 @@ class StridedTensor(DenseOperators):
         return self.layout.numel
 
     def is_contiguous(self) -> bool:
-        """Whether the elements lie in row-major order without gaps (`torch.Tensor.is_contiguous`)."""
+        """Whether the elements lie in row-major order without gaps
+        (`torch.Tensor.is_contiguous`).
+        """
         return self.layout.is_contiguous()
 
     # Views: the layout's own operations. Each is documented there, by the same name.
@@ -213,7 +232,8 @@ class StridedTensor(DenseOperators):
     # Views where they can be, copies where not.
 
     def reshape(self, *shape: int | Sequence[int]) -> StridedTensor:
-        """The same elements in another shape: a view if one exists, else a copy (`torch.Tensor.reshape`).
+        """The same elements in another shape: a view if one exists, else a copy
+        (`torch.Tensor.reshape`).
 
         >>> from dlwp_jax.storage import tensor
         >>> columns = tensor([[4.0, 1.0], [5.0, 3.0]]).t()
@@ -232,12 +252,16 @@ class StridedTensor(DenseOperators):
         return self.reshape(_shape_of(other))
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> StridedTensor:
-        """Some dimensions joined into one: a view if one exists, else a copy (`torch.Tensor.flatten`)."""
+        """Some dimensions joined into one: a view if one exists, else a copy
+        (`torch.Tensor.flatten`).
+        """
         size = self.layout.flat_size(start_dim, end_dim)
         return self if size == self.shape else self.reshape(size)
 
     def ravel(self) -> StridedTensor:
-        """All dimensions joined into one: a view if contiguous, else a copy (`torch.Tensor.ravel`)."""
+        """All dimensions joined into one: a view if contiguous, else a copy
+        (`torch.Tensor.ravel`).
+        """
         return self.contiguous().view(-1)
 
     def contiguous(self) -> StridedTensor:
@@ -248,12 +272,17 @@ class StridedTensor(DenseOperators):
         >>> columns.stride(), columns.contiguous().stride()
         ((1, 2), (2, 1))
         """
-        return self if self.is_contiguous() else _fresh(self.to_array(), Layout.contiguous(self.shape))
+        return (
+            self
+            if self.is_contiguous()
+            else _fresh(self.to_array(), Layout.contiguous(self.shape))
+        )
 
     def clone(self) -> StridedTensor:
         """A copy over a storage of its own (`torch.Tensor.clone`).
 
-        As in torch the copy keeps the order of the strides (a transpose stays one), without the gaps.
+        As in torch the copy keeps the order of the strides (a transpose stays one), without the
+        gaps.
         """
         stride = dense_copy_strides(self.layout)
         outermost_first = sorted(range(self.ndim), key=lambda dim: -stride[dim])
@@ -262,11 +291,15 @@ class StridedTensor(DenseOperators):
     # Complex numbers: torch's values, over a storage of their own.
 
     def view_as_real(self) -> StridedTensor:
-        """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, over a new storage)."""
+        """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, over a new
+        storage).
+        """
         return StridedTensor(*complex_parts.as_pairs(self.storage, self.layout))
 
     def view_as_complex(self) -> StridedTensor:
-        """Pairs in the last dimension as complex numbers (`torch.view_as_complex`, over a new storage)."""
+        """Pairs in the last dimension as complex numbers (`torch.view_as_complex`, over a new
+        storage).
+        """
         return StridedTensor(*complex_parts.as_complex(self.storage, self.layout))
 
     @property
@@ -291,7 +324,9 @@ class StridedTensor(DenseOperators):
     def H(self) -> StridedTensor:
         """The conjugate transpose of a matrix (`torch.Tensor.H`)."""
         if self.ndim not in (0, 2):
-            raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor.")
+            raise RuntimeError(
+                f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor."
+            )
         return self.mH
 
     # Reading.
@@ -299,9 +334,9 @@ class StridedTensor(DenseOperators):
     def to_array(self) -> jax.Array:
         """The elements as a dense `jax.Array` of this shape.
 
-        Eagerly the storage offset is an argument of the compiled program, so a loop over `x[i].to_array()`
-        compiles once. Inside a transformation it is a constant, which lets XLA fuse the read with what uses
-        it.
+        Eagerly the storage offset is an argument of the compiled program, so a loop over
+        `x[i].to_array()` compiles once. Inside a transformation it is a constant, which lets
+        XLA fuse the read with what uses it.
 
         >>> from dlwp_jax.storage import tensor
         >>> tensor([[4.0, 1.0], [5.0, 3.0]]).t().to_array()
@@ -317,7 +352,8 @@ class StridedTensor(DenseOperators):
         return self.to_array()
 
     def numpy(self) -> np.ndarray:
-        """A read-only NumPy view of the storage itself: nothing is compiled, and on a CPU nothing is copied.
+        """A read-only NumPy view of the storage itself: nothing is compiled, and on a CPU
+        nothing is copied.
 
         >>> from dlwp_jax.storage import tensor
         >>> tensor([[4, 1], [5, 3]]).t().numpy().strides  # bytes, where ours are elements
@@ -343,7 +379,9 @@ class StridedTensor(DenseOperators):
           RuntimeError: there is not exactly one element.
         """
         if self.numel() != 1:
-            raise RuntimeError(f"a Tensor with {self.numel()} elements cannot be converted to Scalar")
+            raise RuntimeError(
+                f"a Tensor with {self.numel()} elements cannot be converted to Scalar"
+            )
         return self.numpy().item()
 
     def __float__(self) -> float:
@@ -357,7 +395,9 @@ class StridedTensor(DenseOperators):
 
     def __index__(self) -> int:
         if self.ndim or not jnp.issubdtype(self.dtype, jnp.integer):
-            raise TypeError(f"only a 0-dim integer tensor is an index, got {self.dtype} of size {list(self.shape)}")
+            raise TypeError(
+                f"only a 0-dim integer tensor is an index, got {self.dtype} of size {list(self.shape)}"
+            )
         return int(self.item())
 
     def __len__(self) -> int:
@@ -376,17 +416,20 @@ class StridedTensor(DenseOperators):
         readable = known and self.storage.ndim == 1 and self.layout.end <= self.storage.shape[0]
         if not readable or not self.storage.is_fully_addressable:
             return f"StridedTensor({facts}, storage={self.storage!r})"
-        values = np.array2string(self.numpy(), separator=", ", prefix="StridedTensor(", threshold=100)
+        values = np.array2string(
+            self.numpy(), separator=", ", prefix="StridedTensor(", threshold=100
+        )
         return f"StridedTensor({values},\n              {facts}, dtype={self.dtype})"
 
     # Writing: the same view over a new storage.
 
     def over(self, storage: jax.Array) -> StridedTensor:
-        """This view of another storage: how a tensor sees what was written through a view of it.
+        """This view of another storage: how a tensor sees what was written through a view of
+        it.
 
         Args:
-          storage: as long as this tensor's own and of the same dtype, usually `.storage` of the result of a
-            write.
+          storage: as long as this tensor's own and of the same dtype, usually `.storage` of the
+            result of a write.
 
         Raises:
           TypeError: it is not an array, or of another dtype.
@@ -395,24 +438,31 @@ class StridedTensor(DenseOperators):
         if isinstance(storage, StridedTensor):
             raise TypeError("over() takes a storage, got a StridedTensor; pass its .storage")
         if not isinstance(storage, jax.Array):
-            raise TypeError(f"over() takes a storage, a 1-D jax.Array, got {type(storage).__name__}")
+            raise TypeError(
+                f"over() takes a storage, a 1-D jax.Array, got {type(storage).__name__}"
+            )
         if storage.shape != self.storage.shape:
-            raise ValueError(f"over() takes a storage of shape {self.storage.shape}, got {storage.shape}")
+            raise ValueError(
+                f"over() takes a storage of shape {self.storage.shape}, got {storage.shape}"
+            )
         if storage.dtype != self.dtype:
-            raise TypeError(f"over() takes a storage of dtype {self.dtype}, got {storage.dtype}")
+            raise TypeError(
+                f"over() takes a storage of dtype {self.dtype}, got {storage.dtype}"
+            )
         return StridedTensor(storage, self.layout)
 
     def set(self, values: Any) -> StridedTensor:
-        """This view over a new storage in which it holds `values` (`torch.Tensor.copy_` without mutation).
+        """This view over a new storage in which it holds `values` (`torch.Tensor.copy_` without
+        mutation).
 
         Args:
-          values: anything that broadcasts to this size, cast to this dtype by XLA: as in torch, except that a
-            float beyond an integer type's range becomes its nearest limit and NaN becomes 0, where torch's result
-            depends on the machine.
+          values: anything that broadcasts to this size, cast to this dtype by XLA: as in torch,
+            except that a float beyond an integer type's range becomes its nearest limit and NaN
+            becomes 0, where torch's result depends on the machine.
 
         Raises:
-          RuntimeError: two indices of this view reach the same element (expand, unfold), the values do not
-            broadcast to its size, or they are complex and it is not.
+          RuntimeError: two indices of this view reach the same element (expand, unfold), the
+            values do not broadcast to its size, or they are complex and it is not.
 
         >>> from dlwp_jax.storage import tensor
         >>> points = tensor([[4.0, 1.0], [5.0, 3.0]])
@@ -420,39 +470,53 @@ class StridedTensor(DenseOperators):
         [[0.0, 1.0], [0.0, 3.0]]
         """
         refuse_overlap(self.layout)
-        return self._written(lowering.write_static, lowering.write_at, copyable(dense(values), self.dtype, self.shape))
+        return self._written(
+            lowering.write_static,
+            lowering.write_at,
+            copyable(dense(values), self.dtype, self.shape),
+        )
 
     def add(self, values: Any) -> StridedTensor:
-        """This view over a new storage to which `values` were added at every index (`torch.Tensor.add_`).
+        """This view over a new storage to which `values` were added at every index
+        (`torch.Tensor.add_`).
 
-        Sums are made in the type that both promote to, and then cast to this dtype.
-        Where indices meet in one element (expand, unfold) the values sum up, which is the transpose of
-        reading.
+        Sums are made in the type that both promote to, and then cast to this dtype. Where
+        indices meet in one element (expand, unfold) the values sum up, which is the transpose
+        of reading.
 
         Raises:
-          RuntimeError: the values do not broadcast to this size, or adding them would change the dtype's
-            kind.
+          RuntimeError: the values do not broadcast to this size, or adding them would change
+            the dtype's kind.
 
         >>> from dlwp_jax.storage import tensor
         >>> tensor([1.0, 2.0]).unsqueeze(1).expand(2, 3).add(1.0).storage
         Array([4., 5.], dtype=float32)
         """
-        return self._written(lowering.add_static, lowering.add_at, addable(dense(values), self.dtype, self.shape))
+        return self._written(
+            lowering.add_static, lowering.add_at, addable(dense(values), self.dtype, self.shape)
+        )
 
     @property
     def at(self) -> At:
-        """`t.at[index].set(values)` and `.add(values)`: this tensor over the storage written at the index."""
+        """`t.at[index].set(values)` and `.add(values)`: this tensor over the storage written at
+        the index.
+        """
         return At(self)
 
     def _written(
-        self, static: Callable[..., jax.Array], at_offset: Callable[..., jax.Array], values: jax.Array
+        self,
+        static: Callable[..., jax.Array],
+        at_offset: Callable[..., jax.Array],
+        values: jax.Array,
     ) -> StridedTensor:
         self._require_one_storage()
         if not self.numel():
             return self
         if self._offset_is_constant():
             return self.over(static(self.storage, self.layout, values))
-        return self.over(at_offset(self.storage, self._without_offset(), self.layout.offset, values))
+        return self.over(
+            at_offset(self.storage, self._without_offset(), self.layout.offset, values)
+        )
 
     def _offset_is_constant(self) -> bool:
         """Inside a transformation, and where an int32 could not hold the offset."""
@@ -462,14 +526,18 @@ class StridedTensor(DenseOperators):
         return Layout(self.layout.size, self.layout.stride)
 
     def _require_one_storage(self) -> None:
-        """What `jax.tree.map` made of the storage is checked before use, not when the tensor is put together."""
+        """What `jax.tree.map` made of the storage is checked before use, not when the tensor is
+        put together.
+        """
         if getattr(self.storage, "ndim", 1) != 1:
             raise RuntimeError(
                 f"storage must be 1-D, got shape {self.storage.shape}; a batch of storages is used inside jax.vmap"
             )
         length = np.shape(self.storage)[0] if np.ndim(self.storage) else 0
         if self.layout.end > length:
-            raise RuntimeError(f"the layout needs a storage of {self.layout.end} elements, and this one has {length}")
+            raise RuntimeError(
+                f"the layout needs a storage of {self.layout.end} elements, and this one has {length}"
+            )
 
 
 class At:
@@ -502,7 +570,9 @@ class At:
 def _shape_of(other: Any) -> tuple[int, ...]:
     shape = getattr(other, "shape", None)
     if not isinstance(shape, tuple):  # torch.Size is one
-        raise TypeError(f"other must be a tensor or an array, which have a shape; got {describe(other)}")
+        raise TypeError(
+            f"other must be a tensor or an array, which have a shape; got {describe(other)}"
+        )
     return shape
 
 

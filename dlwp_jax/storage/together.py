@@ -1,4 +1,6 @@
-"""Views of several tensors at once: broadcast_tensors, meshgrid, atleast_1d, atleast_2d, atleast_3d."""
+"""Views of several tensors at once: broadcast_tensors, meshgrid, atleast_1d, atleast_2d,
+atleast_3d.
+"""
 
 from typing import Any, Literal
 
@@ -10,7 +12,8 @@ from .strided import StridedTensor
 
 
 def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:
-    """Every tensor expanded to the size that all of them broadcast to (`torch.broadcast_tensors`).
+    """Every tensor expanded to the size that all of them broadcast to
+    (`torch.broadcast_tensors`).
 
     Raises:
       RuntimeError: the sizes do not broadcast.
@@ -30,12 +33,15 @@ def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:
     return tuple(tensor.expand(size) for tensor in tensors)
 
 
-def meshgrid(*tensors: StridedTensor, indexing: Literal["ij", "xy"] = "ij") -> tuple[StridedTensor, ...]:
+def meshgrid(
+    *tensors: StridedTensor, indexing: Literal["ij", "xy"] = "ij"
+) -> tuple[StridedTensor, ...]:
     """The coordinates of a grid as expanded views of its axes (`torch.meshgrid`).
 
     Args:
       *tensors: the axes, each of one dimension or none.
-      indexing: "ij", the first axis is the first dimension; or "xy", the first two change places.
+      indexing: "ij", the first axis is the first dimension; or "xy", the first two change
+        places.
 
     Raises:
       RuntimeError: there is no axis, one has several dimensions, or `indexing` is neither.
@@ -49,14 +55,21 @@ def meshgrid(*tensors: StridedTensor, indexing: Literal["ij", "xy"] = "ij") -> t
     if not tensors:
         raise RuntimeError("meshgrid expects at least one tensor")
     if not isinstance(indexing, str) or indexing not in ("ij", "xy"):
-        raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {describe(indexing)}')
+        raise RuntimeError(
+            f'meshgrid: indexing must be one of "xy" or "ij", but received: {describe(indexing)}'
+        )
     if indexing == "xy" and len(tensors) > 1:
         return _swap_first_two(meshgrid(*_swap_first_two(tensors)))
     for axis in tensors:
         if axis.ndim > 1:
-            raise RuntimeError(f"meshgrid expects scalars or 1-dim tensors, got size {list(axis.shape)}")
+            raise RuntimeError(
+                f"meshgrid expects scalars or 1-dim tensors, got size {list(axis.shape)}"
+            )
     size = tuple(axis.numel() for axis in tensors)
-    return tuple(axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size) for i, axis in enumerate(tensors))
+    return tuple(
+        axis.view(*[1] * i, -1, *[1] * (len(size) - i - 1)).expand(size)
+        for i, axis in enumerate(tensors)
+    )
 
 
 def _swap_first_two(tensors: tuple[StridedTensor, ...]) -> tuple[StridedTensor, ...]:
@@ -73,7 +86,13 @@ def atleast_1d(tensor: StridedTensor) -> StridedTensor:
 def atleast_2d(tensor: StridedTensor) -> StridedTensor:
     """A vector becomes one row (`torch.atleast_2d`)."""
     _check(tensor)
-    return tensor.view(1, 1) if tensor.ndim == 0 else tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
+    return (
+        tensor.view(1, 1)
+        if tensor.ndim == 0
+        else tensor.unsqueeze(0)
+        if tensor.ndim == 1
+        else tensor
+    )
 
 
 def atleast_3d(tensor: StridedTensor) -> StridedTensor:
@@ -85,4 +104,6 @@ def atleast_3d(tensor: StridedTensor) -> StridedTensor:
 def _check(*tensors: Any) -> None:
     for tensor in tensors:
         if not isinstance(tensor, StridedTensor):
-            raise TypeError(f"expected a StridedTensor as tensor, got {describe(tensor)}; storage.tensor() makes one")
+            raise TypeError(
+                f"expected a StridedTensor as tensor, got {describe(tensor)}; storage.tensor() makes one"
+            )

@@ -4,9 +4,9 @@
     result = fit(learner, state, train_set, val_set, epochs=20, batch_size=64)     # driven from the host
     result = run(learner, state, train_set, val_set, epochs=20, batch_size=64)     # one XLA program
 
-Both give the same parameters and history, to float32 rounding and most often to the bit. `learner` is what does not
-change (graph, loss, optimizer), `state` is what does (arrays only), so training can be jitted, mapped over seeds and
-learning rates, and resumed.
+Both give the same parameters and history, to float32 rounding and most often to the bit.
+`learner` is what does not change (graph, loss, optimizer), `state` is what does (arrays only),
+so training can be jitted, mapped over seeds and learning rates, and resumed.
 """
 
 from dlwp_jax.train.epoch import evaluate, train_epoch

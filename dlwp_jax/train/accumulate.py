@@ -1,4 +1,6 @@
-"""A batch in parts: what is a mean over a batch, computed a part at a time where the whole does not fit into memory."""
+"""A batch in parts: what is a mean over a batch, computed a part at a time where the whole does
+not fit into memory.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +20,16 @@ def in_parts(
 ) -> tuple[PyTree, PyTree]:
     """The mean over the rows of a batch of what a function gives as means over parts of it.
 
-    Part i holds the rows whose number is i modulo the number of parts. Those of a batch that is split over devices are
-    then split over the same ones, and the parts are the same on any number of devices.
+    Part i holds the rows whose number is i modulo the number of parts. Those of a batch that is
+    split over devices are then split over the same ones, and the parts are the same on any
+    number of devices.
 
     Args:
-      function: `(part, key, carry) -> (means, carry)`; each part's key is folded in from `key`, and is given what the
-        one before left as `carry`.
+      function: `(part, key, carry) -> (means, carry)`; each part's key is folded in from `key`,
+        and is given what the one before left as `carry`.
       batch: pytree of arrays `[n ...]`.
-      k: how many parts, as equal as `jnp.array_split` makes them; n where that is fewer. One part is the batch itself,
-        with `key` itself.
+      k: how many parts, as equal as `jnp.array_split` makes them; n where that is fewer. One
+        part is the batch itself, with `key` itself.
 
     Returns:
       The means, summed in float32 or wider, and the last `carry`.
@@ -40,14 +43,22 @@ def in_parts(
         return function(batch, key, carry)
     n = jax.tree.leaves(batch)[0].shape[0]
     shapes = jax.eval_shape(lambda: function(batch, key, carry)[0])
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+    sums = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes
+    )
     carry, done = jax.tree.map(jnp.asarray, carry), 0
     for begin, size, count in _sizes(n, k):
-        stack = jax.tree.map(lambda a: a[begin:][: size * count].reshape(size, count, *a.shape[1:]), batch)  # noqa: B023
+
+        def stacked(leaf, begin=begin, size=size, count=count):
+            return leaf[begin:][: size * count].reshape(size, count, *leaf.shape[1:])
+
+        stack = jax.tree.map(stacked, batch)
 
         def add(i, sums_and_carry, stack=stack, done=done, rows=size):
             sums, carry = sums_and_carry
-            part = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False), stack)
+            part = jax.tree.map(
+                lambda a: jax.lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False), stack
+            )
             means, carry = function(part, jax.random.fold_in(key, done + i), carry)
             return jax.tree.map(lambda total, mean: total + rows * mean, sums, means), carry
 
@@ -57,7 +68,9 @@ def in_parts(
 
 
 def _sizes(n: int, k: int) -> list[tuple[int, int, int]]:
-    """First row, rows a part, and how many such parts: longer ones, then those that are one row shorter."""
+    """First row, rows a part, and how many such parts: longer ones, then those that are one row
+    shorter.
+    """
     size, longer = divmod(n, k)
     sizes = [(0, size + 1, longer), (longer * (size + 1), size, k - longer)]
     return [(begin, rows, count) for begin, rows, count in sizes if rows and count]

@@ -23,12 +23,15 @@ Logs = dict[str, jax.Array]
 
 
 @joint
-def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int) -> tuple[TrainState, Logs]:
+def train_epoch(
+    learner: Learner, state: TrainState, data: PyTree, *, batch_size: int
+) -> tuple[TrainState, Logs]:
     """Train on every example once, in shuffled minibatches.
 
-    The last short batch is trained on, as torch's `drop_last=False` does. A step whose loss or new parameters
-    are not finite is not taken, nor is any after it; the logs of those after it are NaN and `state.epoch` stays. In
-    float16 a step whose gradient overflowed is left out, its logs NaN, and training goes on.
+    The last short batch is trained on, as torch's `drop_last=False` does. A step whose loss or
+    new parameters are not finite is not taken, nor is any after it; the logs of those after it
+    are NaN and `state.epoch` stays. In float16 a step whose gradient overflowed is left out,
+    its logs NaN, and training goes on.
 
     Args:
       learner, state: from `make_learner`.
@@ -36,7 +39,8 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
       batch_size: examples a step; n or more is the full batch, in the order given.
 
     Returns:
-      The state after the epoch, and `{"loss": [steps], metric: [steps], ...}` with `steps = ceil(n / batch_size)`.
+      The state after the epoch, and `{"loss": [steps], metric: [steps], ...}` with `steps =
+      ceil(n / batch_size)`.
     """
     checks.pair(learner, state)
     data = checks.dataset(data, "data")
@@ -45,7 +49,9 @@ def train_epoch(learner: Learner, state: TrainState, data: PyTree, *, batch_size
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: int) -> tuple[TrainState, Logs]:
+def _train_epoch(
+    learner: Learner, state: TrainState, data: PyTree, batch_size: int
+) -> tuple[TrainState, Logs]:
     steps = steps_per_epoch(data, batch_size)
 
     def record(logs, i, values, _alive, counts):
@@ -54,12 +60,16 @@ def _train_epoch(learner: Learner, state: TrainState, data: PyTree, batch_size: 
     shapes = all_logs(learner, state, batch_shape(data, batch_size))
     logs = {k: jnp.full(steps, jnp.nan, log.dtype) for k, log in shapes.items()}
     order = epoch_order(state, data, batch_size)
-    state, alive, logs = train_steps(learner, state, jnp.array(True), logs, record, data, order, batch_size, 0, steps)
+    state, alive, logs = train_steps(
+        learner, state, jnp.array(True), logs, record, data, order, batch_size, 0, steps
+    )
     return learner.laid((replace(state, epoch=state.epoch + alive), logs))
 
 
 @joint
-def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None) -> Logs:
+def evaluate(
+    learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None
+) -> Logs:
     """Loss and metrics over a data set: eval mode, no gradient, every example weighted alike.
 
     Args:
@@ -68,11 +78,16 @@ def evaluate(learner: Learner, state: TrainState, data: PyTree, *, batch_size: i
       batch_size: at most this many examples at a time (None: all at once).
 
     Returns:
-      `{"loss": scalar, metric: scalar, ...}`: means over the n examples, where `loss_fn` returns means over its batch.
+      `{"loss": scalar, metric: scalar, ...}`: means over the n examples, where `loss_fn`
+      returns means over its batch.
     """
     checks.pair(learner, state)
     data = checks.dataset(data, "data")
-    batch_size = n_rows(data) if batch_size is None else min(checks.count(batch_size, "batch_size"), n_rows(data))
+    batch_size = (
+        n_rows(data)
+        if batch_size is None
+        else min(checks.count(batch_size, "batch_size"), n_rows(data))
+    )
     return mean_logs(learner.placed(state, data=data), state, data, batch_size)
 
 
@@ -83,17 +98,23 @@ def mean_logs(learner: Learner, state: TrainState, data: PyTree, batch_size: int
     full, rest = divmod(n, batch_size)
     whole = data
     by_number = learner.placement is not None and batch_size < n
-    if by_number:  # a part cut out of arrays that are split over devices would travel through all of them
+    if (
+        by_number
+    ):  # a part cut out of arrays that are split over devices would travel through all of them
         data = jnp.arange(n)
 
     def total(batch):
         batch = rows(whole, batch) if by_number else batch
-        return {k: n_rows(batch) * value for k, value in eval_step(learner, state, batch).items()}
+        return {
+            k: n_rows(batch) * value for k, value in eval_step(learner, state, batch).items()
+        }
 
     if full == 1:  # no loop around a single batch: XLA fuses across it
         sums = total(jax.tree.map(lambda a: a[:batch_size], data))
     else:
-        batches = jax.tree.map(lambda a: a[: n - rest].reshape(full, batch_size, *a.shape[1:]), data)
+        batches = jax.tree.map(
+            lambda a: a[: n - rest].reshape(full, batch_size, *a.shape[1:]), data
+        )
         sums = jax.tree.map(lambda a: a.sum(axis=0), jax.lax.map(total, batches))
     if rest:
         sums = jax.tree.map(jnp.add, sums, total(jax.tree.map(lambda a: a[n - rest :], data)))
@@ -107,13 +128,21 @@ def eval_step(learner: Learner, state: TrainState, batch: PyTree) -> Logs:
 
 
 def train_step(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, alive: jax.Array, *, skip: bool = False
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    alive: jax.Array,
+    *,
+    skip: bool = False,
 ) -> tuple[TrainState, jax.Array, jax.Array, Logs]:
-    """One optimizer step, taken only where `alive` and where the loss and the new parameters are finite.
+    """One optimizer step, taken only where `alive` and where the loss and the new parameters
+    are finite.
 
     Returns:
-      The new state (or the old one, bit for bit); whether training goes on: with `skip` also after a step that was not
-      finite; whether the step counts in the history; and the logs of the batch.
+      The new state (or the old one, bit for bit); whether training goes on: with `skip` also
+      after a step that was not finite; whether the step counts in the history; and the logs of
+      the batch.
     """
     new, loss, logs, grads = attempt(learner, state, batch, key)
     if isinstance(state.opt_state, precision.Scaled):
@@ -131,7 +160,9 @@ def train_step(
 def attempt(
     learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
 ) -> tuple[TrainState, jax.Array, Logs, PyTree]:
-    """The state after an optimizer step, finite or not; the loss, the logs and the gradient that led there."""
+    """The state after an optimizer step, finite or not; the loss, the logs and the gradient
+    that led there.
+    """
 
     def forward(params, part, key, extra):
         return learner.loss(replace(state, extra=extra), params, part, key, train=True)
@@ -148,26 +179,46 @@ def attempt(
 
         return in_parts(value, batch, key, state.extra, learner.accumulate)[0]
 
-    (loss, metrics, grads), extra = in_parts(gradient, batch, key, state.extra, learner.accumulate)
+    (loss, metrics, grads), extra = in_parts(
+        gradient, batch, key, state.extra, learner.accumulate
+    )
     if learner.placement is not None:
         grads = learner.placement.as_params(grads)
-    # Transformations that ask for more than the gradient (line searches, reduce_on_plateau) find it here.
+    # Transformations that ask for more than the gradient (line searches, reduce_on_plateau)
+    # find it here.
     more = {"value": loss, "grad": grads, "value_fn": value_at}
     inner = precision.inner(state.opt_state)
-    updates, inner = learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))
+    updates, inner = learner.tx.update(
+        grads, inner, state.params, **understood(learner.tx.update, more)
+    )
     opt_state = precision.after_step(state.opt_state, inner)
     params = optax.apply_updates(state.params, updates)
     new = replace(state, params=params, extra=extra, opt_state=opt_state, step=state.step + 1)
-    return new, loss, as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates), grads
+    return (
+        new,
+        loss,
+        as_logs(loss, metrics) | recorded(learner, state, batch, key, metrics, grads, updates),
+        grads,
+    )
 
 
 def recorded(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, metrics: Logs, grads: PyTree, updates: PyTree
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    metrics: Logs,
+    grads: PyTree,
+    updates: PyTree,
 ) -> Logs:
     """What `make_learner(record=...)` asked for of a step from `state`, float32 or wider."""
     logs = {}
     if "norms" in learner.record:
-        logs |= {"grad_norm": norm(grads), "param_norm": norm(state.params), "update_norm": norm(updates)}
+        logs |= {
+            "grad_norm": norm(grads),
+            "param_norm": norm(state.params),
+            "update_norm": norm(updates),
+        }
     if "dead_units" in learner.record:
         logs["dead_units"] = dead_share(grads)
     if "eval_loss" in learner.record:
@@ -178,20 +229,28 @@ def recorded(
         loss, _ = in_parts(value, batch, key, None, learner.accumulate)
         logs["eval_loss"] = as_logs(loss, {})["loss"]
     if taken := sorted(set(logs) & set(metrics)):
-        raise ValueError(f"a metric may not be called {taken[0]!r} where record={learner.record}; rename it.")
+        raise ValueError(
+            f"a metric may not be called {taken[0]!r} where record={learner.record}; rename it."
+        )
     return logs
 
 
 def norm(tree: PyTree) -> jax.Array:
-    """The Euclidean norm over all leaves, summed in float32 or wider; without a gradient, as at 0 there is none."""
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    """The Euclidean norm over all leaves, summed in float32 or wider; without a gradient, as at
+    0 there is none.
+    """
+    wide = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree
+    )
     return grad_norm(jax.lax.stop_gradient(wide))
 
 
 def understood(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
     """Those of the keywords that a function takes."""
     parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_all = any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     return {name: value for name, value in keywords.items() if takes_all or name in parameters}
 
 
@@ -209,29 +268,37 @@ def train_steps(
     *,
     skip: bool = False,
 ) -> tuple[TrainState, jax.Array, PyTree]:
-    """Steps `start` to `stop` of the state's current epoch, over its examples in `order` (`epoch_order`).
+    """Steps `start` to `stop` of the state's current epoch, over its examples in `order`
+    (`epoch_order`).
 
-    With Python integers this is a scan (which reverse-mode differentiates), with traced ones a while loop (one
-    program for chunks of every length). `record(logs, i, values, alive, counts)` folds the logs of step `i` into
-    `logs`, `alive` telling whether training was still going when the step began, `counts` whether it is one for the
-    history. With `skip` training goes on after a step that was not finite.
+    With Python integers this is a scan (which reverse-mode differentiates), with traced ones a
+    while loop (one program for chunks of every length). `record(logs, i, values, alive,
+    counts)` folds the logs of step `i` into `logs`, `alive` telling whether training was still
+    going when the step began, `counts` whether it is one for the history. With `skip` training
+    goes on after a step that was not finite.
     """
     steps, full = steps_per_epoch(data, batch_size), n_rows(data) // batch_size
     _, steps_key = epoch_keys(state)
 
     def examples(index):
-        return rows(data, learner.laid(index))  # each device has the whole index, and looks up its own rows
+        return rows(
+            data, learner.laid(index)
+        )  # each device has the whole index, and looks up its own rows
 
     def step(i, carry, batch):
         state, alive, logs = carry
         key = jax.random.fold_in(steps_key, i)
-        state, goes_on, counts, values = train_step(learner, state, batch, key, alive, skip=skip)
+        state, goes_on, counts, values = train_step(
+            learner, state, batch, key, alive, skip=skip
+        )
         return state, goes_on, record(logs, i, values, alive, counts)
 
     def full_step(i, carry):
         if steps == 1:
             return step(i, carry, data)
-        return step(i, carry, examples(jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)))
+        return step(
+            i, carry, examples(jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
+        )
 
     def last_step(carry):
         return step(steps - 1, carry, examples(order[full * batch_size :]))
@@ -241,19 +308,28 @@ def train_steps(
         carry = jax.lax.fori_loop(start, min(stop, full), full_step, carry)
         return last_step(carry) if stop > full else carry
     carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), full_step, carry)
-    return jax.lax.cond(stop > full, last_step, lambda carry: carry, carry) if steps > full else carry
+    return (
+        jax.lax.cond(stop > full, last_step, lambda carry: carry, carry)
+        if steps > full
+        else carry
+    )
 
 
-def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+def all_logs(
+    learner: Learner, state: TrainState, batch: PyTree
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and dtypes of the logs of a step on such a batch, by tracing it once.
 
-    What is found is kept as long as the learner lives: names and dtypes only, so a loss that closes over the
-    arrays of an outer `vmap` or `grad` leaves nothing of them behind.
+    What is found is kept as long as the learner lives: names and dtypes only, so a loss that
+    closes over the arrays of an outer `vmap` or `grad` leaves nothing of them behind.
     """
     learner = learner.unplaced
     known = _logs.setdefault(learner, {})
     leaves, structure = jax.tree.flatten((state, batch))
-    shapes = (structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves))
+    shapes = (
+        structure,
+        tuple((leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves),
+    )
     if shapes not in known:
         if len(known) == 32:  # shapes of one learner's batches, each a compiled program too
             known.clear()
@@ -262,12 +338,16 @@ def all_logs(learner: Learner, state: TrainState, batch: PyTree) -> dict[str, ja
     return known[shapes]
 
 
-_logs: WeakKeyDictionary[Learner, dict[Any, dict[str, jax.ShapeDtypeStruct]]] = WeakKeyDictionary()
+_logs: WeakKeyDictionary[Learner, dict[Any, dict[str, jax.ShapeDtypeStruct]]] = (
+    WeakKeyDictionary()
+)
 
 
 def batch_shape(data: PyTree, batch_size: int) -> PyTree:
     """The shapes and dtypes of a minibatch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data
+    )
 
 
 def epoch_key(state: TrainState) -> jax.Array:
@@ -278,15 +358,20 @@ def epoch_key(state: TrainState) -> jax.Array:
 def epoch_order(state: TrainState, data: PyTree, batch_size: int) -> jax.Array:
     """The order in which the current epoch takes the examples, `[n]`.
 
-    The full batch needs none, and unshuffled it is summed in the order in which it was given: `[0]` then.
+    The full batch needs none, and unshuffled it is summed in the order in which it was given:
+    `[0]` then.
     """
     if steps_per_epoch(data, batch_size) == 1:
         return jnp.zeros(0, jnp.int32)
-    return jax.random.permutation(epoch_keys(state)[0], n_rows(data)).astype(jnp.int32)  # int64 in x64 mode
+    return jax.random.permutation(epoch_keys(state)[0], n_rows(data)).astype(
+        jnp.int32
+    )  # int64 in x64 mode
 
 
 def epoch_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
-    """The keys of the epoch that is going on: one for its order, one into which each step folds its number."""
+    """The keys of the epoch that is going on: one for its order, one into which each step folds
+    its number.
+    """
     shuffle_key, steps_key = jax.random.split(epoch_key(state))
     return shuffle_key, steps_key
 
@@ -307,9 +392,14 @@ def rows(data: PyTree, index: jax.Array) -> PyTree:
 
 
 def as_logs(loss: jax.Array, metrics: dict[str, jax.Array]) -> Logs:
-    """Loss and metrics under their names, float32 or wider so that means over many steps stay exact."""
+    """Loss and metrics under their names, float32 or wider so that means over many steps stay
+    exact.
+    """
     values = {"loss": loss, **metrics}
-    return {k: jnp.asarray(v).astype(jnp.promote_types(jnp.result_type(v), jnp.float32)) for k, v in values.items()}
+    return {
+        k: jnp.asarray(v).astype(jnp.promote_types(jnp.result_type(v), jnp.float32))
+        for k, v in values.items()
+    }
 
 
 def all_finite(tree: PyTree) -> jax.Array:
@@ -319,16 +409,22 @@ def all_finite(tree: PyTree) -> jax.Array:
 
 def finite(leaf: jax.Array) -> jax.Array:
     """Whether every number of an array is finite."""
-    is_split = any(jax.typeof(leaf).sharding.spec)  # over an explicit mesh, whose axes a reshape may not mix
+    is_split = any(
+        jax.typeof(leaf).sharding.spec
+    )  # over an explicit mesh, whose axes a reshape may not mix
     if leaf.size < 4096 or is_split:
         return jnp.isfinite(leaf).all()
-    return jax.lax.platform_dependent(leaf, cpu=finite_folded, default=lambda leaf: jnp.isfinite(leaf).all())
+    return jax.lax.platform_dependent(
+        leaf, cpu=finite_folded, default=lambda leaf: jnp.isfinite(leaf).all()
+    )
 
 
 def finite_folded(leaf: jax.Array, parts: int = 8) -> jax.Array:
-    """`finite` for XLA:CPU, which would write a flag for every number and reduce the flags on one core.
+    """`finite` for XLA:CPU, which would write a flag for every number and reduce the flags on
+    one core.
 
-    Parts of the array are combined number by number first: one pass, on all cores, that leaves an eighth of the flags.
+    Parts of the array are combined number by number first: one pass, on all cores, that leaves
+    an eighth of the flags.
     """
     numbers = leaf.reshape(-1)
     rest = leaf.size % parts
@@ -340,7 +436,12 @@ def finite_folded(leaf: jax.Array, parts: int = 8) -> jax.Array:
 def choose_state(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
     """`choose` for two states of one training, whose keys are the same."""
     changing = ("params", "extra", "opt_state", "epoch", "step")
-    return replace(new, **{name: choose(condition, getattr(new, name), getattr(old, name)) for name in changing})
+    return replace(
+        new,
+        **{
+            name: choose(condition, getattr(new, name), getattr(old, name)) for name in changing
+        },
+    )
 
 
 def choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -12,7 +12,8 @@ from dlwp_jax.train.learner import Learner, TrainState
 
 
 def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> str:
-    """The loss, and the first leaf of gradient or parameters that is not finite in the step from `state`.
+    """The loss, and the first leaf of gradient or parameters that is not finite in the step
+    from `state`.
 
     >>> import optax
     >>> from flax import nnx
@@ -32,18 +33,35 @@ def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) ->
 
 
 @functools.partial(jax.jit, static_argnames="learner")
-def _recomputed(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-    """The loss of a step, and how many numbers of each leaf of its gradient and new parameters are not finite."""
+def _recomputed(
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
+) -> tuple[jax.Array, PyTree, PyTree]:
+    """The loss of a step, and how many numbers of each leaf of its gradient and new parameters
+    are not finite.
+    """
     new, loss, _, grads = attempt(learner, state, batch, key)
     counts = jax.tree.map(lambda leaf: jnp.sum(~jnp.isfinite(leaf)), (grads, new.params))
     sizes = jax.tree.map(jnp.size, grads)
-    return loss, *(jax.tree.map(lambda n, size: jnp.stack([n, jnp.int32(size)]), part, sizes) for part in counts)
+    return loss, *(
+        jax.tree.map(lambda n, size: jnp.stack([n, jnp.int32(size)]), part, sizes)
+        for part in counts
+    )
 
 
 def _first(what: str, counts: PyTree) -> str | None:
-    wrong = [(checks.name(path), n) for path, n in jax.tree_util.tree_leaves_with_path(counts) if n[0]]
+    wrong = [
+        (checks.name(path), n)
+        for path, n in jax.tree_util.tree_leaves_with_path(counts)
+        if n[0]
+    ]
     if not wrong:
         return None
     (name, (n, size)), more = wrong[0], len(wrong) - 1
-    others = f" (and so has {more} other leaf)" if more == 1 else f" (and so have {more} other leaves)" if more else ""
+    others = (
+        f" (and so has {more} other leaf)"
+        if more == 1
+        else f" (and so have {more} other leaves)"
+        if more
+        else ""
+    )
     return f"{what} {name} has {n} of {size} numbers that are not finite{others}"

@@ -1,4 +1,5 @@
-"""One training in many processes: the same call in each, its arrays on the devices of all, its result in each.
+"""One training in many processes: the same call in each, its arrays on the devices of all, its
+result in each.
 
 Nothing here does anything where there is one process.
 """
@@ -26,16 +27,24 @@ PyTree = Any
 P = ParamSpec("P")
 R = TypeVar("R")
 DATA = ("train", "val", "data", "inputs")  # the arguments that hold examples
-SETTINGS = ("epochs", "batch_size", "stop", "val_batch_size", "skip_nonfinite")  # those that decide what is computed
+SETTINGS = (
+    "epochs",
+    "batch_size",
+    "stop",
+    "val_batch_size",
+    "skip_nonfinite",
+)  # those that decide what is computed
 
 
 def joint(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of (learner, state, data) that all processes call alike computes on the devices of all of them.
+    """A function of (learner, state, data) that all processes call alike computes on the
+    devices of all of them.
 
-    State and data that lie on no device in particular must be the same in every process, which is looked at. They are
-    put on all devices (those where the state lies, if it lies on a mesh), and the result is given back in every
-    process; a state that came on a mesh stays there. A state that is committed to devices of this process, and what is
-    traced, is this process's own affair.
+    State and data that lie on no device in particular must be the same in every process, which
+    is looked at. They are put on all devices (those where the state lies, if it lies on a
+    mesh), and the result is given back in every process; a state that came on a mesh stays
+    there. A state that is committed to devices of this process, and what is traced, is this
+    process's own affair.
     """
     signature = inspect.signature(function)
 
@@ -59,7 +68,12 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
         mesh = on_mesh or Mesh(np.array(jax.devices()), (AXIS,))
         with hosts.together():
             _compared(function.__name__, trees, {k: given[k] for k in SETTINGS if k in given})
-            given.update({name: jax.tree.map(functools.partial(_placed, mesh), tree) for name, tree in trees.items()})
+            given.update(
+                {
+                    name: jax.tree.map(functools.partial(_placed, mesh), tree)
+                    for name, tree in trees.items()
+                }
+            )
             result = function(*bound.args, **bound.kwargs)
             return _given_back(result, type(state) if on_mesh else ())
 
@@ -67,18 +81,25 @@ def joint(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _held(argument: str, leaf: Any) -> Any:
-    """A leaf that is not JAX's yet, in a dtype that JAX holds; what is no array is left to the function's own word."""
+    """A leaf that is not JAX's yet, in a dtype that JAX holds; what is no array is left to the
+    function's own word.
+    """
     leaf = checks.as_array(leaf, argument)
     return as_held(leaf, argument) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
 def _is_own(state: PyTree) -> bool:
     """Whether a state was put on devices of this process."""
-    return any(isinstance(leaf, jax.Array) and leaf.committed and leaf.is_fully_addressable for leaf in _leaves(state))
+    return any(
+        isinstance(leaf, jax.Array) and leaf.committed and leaf.is_fully_addressable
+        for leaf in _leaves(state)
+    )
 
 
 def _leaves(tree: PyTree) -> list[Any]:
-    return [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
+    return [
+        jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)
+    ]
 
 
 def _is_local(leaf: Any) -> bool:
@@ -86,13 +107,21 @@ def _is_local(leaf: Any) -> bool:
 
 
 def _placed(mesh: Mesh, leaf: Any) -> jax.Array:
-    return lay(jnp.asarray(leaf), NamedSharding(mesh, PartitionSpec())) if _is_local(leaf) else leaf
+    return (
+        lay(jnp.asarray(leaf), NamedSharding(mesh, PartitionSpec()))
+        if _is_local(leaf)
+        else leaf
+    )
 
 
 def _compared(name: str, trees: dict[str, PyTree], settings: dict[str, Any]) -> None:
     """Refuse a call that is not the same in all processes."""
     local = jax.tree.map(lambda leaf: leaf if _is_local(leaf) else None, trees)
-    same(name, {f"{name}={value!r}": "" for name, value in settings.items()} | fingerprint(local), "the call")
+    same(
+        name,
+        {f"{name}={value!r}": "" for name, value in settings.items()} | fingerprint(local),
+        "the call",
+    )
 
 
 def same(what: str, mine: dict[str, Any], told: str) -> None:
@@ -115,7 +144,9 @@ def same(what: str, mine: dict[str, Any], told: str) -> None:
 
 
 def given_back(tree: PyTree) -> PyTree:
-    """Arrays of all processes' devices, as arrays of this process, which compute with any other."""
+    """Arrays of all processes' devices, as arrays of this process, which compute with any
+    other.
+    """
     return _given_back(tree, ())
 
 
@@ -131,13 +162,17 @@ def _home(leaf: Any) -> Any:
     if _is_local(leaf):
         return leaf
     if is_key(leaf):
-        return jax.random.wrap_key_data(_home(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(
+            _home(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+        )
     local = jnp.asarray(_gathered(leaf))
     return weakly(local) if leaf.weak_type else local
 
 
 def gathered(tree: PyTree) -> PyTree:
-    """NumPy arrays of what lies on devices of other processes too; the rest as it is. All processes must call it."""
+    """NumPy arrays of what lies on devices of other processes too; the rest as it is. All
+    processes must call it.
+    """
     return jax.tree.map(lambda leaf: leaf if _is_local(leaf) else _gathered(leaf), tree)
 
 
@@ -145,12 +180,22 @@ def _gathered(leaf: jax.Array) -> Any:
     from jax.experimental import multihost_utils
 
     if is_key(leaf):
-        return jax.random.wrap_key_data(_gathered(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-    return np.asarray(leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True))
+        return jax.random.wrap_key_data(
+            _gathered(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+        )
+    return np.asarray(
+        leaf
+        if leaf.is_fully_replicated
+        else multihost_utils.process_allgather(leaf, tiled=True)
+    )
 
 
-def from_writer(arrays: dict[str, Any] | None, like: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Arrays that process 0 has, bit for bit, in all; `like` tells their names, shapes and dtypes."""
+def from_writer(
+    arrays: dict[str, Any] | None, like: dict[str, jax.Array]
+) -> dict[str, np.ndarray]:
+    """Arrays that process 0 has, bit for bit, in all; `like` tells their names, shapes and
+    dtypes.
+    """
     from jax.experimental import multihost_utils
 
     sizes = [leaf.dtype.itemsize * leaf.size for leaf in like.values()]
@@ -159,7 +204,9 @@ def from_writer(arrays: dict[str, Any] | None, like: dict[str, jax.Array]) -> di
         parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8) for name in like]
         packed[: sum(sizes)] = np.concatenate(parts)
     # As whole numbers: a sum with the others' zeros would make +0 of a float -0.
-    packed = np.asarray(multihost_utils.broadcast_one_to_all(packed.view(np.uint32))).view(np.uint8)
+    packed = np.asarray(multihost_utils.broadcast_one_to_all(packed.view(np.uint32))).view(
+        np.uint8
+    )
     cut = np.split(packed, np.cumsum(sizes))
     return {
         name: part.view(leaf.dtype).reshape(leaf.shape)
@@ -180,13 +227,17 @@ def whole_shape(peek: Callable[[], PyTree]) -> PyTree:
         return [_rows(part), checks.row_kinds(part)]
 
     rows, _ = _agreed(hosts.attempt("the first batch", look))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((sum(rows), *a.shape[1:]), a.dtype), part)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((sum(rows), *a.shape[1:]), a.dtype), part
+    )
 
 
 def batches(parts: Iterator[PyTree], like: PyTree, learner: Any) -> Iterator[PyTree]:
-    """The batches that all processes' parts make up, on the devices of the state; until no process has any left.
+    """The batches that all processes' parts make up, on the devices of the state; until no
+    process has any left.
 
-    A process whose stream has ended gives no rows to the batches that are left, so none of the others' is lost.
+    A process whose stream has ended gives no rows to the batches that are left, so none of the
+    others' is lost.
     """
     if not hosts.many() or learner.placement is None:
         yield from map(learner.spread, parts)
@@ -220,8 +271,14 @@ def _joined(mesh: Mesh, rows: list[int], leaf: Any) -> jax.Array:
     from jax.experimental import multihost_utils
 
     leaf, shape = np.asarray(leaf), (sum(rows), *leaf.shape[1:])
-    if len(set(rows)) == 1 and rows[0] % jax.local_device_count() == 0 and mesh.shape[AXIS] == jax.device_count():
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), leaf, shape)
+    if (
+        len(set(rows)) == 1
+        and rows[0] % jax.local_device_count() == 0
+        and mesh.shape[AXIS] == jax.device_count()
+    ):
+        return jax.make_array_from_process_local_data(
+            NamedSharding(mesh, PartitionSpec(AXIS)), leaf, shape
+        )
     padded = np.zeros((max(rows), *leaf.shape[1:]), leaf.dtype)
     padded[: len(leaf)] = leaf
     everyones = multihost_utils.process_allgather(padded)
@@ -230,11 +287,15 @@ def _joined(mesh: Mesh, rows: list[int], leaf: Any) -> jax.Array:
 
 
 def _agreed(said: list[Any]) -> tuple[list[int], dict[str, Any]]:
-    """The rows of each process's part, and their kinds; of one that has none left the leaves' names must agree."""
+    """The rows of each process's part, and their kinds; of one that has none left the leaves'
+    names must agree.
+    """
     kinds = next((kind for rows, kind in said if rows), {})
     for rows, other in said:
         if kinds and (other != kinds if rows else other.keys() != kinds.keys()):
-            raise ValueError(f"the streams of the processes give different kinds of rows: {kinds} and {other}.")
+            raise ValueError(
+                f"the streams of the processes give different kinds of rows: {kinds} and {other}."
+            )
     return [rows for rows, _ in said], kinds
 
 

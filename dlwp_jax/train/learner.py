@@ -1,4 +1,6 @@
-"""What is trained: a Learner (static: graph, loss, optimizer) and a TrainState (arrays only)."""
+"""What is trained: a Learner (static: graph, loss, optimizer) and a TrainState (arrays
+only).
+"""
 
 import dataclasses
 import functools
@@ -31,10 +33,11 @@ class TrainState:
     Attributes:
       params: the trained leaves, nested dicts as in the model.
       extra: every other array of the model: batch statistics, buffers, frozen parameters.
-      rngs: the model's random streams. Each step seeds them anew from `key`, so they carry no history.
+      rngs: the model's random streams. Each step seeds them anew from `key`, so they carry no
+        history.
       opt_state: the optimizer's state.
-      key: one PRNG key, constant. Epoch `e` and step `i` use what is folded in from `(key, e, i)`, so 3 + 4
-        epochs give the bits of 7.
+      key: one PRNG key, constant. Epoch `e` and step `i` use what is folded in from `(key, e,
+        i)`, so 3 + 4 epochs give the bits of 7.
       epoch: int32, epochs finished since `make_learner`.
       step: int32, optimizer steps taken since `make_learner`.
     """
@@ -59,7 +62,8 @@ class Learner:
       trainable: the NNX filter that chose `TrainState.params`.
       record: what each step logs besides loss and metrics, names of RECORDS.
       accumulate: in how many parts a step computes the gradient of its batch.
-      placement: where state and batches lie, where that is more than one device; found anew in every call.
+      placement: where state and batches lie, where that is more than one device; found anew in
+        every call.
     """
 
     train_def: nnx.GraphDef[Any]
@@ -83,7 +87,9 @@ class Learner:
     def loss(
         self, state: TrainState, params: PyTree, batch: PyTree, key: jax.Array, *, train: bool
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-        """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new `extra`)."""
+        """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new
+        `extra`).
+        """
         if self.placement is not None:
             params, batch = self.placement.whole(params), self.placement.rows(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
@@ -99,8 +105,14 @@ class Learner:
 
     def placed(self, state: TrainState, **data: PyTree) -> "Learner":
         """This learner, for programs over the devices on which state and data lie."""
-        placement = read(state, data)  # one device: the same object, by which what is known of its steps is found
-        return self if placement == self.placement else dataclasses.replace(self, placement=placement)
+        placement = read(
+            state, data
+        )  # one device: the same object, by which what is known of its steps is found
+        return (
+            self
+            if placement == self.placement
+            else dataclasses.replace(self, placement=placement)
+        )
 
     @property
     def unplaced(self) -> "Learner":
@@ -112,7 +124,11 @@ class Learner:
         if self.placement is None:
             return tree
         lay, is_state = self.placement, lambda node: isinstance(node, TrainState)
-        return jax.tree.map(lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n), tree, is_leaf=is_state)
+        return jax.tree.map(
+            lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n),
+            tree,
+            is_leaf=is_state,
+        )
 
     def spread(self, batch: PyTree) -> PyTree:
         """A batch of a stream, on the devices on which the state lies."""
@@ -120,7 +136,8 @@ class Learner:
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def
-        # copy=True: the arrays of a merged module are its own, so batch norm may write to them under jax.grad.
+        # copy=True: the arrays of a merged module are its own, so batch norm may write to them
+        # under jax.grad.
         return nnx.merge(graph, params, rngs, state.extra, copy=True)
 
 
@@ -139,38 +156,45 @@ def make_learner(
 
     Args:
       model: any Flax NNX module; it is copied, not changed.
-      loss_fn: `loss_fn(model, batch) -> (loss, metrics)`: a scalar to minimise, and a dict of scalars to record.
+      loss_fn: `loss_fn(model, batch) -> (loss, metrics)`: a scalar to minimise, and a dict of
+        scalars to record.
       tx: any optax transformation.
       key: a PRNG key for shuffling and for the model's own random streams (dropout).
-      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer state, and no change
-        but what the model itself makes in its forward pass (running statistics of batch norm move, as in torch).
-        For example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone, as the book does when it
-        fine-tunes its nodule classifier (chapter 14).
-      record: more to log, as means over the epoch's steps. "norms": `train/grad_norm`, `train/param_norm` and
-        `train/update_norm`, the Euclidean norms over all trained leaves of the loss's gradient, of the parameters
-        before the step, and of what the optimizer adds to them. "dead_units": `train/dead_units`, the share of units
-        that no gradient reaches on a batch (rectifiers never active, sigmoids at their limit; a penalty inside the
-        loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and parameters in eval mode,
-        which is what `val/loss` can be compared with where there is dropout or batch norm; it costs one more forward
-        pass.
-      accumulate: compute the gradient of a batch in so many parts, one after the other, as equal in rows as they can
-        be: memory is that of a part, and the step is that of the whole batch, to rounding, where the loss is a mean
-        over its rows. What is not: batch norm normalises by each part's own moments (and moves its running ones part
-        by part), as in torch, and each part draws its own dropout. Metrics are means over parts, weighted by rows.
-      compute_dtype: `jnp.bfloat16` or `jnp.float16`: the call `model(...)` casts parameters and inputs to it, and
-        its outputs to float32; all else (other methods of the model, the loss, gradients, updates, statistics of
-        batch norm) stays in float32. float16 scales the loss, as `torch.amp.GradScaler` does: a step whose gradient
-        overflows is left out and counted in `Run.skipped`, and the scale halved; it is a failure only where the scale
-        has come down to 1. The scale is `state.opt_state.scale`, the optimizer's own state is `.inner`.
+      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer
+        state, and no change but what the model itself makes in its forward pass (running
+        statistics of batch norm move, as in torch). For example `nnx.All(nnx.Param,
+        nnx.PathContains("head"))` trains the head alone, as the book does when it fine-tunes
+        its nodule classifier (chapter 14).
+      record: more to log, as means over the epoch's steps. "norms": `train/grad_norm`,
+        `train/param_norm` and `train/update_norm`, the Euclidean norms over all trained leaves
+        of the loss's gradient, of the parameters before the step, and of what the optimizer
+        adds to them. "dead_units": `train/dead_units`, the share of units that no gradient
+        reaches on a batch (rectifiers never active, sigmoids at their limit; a penalty inside
+        the loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and
+        parameters in eval mode, which is what `val/loss` can be compared with where there is
+        dropout or batch norm; it costs one more forward pass.
+      accumulate: compute the gradient of a batch in so many parts, one after the other, as
+        equal in rows as they can be: memory is that of a part, and the step is that of the
+        whole batch, to rounding, where the loss is a mean over its rows. What is not: batch
+        norm normalises by each part's own moments (and moves its running ones part by part), as
+        in torch, and each part draws its own dropout. Metrics are means over parts, weighted by
+        rows.
+      compute_dtype: `jnp.bfloat16` or `jnp.float16`: the call `model(...)` casts parameters and
+        inputs to it, and its outputs to float32; all else (other methods of the model, the
+        loss, gradients, updates, statistics of batch norm) stays in float32. float16 scales the
+        loss, as `torch.amp.GradScaler` does: a step whose gradient overflows is left out and
+        counted in `Run.skipped`, and the scale halved; it is a failure only where the scale has
+        come down to 1. The scale is `state.opt_state.scale`, the optimizer's own state is
+        `.inner`.
 
     Returns:
       `(learner, state)`.
 
     Raises:
-      TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is no PRNG key, or
-        `trainable` chooses leaves that are not floating point.
-      ValueError: where `trainable` chooses nothing, `record` or `compute_dtype` is not known, or `accumulate` is
-        below 1.
+      TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is
+        no PRNG key, or `trainable` chooses leaves that are not floating point.
+      ValueError: where `trainable` chooses nothing, `record` or `compute_dtype` is not known,
+        or `accumulate` is below 1.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -203,16 +227,24 @@ def make_learner(
 
 
 def _known(record: Collection[str]) -> tuple[str, ...]:
-    """What is to be recorded, in the order of RECORDS; a single word is refused before it is read as letters."""
-    known = isinstance(record, tuple | list | set | frozenset | dict) and all(kind in [*RECORDS] for kind in record)
+    """What is to be recorded, in the order of RECORDS; a single word is refused before it is
+    read as letters.
+    """
+    known = isinstance(record, tuple | list | set | frozenset | dict) and all(
+        kind in [*RECORDS] for kind in record
+    )
     if not known:
         told = checks.describe(record)
-        raise ValueError(f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {told}.")
+        raise ValueError(
+            f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {told}."
+        )
     return tuple(kind for kind in RECORDS if kind in record)
 
 
 @joint
-def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None) -> PyTree:
+def predict(
+    learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None
+) -> PyTree:
     """The model's outputs in eval mode, compiled.
 
     Args:
@@ -230,7 +262,8 @@ def predict(learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: 
         return _predict(learner, state, inputs)
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
     parts = [
-        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs)) for i in range(0, n, size)
+        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs))
+        for i in range(0, n, size)
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -251,6 +284,8 @@ def _seeded(rngs: PyTree, key: jax.Array) -> PyTree:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.zeros_like(leaf)
         own = jax.random.fold_in(key, i)
-        return jax.random.split(own, leaf.shape) if leaf.shape else own  # a stacked layer has a stack of keys
+        return (
+            jax.random.split(own, leaf.shape) if leaf.shape else own
+        )  # a stacked layer has a stack of keys
 
     return jax.tree.unflatten(structure, [fresh(i, leaf) for i, leaf in enumerate(leaves)])

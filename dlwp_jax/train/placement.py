@@ -17,7 +17,8 @@ AXIS = "data"  # of the mesh: batches are split over it
 
 @dataclass(frozen=True)
 class Placement:
-    """A mesh, and how the leaves of a state lie on it: hashable, so that programs are compiled for it.
+    """A mesh, and how the leaves of a state lie on it: hashable, so that programs are compiled
+    for it.
 
     Attributes:
       mesh: with an axis AXIS.
@@ -52,26 +53,35 @@ class Placement:
     def rows(self, batch: PyTree) -> PyTree:
         """A batch split over AXIS by its rows.
 
-        JAX splits evenly only, so a batch that does not divide is padded, split, and cut to its size again: the
-        compiler then leaves the last devices fewer rows, or none, and masks the padding in every sum.
+        JAX splits evenly only, so a batch that does not divide is padded, split, and cut to its
+        size again: the compiler then leaves the last devices fewer rows, or none, and masks the
+        padding in every sum.
         """
 
         def split(leaf):
             if not jnp.ndim(leaf):
                 return leaf
             padding = -leaf.shape[0] % self.mesh.shape[AXIS]
-            padded = jnp.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)]) if padding else leaf
+            padded = (
+                jnp.pad(leaf, [(0, padding), *[(0, 0)] * (leaf.ndim - 1)]) if padding else leaf
+            )
             return self._held(padded, PartitionSpec(AXIS))[: leaf.shape[0]]
 
         return jax.tree.map(split, batch)
 
     def spread(self, batch: PyTree) -> PyTree:
-        """A batch from the host: each device is sent its rows alone, where they divide; else all rows."""
+        """A batch from the host: each device is sent its rows alone, where they divide; else
+        all rows.
+        """
 
         def send(leaf):
             if _mesh_of(leaf) == self.mesh:
                 return leaf
-            spec = PartitionSpec() if leaf.shape[0] % self.mesh.shape[AXIS] else PartitionSpec(AXIS)
+            spec = (
+                PartitionSpec()
+                if leaf.shape[0] % self.mesh.shape[AXIS]
+                else PartitionSpec(AXIS)
+            )
             return lay(leaf, NamedSharding(self.mesh, spec))
 
         return jax.tree.map(send, batch)
@@ -108,7 +118,8 @@ def read(state: PyTree, data: dict[str, PyTree]) -> Placement | None:
       data: data sets under the names of the caller's arguments.
 
     Raises:
-      ValueError: where one lies on a mesh and another does not, or on another mesh, or the mesh has no axis AXIS.
+      ValueError: where one lies on a mesh and another does not, or on another mesh, or the mesh
+        has no axis AXIS.
     """
     trees = {"state": state} | {name: tree for name, tree in data.items() if tree is not None}
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)):
@@ -125,11 +136,17 @@ def read(state: PyTree, data: dict[str, PyTree]) -> Placement | None:
                 "state, train, val = shard.put(mesh, state, train, val)."
             )
         if other != mesh:
-            meshes = [f"{told(mesh)}, the first {mesh.devices.flat[0]}" for mesh in (mesh, other)]
-            raise ValueError(f"{first} lies on {meshes[0]}, and {name} on {meshes[1]}; put both on one mesh.")
+            meshes = [
+                f"{told(mesh)}, the first {mesh.devices.flat[0]}" for mesh in (mesh, other)
+            ]
+            raise ValueError(
+                f"{first} lies on {meshes[0]}, and {name} on {meshes[1]}; put both on one mesh."
+            )
     has_axis(mesh)
     if AxisType.Explicit in mesh.axis_types:
-        raise ValueError(f"the axes of the mesh must be Auto, not Explicit; shard.put makes them so ({told(mesh)}).")
+        raise ValueError(
+            f"the axes of the mesh must be Auto, not Explicit; shard.put makes them so ({told(mesh)})."
+        )
     specs = tuple(_spec(leaf) for leaf in jax.tree.leaves(state))
     return Placement(mesh, specs, tuple(_spec(leaf) for leaf in jax.tree.leaves(state.params)))
 
@@ -137,18 +154,26 @@ def read(state: PyTree, data: dict[str, PyTree]) -> Placement | None:
 def has_axis(mesh: Mesh) -> None:
     """Refuse a mesh without AXIS, and what is none."""
     if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be one of devices, such as shard.mesh(); got {describe(mesh)}.")
+        raise TypeError(
+            f"mesh must be one of devices, such as shard.mesh(); got {describe(mesh)}."
+        )
     if AXIS not in mesh.axis_names:
         axes = ", ".join(map(repr, mesh.axis_names))
-        raise ValueError(f"batches are split over an axis called {AXIS!r}, and the mesh has {axes}; use shard.mesh().")
+        raise ValueError(
+            f"batches are split over an axis called {AXIS!r}, and the mesh has {axes}; use shard.mesh()."
+        )
 
 
 def _mesh(tree: PyTree, name: str) -> Mesh | None:
     """The mesh of several devices on which all leaves of a tree lie."""
     meshes = {_mesh_of(leaf) for leaf in jax.tree.leaves(tree)}
     if len(meshes) > 1:
-        where = " and ".join(sorted("one device" if mesh is None else told(mesh) for mesh in meshes))
-        raise ValueError(f"the arrays of {name} lie on {where}; put all of them on one mesh: shard.put(mesh, {name}).")
+        where = " and ".join(
+            sorted("one device" if mesh is None else told(mesh) for mesh in meshes)
+        )
+        raise ValueError(
+            f"the arrays of {name} lie on {where}; put all of them on one mesh: shard.put(mesh, {name})."
+        )
     return next(iter(meshes), None)
 
 

@@ -1,12 +1,15 @@
-"""Half precision (`make_learner(compute_dtype=...)`): a model that computes in it, and the loss scaling of float16.
+"""Half precision (`make_learner(compute_dtype=...)`): a model that computes in it, and the loss
+scaling of float16.
 
-Parameters stay as they are, float32 as a rule: they are cast when the model is called, as its inputs are, and its
-outputs are float32 again. So loss, metrics, gradients, updates and the running statistics of batch norm are float32;
-it is what `with torch.autocast(...): output = model(input)` does around a model.
+Parameters stay as they are, float32 as a rule: they are cast when the model is called, as its
+inputs are, and its outputs are float32 again. So loss, metrics, gradients, updates and the
+running statistics of batch norm are float32; it is what `with torch.autocast(...): output =
+model(input)` does around a model.
 
-A gradient below 6e-8 is 0 in float16. So the loss is multiplied by a scale before it is differentiated, and gradients
-are divided by it, in float32. Where they overflow the step is left out and the scale halved; after INTERVAL good steps
-in a row it is doubled (`torch.amp.GradScaler`, with its numbers).
+A gradient below 6e-8 is 0 in float16. So the loss is multiplied by a scale before it is
+differentiated, and gradients are divided by it, in float32. Where they overflow the step is
+left out and the scale halved; after INTERVAL good steps in a row it is doubled
+(`torch.amp.GradScaler`, with its numbers).
 """
 
 import functools
@@ -57,7 +60,9 @@ class Scaled(NamedTuple):
         >>> float(state.scale), int(state.good)
         (4.0, 0)
         """
-        return Scaled(self.inner, jnp.maximum(self.scale * BACKOFF, FLOOR), jnp.zeros_like(self.good))
+        return Scaled(
+            self.inner, jnp.maximum(self.scale * BACKOFF, FLOOR), jnp.zeros_like(self.good)
+        )
 
 
 def scaled(opt_state: PyTree, dtype: Any) -> PyTree:
@@ -83,7 +88,9 @@ def after_step(opt_state: PyTree, inner: PyTree) -> PyTree:
 
 
 def value_and_grad(function: Callable, opt_state: PyTree) -> Callable:
-    """`jax.value_and_grad(function, has_aux=True)`, by way of the scaled loss where there is a scale."""
+    """`jax.value_and_grad(function, has_aux=True)`, by way of the scaled loss where there is a
+    scale.
+    """
     if not isinstance(opt_state, Scaled):
         return jax.value_and_grad(function, has_aux=True)
     scale = opt_state.scale
@@ -104,9 +111,13 @@ def dtype_of(value: Any) -> Any:
     if value is None:
         return None
     is_one = isinstance(value, Hashable)  # an array is not, and compares number by number
-    known = [dtype for dtype in DTYPES if is_one and value in (dtype, dtype.dtype, dtype.dtype.name)]
+    known = [
+        dtype for dtype in DTYPES if is_one and value in (dtype, dtype.dtype, dtype.dtype.name)
+    ]
     if not known:
-        raise ValueError(f"compute_dtype must be jnp.bfloat16, jnp.float16 or None; got {checks.describe(value)}.")
+        raise ValueError(
+            f"compute_dtype must be jnp.bfloat16, jnp.float16 or None; got {checks.describe(value)}."
+        )
     return known[0].dtype
 
 
@@ -124,7 +135,9 @@ def compute_in(model: nnx.Module, dtype: Any) -> nnx.Module:
 
 @functools.cache
 def _computing_in(cls: type, dtype: Any) -> type:
-    """A subclass whose call casts; one for each class, so that graphs of equal models are equal."""
+    """A subclass whose call casts; one for each class, so that graphs of equal models are
+    equal.
+    """
 
     def call(self, *args, **kwargs):
         graph, params, before = nnx.split(self, nnx.Param, ...)
@@ -134,11 +147,20 @@ def _computing_in(cls: type, dtype: Any) -> type:
         nnx.pop(model, nnx.Intermediate)
         after = nnx.state(model, nnx.Not(nnx.Param))
         leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-        if any(new is not old for old, new in leaves):  # in eval mode nothing is, and under an inner jit nothing may be
+        if any(
+            new is not old for old, new in leaves
+        ):  # in eval mode nothing is, and under an inner jit nothing may be
             nnx.update(self, after)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if _has(leaf, dtype) else leaf, outputs)
+        return jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32) if _has(leaf, dtype) else leaf, outputs
+        )
 
-    names = {"__call__": call, "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    names = {
+        "__call__": call,
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+    }
     return type(cls)(cls.__name__, (cls,), names)
 
 

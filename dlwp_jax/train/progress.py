@@ -46,10 +46,20 @@ class _Lines:
             return
         self.next = self.total * (int(10 * epochs / self.total) + 1) / 10
         done, seconds = epochs - self.first[0], now - self.first[1]
-        left = f", {seconds * (self.total - epochs) / done:.1f} s left" if done and epochs < self.total else ""
+        left = (
+            f", {seconds * (self.total - epochs) / done:.1f} s left"
+            if done and epochs < self.total
+            else ""
+        )
         told = "  ".join(f"{name} {value:.6g}" for name, value in losses.items())
-        reached = int(epochs) if self.total >= 10 else math.floor(10 * epochs) / 10  # of few epochs, parts are shown
-        print(f"epoch {reached:g}/{self.total}  {told}  {seconds:.1f} s{left}", file=sys.stderr, flush=True)
+        reached = (
+            int(epochs) if self.total >= 10 else math.floor(10 * epochs) / 10
+        )  # of few epochs, parts are shown
+        print(
+            f"epoch {reached:g}/{self.total}  {told}  {seconds:.1f} s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @contextmanager
@@ -78,6 +88,8 @@ def _bar(total: int) -> Iterator[Display]:
         class Bar:
             def update(self, epochs: float, losses: Mapping[str, float]) -> None:
                 told = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-                progress.update(task, completed=epochs if epochs < total else total, losses=told)
+                progress.update(
+                    task, completed=epochs if epochs < total else total, losses=told
+                )
 
         yield Bar()

@@ -23,13 +23,15 @@ def is_stream(data: Any) -> bool:
 class Source:
     """A stream that is iterated anew for every epoch, and knows its place.
 
-    The place is the number of batches taken in the epoch. Where the stream itself has `get_state` and `set_state` (one
-    that shuffles anew in every epoch needs them), its state at the epoch's beginning is part of it; where its
-    iterators have them, as grain's do, they are set instead of being read up to there.
+    The place is the number of batches taken in the epoch. Where the stream itself has
+    `get_state` and `set_state` (one that shuffles anew in every epoch needs them), its state at
+    the epoch's beginning is part of it; where its iterators have them, as grain's do, they are
+    set instead of being read up to there.
 
     Args:
       stream: gives an iterator of batches for each epoch.
-      is_saved: whether the place will be asked for. Otherwise no state is, and it may be of any kind.
+      is_saved: whether the place will be asked for. Otherwise no state is, and it may be of any
+        kind.
     """
 
     def __init__(self, stream: Iterable[PyTree], *, is_saved: bool):
@@ -58,7 +60,9 @@ class Source:
         return checks.dataset(first[0], "train (epoch 1, batch 1)")
 
     def epoch(self, number: int) -> Iterator[PyTree]:
-        """What is left of an epoch, as arrays, each checked; a stream without any batch is refused."""
+        """What is left of an epoch, as arrays, each checked; a stream without any batch is
+        refused.
+        """
         if not self.has_begun:
             self._begin()
         self.taken += 1  # counted before it is asked for: where that fails the iterator may have moved or not
@@ -80,8 +84,14 @@ class Source:
         """What brings an equal stream to after `step` batches of this epoch, in JSON."""
         if not self.has_begun:
             return {"step": 0, "before": _state_of(self.stream), "now": None}
-        at_step = 0 < step == self.taken  # else a batch was looked at (`peek`), or asked for, and not used
-        return {"step": step, "before": self.before, "now": _state_of(self.iterator) if at_step else None}
+        at_step = (
+            0 < step == self.taken
+        )  # else a batch was looked at (`peek`), or asked for, and not used
+        return {
+            "step": step,
+            "before": self.before,
+            "now": _state_of(self.iterator) if at_step else None,
+        }
 
     def go_to(self, place: dict[str, Any]) -> None:
         """Come to a place.
@@ -114,7 +124,9 @@ def _state_of(thing: Any) -> str | None:
     try:
         return json.dumps(state)
     except TypeError as error:
-        raise TypeError(f"the stream's get_state must give bytes, or what JSON can hold ({error}).") from error
+        raise TypeError(
+            f"the stream's get_state must give bytes, or what JSON can hold ({error})."
+        ) from error
 
 
 def _set_state(thing: Any, text: str) -> None:

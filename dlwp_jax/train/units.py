@@ -15,11 +15,13 @@ SATURATED = 0.01  # of the gradient of the layer's strongest unit
 
 
 def unit_gradients(grads: PyTree) -> list[jax.Array]:
-    """The largest magnitude of a gradient over the weights that lead into each unit, `[units]` a layer.
+    """The largest magnitude of a gradient over the weights that lead into each unit, `[units]`
+    a layer.
 
-    A unit is an entry of the last axis of a layer's kernel (dense, convolution: a channel); weights of the same layer
-    that have one entry a unit (bias, scale) count with it. A rectifier that is never active, or a sigmoid driven to
-    its limit, lets no gradient through: its unit gets exactly 0.
+    A unit is an entry of the last axis of a layer's kernel (dense, convolution: a channel);
+    weights of the same layer that have one entry a unit (bias, scale) count with it. A
+    rectifier that is never active, or a sigmoid driven to its limit, lets no gradient through:
+    its unit gets exactly 0.
 
     Args:
       grads: gradients in the model's nested dicts, `TrainState.params` in shape.
@@ -31,7 +33,11 @@ def unit_gradients(grads: PyTree) -> list[jax.Array]:
     layers: dict[tuple, list[jax.Array]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         layers.setdefault(path[:-1], []).append(jnp.abs(leaf))
-    return [_strongest(leaves) for leaves in layers.values() if any(leaf.ndim > 1 for leaf in leaves)]
+    return [
+        _strongest(leaves)
+        for leaves in layers.values()
+        if any(leaf.ndim > 1 for leaf in leaves)
+    ]
 
 
 def dead_share(grads: PyTree) -> jax.Array:
@@ -46,16 +52,17 @@ def dead_share(grads: PyTree) -> jax.Array:
 
 @joint
 def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, jax.Array]:
-    """The share of units that no example moves, and of those that examples hardly move, in eval mode.
+    """The share of units that no example moves, and of those that examples hardly move, in eval
+    mode.
 
     Args:
       learner, state: from `make_learner`, or a `Run`'s `state` or `best`.
       data: pytree of arrays `[n ...]`, examples as in training.
 
     Returns:
-      `{"dead": share, "saturated": share}` of all units, the output's included. Dead: no example gives the unit a
-      gradient. Saturated: not dead, but its mean gradient is below a hundredth of the layer's strongest, as that of a
-      tanh beyond 0.995 is.
+      `{"dead": share, "saturated": share}` of all units, the output's included. Dead: no
+      example gives the unit a gradient. Saturated: not dead, but its mean gradient is below a
+      hundredth of the layer's strongest, as that of a tanh beyond 0.995 is.
 
     >>> import optax
     >>> from flax import nnx
@@ -76,14 +83,23 @@ def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, 
 def _health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, jax.Array]:
     def of_example(example):
         batch = jax.tree.map(lambda leaf: leaf[None], example)
-        gradient = jax.grad(lambda params: learner.loss(state, params, batch, state.key, train=False)[0])
+        gradient = jax.grad(
+            lambda params: learner.loss(state, params, batch, state.key, train=False)[0]
+        )
         return unit_gradients(gradient(state.params))
 
     if not unit_gradients(state.params):
         return {"dead": jnp.zeros(()), "saturated": jnp.zeros(())}
-    layers = [each.mean(axis=0) for each in jax.lax.map(of_example, data)]  # each example's own: they may cancel
-    share = jnp.concatenate([units / jnp.maximum(units.max(), jnp.finfo(units.dtype).tiny) for units in layers])
-    return {"dead": jnp.mean(share == 0), "saturated": jnp.mean((share > 0) & (share < SATURATED))}
+    layers = [
+        each.mean(axis=0) for each in jax.lax.map(of_example, data)
+    ]  # each example's own: they may cancel
+    share = jnp.concatenate(
+        [units / jnp.maximum(units.max(), jnp.finfo(units.dtype).tiny) for units in layers]
+    )
+    return {
+        "dead": jnp.mean(share == 0),
+        "saturated": jnp.mean((share > 0) & (share < SATURATED)),
+    }
 
 
 def _strongest(leaves: list[jax.Array]) -> jax.Array:

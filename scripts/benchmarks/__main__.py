@@ -1,4 +1,5 @@
-"""Runs benchmarks by name, prints their tables, and with --write puts them into docs/performance.md.
+"""Runs benchmarks by name, prints their tables, and with --write puts them into
+docs/performance.md.
 
 A benchmark is a module beside this file with a docstring (what is compared, and how) and
 `measure() -> list[dict[str, str]]`: the rows of its table, one key a column.
@@ -30,7 +31,9 @@ def names() -> list[str]:
 def machine() -> str:
     import jax
 
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch"))
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch")
+    )
     return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
 
 
@@ -41,7 +44,9 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def write(name: str, section: str) -> None:
-    """Replace this benchmark's section of the page, or append it; a CPU and a GPU have one each."""
+    """Replace this benchmark's section of the page, or append it; a CPU and a GPU have one
+    each.
+    """
     import jax
 
     page = PAGE.read_text() if PAGE.exists() else HEAD
@@ -49,7 +54,9 @@ def write(name: str, section: str) -> None:
     begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
     block = begin + section + end
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    page = pattern.sub(lambda _: block, page) if begin in page else page.rstrip() + "\n\n" + block
+    page = (
+        pattern.sub(lambda _: block, page) if begin in page else page.rstrip() + "\n\n" + block
+    )
     partial = PAGE.with_suffix(".partial")
     partial.write_text(page)
     partial.replace(PAGE)
@@ -57,9 +64,13 @@ def write(name: str, section: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or any of: {', '.join(names())}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"all, or any of: {', '.join(names())}"
+    )
     parser.add_argument("--list", action="store_true", help="one line for each benchmark")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into docs/performance.md"
+    )
     args = parser.parse_args()
     sys.path[:0] = [str(HERE), str(HERE.parents[1])]
     if args.list or not args.names:
@@ -68,7 +79,9 @@ def main() -> None:
         return
     wanted = names() if args.names == ["all"] else args.names
     if unknown := [name for name in wanted if name not in names()]:
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(names())}")
+        parser.error(
+            f"no benchmark is called {', '.join(unknown)}; there are {', '.join(names())}"
+        )
     for name in wanted:
         module = importlib.import_module(name)
         title, _, text = (module.__doc__ or name).partition("\n")

@@ -1,8 +1,9 @@
 """Data: files into memory, against reading the same bytes and against the library's own loop
 
-CIFAR-10: the six official batch files to `[60000 32 32 3]` and labels, against `numpy.fromfile` of the same six files
-(which leaves planes, unlabelled, in six arrays). CT: a DICOM series sorted, checked and in Hounsfield units, against
-`pydicom.dcmread(path).pixel_array` for each file. Both from the page cache. Needs the real data under DLWP_DATA.
+CIFAR-10: the six official batch files to `[60000 32 32 3]` and labels, against `numpy.fromfile`
+of the same six files (which leaves planes, unlabelled, in six arrays). CT: a DICOM series
+sorted, checked and in Hounsfield units, against `pydicom.dcmread(path).pixel_array` for each
+file. Both from the page cache. Needs the real data under DLWP_DATA.
 """
 
 import numpy as np

@@ -1,9 +1,10 @@
-"""Layers of chapters 8 and 11, forward and backward: as `dlwp_jax.nn` writes them, as JAX derives them, and torch's
+"""Layers of chapters 8 and 11, forward and backward: as `dlwp_jax.nn` writes them, as JAX
+derives them, and torch's
 
-Batches of 64 (4 of volumes), float32. *Plain* is `lax.conv_general_dilated` with JAX's own gradient, outside a loop and
-inside a `lax.scan` (where XLA:CPU keeps the layouts of that gradient), and batch norm without a derivative of its own.
-A scan is timed over four steps and divided. Torch is the faster of channels first and last, with all its threads and
-with one.
+Batches of 64 (4 of volumes), float32. *Plain* is `lax.conv_general_dilated` with JAX's own
+gradient, outside a loop and inside a `lax.scan` (where XLA:CPU keeps the layouts of that
+gradient), and batch norm without a derivative of its own. A scan is timed over four steps and
+divided. Torch is the faster of channels first and last, with all its threads and with one.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,9 @@ LOOP = 4
 def plain_conv(x, kernel):
     axes = "DHW"[-kernel.ndim + 2 :]
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return lax.conv_general_dilated(x, kernel, (1,) * len(axes), ((1, 1),) * len(axes), dimension_numbers=numbers)
+    return lax.conv_general_dilated(
+        x, kernel, (1,) * len(axes), ((1, 1),) * len(axes), dimension_numbers=numbers
+    )
 
 
 def our_conv(x, kernel):
@@ -72,7 +75,9 @@ def steps_in_a_loop(function: Callable, *primals) -> Callable[[], object]:
     return lambda: jax.block_until_ready(jitted(primals))
 
 
-def torch_step(layer: torch.nn.Module, x: np.ndarray, threads: int, memory) -> Callable[[], object]:
+def torch_step(
+    layer: torch.nn.Module, x: np.ndarray, threads: int, memory
+) -> Callable[[], object]:
     layer = layer.to(memory_format=memory)
     x = torch.tensor(np.moveaxis(x, -1, 1)).to(memory_format=memory).requires_grad_()
 
@@ -84,7 +89,9 @@ def torch_step(layer: torch.nn.Module, x: np.ndarray, threads: int, memory) -> C
     return run
 
 
-def compare(what: str, ours: Callable, plain: Callable, layer: torch.nn.Module, x, *others) -> dict[str, str]:
+def compare(
+    what: str, ours: Callable, plain: Callable, layer: torch.nn.Module, x, *others
+) -> dict[str, str]:
     forms = {
         "ours": step(ours, x, *others),
         "ours, in a loop": steps_in_a_loop(ours, x, *others),
@@ -92,12 +99,28 @@ def compare(what: str, ours: Callable, plain: Callable, layer: torch.nn.Module, 
         "plain, in a loop": steps_in_a_loop(plain, x, *others),
     }
     for threads in sorted({1, torch.get_num_threads()}):
-        for memory in (torch.contiguous_format, torch.channels_last if x.ndim == 4 else torch.channels_last_3d):
-            forms[f"torch {threads} {memory}"] = torch_step(layer, np.asarray(x), threads, memory)
-    times = {name: seconds / (LOOP if "loop" in name else 1) for name, seconds in interleaved(forms, rounds=9).items()}
+        for memory in (
+            torch.contiguous_format,
+            torch.channels_last if x.ndim == 4 else torch.channels_last_3d,
+        ):
+            forms[f"torch {threads} {memory}"] = torch_step(
+                layer, np.asarray(x), threads, memory
+            )
+    times = {
+        name: seconds / (LOOP if "loop" in name else 1)
+        for name, seconds in interleaved(forms, rounds=9).items()
+    }
     theirs = min(seconds for name, seconds in times.items() if name.startswith("torch"))
-    shown = {name: readable(times[name]) for name in ("ours", "ours, in a loop", "plain", "plain, in a loop")}
-    return {"layer": what, **shown, "torch": readable(theirs), "ours / torch": f"{times['ours'] / theirs:.2f}"}
+    shown = {
+        name: readable(times[name])
+        for name in ("ours", "ours, in a loop", "plain", "plain, in a loop")
+    }
+    return {
+        "layer": what,
+        **shown,
+        "torch": readable(theirs),
+        "ours / torch": f"{times['ours'] / theirs:.2f}",
+    }
 
 
 def measure() -> list[dict[str, str]]:
@@ -111,7 +134,16 @@ def measure() -> list[dict[str, str]]:
         torch.set_num_threads(threads)
         layer = torch.nn.Conv2d(channels, out, 3, padding=1, bias=False)
         x, kernel = normal(64, size, size, channels), normal(3, 3, channels, out)
-        rows.append(compare(f"3x3, {channels} -> {out} at {size}x{size}", our_conv, plain_conv, layer, x, kernel))
+        rows.append(
+            compare(
+                f"3x3, {channels} -> {out} at {size}x{size}",
+                our_conv,
+                plain_conv,
+                layer,
+                x,
+                kernel,
+            )
+        )
     for sizes, channels, out in VOLUMES:
         torch.set_num_threads(threads)
         layer = torch.nn.Conv3d(channels, out, 3, padding=1, bias=False)
@@ -120,5 +152,15 @@ def measure() -> list[dict[str, str]]:
         rows.append(compare(what, our_conv, plain_conv, layer, x, kernel))
     torch.set_num_threads(threads)
     x, ones = normal(64, 16, 16, 32), jnp.ones(32)
-    rows.append(compare("batch norm, 32 at 16x16", our_norm, plain_norm, torch.nn.BatchNorm2d(32), x, ones, ones))
+    rows.append(
+        compare(
+            "batch norm, 32 at 16x16",
+            our_norm,
+            plain_norm,
+            torch.nn.BatchNorm2d(32),
+            x,
+            ones,
+            ones,
+        )
+    )
     return rows

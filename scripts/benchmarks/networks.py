@@ -1,56 +1,67 @@
-"""The networks of chapters 6 to 8, and 11: training steps against the fastest torch form of the same operations
+"""The networks of chapters 6 to 8, and 11: training steps against the fastest torch form of the
+same operations
 
-Pictures of CIFAR's shape (of chapter 11's: volumes of 32 x 48 x 48), random; batches of 64; SGD. Ours is the net as a
-user writes it, `nn.Conv2d`, `tanh`, `nn.max_pool`, trained by `train.train_epoch` (one program: shuffling, gather,
-checks for finite numbers and all). *The book's torch* is its loop: a `DataLoader` over a list of tensors, channels
-first, torch's own number of threads, `loss.item()` every step. *Best torch* is the fastest of channels first and last,
-one and all threads, compiled where tried, over tensors in memory. *First call* counts tracing and compiling; no other
-figure does. *Share of peak*: the products of the step, counted by torch's own flop counter, against the rate of a 2048
-x 2048 float32 matrix product on the same device in the same run. Eight conv nets go one after the other through
-`lax.map`; 64 small ones through `vmap`.
+Pictures of CIFAR's shape (of chapter 11's: volumes of 32 x 48 x 48), random; batches of 64;
+SGD. Ours is the net as a user writes it, `nn.Conv2d`, `tanh`, `nn.max_pool`, trained by
+`train.train_epoch` (one program: shuffling, gather, checks for finite numbers and all). *The
+book's torch* is its loop: a `DataLoader` over a list of tensors, channels first, torch's own
+number of threads, `loss.item()` every step. *Best torch* is the fastest of channels first and
+last, one and all threads, compiled where tried, over tensors in memory. *First call* counts
+tracing and compiling; no other figure does. *Share of peak*: the products of the step, counted
+by torch's own flop counter, against the rate of a 2048 x 2048 float32 matrix product on the
+same device in the same run. Eight conv nets go one after the other through `lax.map`; 64 small
+ones through `vmap`.
 
-The machine was shared and the table's ratios moved. In five runs on 2026-11-24 and 25: conv net 0.89 to 0.98, fully
-connected 0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10, 8 conv nets 0.85 to 0.99; the table is of
-the last.
+The machine was shared and the table's ratios moved. In five runs on 2026-11-24 and 25: conv net
+0.89 to 0.98, fully connected 0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10,
+8 conv nets 0.85 to 0.99; the table is of the last.
 
-Where a target is missed, what was tried. Times in this text are each of one run, forms interleaved, on this machine.
-*Conv net*: XLA:CPU has two engines for convolutions. YNNPACK, which gets those of more than 16 channels, stays on one
-core in jaxlib 0.10 (CPU time by wall time 1.01 to 1.06) unless a row of the output is very long; Eigen takes both
-(1.97). Three things brought the ratio from 1.10 to 0.92 in one interleaved run: pictures of few channels as a matrix
-product, two columns at a time (3 to 16 channels: forward 1.22 ms for 1.77, gradient of the kernel 0.89 for 1.48); few
-output channels only as wide as Eigen takes them (16 to 8: 0.60 ms for 0.87); and for more channels one more output row,
-cut off again, which makes YNNPACK decline (32 to 32: 2.08 ms for 3.32). What is left of a step of 5.8 ms: 0.8 each the
-two gradients of kernels, 0.6 the first tanh, 0.6 each the second convolution and its input's gradient, 0.4 the first
-pooling's gradient. The flag `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives all to Eigen: the gradient of a
-kernel of 32 channels takes 3.8 ms for 5.7, that of 16 to 8 channels 1.35 for 1.0; we set no flags for a user.
-im2col of more channels and channels padded to a multiple of 4, 8 or 16 were slower or no faster; the batch in two or
-four parts too: XLA ran the parts one after the other. Written by hand, batch last, four pixels at once and pooled
-before tanh, the net took 0.80 of torch's time where ours took 1.11; it needs convolution, tanh and pooling in one.
-What max pooling passes back is stacked place by place: compared with a count of places, it was fused with the layers
-around it into a loop that XLA does not vectorise (pooled before tanh: 1.25 of torch's time, now 0.89).
-*Fully connected*: the products take as long as torch's; what is left is passes over 3.7 million parameters. An update
-alone takes 4.8 ms of an epoch; with the check for infinite numbers the new parameters are written (6.3 ms), read by the
-check (3.7) and chosen or not (9.4). The check itself combines eight parts of an array before it reduces their flags:
-0.90 of the epoch's time before. The sum of `0 * x`, a product with a vector of zeros, and a reduction axis by axis took
-longer. Not tried: computing the new parameters twice, in the check and in the choice, without writing them between.
-*Residual net*: what is said of 32 channels took 20 blocks from 2.3 to 1.6 of torch's time. The gradient of the kernel,
-3.9 ms on one core, is now 40% of a step. Other ways to write it: nine shifted products 10.4 ms, all windows at once
-16, a product for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis 7,
-examples in groups of 16 as features 7.5; with the channels side by side in rows it took 3.7 ms for 5.3 alone, in the
-network 2% less, and in larger pictures longer, so it is not used. One more row for YNNPACK to decline is none for
-Eigen either, which wants a kernel within its image (140 ms). Winograd's form was tried in parts on a busy machine: its
-16 products 2.8 ms and two transforms 1.4 and 1.3, for 6.3 in all of today's; it was not built. What is kept for the
-backward pass is copied into the stack of the scan and out again, some 30% of a step with the zeros the stack begins
-with. Twenty unrolled blocks were no faster a step, and each adds to the compile time; batch norm with a derivative of
-its own brought its share down by half.
+Where a target is missed, what was tried. Times in this text are each of one run, forms
+interleaved, on this machine. *Conv net*: XLA:CPU has two engines for convolutions. YNNPACK,
+which gets those of more than 16 channels, stays on one core in jaxlib 0.10 (CPU time by wall
+time 1.01 to 1.06) unless a row of the output is very long; Eigen takes both (1.97). Three
+things brought the ratio from 1.10 to 0.92 in one interleaved run: pictures of few channels as a
+matrix product, two columns at a time (3 to 16 channels: forward 1.22 ms for 1.77, gradient of
+the kernel 0.89 for 1.48); few output channels only as wide as Eigen takes them (16 to 8: 0.60
+ms for 0.87); and for more channels one more output row, cut off again, which makes YNNPACK
+decline (32 to 32: 2.08 ms for 3.32). What is left of a step of 5.8 ms: 0.8 each the two
+gradients of kernels, 0.6 the first tanh, 0.6 each the second convolution and its input's
+gradient, 0.4 the first pooling's gradient. The flag
+`XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives all to Eigen: the gradient of a kernel
+of 32 channels takes 3.8 ms for 5.7, that of 16 to 8 channels 1.35 for 1.0; we set no flags for
+a user. im2col of more channels and channels padded to a multiple of 4, 8 or 16 were slower or
+no faster; the batch in two or four parts too: XLA ran the parts one after the other. Written by
+hand, batch last, four pixels at once and pooled before tanh, the net took 0.80 of torch's time
+where ours took 1.11; it needs convolution, tanh and pooling in one. What max pooling passes
+back is stacked place by place: compared with a count of places, it was fused with the layers
+around it into a loop that XLA does not vectorise (pooled before tanh: 1.25 of torch's time, now
+0.89). *Fully connected*: the products take as long as torch's; what is left is passes over 3.7
+million parameters. An update alone takes 4.8 ms of an epoch; with the check for infinite
+numbers the new parameters are written (6.3 ms), read by the check (3.7) and chosen or not
+(9.4). The check itself combines eight parts of an array before it reduces their flags: 0.90 of
+the epoch's time before. The sum of `0 * x`, a product with a vector of zeros, and a reduction
+axis by axis took longer. Not tried: computing the new parameters twice, in the check and in the
+choice, without writing them between. *Residual net*: what is said of 32 channels took 20 blocks
+from 2.3 to 1.6 of torch's time. The gradient of the kernel, 3.9 ms on one core, is now 40% of a
+step. Other ways to write it: nine shifted products 10.4 ms, all windows at once 16, a product
+for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis
+7, examples in groups of 16 as features 7.5; with the channels side by side in rows it took 3.7
+ms for 5.3 alone, in the network 2% less, and in larger pictures longer, so it is not used. One
+more row for YNNPACK to decline is none for Eigen either, which wants a kernel within its image
+(140 ms). Winograd's form was tried in parts on a busy machine: its 16 products 2.8 ms and two
+transforms 1.4 and 1.3, for 6.3 in all of today's; it was not built. What is kept for the
+backward pass is copied into the stack of the scan and out again, some 30% of a step with the
+zeros the stack begins with. Twenty unrolled blocks were no faster a step, and each adds to the
+compile time; batch norm with a derivative of its own brought its share down by half.
 
-*LunaModel*: Eigen takes three to eight times as long for three spatial axes as for two (`scripts/bench layers`), so a
-convolution of volumes is a sum of ones of pictures; that brought an epoch of the table from 2.4 to 0.7 s (in one run,
-alternating, twice each). The depths side by side as channels took as long, and three times the memory; side by
-side as outputs, longer. What is left is mostly the kernel gradient of 8 channels, on one core (YNNPACK, as above).
+*LunaModel*: Eigen takes three to eight times as long for three spatial axes as for two
+(`scripts/bench layers`), so a convolution of volumes is a sum of ones of pictures; that brought
+an epoch of the table from 2.4 to 0.7 s (in one run, alternating, twice each). The depths side
+by side as channels took as long, and three times the memory; side by side as outputs, longer.
+What is left is mostly the kernel gradient of 8 channels, on one core (YNNPACK, as above).
 
-On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in place of threads. That
-branch has not been run: no GPU was at hand.
+On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in
+place of threads. That branch has not been run: no GPU was at hand.
 """
 
 import dataclasses
@@ -80,7 +91,9 @@ Forms = dict[str, Callable[[], object]]
 
 def pictures(n: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.standard_normal((n, 32, 32, 3)).astype(np.float32), rng.integers(0, 2, n).astype(np.int32)
+    return rng.standard_normal((n, 32, 32, 3)).astype(np.float32), rng.integers(0, 2, n).astype(
+        np.int32
+    )
 
 
 # --- ours
@@ -97,18 +110,26 @@ def learn(model: nnx.Module):
 def our_epoch(model: nnx.Module, x, y, batch: int = BATCH):
     learner, state = learn(model)
     data = jnp.asarray(x), jnp.asarray(y)
-    jitted = jax.jit(lambda state, data: train.train_epoch(learner, state, data, batch_size=batch))
+    jitted = jax.jit(
+        lambda state, data: train.train_epoch(learner, state, data, batch_size=batch)
+    )
     return lambda: jax.block_until_ready(jitted(state, data))
 
 
 def our_loop(model: nnx.Module, x, y):
     """The same steps, each a call of its own from Python, its rows gathered inside."""
     learner, state = learn(model)
-    data, alive, rng = (jnp.asarray(x), jnp.asarray(y)), jnp.array(True), np.random.default_rng(0)
+    data, alive, rng = (
+        (jnp.asarray(x), jnp.asarray(y)),
+        jnp.array(True),
+        np.random.default_rng(0),
+    )
 
     @jax.jit
     def step(state, data, rows):
-        return train_step(learner, state, jax.tree.map(lambda a: a[rows], data), state.key, alive)[0]
+        return train_step(
+            learner, state, jax.tree.map(lambda a: a[rows], data), state.key, alive
+        )[0]
 
     def run():
         after, order = state, rng.permutation(len(x))
@@ -120,24 +141,32 @@ def our_loop(model: nnx.Module, x, y):
 
 
 def bare_epoch(model: nnx.Module, x, y):
-    """A scan of gradient and update over shuffled rows: `train_epoch` without its check for finite numbers."""
+    """A scan of gradient and update over shuffled rows: `train_epoch` without its check for
+    finite numbers.
+    """
     learner, state = learn(model)
     data = jnp.asarray(x), jnp.asarray(y)
 
     def step(params, rows):
         batch = jax.tree.map(lambda a: a[rows], data)
-        loss, grads = jax.value_and_grad(lambda p: learner.loss(state, p, batch, state.key, train=True)[0])(params)
+        loss, grads = jax.value_and_grad(
+            lambda p: learner.loss(state, p, batch, state.key, train=True)[0]
+        )(params)
         return jax.tree.map(lambda p, g: p - RATE * g, params, grads), loss
 
     @jax.jit
     def epoch(params, key):
-        return jax.lax.scan(step, params, jax.random.permutation(key, len(x)).reshape(-1, BATCH))
+        return jax.lax.scan(
+            step, params, jax.random.permutation(key, len(x)).reshape(-1, BATCH)
+        )
 
     return lambda: jax.block_until_ready(epoch(state.params, state.key))
 
 
 class SpecialConvNet(nn.ConvNet):
-    """The same function in fewer operations: pooled before tanh, which keeps the order of its inputs."""
+    """The same function in fewer operations: pooled before tanh, which keeps the order of its
+    inputs.
+    """
 
     def __call__(self, x):  # [n 32 32 3] -> [n 2]
         for layer in (self.conv1, self.conv2):
@@ -157,11 +186,15 @@ class TorchForm:
     def __str__(self) -> str:
         where = "cuda" if HAS_CUDA else f"{self.threads} thread{'s' * (self.threads > 1)}"
         layout = "channels last" if self.channels_last else "channels first"
-        return ", ".join([where, layout] + [f"torch.compile {self.compiled}"] * (self.compiled is not None))
+        return ", ".join(
+            [where, layout] + [f"torch.compile {self.compiled}"] * (self.compiled is not None)
+        )
 
 
 def torch_forms(images: bool, compiled: bool) -> Iterable[TorchForm]:
-    """On a GPU: eager, compiled, compiled into CUDA graphs. On a CPU: layouts and threads, and compiled where asked."""
+    """On a GPU: eager, compiled, compiled into CUDA graphs. On a CPU: layouts and threads, and
+    compiled where asked.
+    """
     layouts = (False, True) if images else (False,)
     threads = THREADS[:1] if HAS_CUDA else THREADS
     yield from itertools.starmap(TorchForm, itertools.product(threads, layouts))
@@ -213,15 +246,22 @@ def book_epoch(model: torch.nn.Module, x, y, batch: int = BATCH):
     return run
 
 
-def torch_side(make: Callable[[], torch.nn.Module], x, y, *, compiled: bool, batch: int = BATCH) -> Forms:
+def torch_side(
+    make: Callable[[], torch.nn.Module], x, y, *, compiled: bool, batch: int = BATCH
+) -> Forms:
     images = x.ndim >= 4
     x = np.moveaxis(x, -1, 1) if images else x
-    forms = {f"torch: {form}": torch_epoch(make(), x, y, form, batch) for form in torch_forms(images, compiled)}
+    forms = {
+        f"torch: {form}": torch_epoch(make(), x, y, form, batch)
+        for form in torch_forms(images, compiled)
+    }
     return forms | {"book": book_epoch(make(), x, y, batch)}
 
 
 def products(model: torch.nn.Module, x, batch: int = BATCH) -> float:
-    """Floating point operations of forward and backward over all of x, as torch counts them for one batch."""
+    """Floating point operations of forward and backward over all of x, as torch counts them for
+    one batch.
+    """
     counter, seen = FlopCounterMode(display=False), x[:batch]
     with counter:
         model(torch.tensor(np.moveaxis(seen, -1, 1) if x.ndim >= 4 else seen)).sum().backward()
@@ -231,7 +271,14 @@ def products(model: torch.nn.Module, x, batch: int = BATCH) -> float:
 # --- the table
 
 
-def row(what: str, times: dict[str, float], first: float, target: float, flops: float | None, peak: float):
+def row(
+    what: str,
+    times: dict[str, float],
+    first: float,
+    target: float,
+    flops: float | None,
+    peak: float,
+):
     theirs = {name: seconds for name, seconds in times.items() if name.startswith("torch")}
     best = min(theirs, key=theirs.__getitem__)
     return told(
@@ -246,7 +293,17 @@ def row(what: str, times: dict[str, float], first: float, target: float, flops: 
     )
 
 
-def told(what: str, ours: float, ratio: float, target: float, *, first=None, book=None, best="", share=""):
+def told(
+    what: str,
+    ours: float,
+    ratio: float,
+    target: float,
+    *,
+    first=None,
+    book=None,
+    best="",
+    share="",
+):
     """A row: the ratio, its target, and whether it is met."""
     return {
         "work": what,
@@ -264,7 +321,9 @@ def told(what: str, ours: float, ratio: float, target: float, *, first=None, boo
 def matmul_rate() -> float:
     a = jnp.ones((2048, 2048))
     product = jax.jit(jnp.matmul)
-    return 2 * 2048**3 / interleaved({"": lambda: product(a, a).block_until_ready()}, rounds=7)[""]
+    return (
+        2 * 2048**3 / interleaved({"": lambda: product(a, a).block_until_ready()}, rounds=7)[""]
+    )
 
 
 def conv_net(peak: float) -> list[dict[str, str]]:
@@ -278,12 +337,26 @@ def conv_net(peak: float) -> list[dict[str, str]]:
     times = interleaved(forms | torch_side(reference.ConvNet, x, y, compiled=True), rounds=9)
     what = f"conv net (chapter 8), epoch of {STEPS} steps"
     special, loop = times["special"], times["loop"]
-    in_special_form = row("the same, pooled before tanh", times | {"ours": special}, first, 0.70, None, peak)
+    in_special_form = row(
+        "the same, pooled before tanh", times | {"ours": special}, first, 0.70, None, peak
+    )
     return [
         row(what, times, first, 0.70, products(reference.ConvNet(), x), peak),
         in_special_form | {"first call": "", "the book's torch": ""},
-        told("as a user writes it / special form", times["ours"], times["ours"] / special, 1.5, best=readable(special)),
-        told("inside scan / Python loop over steps", times["ours"], times["ours"] / loop, 1.0, best=readable(loop)),
+        told(
+            "as a user writes it / special form",
+            times["ours"],
+            times["ours"] / special,
+            1.5,
+            best=readable(special),
+        ),
+        told(
+            "inside scan / Python loop over steps",
+            times["ours"],
+            times["ours"] / loop,
+            1.0,
+            best=readable(loop),
+        ),
     ]
 
 
@@ -294,7 +367,11 @@ def fully_connected(peak: float) -> list[dict[str, str]]:
 
     def layers(linear, tanh):
         pairs = list(itertools.pairwise(widths))
-        return [part for a, b in pairs for part in ((linear(a, b), tanh()) if b != widths[-1] else (linear(a, b),))]
+        return [
+            part
+            for a, b in pairs
+            for part in ((linear(a, b), tanh()) if b != widths[-1] else (linear(a, b),))
+        ]
 
     model = nn.Sequential(*layers(lambda a, b: nn.Linear(a, b, rngs=rngs), nn.Tanh))
     forms = {"ours": our_epoch(model, x, y), "bare": bare_epoch(model, x, y)}
@@ -305,8 +382,13 @@ def fully_connected(peak: float) -> list[dict[str, str]]:
     first = first_call(forms["ours"])
     times = interleaved(forms | torch_side(theirs, x, y, compiled=True), rounds=9)
     what, flops = f"{'-'.join(map(str, widths))}, epoch of {STEPS} steps", products(theirs(), x)
-    bare = row("the same as a bare scan", times | {"ours": times["bare"]}, first, 0.85, flops, peak)
-    return [row(what, times, first, 0.85, flops, peak), bare | {"first call": "", "the book's torch": ""}]
+    bare = row(
+        "the same as a bare scan", times | {"ours": times["bare"]}, first, 0.85, flops, peak
+    )
+    return [
+        row(what, times, first, 0.85, flops, peak),
+        bare | {"first call": "", "the book's torch": ""},
+    ]
 
 
 def residual(peak: float, n_blocks: int = 100, steps: int = 2) -> list[dict[str, str]]:
@@ -321,7 +403,16 @@ def residual(peak: float, n_blocks: int = 100, steps: int = 2) -> list[dict[str,
         return reference.NetResDeep(n_blocks=n_blocks)
 
     times = interleaved({"ours": ours} | torch_side(theirs, x, y, compiled=False), rounds=3)
-    return [row(f"{n_blocks} residual blocks, {steps} steps", times, first, 1.0, products(theirs(), x), peak)]
+    return [
+        row(
+            f"{n_blocks} residual blocks, {steps} steps",
+            times,
+            first,
+            1.0,
+            products(theirs(), x),
+            peak,
+        )
+    ]
 
 
 class OurLogits(nn.LunaModel):
@@ -340,13 +431,26 @@ def volumes(peak: float, batch: int = 4, steps: int = 4) -> list[dict[str, str]]
     y = rng.integers(0, 2, len(x)).astype(np.int32)
     ours = our_epoch(OurLogits(rngs=nnx.Rngs(0)), x, y, batch)
     first = first_call(ours)
-    times = interleaved({"ours": ours} | torch_side(TheirLogits, x, y, compiled=False, batch=batch), rounds=5)
+    times = interleaved(
+        {"ours": ours} | torch_side(TheirLogits, x, y, compiled=False, batch=batch), rounds=5
+    )
     flops = products(TheirLogits(), x, batch)
-    return [row(f"LunaModel (chapter 11), {steps} steps of {batch} volumes", times, first, 1.0, flops, peak)]
+    return [
+        row(
+            f"LunaModel (chapter 11), {steps} steps of {batch} volumes",
+            times,
+            first,
+            1.0,
+            flops,
+            peak,
+        )
+    ]
 
 
 def small_nets(members: int = 64, epochs: int = 100) -> list[dict[str, str]]:
-    """1-8-1 tanh nets on eleven points; torch as one net of three-dimensional weights, and as torch.func has it."""
+    """1-8-1 tanh nets on eleven points; torch as one net of three-dimensional weights, and as
+    torch.func has it.
+    """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((11, 1)).astype(np.float32)
     y = np.tanh(x)
@@ -355,7 +459,9 @@ def small_nets(members: int = 64, epochs: int = 100) -> list[dict[str, str]]:
         rngs = nnx.Rngs(key)
         model = nn.Sequential(nn.Linear(1, 8, rngs=rngs), nn.Tanh(), nn.Linear(8, 1, rngs=rngs))
         learner, state = train.make_learner(model, squared_error, optax.sgd(RATE), key=key)
-        return train.run(learner, state, (x, y), epochs=epochs, batch_size=len(x)).history["train/loss"]
+        return train.run(learner, state, (x, y), epochs=epochs, batch_size=len(x)).history[
+            "train/loss"
+        ]
 
     keys = jax.random.split(jax.random.key(0), members)
     jitted = jax.jit(jax.vmap(member))
@@ -363,7 +469,9 @@ def small_nets(members: int = 64, epochs: int = 100) -> list[dict[str, str]]:
     first = first_call(forms["ours"])
     for threads in THREADS:
         forms[f"torch: bmm, {threads} threads"] = torch_bmm(x, y, members, epochs, threads)
-        forms[f"torch: torch.func, {threads} threads"] = torch_func(x, y, members, epochs, threads)
+        forms[f"torch: torch.func, {threads} threads"] = torch_func(
+            x, y, members, epochs, threads
+        )
     what = f"{members} nets 1-8-1 at once, {epochs} epochs each"
     return [row(what, interleaved(forms, rounds=5), first, 0.1, None, 1.0)]
 
@@ -414,7 +522,9 @@ def torch_func(x, y, members, epochs, threads):
 
 
 def conv_nets(members: int = 8, steps: int = 2) -> list[dict[str, str]]:
-    """Eight trainings of the conv net; torch one after the other in its best layout, and batched by torch.func."""
+    """Eight trainings of the conv net; torch one after the other in its best layout, and
+    batched by torch.func.
+    """
     x, y = pictures(BATCH * steps)
     learner, _ = learn(nn.ConvNet(rngs=nnx.Rngs(0)))
     data = jnp.asarray(x), jnp.asarray(y)
@@ -429,7 +539,9 @@ def conv_nets(members: int = 8, steps: int = 2) -> list[dict[str, str]]:
     first = first_call(forms["ours"])
     first_channels = np.moveaxis(x, -1, 1)
     for form in torch_forms(images=True, compiled=False):
-        runs = [torch_epoch(reference.ConvNet(), first_channels, y, form) for _ in range(members)]
+        runs = [
+            torch_epoch(reference.ConvNet(), first_channels, y, form) for _ in range(members)
+        ]
         forms[f"torch: one by one, {form}"] = lambda runs=runs: [run() for run in runs]
     forms["torch: torch.func"] = conv_nets_by_func(first_channels, y, members)
     what = f"{members} conv nets at once (lax.map), {steps} steps each"
@@ -461,4 +573,11 @@ def conv_nets_by_func(x, y, members):
 
 def measure() -> list[dict[str, str]]:
     peak = matmul_rate()
-    return [*conv_net(peak), *fully_connected(peak), *residual(peak), *volumes(peak), *small_nets(), *conv_nets()]
+    return [
+        *conv_net(peak),
+        *fully_connected(peak),
+        *residual(peak),
+        *volumes(peak),
+        *small_nets(),
+        *conv_nets(),
+    ]

@@ -1,10 +1,12 @@
 """Many trainings at once: a sweep of 64 small networks, and a search for the right width
 
-The sweep: 64 networks 1-16-1 (tanh, squared error, gradient descent), each with its own initial weights and learning
-rate, 1000 full-batch epochs on 64 examples. Torch trains them one by one (eight are timed, times eight), and all at
-once by `torch.func`: `vmap(grad_and_value)` over stacked parameters. The capacity search: ten widths 1 to 64, three
-seeds each, 1000 Adam epochs, all inside the largest in one program, against a program compiled for each width. There
-everything counts, since a search is run once: tracing, compiling (without a cache on disk), training, verdicts.
+The sweep: 64 networks 1-16-1 (tanh, squared error, gradient descent), each with its own initial
+weights and learning rate, 1000 full-batch epochs on 64 examples. Torch trains them one by one
+(eight are timed, times eight), and all at once by `torch.func`: `vmap(grad_and_value)` over
+stacked parameters. The capacity search: ten widths 1 to 64, three seeds each, 1000 Adam epochs,
+all inside the largest in one program, against a program compiled for each width. There
+everything counts, since a search is run once: tracing, compiling (without a cache on disk),
+training, verdicts.
 """
 
 import time
@@ -26,7 +28,10 @@ RATES = np.geomspace(1e-3, 1e-1, MEMBERS).astype(np.float32)
 
 def examples(n, seed):
     x = jax.random.uniform(jax.random.key(seed), (n, 1), minval=-1, maxval=1)
-    return {"x": x, "y": jnp.sin(4 * x) + 0.3 * jax.random.normal(jax.random.key(seed + 1), x.shape)}
+    return {
+        "x": x,
+        "y": jnp.sin(4 * x) + 0.3 * jax.random.normal(jax.random.key(seed + 1), x.shape),
+    }
 
 
 def loss_fn(model, batch):
@@ -35,7 +40,9 @@ def loss_fn(model, batch):
 
 def network(width, key):
     rngs = nnx.Rngs(key)
-    return nn.Sequential(nn.Linear(1, width, rngs=rngs), jnp.tanh, nn.Linear(width, 1, rngs=rngs))
+    return nn.Sequential(
+        nn.Linear(1, width, rngs=rngs), jnp.tanh, nn.Linear(width, 1, rngs=rngs)
+    )
 
 
 def our_sweep(data, over):
@@ -46,11 +53,15 @@ def our_sweep(data, over):
 
 
 def our_program(data, over):
-    """The compiled program of that sweep, without tracing and compiling: what is compared with torch's loops."""
+    """The compiled program of that sweep, without tracing and compiling: what is compared with
+    torch's loops.
+    """
     keys = jax.vmap(jax.random.key)(jnp.array([member["key"] for member in over]))
 
     def member(lr, key):
-        learner, state = train.make_learner(network(WIDTH, key), loss_fn, optax.sgd(lr), key=key)
+        learner, state = train.make_learner(
+            network(WIDTH, key), loss_fn, optax.sgd(lr), key=key
+        )
         return train.run(learner, state, data, epochs=EPOCHS, batch_size=64)
 
     compiled = jax.jit(jax.vmap(member)).lower(jnp.asarray(RATES), keys).compile()
@@ -58,14 +69,19 @@ def our_program(data, over):
 
 
 def torch_network():
-    return torch.nn.Sequential(torch.nn.Linear(1, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, 1))
+    return torch.nn.Sequential(
+        torch.nn.Linear(1, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, 1)
+    )
 
 
 def torch_one_by_one(x, y):
     """The loop a person writes, for SOME of the members."""
     for rate in RATES[:: MEMBERS // SOME]:
         model = torch_network()
-        optimizer, losses = torch.optim.SGD(model.parameters(), float(rate)), torch.empty(EPOCHS)
+        optimizer, losses = (
+            torch.optim.SGD(model.parameters(), float(rate)),
+            torch.empty(EPOCHS),
+        )
         for epoch in range(EPOCHS):
             optimizer.zero_grad()
             loss = torch.mean((model(x) - y) ** 2)
@@ -81,9 +97,14 @@ def torch_at_once(x, y):
     skeleton, rates = torch_network().to("meta"), torch.from_numpy(RATES)
 
     def loss(params, buffers):
-        return torch.mean((torch.func.functional_call(skeleton, (params, buffers), (x,)) - y) ** 2)
+        return torch.mean(
+            (torch.func.functional_call(skeleton, (params, buffers), (x,)) - y) ** 2
+        )
 
-    step, losses = torch.func.vmap(torch.func.grad_and_value(loss)), torch.empty(EPOCHS, MEMBERS)
+    step, losses = (
+        torch.func.vmap(torch.func.grad_and_value(loss)),
+        torch.empty(EPOCHS, MEMBERS),
+    )
     for epoch in range(EPOCHS):
         grads, losses[epoch] = step(params, buffers)
         for name, value in params.items():
@@ -99,7 +120,14 @@ def capacity(how):
     jax.clear_caches()
     begun = time.perf_counter()
     report = search.search_capacity(
-        make, examples(30, 0), examples(200, 2), sizes=WIDTHS, seeds=3, epochs=EPOCHS, batch_size=30, how=how
+        make,
+        examples(30, 0),
+        examples(200, 2),
+        sizes=WIDTHS,
+        seeds=3,
+        epochs=EPOCHS,
+        batch_size=30,
+        how=how,
     )
     return time.perf_counter() - begun, report
 
@@ -120,11 +148,31 @@ def measure() -> list[dict[str, str]]:
     times[f"sweep of 64: torch one by one ({SOME} timed)"] *= MEMBERS / SOME
     ours = times["sweep of 64: ours, the compiled program"]
     rows = [_row(name, seconds, seconds / ours) for name, seconds in times.items()]
-    rows.insert(1, _row("sweep of 64: ours, `search.sweep` called once", whole.seconds, whole.seconds / ours))
+    rows.insert(
+        1,
+        _row(
+            "sweep of 64: ours, `search.sweep` called once", whole.seconds, whole.seconds / ours
+        ),
+    )
     (at_once, nested), (each, single) = capacity("nested"), capacity("each")
-    tried = {"nested": f"{len(nested.sizes)} sizes", "each": f"{len(single.sizes)} sizes, stopped when it knew"}
-    rows.append(_row(f"capacity: one program ({tried['nested']}; takes {nested.recommended})", at_once, 1.0))
-    rows.append(_row(f"capacity: one a width ({tried['each']}; takes {single.recommended})", each, each / at_once))
+    tried = {
+        "nested": f"{len(nested.sizes)} sizes",
+        "each": f"{len(single.sizes)} sizes, stopped when it knew",
+    }
+    rows.append(
+        _row(
+            f"capacity: one program ({tried['nested']}; takes {nested.recommended})",
+            at_once,
+            1.0,
+        )
+    )
+    rows.append(
+        _row(
+            f"capacity: one a width ({tried['each']}; takes {single.recommended})",
+            each,
+            each / at_once,
+        )
+    )
     return rows
 
 

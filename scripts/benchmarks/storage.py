@@ -1,10 +1,10 @@
 """Storage and views (chapter 3)
 
-Reading a view as a dense array against torch's `.contiguous()` and NumPy's `ascontiguousarray`, interleaved;
-the gradient of a weighted sum through a view against torch's autograd; 64 rows read in a loop; what one view
-operation costs. Plain `jnp` on the dense array tells what is ours and what is XLA's; on the storage,
-reshaped, it starts from what we start from (XLA:CPU turns a bare 2-D argument 3-4 times faster than a
-reshaped or computed one). Below 1 is in our favour.
+Reading a view as a dense array against torch's `.contiguous()` and NumPy's `ascontiguousarray`,
+interleaved; the gradient of a weighted sum through a view against torch's autograd; 64 rows
+read in a loop; what one view operation costs. Plain `jnp` on the dense array tells what is ours
+and what is XLA's; on the storage, reshaped, it starts from what we start from (XLA:CPU turns a
+bare 2-D argument 3-4 times faster than a reshaped or computed one). Below 1 is in our favour.
 """
 
 import math
@@ -19,20 +19,33 @@ from timing import interleaved, readable
 
 from dlwp_jax import storage
 
-# name -> (size of the tensor, the view in terms of torch and ours alike, the same elements in jnp)
+# name -> (size of the tensor, the view in terms of torch and ours alike, the same elements in
+# jnp)
 READS: dict[str, tuple[tuple[int, ...], Callable, Callable]] = {
     "rows x[256:768]": ((1024, 1024), lambda x: x[256:768], lambda x: x[256:768]),
     "every second row and column": ((2048, 2048), lambda x: x[::2, ::2], lambda x: x[::2, ::2]),
     "every third from 1": ((3_000_001,), lambda x: x[1::3], lambda x: x[1::3]),
     "columns x[:, 100:900]": ((1024, 1024), lambda x: x[:, 100:900], lambda x: x[:, 100:900]),
-    "expand to 64": ((1, 64_000), lambda x: x.expand(64, -1), lambda x: jnp.broadcast_to(x, (64, 64_000))),
-    "unfold(0, 9, 1)": ((200_000,), lambda x: x.unfold(0, 9, 1), lambda x: x[windows(200_000, 9)]),
+    "expand to 64": (
+        (1, 64_000),
+        lambda x: x.expand(64, -1),
+        lambda x: jnp.broadcast_to(x, (64, 64_000)),
+    ),
+    "unfold(0, 9, 1)": (
+        (200_000,),
+        lambda x: x.unfold(0, 9, 1),
+        lambda x: x[windows(200_000, 9)],
+    ),
     "im2col 3x3": (
         (8, 16, 66, 66),
         lambda x: x.unfold(2, 3, 1).unfold(3, 3, 1),
         lambda x: x[:, :, windows(66, 3)[:, None, :, None], windows(66, 3)[None, :, None, :]],
     ),
-    "NCHW -> NHWC": ((16, 32, 64, 64), lambda x: x.permute(0, 2, 3, 1), lambda x: x.transpose(0, 2, 3, 1)),
+    "NCHW -> NHWC": (
+        (16, 32, 64, 64),
+        lambda x: x.permute(0, 2, 3, 1),
+        lambda x: x.transpose(0, 2, 3, 1),
+    ),
     "transpose": ((1024, 1024), lambda x: x.transpose(0, 1), lambda x: x.T),
 }
 GRADIENTS = ("transpose", "unfold(0, 9, 1)", "im2col 3x3", "NCHW -> NHWC")
@@ -93,7 +106,9 @@ def rows_in_a_loop() -> dict[str, float]:
     ours, array = storage.tensor(theirs.numpy()), jnp.asarray(theirs.numpy())
     return interleaved(
         {
-            "ours, eager": lambda: jax.block_until_ready([ours[i].to_array() for i in range(64)]),
+            "ours, eager": lambda: jax.block_until_ready(
+                [ours[i].to_array() for i in range(64)]
+            ),
             "jnp, eager": lambda: jax.block_until_ready([array[i] for i in range(64)]),
             "torch": lambda: [theirs[i].clone() for i in range(64)],
             "numpy": lambda: [np.array(row) for row in ours.numpy()],
@@ -115,11 +130,21 @@ def one_view_operation() -> dict[str, float]:
         for operation in operations:
             operation(x)
 
-    times = interleaved({"ours, eager": lambda: all_of(ours), "torch": lambda: all_of(theirs)}, inner=200)
+    times = interleaved(
+        {"ours, eager": lambda: all_of(ours), "torch": lambda: all_of(theirs)}, inner=200
+    )
     return {name: seconds / len(operations) for name, seconds in times.items()}
 
 
-COLUMNS = ("ours, eager", "ours, jit", "jnp, jit", "jnp of the storage, jit", "jnp, eager", "torch", "numpy")
+COLUMNS = (
+    "ours, eager",
+    "ours, jit",
+    "jnp, jit",
+    "jnp of the storage, jit",
+    "jnp, eager",
+    "torch",
+    "numpy",
+)
 
 
 def row(what: str, times: dict[str, float]) -> dict[str, str]:
@@ -138,12 +163,18 @@ def geometric_mean(ratios: list[float]) -> float:
 
 
 def measure() -> list[dict[str, str]]:
-    torch.set_num_threads(1)  # with two, torch's small copies take milliseconds whenever another process runs
+    torch.set_num_threads(
+        1
+    )  # with two, torch's small copies take milliseconds whenever another process runs
     read_times = {name: reads(name) for name in READS}
     table = [row(f"read: {name}", times) for name, times in read_times.items()]
-    average = dict.fromkeys(table[0], "") | {"what": "read: average but the transpose (geometric)"}
+    average = dict.fromkeys(table[0], "") | {
+        "what": "read: average but the transpose (geometric)"
+    }
     for form in ("ours, eager", "ours, jit"):
-        ratios = [ratio(times, form) for name, times in read_times.items() if name != "transpose"]
+        ratios = [
+            ratio(times, form) for name, times in read_times.items() if name != "transpose"
+        ]
         average[form] = f"{geometric_mean(ratios):.2f} of torch"
     table.append(average)
     table += [row(f"gradient: {name}", gradients(name)) for name in GRADIENTS]

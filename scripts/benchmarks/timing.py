@@ -1,4 +1,6 @@
-"""Timing side by side: every form once a round, the rounds interleaved, medians and their ratios."""
+"""Timing side by side: every form once a round, the rounds interleaved, medians and their
+ratios.
+"""
 
 import random
 import statistics
@@ -7,15 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def interleaved(forms: Mapping[str, Callable[[], Any]], *, rounds: int = 15, inner: int = 1) -> dict[str, float]:
+def interleaved(
+    forms: Mapping[str, Callable[[], Any]], *, rounds: int = 15, inner: int = 1
+) -> dict[str, float]:
     """Median seconds of one call of each form.
 
     Args:
-      forms: name -> a call without arguments that waits for its own result (`jax.block_until_ready`).
+      forms: name -> a call without arguments that waits for its own result
+        (`jax.block_until_ready`).
       rounds: how often every form is timed; the order within a round is shuffled.
       inner: calls inside one timing, for work far shorter than the clock's grain.
 
-    Each form is called once, untimed, before the first round: compilation is not in these figures.
+    Each form is called once, untimed, before the first round: compilation is not in these
+    figures.
     """
     for form in forms.values():
         form()

@@ -1,4 +1,6 @@
-"""Measures how often `diagnose` is right where the truth is known, and writes the tables of docs/diagnose.md."""
+"""Measures how often `diagnose` is right where the truth is known, and writes the tables of
+docs/diagnose.md.
+"""
 
 import argparse
 import sys
@@ -28,7 +30,10 @@ OPPOSITES = {"overfitting", "underfitting"}
 KNOWN = {
     "the history alone": lambda case: None,
     "and the trivial loss": lambda case: case.trivial,
-    "and the reachable loss": lambda case: {"trivial": case.trivial, "reachable": case.reachable},
+    "and the reachable loss": lambda case: {
+        "trivial": case.trivial,
+        "reachable": case.reachable,
+    },
 }
 FITTED = {
     "harm": (0.04, 0.05, 0.06, 0.08, 0.1, 0.12),
@@ -40,14 +45,18 @@ FITTED = {
 
 
 def fit(half: list[Case]) -> Thresholds:
-    """The thresholds that are right most often, one after the other, twice; the middle of those that are equal."""
+    """The thresholds that are right most often, one after the other, twice; the middle of those
+    that are equal.
+    """
     measured = []
     for case in half:
         curves = read(case.history)
         for known in KNOWN.values():
             if not curves.failed_epoch:
                 trivial, reachable = known_losses(known(case))
-                measured.append((case.truth, (curves, measure(curves, trivial), trivial, reachable)))
+                measured.append(
+                    (case.truth, (curves, measure(curves, trivial), trivial, reachable))
+                )
 
     def right(limits):
         return sum(decide(*arguments, limits)[0] == t for t, arguments in measured)
@@ -67,14 +76,20 @@ def report(half: list[Case]) -> str:
     for what, known in KNOWN.items():
         told = [diagnose(case.history, baseline=known(case)) for case in half]
         right = np.array([d.verdict == c.truth for d, c in zip(told, half, strict=True)])
-        fair = np.array([d.verdict in truth.acceptable(c.facts) for d, c in zip(told, half, strict=True)])
+        fair = np.array(
+            [d.verdict in truth.acceptable(c.facts) for d, c in zip(told, half, strict=True)]
+        )
         clear = np.array([d.evidence.get("margin", 1.0) >= CLEAR for d in told])
-        crossed = np.array([{d.verdict, c.truth} == OPPOSITES for d, c in zip(told, half, strict=True)])
+        crossed = np.array(
+            [{d.verdict, c.truth} == OPPOSITES for d, c in zip(told, half, strict=True)]
+        )
         rows.append(
             f"| {what} | {right.mean():.1%} | {fair.mean():.1%} | {fair[clear].mean():.1%} of {clear.mean():.0%} "
             f"| {crossed.sum()} | {(crossed & clear).sum()} |"
         )
-        matrices.append(matrix(what, Counter((c.truth, d.verdict) for d, c in zip(told, half, strict=True))))
+        matrices.append(
+            matrix(what, Counter((c.truth, d.verdict) for d, c in zip(told, half, strict=True)))
+        )
     head = (
         "| `diagnose` is told | right | right or on the border | the same, margin at least "
         f"{CLEAR} | over- for underfitting or the reverse | of these, margin at least {CLEAR} |"
@@ -85,7 +100,11 @@ def report(half: list[Case]) -> str:
 def matrix(what: str, counts: Counter) -> str:
     """How often which truth got which verdict."""
     verdicts = [v for v in VERDICTS if any(v in pair for pair in counts)]
-    lines = [f"Told {what} (rows: truth, columns: verdict):", "", "| | " + " | ".join(verdicts) + " |"]
+    lines = [
+        f"Told {what} (rows: truth, columns: verdict):",
+        "",
+        "| | " + " | ".join(verdicts) + " |",
+    ]
     lines.append("| --- " * (len(verdicts) + 1) + "|")
     for t in verdicts:
         lines.append(f"| {t} | " + " | ".join(str(counts[t, v] or "") for v in verdicts) + " |")
@@ -103,8 +122,14 @@ def write(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/diagnosis_table", description=__doc__)
-    parser.add_argument("--fit", action="store_true", help="fit the thresholds on one half, and print them")
-    parser.add_argument("--write", action="store_true", help="put the tables on the other half into docs/diagnose.md")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the thresholds on one half, and print them"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the tables on the other half into docs/diagnose.md",
+    )
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     every = cases()

@@ -24,7 +24,9 @@ class Case:
 
     @property
     def reachable(self) -> float:
-        """What a better model reaches; nothing is to be reached where the targets were made without the inputs."""
+        """What a better model reaches; nothing is to be reached where the targets were made
+        without the inputs.
+        """
         return self.facts.reachable if self.facts.informative else self.trivial
 
     @property
@@ -39,7 +41,10 @@ def outcomes(group: families.Group, seed: int, cache: Path = CACHE) -> dict[str,
     if not path.exists():
         begin = time.perf_counter()
         made = families.train_group(group, seed)
-        print(f"{group.name}: {group.members} trainings in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+        print(
+            f"{group.name}: {group.members} trainings in {time.perf_counter() - begin:.1f} s",
+            file=sys.stderr,
+        )
         cache.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **made)
@@ -48,7 +53,9 @@ def outcomes(group: families.Group, seed: int, cache: Path = CACHE) -> dict[str,
         return dict(kept)
 
 
-def cases(groups: tuple[families.Group, ...] = families.GROUPS, seed: int = 0, cache: Path = CACHE) -> list[Case]:
+def cases(
+    groups: tuple[families.Group, ...] = families.GROUPS, seed: int = 0, cache: Path = CACHE
+) -> list[Case]:
     """All trainings, with their facts."""
     made = {group: outcomes(group, seed + i, cache) for i, group in enumerate(groups)}
     best: dict[tuple, float] = {}
@@ -64,10 +71,15 @@ def cases(groups: tuple[families.Group, ...] = families.GROUPS, seed: int = 0, c
     ]
 
 
-def case(group: families.Group, member: dict[str, np.ndarray], best: dict[tuple, float]) -> Case:
+def case(
+    group: families.Group, member: dict[str, np.ndarray], best: dict[tuple, float]
+) -> Case:
     columns = ("train/loss", "val/loss", "train/eval_loss")
     history = {name: member[name][: group.epochs] for name in columns if name in member}
-    informative, test_trivial = bool(member["member/informative"]), float(member["test_trivial"])
+    informative, test_trivial = (
+        bool(member["member/informative"]),
+        float(member["test_trivial"]),
+    )
     facts = truth.Facts(
         test=member["val/test"],
         clean=member["val/clean"],
@@ -75,6 +87,8 @@ def case(group: families.Group, member: dict[str, np.ndarray], best: dict[tuple,
         failed=int(member["failed"]),
         informative=informative,
         trivial=test_trivial,
-        reachable=best[group.family, group.n, float(member["member/noise"])] if informative else test_trivial,
+        reachable=best[group.family, group.n, float(member["member/noise"])]
+        if informative
+        else test_trivial,
     )
     return Case(group.name, history, float(member["trivial"]), facts)

@@ -1,8 +1,10 @@
-"""What a training really was: rules on its test loss, its training loss and its future, older than the thresholds.
+"""What a training really was: rules on its test loss, its training loss and its future, older
+than the thresholds.
 
-T(e) is the loss on 800 test rows, R(e) that on the training rows, both in eval mode after epoch e; E is the last epoch
-of the history; B the trivial predictor's test loss; F the lowest test loss that any run on such data had (family,
-examples, noise). S = max(min T up to E, B / 20). The first rule that holds:
+T(e) is the loss on 800 test rows, R(e) that on the training rows, both in eval mode after epoch
+e; E is the last epoch of the history; B the trivial predictor's test loss; F the lowest test
+loss that any run on such data had (family, examples, noise). S = max(min T up to E, B / 20).
+The first rule that holds:
 
 | truth | rule |
 | --- | --- |
@@ -16,10 +18,10 @@ than half as much since then |
 | underfitting | T(E) − F > 0.1 (B − F): a better model explains 10 % more |
 | good fit | otherwise |
 
-A run is *on the border* where moving one of the numbers 0.05, 0.1, 0.25 by a factor 1.5 either way gives another truth;
-the verdict may then be any of these. Two rules were amended after a first look at runs that were judged wrongly, before
-the thresholds were fitted: losses that bounce together are not overfitting, and a learning rate far too small is not
-underfitting.
+A run is *on the border* where moving one of the numbers 0.05, 0.1, 0.25 by a factor 1.5 either
+way gives another truth; the verdict may then be any of these. Two rules were amended after a
+first look at runs that were judged wrongly, before the thresholds were fitted: losses that
+bounce together are not overfitting, and a learning rate far too small is not underfitting.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -40,7 +42,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at: `test` and `clean` over all epochs that were trained, the rest as above."""
+    """What the rules look at: `test` and `clean` over all epochs that were trained, the rest as
+    above.
+    """
 
     test: np.ndarray
     clean: np.ndarray
@@ -72,7 +76,9 @@ def truth(facts: Facts, rules: Rules = Rules()) -> str:
     if test[-1] - clean[-1] > rules.gap * max(test[-1], floor):
         return "overfitting under control"
     return (
-        "underfitting" if test[-1] - facts.reachable > rules.better * (facts.trivial - facts.reachable) else "good fit"
+        "underfitting"
+        if test[-1] - facts.reachable > rules.better * (facts.trivial - facts.reachable)
+        else "good fit"
     )
 
 

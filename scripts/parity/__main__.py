@@ -1,4 +1,6 @@
-"""Measures the cases of cases.py against torch and writes docs/parity.md; fails where one is out of tolerance."""
+"""Measures the cases of cases.py against torch and writes docs/parity.md; fails where one is
+out of tolerance.
+"""
 
 import functools
 import inspect
@@ -65,7 +67,11 @@ def layers() -> Measured:
         theirs, ours = expression(text)
         loaded = parity.load_torch(ours, theirs)
         rng = np.random.default_rng(0)
-        x = rng.integers(0, 20, shape) if "Embedding" in text else rng.standard_normal(shape).astype(np.float32)
+        x = (
+            rng.integers(0, 20, shape)
+            if "Embedding" in text
+            else rng.standard_normal(shape).astype(np.float32)
+        )
         is_random = "Dropout" in text or "RReLU" in text
         report = parity.compare(theirs, ours, x, loaded=loaded, train=not is_random)
         yield "layer", f"`{text}`", max(row.max_rel for row in report.rows)
@@ -82,16 +88,26 @@ def loss_functions() -> Measured:
         "s": lambda: rng.choice([-1.0, 1.0], shape).astype(np.float32),
         "c": lambda: rng.integers(0, 10, 16),
         "t": lambda: rng.choice([-1.0, 1.0], 16).astype(np.float32),
-        "m": lambda: np.where(np.arange(10) < 3, rng.permuted(np.tile(np.arange(10), (16, 1)), axis=1), -1),
+        "m": lambda: np.where(
+            np.arange(10) < 3, rng.permuted(np.tile(np.arange(10), (16, 1)), axis=1), -1
+        ),
     }
     for name, kinds, options in cases.LOSSES:
         first, *rest = (make[kind]() for kind in kinds)
         theirs = functools.partial(getattr(torch.nn.functional, name), **options)
         ours = functools.partial(getattr(losses, name), **options)
-        yield "loss", f"`{name}` {options or ''}", value_and_gradient(ours, theirs, first, *rest)
+        yield (
+            "loss",
+            f"`{name}` {options or ''}",
+            value_and_gradient(ours, theirs, first, *rest),
+        )
     log_probs = np.log(rng.dirichlet(np.ones(5), (12, 3))).astype(np.float32)  # [T n C]
     arguments = (rng.integers(1, 5, (3, 4)), np.array([12, 10, 11]), np.array([4, 3, 2]))
-    yield "loss", "`ctc_loss` (by optax)", value_and_gradient(losses.ctc_loss, ctc, log_probs, *arguments)
+    yield (
+        "loss",
+        "`ctc_loss` (by optax)",
+        value_and_gradient(losses.ctc_loss, ctc, log_probs, *arguments),
+    )
     prediction, mask = rng.uniform(0, 1, (4, 16, 16)), rng.uniform(0, 1, (4, 16, 16)) > 0.7
     pair = prediction.astype(np.float32)[..., None], mask.astype(np.float32)[..., None]
     yield "loss", "`dice_loss` (the book's)", value_and_gradient(losses.dice_loss, dice, *pair)
@@ -103,19 +119,27 @@ def ctc(log_probs, *arguments):
 
 
 def dice(prediction, mask):
-    """The book's soft Dice loss, chapter 13: 1 - (2 |a b| + 1) / (|a| + |b| + 1), the mean over the images."""
+    """The book's soft Dice loss, chapter 13: 1 - (2 |a b| + 1) / (|a| + |b| + 1), the mean over
+    the images.
+    """
     overlap, total = ((x.sum(dim=(1, 2, 3))) for x in (prediction * mask, prediction + mask))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def value_and_gradient(ours: Callable, theirs: Callable, first: np.ndarray, *rest: np.ndarray) -> float:
-    """The larger of the errors of a scalar function and of its gradient by the first argument."""
+def value_and_gradient(
+    ours: Callable, theirs: Callable, first: np.ndarray, *rest: np.ndarray
+) -> float:
+    """The larger of the errors of a scalar function and of its gradient by the first
+    argument.
+    """
     x = torch.tensor(first, requires_grad=True)
     value = theirs(x, *map(torch.tensor, rest))
     value.backward()
     assert x.grad is not None
     found = jax.jit(jax.value_and_grad(ours))(jnp.asarray(first), *rest)
-    return max(relative(a, b.numpy()) for a, b in zip(found, (value.detach(), x.grad), strict=True))
+    return max(
+        relative(a, b.numpy()) for a, b in zip(found, (value.detach(), x.grad), strict=True)
+    )
 
 
 def functions() -> Measured:
@@ -124,7 +148,9 @@ def functions() -> Measured:
     for n in (2, 3):
         theta, size = rng.standard_normal((2, n, n + 1)).astype(np.float32) / 2, (5, 6, 4)[:n]
         grid = nn.affine_grid(jnp.asarray(theta), (2, *size, 3))
-        want = torch.nn.functional.affine_grid(torch.tensor(theta), [2, 3, *size], align_corners=False)
+        want = torch.nn.functional.affine_grid(
+            torch.tensor(theta), [2, 3, *size], align_corners=False
+        )
         yield "function", f"`affine_grid` over {n} axes", relative(grid, want.numpy())
         images = rng.standard_normal((2, *(6, 5, 7)[:n], 3)).astype(np.float32)
         weights = rng.standard_normal((2, *size, 3)).astype(np.float32)
@@ -134,7 +160,9 @@ def functions() -> Measured:
 
         def theirs(grid, images, weights):
             images, weights = (torch.movedim(x, -1, 1) for x in (images, weights))
-            sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+            sampled = torch.nn.functional.grid_sample(
+                images, grid, padding_mode="border", align_corners=False
+            )
             return (sampled * weights).sum()
 
         yield (
@@ -165,7 +193,9 @@ def optimizers() -> Measured:
 
 
 def lbfgs() -> float:
-    """Where both end, on a small sum of logarithms: torch takes 20 iterations a step, optax one."""
+    """Where both end, on a small sum of logarithms: torch takes 20 iterations a step, optax
+    one.
+    """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((12, 4), (12,)))
     p = torch.zeros(4, requires_grad=True)
@@ -173,7 +203,10 @@ def lbfgs() -> float:
 
     def closure():
         opt.zero_grad()
-        value = torch.log(1 + (torch.tensor(a) @ p - torch.tensor(b)) ** 2).mean() + 0.1 * (p**2).sum()
+        value = (
+            torch.log(1 + (torch.tensor(a) @ p - torch.tensor(b)) ** 2).mean()
+            + 0.1 * (p**2).sum()
+        )
         value.backward()
         return value
 
@@ -186,10 +219,14 @@ def lbfgs() -> float:
     def step(_, carry):
         params, state = carry
         value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        updates, state = tx.update(
+            grad, state, params, value=value, grad=grad, value_fn=value_fn
+        )
         return params + updates, state
 
-    ours, _ = jax.jit(lambda carry: jax.lax.fori_loop(0, 40, step, carry))((jnp.zeros(4), tx.init(jnp.zeros(4))))
+    ours, _ = jax.jit(lambda carry: jax.lax.fori_loop(0, 40, step, carry))(
+        (jnp.zeros(4), tx.init(jnp.zeros(4)))
+    )
     return relative(ours, p.detach().numpy())
 
 
@@ -201,9 +238,15 @@ def clipping() -> Measured:
         for parameter, grad in zip(theirs, grads, strict=True):
             parameter.grad = torch.tensor(grad)
         getattr(torch.nn.utils, f"{name}_")(theirs, bound)
-        ours, _ = getattr(optim, name)(bound).update(list(jnp.asarray(grads)), optax.EmptyState())
+        ours, _ = getattr(optim, name)(bound).update(
+            list(jnp.asarray(grads)), optax.EmptyState()
+        )
         pairs = ((a, p.grad) for a, p in zip(ours, theirs, strict=True))
-        yield "clipping", f"`{name}_`", max(relative(a, b.numpy()) for a, b in pairs if b is not None)
+        yield (
+            "clipping",
+            f"`{name}_`",
+            max(relative(a, b.numpy()) for a, b in pairs if b is not None),
+        )
 
 
 def schedules() -> Measured:
@@ -222,7 +265,9 @@ def schedules() -> Measured:
 
 def plateau() -> float:
     """1000 noisy losses that fall and stall."""
-    losses_seen = 1 / (1 + np.arange(cases.STEPS) / 50) + 0.05 * np.random.default_rng(0).standard_normal(cases.STEPS)
+    losses_seen = 1 / (1 + np.arange(cases.STEPS) / 50) + 0.05 * np.random.default_rng(
+        0
+    ).standard_normal(cases.STEPS)
     losses_seen = losses_seen.astype(np.float32)
     opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cases.RATE)
     scheduler, rates = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, factor=0.7), []
@@ -235,7 +280,9 @@ def plateau() -> float:
         _, state = tx.update(jnp.ones(()), state, value=value)
         return state, state.lr
 
-    found = jax.jit(lambda values: jax.lax.scan(step, tx.init(jnp.ones(())), values)[1])(losses_seen)
+    found = jax.jit(lambda values: jax.lax.scan(step, tx.init(jnp.ones(())), values)[1])(
+        losses_seen
+    )
     return relative(found, np.array(rates))
 
 
@@ -249,18 +296,28 @@ def main() -> int:
     """Measure, print and write; 1 where a case is out of tolerance."""
     warnings.simplefilter("ignore", UserWarning)  # torch's, about its own stepping order
     rows, failed = [], False
-    for measured in (layers(), functions(), loss_functions(), optimizers(), clipping(), schedules()):
+    for measured in (
+        layers(),
+        functions(),
+        loss_functions(),
+        optimizers(),
+        clipping(),
+        schedules(),
+    ):
         for kind, case, error in measured:
             name = case.split("`")[1]
             tolerance, why = cases.EXCEPTIONS.get(name, cases.TOLERANCES[kind])
             failed |= not error <= tolerance
             rows.append(f"| {kind} | {case} | {error:.1e} | {tolerance:.0e} | {why} |")
             print(rows[-1] + ("" if error <= tolerance else "   OUT OF TOLERANCE"), flush=True)
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch"))
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch")
+    )
     partial = PAGE.with_suffix(".partial")
     page = HEAD.format(libraries=libraries) + "\n".join(rows) + "\n" + DIFFERENCES
     page += "".join(
-        f"| {what} | {there} | {here} | {', '.join(tests)} |\n" for what, there, here, tests in differences.ROWS
+        f"| {what} | {there} | {here} | {', '.join(tests)} |\n"
+        for what, there, here, tests in differences.ROWS
     )
     partial.write_text(page)
     partial.replace(PAGE)

@@ -1,4 +1,6 @@
-"""What docs/parity.md lists, and what it leaves out by name (tests/test_parity_table.py sees that nothing else is)."""
+"""What docs/parity.md lists, and what it leaves out by name (tests/test_parity_table.py sees
+that nothing else is).
+"""
 
 import torch.optim.lr_scheduler as theirs
 
@@ -7,10 +9,13 @@ from dlwp_jax import optim
 NAMES = """CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 SELU SiLU
 RReLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"""
 ACTIVATIONS = [(f"{name}()", (32, 32)) for name in NAMES.split()]
-ACTIVATIONS += [(f"{name}(dim=1)", (32, 32)) for name in ("GLU", "LogSoftmax", "Softmax", "Softmin")]
+ACTIVATIONS += [
+    (f"{name}(dim=1)", (32, 32)) for name in ("GLU", "LogSoftmax", "Softmax", "Softmin")
+]
 ACTIVATIONS += [("Softmax2d()", (2, 4, 8, 8)), ("Threshold(0.5, 7.0)", (32, 32))]
 
-# An expression stands for both: it is evaluated in torch.nn and in dlwp_jax.nn, and read with an input of that shape
+# An expression stands for both: it is evaluated in torch.nn and in dlwp_jax.nn, and read with
+# an input of that shape
 # in torch's layout. Layers that are random in train mode are compared in eval mode.
 LAYERS = [
     ("Linear(64, 32)", (8, 64)),
@@ -55,7 +60,10 @@ LAYERS = [
 # Ahead of the first axis as much as behind it would hide a side mistaken for another.
 for n, sides in ((1, (1, 2)), (2, (1, 2, 3, 0)), (3, (1, 2, 0, 1, 2, 0))):
     image = (2, 3, *(5, 6, 7)[:n])
-    LAYERS += [(f"{kind}Pad{n}d({sides})", image) for kind in ("Reflection", "Replication", "Circular", "Zero")]
+    LAYERS += [
+        (f"{kind}Pad{n}d({sides})", image)
+        for kind in ("Reflection", "Replication", "Circular", "Zero")
+    ]
     LAYERS += [(f"ConstantPad{n}d({sides}, 0.5)", image)]
 LAYERS += [
     ("Upsample(scale_factor=2, mode='nearest')", (2, 4, 6, 6)),
@@ -98,7 +106,8 @@ LOSSES = [
     ("multilabel_margin_loss", "xm", {}),
 ]
 
-# (class in torch.optim, options); ours is made from the live optimizer by `parity.torch_optimizer`.
+# (class in torch.optim, options); ours is made from the live optimizer by
+# `parity.torch_optimizer`.
 OPTIMIZERS = [
     ("SGD", {"lr": 0.01, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
     ("SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
@@ -117,7 +126,8 @@ OPTIMIZERS = [
     ("Muon", {"lr": 0.01}),
 ]
 
-# Name -> (schedule here, torch's for an optimizer, what it sets). The first rate is RATE, the milestones are steps.
+# Name -> (schedule here, torch's for an optimizer, what it sets). The first rate is RATE, the
+# milestones are steps.
 RATE, STEPS = 0.3, 1000
 
 
@@ -138,11 +148,31 @@ def two_there(opt):
 
 SCHEDULES = {
     "StepLR": (optim.step_lr(RATE, 30, 0.5), lambda o: theirs.StepLR(o, 30, 0.5), "lr"),
-    "MultiStepLR": (optim.multi_step_lr(RATE, [10, 200, 700]), lambda o: theirs.MultiStepLR(o, [10, 200, 700]), "lr"),
-    "ConstantLR": (optim.constant_lr(RATE, 0.7, 500), lambda o: theirs.ConstantLR(o, 0.7, 500), "lr"),
-    "LinearLR": (optim.linear_lr(RATE, 0.1, 1.0, 700), lambda o: theirs.LinearLR(o, 0.1, 1.0, 700), "lr"),
-    "ExponentialLR": (optim.exponential_lr(RATE, 0.999), lambda o: theirs.ExponentialLR(o, 0.999), "lr"),
-    "PolynomialLR": (optim.polynomial_lr(RATE, 600, 2.5), lambda o: theirs.PolynomialLR(o, 600, 2.5), "lr"),
+    "MultiStepLR": (
+        optim.multi_step_lr(RATE, [10, 200, 700]),
+        lambda o: theirs.MultiStepLR(o, [10, 200, 700]),
+        "lr",
+    ),
+    "ConstantLR": (
+        optim.constant_lr(RATE, 0.7, 500),
+        lambda o: theirs.ConstantLR(o, 0.7, 500),
+        "lr",
+    ),
+    "LinearLR": (
+        optim.linear_lr(RATE, 0.1, 1.0, 700),
+        lambda o: theirs.LinearLR(o, 0.1, 1.0, 700),
+        "lr",
+    ),
+    "ExponentialLR": (
+        optim.exponential_lr(RATE, 0.999),
+        lambda o: theirs.ExponentialLR(o, 0.999),
+        "lr",
+    ),
+    "PolynomialLR": (
+        optim.polynomial_lr(RATE, 600, 2.5),
+        lambda o: theirs.PolynomialLR(o, 600, 2.5),
+        "lr",
+    ),
     "CosineAnnealingLR": (
         optim.cosine_annealing_lr(RATE, 300, 0.01),
         lambda o: theirs.CosineAnnealingLR(o, 300, 0.01),
@@ -153,8 +183,16 @@ SCHEDULES = {
         lambda o: theirs.CosineAnnealingWarmRestarts(o, 11, 2),
         "lr",
     ),
-    "OneCycleLR": (optim.one_cycle_lr(RATE, STEPS), lambda o: theirs.OneCycleLR(o, RATE, STEPS), "lr"),
-    "one_cycle_momentum": (optim.one_cycle_momentum(STEPS), lambda o: theirs.OneCycleLR(o, RATE, STEPS), "momentum"),
+    "OneCycleLR": (
+        optim.one_cycle_lr(RATE, STEPS),
+        lambda o: theirs.OneCycleLR(o, RATE, STEPS),
+        "lr",
+    ),
+    "one_cycle_momentum": (
+        optim.one_cycle_momentum(STEPS),
+        lambda o: theirs.OneCycleLR(o, RATE, STEPS),
+        "momentum",
+    ),
     "CyclicLR": (
         optim.cyclic_lr(0.01, RATE, 33, 10, "exp_range", 0.999),
         lambda o: theirs.CyclicLR(o, 0.01, RATE, 33, 10, "exp_range", 0.999),
@@ -172,8 +210,12 @@ SCHEDULES = {
         "lr",
     ),
     "SequentialLR": (
-        optim.sequential_lr([optim.constant_lr(RATE, 0.1, 50), optim.exponential_lr(RATE, 0.99)], [50]),
-        lambda o: theirs.SequentialLR(o, [theirs.ConstantLR(o, 0.1, 50), theirs.ExponentialLR(o, 0.99)], [50]),
+        optim.sequential_lr(
+            [optim.constant_lr(RATE, 0.1, 50), optim.exponential_lr(RATE, 0.99)], [50]
+        ),
+        lambda o: theirs.SequentialLR(
+            o, [theirs.ConstantLR(o, 0.1, 50), theirs.ExponentialLR(o, 0.99)], [50]
+        ),
         "lr",
     ),
     "ChainedScheduler": (
@@ -185,9 +227,15 @@ SCHEDULES = {
 
 # kind -> (tolerance relative to the largest value of an array, why it is of that size)
 TOLERANCES = {
-    "layer": (1e-5, "float32 sums of up to some hundred products in another order: 6e-8 for each rounding"),
+    "layer": (
+        1e-5,
+        "float32 sums of up to some hundred products in another order: 6e-8 for each rounding",
+    ),
     "loss": (1e-5, "exp and log differ in the last place, sums in their order"),
-    "optimizer": (1e-4, "200 steps, each with some roundings of 6e-8, divided by roots of small averages"),
+    "optimizer": (
+        1e-4,
+        "200 steps, each with some roundings of 6e-8, divided by roots of small averages",
+    ),
     "function": (1e-5, "float32 products and sums in another order: 6e-8 for each rounding"),
     "clipping": (1e-5, "one float32 norm, one division"),
     "schedule": (1e-5, "float32 here, float64 in torch; powers of up to 1000 steps"),
@@ -195,15 +243,24 @@ TOLERANCES = {
 # What needs its own: Muon multiplies in bfloat16, 8 bits, and every step passes through it.
 EXCEPTIONS = {
     "Muon": (2e-2, "orthogonalised in bfloat16 (4e-3 a rounding), as torch does"),
-    "LBFGS": (1e-3, "where both end, in float32: the loss is flat to a rounding for 2e-4 around its minimum"),
+    "LBFGS": (
+        1e-3,
+        "where both end, in float32: the loss is flat to a rounding for 2e-4 around its minimum",
+    ),
 }
 
 # Public names without a row, with the reason.
 BY_LAYER = "the function of a layer that has a row"
 WITHOUT_A_ROW = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "conv", "conv_transpose"), "Conv1d to ConvTranspose3d are these"),
+    **dict.fromkeys(
+        ("Conv", "ConvTranspose", "conv", "conv_transpose"),
+        "Conv1d to ConvTranspose3d are these",
+    ),
     "ModuleList": "holds layers and computes nothing",
-    **dict.fromkeys(("ConvNet", "LunaModel", "UNet", "UNetWrapper"), "networks of the book: tests/test_parity_book.py"),
+    **dict.fromkeys(
+        ("ConvNet", "LunaModel", "UNet", "UNetWrapper"),
+        "networks of the book: tests/test_parity_book.py",
+    ),
     **dict.fromkeys(
         ("NetBatchNorm", "NetDepth", "NetDropout", "NetRes", "NetResDeep", "ResBlock"),
         "networks of the book: tests/test_nn_conv_nets.py",
@@ -213,7 +270,12 @@ WITHOUT_A_ROW = {
         "networks of torchvision: tests/test_nn_imagenet.py",
     ),
     "LayerStack": "layers that have rows, as a loop: tests/test_nn_layer_stack.py",
-    **dict.fromkeys(("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "lp_pool", "max_pool"), BY_LAYER),
+    **dict.fromkeys(
+        ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "lp_pool", "max_pool"), BY_LAYER
+    ),
     **dict.fromkeys(("interpolate", "pad"), BY_LAYER),
-    **dict.fromkeys(("grad_norm", "groups", "torch_layout", "per_epoch"), "change no number of an optimizer's own"),
+    **dict.fromkeys(
+        ("grad_norm", "groups", "torch_layout", "per_epoch"),
+        "change no number of an optimizer's own",
+    ),
 }

@@ -1,6 +1,7 @@
 """Where torch and the JAX side differ by default, and the tests that hold ours to torch's."""
 
-# (what, torch, JAX side by default, tests: file without its `tests/test_` and `.py`, and the function's name)
+# (what, torch, JAX side by default, tests: file without its `tests/test_` and `.py`, and the
+# function's name)
 ROWS = [
     (
         "Linear and Conv initialisation",
@@ -11,7 +12,12 @@ ROWS = [
             "nn_init::test_linear_is_narrower_than_flaxs_at_fan_in_100",
         ],
     ),
-    ("Embedding initialisation", "N(0, 1)", "scaled", ["nn_init::test_default_embedding_and_norms"]),
+    (
+        "Embedding initialisation",
+        "N(0, 1)",
+        "scaled",
+        ["nn_init::test_default_embedding_and_norms"],
+    ),
     (
         "BatchNorm",
         "momentum 0.1 of the new value, eps 1e-5, unbiased running variance in two passes",
@@ -37,14 +43,25 @@ ROWS = [
         "transposed convolution",
         "output_padding, kernel flipped",
         "another rule for padding",
-        ["nn_convolution::test_output_and_gradients", "nn_convolution::test_output_size_of_transposed_convolution"],
+        [
+            "nn_convolution::test_output_and_gradients",
+            "nn_convolution::test_output_size_of_transposed_convolution",
+        ],
     ),
-    ("pooling", "stride = window; ceil_mode; adaptive", "stride 1; neither", ["nn_pool::test_output_and_gradient"]),
+    (
+        "pooling",
+        "stride = window; ceil_mode; adaptive",
+        "stride 1; neither",
+        ["nn_pool::test_output_and_gradient"],
+    ),
     (
         "flatten",
         "C H W order",
         "H W C order",
-        ["nn_basics::test_flatten_in_torchs_order", "parity_weights::test_a_probe_finds_and_turns_the_flatten"],
+        [
+            "nn_basics::test_flatten_in_torchs_order",
+            "parity_weights::test_a_probe_finds_and_turns_the_flatten",
+        ],
     ),
     (
         "grid_sample, affine_grid",
@@ -65,7 +82,12 @@ ROWS = [
         "the order is yours; no dampening",
         ["optim::test_formula_is_torchs"],
     ),
-    ("Adam, AdamW", "weight_decay is L2 in Adam, 1e-2 in AdamW", "none; 1e-4", ["optim::test_formula_is_torchs"]),
+    (
+        "Adam, AdamW",
+        "weight_decay is L2 in Adam, 1e-2 in AdamW",
+        "none; 1e-4",
+        ["optim::test_formula_is_torchs"],
+    ),
     (
         "RMSprop",
         "alpha 0.99, eps outside of the root",
@@ -84,8 +106,18 @@ ROWS = [
         "reduces one epoch earlier",
         ["schedules::test_reduce_lr_on_plateau"],
     ),
-    ("clip_grad_norm_", "divides by the norm + 1e-6", "by the norm", ["optim::test_clip_grad_norm"]),
-    ("cross_entropy(weight=)", "divides by the sum of weights", "by n", ["losses::test_value_and_gradient"]),
+    (
+        "clip_grad_norm_",
+        "divides by the norm + 1e-6",
+        "by the norm",
+        ["optim::test_clip_grad_norm"],
+    ),
+    (
+        "cross_entropy(weight=)",
+        "divides by the sum of weights",
+        "by n",
+        ["losses::test_value_and_gradient"],
+    ),
     (
         "precision of products",
         "float32",

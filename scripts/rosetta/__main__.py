@@ -1,4 +1,6 @@
-"""Runs every pair against torch; writes docs/torch_to_jax.md and docs/coming_from_torch.md if none differs."""
+"""Runs every pair against torch; writes docs/torch_to_jax.md and docs/coming_from_torch.md if
+none differs.
+"""
 
 import contextlib
 import sys
@@ -15,7 +17,9 @@ DOCS = ROOT / "docs"
 
 
 def failures(groups: list[pairs.Group], bites: list[pairs.Group]) -> int:
-    """Run every pair in a folder of its own; how many fail, each with its reason on the screen."""
+    """Run every pair in a folder of its own; how many fail, each with its reason on the
+    screen.
+    """
     checks = [(execute.check, pair) for group in (*groups, *bites) for pair in group.pairs]
     checks += [(execute.check_that_it_bites, pair) for group in bites for pair in group.pairs]
     failed = 0
@@ -35,10 +39,15 @@ def main() -> int:
     warnings.simplefilter("error")
     groups, bites = pairs.read_all(), [pairs.read("bites"), pairs.read("quiet")]
     failed = failures(groups, bites)
-    print(f"{len(pairs.book_names(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed")
+    print(
+        f"{len(pairs.book_names(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed"
+    )
     if failed:
         return 1
-    for name, text in {"torch_to_jax": page.render(groups), "coming_from_torch": page.render_bites(*bites)}.items():
+    for name, text in {
+        "torch_to_jax": page.render(groups),
+        "coming_from_torch": page.render_bites(*bites),
+    }.items():
         partial = DOCS / f"{name}.partial"
         partial.write_text(text)
         partial.replace(DOCS / f"{name}.md")

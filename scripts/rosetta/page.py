@@ -7,7 +7,8 @@ from scripts.rosetta.pairs import Group, Pair, book_names, read
 # How many torch names the book's chapters and their programs use.
 BOOK_NAMES = 172
 WIDTH = 60
-# GitHub reads Markdown between the tags after a blank line; Python-Markdown's md_in_html asks for the attribute.
+# GitHub reads Markdown between the tags after a blank line; Python-Markdown's md_in_html asks
+# for the attribute.
 TABLE = '<table markdown="1">'
 
 HEAD = """# From torch to JAX, name by name
@@ -36,9 +37,15 @@ def render(groups: list[Group]) -> str:
     """The page, in Markdown."""
     inputs = read("inputs")
     blocks = "\n".join([TABLE, *_halves(*inputs.pairs), "</table>"])
-    index = "\n".join(["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)])
+    index = "\n".join(
+        ["| | names |", "| --- | --- |", *(_index_row(group) for group in groups)]
+    )
     head = HEAD.format(
-        covered=len(book_names(groups)), total=BOOK_NAMES, index=index, inputs_title=inputs.title, inputs=blocks
+        covered=len(book_names(groups)),
+        total=BOOK_NAMES,
+        index=index,
+        inputs_title=inputs.title,
+        inputs=blocks,
     )
     return head + "".join(_section(group) for group in groups)
 
@@ -67,7 +74,12 @@ def _section(group: Group) -> str:
     long = [pair for pair in group.pairs if not _is_short(pair)]
     parts = [f"\n## {group.title}\n", f"{group.words}\n"]
     if short:
-        parts += ["| torch | JAX | where they differ |", "| --- | --- | --- |", *map(_row, short), ""]
+        parts += [
+            "| torch | JAX | where they differ |",
+            "| --- | --- | --- |",
+            *map(_row, short),
+            "",
+        ]
     if long:
         parts += [TABLE, *(line for pair in long for line in _block(pair)), "</table>", ""]
     return "\n".join(parts)
@@ -89,14 +101,27 @@ def _row(pair: Pair) -> str:
 def _block(pair: Pair) -> Iterator[str]:
     names = ", ".join(f"**`{_short(name)}`**" for name in pair.names)
     words = f"{names}: {pair.why}" if pair.why else names
-    yield from ('<tr markdown="1"><td colspan="2" markdown="block">', "", words + _anchors(pair), "", "</td></tr>")
+    yield from (
+        '<tr markdown="1"><td colspan="2" markdown="block">',
+        "",
+        words + _anchors(pair),
+        "",
+        "</td></tr>",
+    )
     yield from _halves(pair)
 
 
 def _halves(pair: Pair) -> Iterator[str]:
     """A row with torch's code on the left and ours on the right."""
     yield '<tr markdown="1"><td valign="top" markdown="block">'
-    yield from ("", "```python", pair.torch, "```", "", '</td><td valign="top" markdown="block">')
+    yield from (
+        "",
+        "```python",
+        pair.torch,
+        "```",
+        "",
+        '</td><td valign="top" markdown="block">',
+    )
     yield from ("", "```python", pair.jax, "```", "", "</td></tr>")
 
 
@@ -113,14 +138,21 @@ finds the first JAX different from torch and the second equal. The inputs, and t
 def render_bites(bites: Group, quiet: Group) -> str:
     """The page of what bites: ten things numbered, then the rest."""
     head = BITES.format(title=bites.title, words=bites.words)
-    numbered = "".join(_bite(f"## {number}. ", pair) for number, pair in enumerate(bites.pairs, 1))
+    numbered = "".join(
+        _bite(f"## {number}. ", pair) for number, pair in enumerate(bites.pairs, 1)
+    )
     rest = "".join(_bite("### ", pair) for pair in quiet.pairs)
     return f"{head}{numbered}\n## {quiet.title}\n\n{quiet.words}\n{rest}"
 
 
 def _bite(heading: str, pair: Pair) -> str:
-    torch_block, bites, ours = (f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax))
-    cells = f"**torch**\n{torch_block}", f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}"
+    torch_block, bites, ours = (
+        f"\n```python\n{code}\n```\n" for code in (pair.torch, pair.bites, pair.jax)
+    )
+    cells = (
+        f"**torch**\n{torch_block}",
+        f"**JAX: other numbers**\n{bites}\n**JAX: torch's numbers**\n{ours}",
+    )
     columns = "\n</td>".join(f'<td valign="top" markdown="block">\n\n{cell}' for cell in cells)
     return f"""
 {heading}{pair.names[0]}

@@ -1,4 +1,5 @@
-"""Our docstrings as Markdown: sections as lists, examples as code. Read by mkdocstrings, as an extension of griffe.
+"""Our docstrings as Markdown: sections as lists, examples as code. Read by mkdocstrings, as an
+extension of griffe.
 
 Griffe's own reader of this style wants one argument in each entry, and a heading over examples.
 """
@@ -8,7 +9,9 @@ import textwrap
 
 import griffe
 
-SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Warns|Yields):\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
+SECTION = re.compile(
+    r"^(Args|Attributes|Returns|Raises|Warns|Yields):\n((?:[ ]+.*\n|\n)+)", re.MULTILINE
+)
 EXAMPLE = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
 ENTRY = re.compile(r"^([*\w.]+(?:, [*\w.]+)*(?: \([^)\n]*\))?):(?=\s)", re.MULTILINE)
 
@@ -33,4 +36,8 @@ def _section(match: re.Match) -> str:
         return f"**{title}**: {body}\n\n"
     entries = re.split(r"\n(?=\S)", body)
     lines = [ENTRY.sub(lambda entry: f"`{entry[1]}`:", entry, count=1) for entry in entries]
-    return f"**{title}**\n\n" + "\n".join("- " + line.replace("\n", "\n  ") for line in lines) + "\n\n"
+    return (
+        f"**{title}**\n\n"
+        + "\n".join("- " + line.replace("\n", "\n  ") for line in lines)
+        + "\n\n"
+    )

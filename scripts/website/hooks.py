@@ -1,7 +1,9 @@
-"""What the site has and GitHub has not: the README as its first page, pictures of the experiments, the API.
+"""What the site has and GitHub has not: the README as its first page, pictures of the
+experiments, the API.
 
-MkDocs calls the functions `on_...` by name. Links that lead out of docs/ are turned to the repository, or to the API
-where they are called by a name of it; one that leads nowhere is a warning, which `--strict` makes an error.
+MkDocs calls the functions `on_...` by name. Links that lead out of docs/ are turned to the
+repository, or to the API where they are called by a name of it; one that leads nowhere is a
+warning, which `--strict` makes an error.
 """
 
 import ast
@@ -24,8 +26,12 @@ log = logging.getLogger("mkdocs.plugins.site")
 def modules() -> list[str]:
     """The public modules, without importing JAX."""
     tree = ast.parse((ROOT / "dlwp_jax" / "__init__.py").read_text())
-    named = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    return sorted([*ast.literal_eval(named["__all__"]), *ast.literal_eval(named["_ON_REQUEST"])])
+    named = {
+        node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)
+    }
+    return sorted(
+        [*ast.literal_eval(named["__all__"]), *ast.literal_eval(named["_ON_REQUEST"])]
+    )
 
 
 def on_files(files, config):
@@ -43,30 +49,46 @@ def on_files(files, config):
 def api_pages() -> dict[str, str]:
     """A page for each public module, and one that lists them."""
     summaries = {name: summary(ROOT / "dlwp_jax" / name) for name in modules()}
-    rows = "\n".join(f"| [`dlwp_jax.{name}`]({name}.md) | {text} |" for name, text in summaries.items())
-    pages = {"index": f"# API\n\nThe public names, from their docstrings.\n\n| module | |\n| --- | --- |\n{rows}\n"}
+    rows = "\n".join(
+        f"| [`dlwp_jax.{name}`]({name}.md) | {text} |" for name, text in summaries.items()
+    )
+    pages = {
+        "index": f"# API\n\nThe public names, from their docstrings.\n\n| module | |\n| --- | --- |\n{rows}\n"
+    }
     for name in summaries:
-        entries = [f"::: dlwp_jax.{name}\n    options: {{heading_level: 1}}\n", *map("::: {}\n".format, apart(name))]
+        entries = [
+            f"::: dlwp_jax.{name}\n    options: {{heading_level: 1}}\n",
+            *map("::: {}\n".format, apart(name)),
+        ]
         pages[name] = f"---\ntitle: dlwp_jax.{name}\n---\n\n" + "\n".join(entries)
     return pages
 
 
 def apart(package: str) -> list[str]:
-    """What mkdocstrings does not show under a package: its public modules, and functions that are called as one is."""
+    """What mkdocstrings does not show under a package: its public modules, and functions that
+    are called as one is.
+    """
     folder = ROOT / "dlwp_jax" / package
     if not folder.is_dir():
         return []
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
     imported = [
-        (node.module, name.name) for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
+        (node.module, name.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
     ]
     full = f"dlwp_jax.{package}"
     modules = [f"{full}.{name}" for module, name in imported if module == full]
-    return modules + [f"{module}.{name}" for module, name in imported if module == f"{full}.{name}"]
+    return modules + [
+        f"{module}.{name}" for module, name in imported if module == f"{full}.{name}"
+    ]
 
 
 def documented(name: str) -> str:
-    """Under which name the API has it: a function in a module of its own name stands under both."""
+    """Under which name the API has it: a function in a module of its own name stands under
+    both.
+    """
     package, _, last = name.partition(".")
     twice = f"dlwp_jax.{name}.{last}"
     return twice if twice in apart(package) else f"dlwp_jax.{name}"
@@ -74,11 +96,15 @@ def documented(name: str) -> str:
 
 def summary(path: Path) -> str:
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition(
+        "\n"
+    )[0]
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turn links to where they lead on the site; put pictures and source under each experiment."""
+    """Turn links to where they lead on the site; put pictures and source under each
+    experiment.
+    """
     name = page.file.src_uri
     if name.startswith("api/"):
         return markdown
@@ -88,7 +114,12 @@ def on_page_markdown(markdown, page, config, files):
     parts[::2] = [LINK.sub(turn, part) for part in parts[::2]]
     markdown = "".join(parts)
     if name == "experiments.md":
-        markdown = re.sub(r"^## (ch\w+)\n(.*?)(?=^## |\Z)", _experiment, markdown, flags=re.MULTILINE | re.DOTALL)
+        markdown = re.sub(
+            r"^## (ch\w+)\n(.*?)(?=^## |\Z)",
+            _experiment,
+            markdown,
+            flags=re.MULTILINE | re.DOTALL,
+        )
     return markdown
 
 
@@ -111,7 +142,9 @@ def _link(match, *, base: Path, page: str, repository: str) -> str:
 
 
 def _experiment(match) -> str:
-    """A section of the experiments' page, and under it its pictures, what its docstring tells, and its source."""
+    """A section of the experiments' page, and under it its pictures, what its docstring tells,
+    and its source.
+    """
     name, words = match[1], match[2].rstrip()
     source = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or ""
@@ -132,4 +165,6 @@ def _experiment(match) -> str:
 
 def _folded(title: str, language: str, code: str) -> str:
     block = f"```{language}\n{code}\n```"
-    return f'??? note "{title}"\n\n' + "\n".join(f"    {line}".rstrip() for line in block.splitlines())
+    return f'??? note "{title}"\n\n' + "\n".join(
+        f"    {line}".rstrip() for line in block.splitlines()
+    )

@@ -1,7 +1,8 @@
-"""Pictures for the site: runs every experiment whose pictures are absent or older than it, into runs/site.
+"""Pictures for the site: runs every experiment whose pictures are absent or older than it, into
+runs/site.
 
-That takes three to five minutes the first time, then nothing. With --readme it also makes the README's picture,
-docs/assets/cures.png, from the run of ch05_overfitting.
+That takes three to five minutes the first time, then nothing. With --readme it also makes the
+README's picture, docs/assets/cures.png, from the run of ch05_overfitting.
 """
 
 import io
@@ -28,7 +29,9 @@ def main() -> None:
 def draw(name: str) -> None:
     print(f"running {name} for its pictures ...", flush=True)
     command = [sys.executable, "-P", "-m", "experiments", name, "--out", str(OUT)]
-    env = {variable: value for variable, value in os.environ.items() if variable != "DLWP_DATA"}  # the embedded data
+    env = {
+        variable: value for variable, value in os.environ.items() if variable != "DLWP_DATA"
+    }  # the embedded data
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")

@@ -38,7 +38,11 @@ def numbers(value, kinds="biuf"):
 
 
 def integer(value, least=None, most=2**31 - 1):
-    if isinstance(value, bool | np.bool_) or np.ndim(value) or str(getattr(value, "dtype", "")).endswith("bool"):
+    if (
+        isinstance(value, bool | np.bool_)
+        or np.ndim(value)
+        or str(getattr(value, "dtype", "")).endswith("bool")
+    ):
         raise TypeError("no whole number")
     number = value.__index__()
     if (least is not None and number < least) or number > most:
@@ -50,7 +54,13 @@ def number(value, least=-np.inf, above=-np.inf):
     if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
         raise TypeError("no number")
     wide = numbers(value)
-    if wide.ndim or wide.dtype == bool or not np.isfinite(wide) or not least <= wide or not wide > above:
+    if (
+        wide.ndim
+        or wide.dtype == bool
+        or not np.isfinite(wide)
+        or not least <= wide
+        or not wide > above
+    ):
         raise ValueError("no such number")
     return float(wide)
 
@@ -65,10 +75,14 @@ def is_key(key):
 def need_key(key):
     if not is_key(key):
         raise TypeError("no key")
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    return (
+        key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    )
 
 
-KEYS = st.sampled_from(recipes("jax.random.key(0)", "jax.random.key(3)", "jax.random.PRNGKey(1)"))
+KEYS = st.sampled_from(
+    recipes("jax.random.key(0)", "jax.random.key(3)", "jax.random.PRNGKey(1)")
+)
 SETS = st.sampled_from(
     recipes(
         "{'x': arange(22).reshape(11, 2), 'y': jnp.arange(11.0)}",
@@ -79,7 +93,11 @@ SETS = st.sampled_from(
     )
 )
 WRONG_SETS = st.sampled_from(
-    recipes("{'x': arange(11), 'y': arange(10)}", "{'x': arange(11), 'y': array(3)}", "zeros((0, 3))")
+    recipes(
+        "{'x': arange(11), 'y': arange(10)}",
+        "{'x': arange(11), 'y': array(3)}",
+        "zeros((0, 3))",
+    )
 )
 
 
@@ -128,17 +146,23 @@ subject(
     lambda data, rows: rows_of(arrays.take(data, rows)),
     takes={
         "data": SETS,
-        "rows": st.sampled_from([[0, 3], [], [-1], [[1, 2], [3, 4]], *recipes("arange(11) % 2 == 0", "5")]),
+        "rows": st.sampled_from(
+            [[0, 3], [], [-1], [[1, 2], [3, 4]], *recipes("arange(11) % 2 == 0", "5")]
+        ),
     },
     reference=lambda data, rows: [leaf[row_numbers(rows)] for leaf in leaves(data)],
     near={
         "data": WRONG_SETS,
-        "rows": st.sampled_from([[11], [-12], [0.5], *recipes("arange(10) > 3", "torch.arange(3)")]),
+        "rows": st.sampled_from(
+            [[11], [-12], [0.5], *recipes("arange(10) > 3", "torch.arange(3)")]
+        ),
     },
     words=("leading axis",),
 )
 
-CLASSES = st.sampled_from([None, None, *recipes("array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0])", "list('aaabbbccccb')")])
+CLASSES = st.sampled_from(
+    [None, None, *recipes("array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0])", "list('aaabbbccccb')")]
+)
 
 
 def names_for(n, groups, labels):
@@ -156,7 +180,9 @@ def split_sizes(data, val, key, groups, labels):
     """What the sides of a split must be: how many, and whose."""
     found = leaves(data)
     n, _ = len(found[0]), need_key(key)
-    if isinstance(val, bool | np.bool_) or not isinstance(val, int | float | np.integer | np.floating):
+    if isinstance(val, bool | np.bool_) or not isinstance(
+        val, int | float | np.integer | np.floating
+    ):
         raise TypeError("no number")
     whole = isinstance(val, int | np.integer)
     named = names_for(n, groups, labels)
@@ -170,20 +196,33 @@ def split_sizes(data, val, key, groups, labels):
     if labels is not None:
         if whole:
             raise ValueError("a fraction is needed")
-        return found, named, sum(cut(int((named[1] == name).sum())) for name in np.unique(named[1]))
+        return (
+            found,
+            named,
+            sum(cut(int((named[1] == name).sum())) for name in np.unique(named[1])),
+        )
     return found, named, cut(n if groups is None else len(np.unique(named[0])))
 
 
 def is_split(result, expected):
     found, (groups, _labels), held = expected
     train, val = map(rows_of, result)
-    marks = [leaf for leaf in found if leaf.ndim and leaf.size == len(leaf) and len(np.unique(leaf)) == len(leaf)]
+    marks = [
+        leaf
+        for leaf in found
+        if leaf.ndim and leaf.size == len(leaf) and len(np.unique(leaf)) == len(leaf)
+    ]
     for mine, other, leaf in zip(train, val, found, strict=True):
         assert len(mine) + len(other) == len(leaf)
-        np.testing.assert_array_equal(np.sort(np.concatenate([mine, other]), axis=0), np.sort(leaf, axis=0))
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([mine, other]), axis=0), np.sort(leaf, axis=0)
+        )
     for mark in marks[:1]:  # a leaf whose rows tell themselves apart: which row went where
         at = next(i for i, leaf in enumerate(found) if leaf is mark)
-        rows = [np.argsort(mark)[np.searchsorted(np.sort(mark), side[at].ravel())] for side in (train, val)]
+        rows = [
+            np.argsort(mark)[np.searchsorted(np.sort(mark), side[at].ravel())]
+            for side in (train, val)
+        ]
         if groups is not None:
             assert len(np.unique(groups[rows[1]])) == held
             assert not set(groups[rows[0]].tolist()) & set(groups[rows[1]].tolist())
@@ -196,7 +235,9 @@ def is_split(result, expected):
 
 subject(
     "data.arrays.split",
-    lambda data, val, key, groups, labels: arrays.split(data, val=val, key=key, groups=groups, labels=labels),
+    lambda data, val, key, groups, labels: arrays.split(
+        data, val=val, key=key, groups=groups, labels=labels
+    ),
     takes={
         "data": SETS,
         "val": st.sampled_from([2, 0.4, 1, np.int8(3), np.float16(0.5)]),
@@ -211,9 +252,17 @@ subject(
         "data": WRONG_SETS,
         "val": st.sampled_from([0, 11, 10.99, 0.01, -1, 1.0, "2"]),
         "labels": st.sampled_from(
-            recipes("ones(10)", "array([nan] * 11)", "arange(11)", "[None] * 11", "list('abcdefghij') + [1]")
+            recipes(
+                "ones(10)",
+                "array([nan] * 11)",
+                "arange(11)",
+                "[None] * 11",
+                "list('abcdefghij') + [1]",
+            )
         ),
-        "groups": st.sampled_from(recipes("ones(11)", "array([nan] * 11)", "[[1, 2]] * 11", "[None] * 11")),
+        "groups": st.sampled_from(
+            recipes("ones(11)", "array([nan] * 11)", "[[1, 2]] * 11", "[None] * 11")
+        ),
     },
     words=("leading axis", "examples"),
 )
@@ -231,7 +280,9 @@ def parts(n, k, key, groups, labels):
 def are_folds(result, expected):
     n, k, (groups, labels) = expected
     assert len(result) == k
-    np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in result])), np.arange(n))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([held for _, held in result])), np.arange(n)
+    )
     for train, held in result:
         np.testing.assert_array_equal(np.sort(np.concatenate([train, held])), np.arange(n))
         assert groups is None or not set(groups[train].tolist()) & set(groups[held].tolist())
@@ -245,8 +296,16 @@ def are_folds(result, expected):
 
 subject(
     "data.arrays.k_fold",
-    lambda n, k, key, groups, labels: arrays.k_fold(n, k, key=key, groups=groups, labels=labels),
-    takes={"n": st.just(11), "k": st.integers(2, 11), "key": KEYS, "groups": CLASSES, "labels": CLASSES},
+    lambda n, k, key, groups, labels: arrays.k_fold(
+        n, k, key=key, groups=groups, labels=labels
+    ),
+    takes={
+        "n": st.just(11),
+        "k": st.integers(2, 11),
+        "key": KEYS,
+        "groups": CLASSES,
+        "labels": CLASSES,
+    },
     where=lambda a: accepts(parts)(a),
     reference=parts,
     agrees=are_folds,
@@ -283,7 +342,9 @@ AXES = st.sampled_from([0, 0, 0, (0,), (0, 1), -1, 1])
 
 def axes_of(x, axis):
     axes = tuple(integer(one) for one in (axis if isinstance(axis, tuple | list) else (axis,)))
-    if any(not -x.ndim <= one < x.ndim for one in axes) or len({one % x.ndim for one in axes}) < len(axes):
+    if any(not -x.ndim <= one < x.ndim for one in axes) or len(
+        {one % x.ndim for one in axes}
+    ) < len(axes):
         raise ValueError("no such axes")
     return tuple(one % x.ndim for one in axes)
 
@@ -300,7 +361,11 @@ def moments(x, axis, correction, span=False):
         raise ValueError("nothing to measure")
     wide = x.astype(np.float64)
     offset = wide.min(axes, keepdims=True) if span else wide.mean(axes, keepdims=True)
-    unit = np.ptp(wide, axis=axes, keepdims=True) if span else wide.std(axes, ddof=correction, keepdims=True)
+    unit = (
+        np.ptp(wide, axis=axes, keepdims=True)
+        if span
+        else wide.std(axes, ddof=correction, keepdims=True)
+    )
     first = axes == tuple(range(len(axes)))
     shape = offset.shape[len(axes) :] if first else offset.shape
     return x, offset.reshape(shape), unit.reshape(shape)
@@ -311,24 +376,33 @@ def measures(scale, expected):
     dtype = scale.offset.dtype
     rough = 2e-3 if dtype == np.float16 else 1e-5
     np.testing.assert_allclose(
-        np.asarray(scale.offset, float), offset, rtol=rough, atol=rough * max(np.abs(x).max(), 1e-30)
+        np.asarray(scale.offset, float),
+        offset,
+        rtol=rough,
+        atol=rough * max(np.abs(x).max(), 1e-30),
     )
     small = unit <= max(np.finfo(dtype).smallest_normal, 1e-12 * np.abs(offset).max())
     np.testing.assert_allclose(
-        np.where(small, 1.0, np.asarray(scale.unit, float)), np.where(small, 1.0, unit), rtol=rough
+        np.where(small, 1.0, np.asarray(scale.unit, float)),
+        np.where(small, 1.0, unit),
+        rtol=rough,
     )
     assert (np.asarray(scale.unit) > 0).all()
 
 
 for _name, _span in (("standard", False), ("unit_range", True)):
-    _takes = {"x": TABLES, "axis": AXES} | ({} if _span else {"correction": st.sampled_from([0, 1])})
+    _takes = {"x": TABLES, "axis": AXES} | (
+        {} if _span else {"correction": st.sampled_from([0, 1])}
+    )
     subject(
         f"data.arrays.Scale.{_name}",
         lambda x, axis, correction=0, name=_name, span=_span: getattr(arrays.Scale, name)(
             x, axis=axis, **({} if span else {"correction": correction})
         ),
         takes=_takes,
-        where=lambda a, span=_span: accepts(lambda **more: moments(**{"correction": 0, **more}, span=span))(a),
+        where=lambda a, span=_span: accepts(
+            lambda **more: moments(**{"correction": 0, **more}, span=span)
+        )(a),
         reference=lambda x, axis, correction=0, span=_span: moments(x, axis, correction, span),
         agrees=measures,
         near={
@@ -354,10 +428,15 @@ def is_standardized(result, expected):
     train, changed, _scale = result
     if x.dtype == np.float16 or np.abs(x).max() > 1e20 or 0 < np.abs(x).max() < 1e-20:
         return  # rounding rules
-    np.testing.assert_allclose(np.asarray(train, float), (x - offset) / unit, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(train, float), (x - offset) / unit, rtol=1e-3, atol=1e-4
+    )
     finite = np.isfinite(np.asarray(other, float)) & (np.abs(np.asarray(other, float)) < 1e30)
     np.testing.assert_allclose(
-        np.asarray(changed, float)[finite], ((other - offset) / unit)[finite], rtol=1e-3, atol=1e-3
+        np.asarray(changed, float)[finite],
+        ((other - offset) / unit)[finite],
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -368,7 +447,10 @@ subject(
     where=lambda a: accepts(standardized)(a),
     reference=standardized,
     agrees=is_standardized,
-    near={"train": NOT_SCALED, "other": st.sampled_from(recipes("ones(2)", "ones((3, 1))", "array([nan, 1.0, 2.0])"))},
+    near={
+        "train": NOT_SCALED,
+        "other": st.sampled_from(recipes("ones(2)", "ones((3, 1))", "array([nan, 1.0, 2.0])")),
+    },
     words=("x ", "x has", "scale"),
 )
 
@@ -380,7 +462,11 @@ def scaled(offset, unit, x, back=False):
     for part in (offset, unit):
         if np.broadcast_shapes(part.shape, x.shape) != x.shape:
             raise ValueError("another shape")
-    wide = np.complex128 if "c" in x.dtype.kind + offset.dtype.kind + unit.dtype.kind else np.float64
+    wide = (
+        np.complex128
+        if "c" in x.dtype.kind + offset.dtype.kind + unit.dtype.kind
+        else np.float64
+    )
     x, offset, unit = (part.astype(wide) for part in (x, offset, unit))
     return x * unit + offset if back else (x - offset) / unit
 
@@ -391,15 +477,28 @@ def nearly(result, expected):
     assert wide.shape == expected.shape
     narrow = np.abs(expected) < (6e4 if np.asarray(result).dtype == np.float16 else 1e37)
     np.testing.assert_allclose(
-        wide[narrow], expected[narrow], rtol=1e-2 if np.asarray(result).dtype.itemsize <= 2 else 1e-5, atol=1e-4
+        wide[narrow],
+        expected[narrow],
+        rtol=1e-2 if np.asarray(result).dtype.itemsize <= 2 else 1e-5,
+        atol=1e-4,
     )
 
 
 _parts = st.sampled_from(
-    recipes("array([1.0, 2.0, 3.0])", "float32(2)", "array([[1.0], [2.0]])", "jnp.array([1.0, 2.0, 4.0])")
+    recipes(
+        "array([1.0, 2.0, 3.0])",
+        "float32(2)",
+        "array([[1.0], [2.0]])",
+        "jnp.array([1.0, 2.0, 4.0])",
+    )
 )
 _xs = st.sampled_from(
-    recipes("arange(6.0).reshape(2, 3)", "jnp.ones((2, 3))", "arange(6).reshape(2, 3)", "ones((4, 2, 3), float32)")
+    recipes(
+        "arange(6.0).reshape(2, 3)",
+        "jnp.ones((2, 3))",
+        "arange(6).reshape(2, 3)",
+        "ones((4, 2, 3), float32)",
+    )
 )
 for _name in ("apply", "undo"):
     subject(
@@ -422,7 +521,10 @@ def plan(n, batch_size, key):
 
 
 for _name, _of in (
-    ("batch_plan", lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps()),
+    (
+        "batch_plan",
+        lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps(),
+    ),
     ("Plan.steps", None),
 ):
     if _of is None:
@@ -430,7 +532,11 @@ for _name, _of in (
     subject(
         f"data.batches.{_name}",
         _of,
-        takes={"n": st.integers(1, 12), "batch_size": st.integers(1, 15), "key": st.none() | KEYS},
+        takes={
+            "n": st.integers(1, 12),
+            "batch_size": st.integers(1, 15),
+            "key": st.none() | KEYS,
+        },
         reference=plan,
         near={"n": st.integers(-2, 0), "batch_size": st.integers(-2, 0)},
     )
@@ -440,7 +546,11 @@ def balanced(labels, ratio, n, key):
     labels, ratio, n = numbers(labels, "biufc"), integer(ratio, 1), integer(n, 0)
     if key is not None:
         need_key(key)
-    if labels.ndim != 1 or not np.isin(labels, (0, 1)).all() or not 0 < labels.sum() < len(labels):
+    if (
+        labels.ndim != 1
+        or not np.isin(labels, (0, 1)).all()
+        or not 0 < labels.sum() < len(labels)
+    ):
         raise ValueError("no labels")
     return labels, ratio, n, key
 
@@ -463,7 +573,12 @@ subject(
     lambda labels, ratio, n, key: batches.balanced_rows(labels, ratio=ratio, n=n, key=key),
     takes={
         "labels": st.sampled_from(
-            [[0, 0, 1, 0], *recipes("array([True, False, True])", "jnp.array([0, 1, 1])", "array([0.0, 1.0])")]
+            [
+                [0, 0, 1, 0],
+                *recipes(
+                    "array([True, False, True])", "jnp.array([0, 1, 1])", "array([0.0, 1.0])"
+                ),
+            ]
         ),
         "ratio": st.integers(1, 3),
         "n": st.integers(0, 12),
@@ -471,7 +586,10 @@ subject(
     },
     reference=balanced,
     agrees=is_balanced,
-    near={"labels": st.sampled_from([[0, 0], [1], [0, 2, 1], [[0, 1]], []]), "ratio": st.integers(-1, 0)},
+    near={
+        "labels": st.sampled_from([[0, 0], [1], [0, 2, 1], [[0, 1]], []]),
+        "ratio": st.integers(-1, 0),
+    },
     words=("ratio",),
 )
 
@@ -487,7 +605,9 @@ subject(
                 [],
                 [[0, 1], [2, 2]],
                 2,
-                *recipes("array([2.0, 0.0])", "arange(3, dtype=np.uint8)", "array([True, False])"),
+                *recipes(
+                    "array([2.0, 0.0])", "arange(3, dtype=np.uint8)", "array([True, False])"
+                ),
             ]
         ),
         "classes": st.sampled_from([None, 4, 7]),
@@ -495,7 +615,12 @@ subject(
     reference=lambda codes, classes: one_hot(codes, classes),
     near={
         "codes": st.sampled_from(
-            [[-1], [0.5], [8], *recipes("array([nan, 0])", "array([2**63], np.uint64)", "array(['1', '0'])")]
+            [
+                [-1],
+                [0.5],
+                [8],
+                *recipes("array([nan, 0])", "array([2**63], np.uint64)", "array(['1', '0'])"),
+            ]
         ),
         "classes": st.sampled_from([0, 3, -1, 2.0]),
     },
@@ -506,7 +631,9 @@ def one_hot(codes, classes):
     codes = numbers(codes)
     codes.astype(object) if codes.dtype.kind != "f" else codes
     if codes.size and (
-        not np.isfinite(codes.astype(float)).all() or (codes != np.floor(codes.astype(float))).any() or codes.min() < 0
+        not np.isfinite(codes.astype(float)).all()
+        or (codes != np.floor(codes.astype(float))).any()
+        or codes.min() < 0
     ):
         raise ValueError("no codes")
     most = int(codes.max()) if codes.size else -1
@@ -514,7 +641,9 @@ def one_hot(codes, classes):
     if most >= classes or classes > 10**6:
         raise ValueError("no column")
     return (
-        torch.nn.functional.one_hot(torch.from_numpy(codes.astype(np.int64)), classes).numpy().astype(np.float32)
+        torch.nn.functional.one_hot(torch.from_numpy(codes.astype(np.int64)), classes)
+        .numpy()
+        .astype(np.float32)
         if codes.size
         else np.zeros((*codes.shape, classes), np.float32)
     )
@@ -534,8 +663,14 @@ def named(values):
 def numbers_them(result, values):
     codes, names = result
     assert codes.shape == values.shape
-    assert list(names) == sorted(set(values.ravel().tolist())) or values.dtype.kind in "MmfSV" or not values.size
-    np.testing.assert_array_equal(names[codes] if values.size else names, values if values.size else names)
+    assert (
+        list(names) == sorted(set(values.ravel().tolist()))
+        or values.dtype.kind in "MmfSV"
+        or not values.size
+    )
+    np.testing.assert_array_equal(
+        names[codes] if values.size else names, values if values.size else names
+    )
 
 
 subject(
@@ -569,7 +704,10 @@ def agreeing(predicted, actual):
 
 
 _masks = st.sampled_from(
-    [[True, False, True], *recipes("array([False, False, False])", "jnp.array([True, True, False])")]
+    [
+        [True, False, True],
+        *recipes("array([False, False, False])", "jnp.array([True, True, False])"),
+    ]
 )
 subject(
     "data.table.agreement",
@@ -596,14 +734,17 @@ subject(
     "data.table.Table.__getitem__",
     lambda name: TABLE[name],
     takes={"name": st.sampled_from([*TABLE.names, 0, 1])},
-    reference=lambda name: tuple(TABLE)[name] if isinstance(name, int | slice) else TABLE.values[:, column(name)],
+    reference=lambda name: (
+        tuple(TABLE)[name] if isinstance(name, int | slice) else TABLE.values[:, column(name)]
+    ),
     words=("column", "Table"),
 )
 
 # Text.
 
 TEXTS = st.one_of(
-    st.text(alphabet=string.printable, max_size=12), st.sampled_from(["“Impossible”", "Naïve.", "", "a\tb\n c"])
+    st.text(alphabet=string.printable, max_size=12),
+    st.sampled_from(["“Impossible”", "Naïve.", "", "a\tb\n c"]),
 )
 
 
@@ -614,7 +755,9 @@ def codes_of(text, unknown):
     codes = [ord(c) for c in text]
     if unknown is None and any(code > 127 for code in codes):
         raise ValueError("not ASCII")
-    return np.eye(128, dtype=np.float32)[[unknown if code > 127 else code for code in codes]].reshape(len(codes), 128)
+    return np.eye(128, dtype=np.float32)[
+        [unknown if code > 127 else code for code in codes]
+    ].reshape(len(codes), 128)
 
 
 subject(
@@ -637,7 +780,11 @@ def characters_of(rows):
 subject(
     "data.text.decode_characters",
     text.decode_characters,
-    takes={"rows": st.sampled_from(recipes("np.eye(128)[[77, 114]]", "zeros((0, 128))", "jnp.eye(128)[:3]"))},
+    takes={
+        "rows": st.sampled_from(
+            recipes("np.eye(128)[[77, 114]]", "zeros((0, 128))", "jnp.eye(128)[:3]")
+        )
+    },
     reference=characters_of,
 )
 
@@ -648,11 +795,20 @@ def cleaned(text):
     return [word.strip('.,;:"!?”“_-') for word in text.lower().replace("\n", " ").split()]
 
 
-subject("data.text.clean_words", lambda text: data.text.clean_words(text), takes={"text": TEXTS}, reference=cleaned)
+subject(
+    "data.text.clean_words",
+    lambda text: data.text.clean_words(text),
+    takes={"text": TEXTS},
+    reference=cleaned,
+)
 
 
 def word_list(words):
-    words = list(words) if (np.ndim(words) <= 1 and not isinstance(words, np.ndarray)) or np.ndim(words) == 1 else None
+    words = (
+        list(words)
+        if (np.ndim(words) <= 1 and not isinstance(words, np.ndarray)) or np.ndim(words) == 1
+        else None
+    )
     if words is None or not all(isinstance(word, str) for word in words):
         raise TypeError("no words")
     return words
@@ -663,7 +819,11 @@ subject(
     lambda words: data.text.vocabulary(words),
     takes={"words": st.lists(TEXTS, max_size=5)},
     reference=lambda words: {word: i for i, word in enumerate(sorted(set(word_list(words))))},
-    near={"words": st.sampled_from([["a", 1], [None], [["a"]], *recipes("(w for w in 'abc')", "array(['a', 'b'])")])},
+    near={
+        "words": st.sampled_from(
+            [["a", 1], [None], [["a"]], *recipes("(w for w in 'abc')", "array(['a', 'b'])")]
+        )
+    },
 )
 VOCABULARY = {"bennet": 0, "mr": 1, "“": 2}
 
@@ -718,7 +878,11 @@ subject(
 def looked_up(vectors, numbers_):
     vectors, numbers_ = numbers(vectors, "fc"), numbers(numbers_, "iu")
     if not vectors.ndim or (
-        numbers_.size and ((numbers_.max() > 2**31 - 1 and numbers_.dtype != np.uint32) or numbers_.min() < -(2**31))
+        numbers_.size
+        and (
+            (numbers_.max() > 2**31 - 1 and numbers_.dtype != np.uint32)
+            or numbers_.min() < -(2**31)
+        )
     ):
         raise ValueError("no table")
     inside = (numbers_ >= 0) & (numbers_ < len(vectors))
@@ -732,7 +896,11 @@ def looked_up(vectors, numbers_):
 
 def as_float32(result, expected):
     with np.errstate(over="ignore"):
-        same(np.asarray(result), expected.astype(np.complex64 if expected.dtype.kind == "c" else np.float32), rtol=1e-2)
+        same(
+            np.asarray(result),
+            expected.astype(np.complex64 if expected.dtype.kind == "c" else np.float32),
+            rtol=1e-2,
+        )
 
 
 subject(
@@ -740,13 +908,19 @@ subject(
     lambda vectors, numbers: text.embed(vectors, numbers),
     takes={
         "vectors": st.sampled_from(recipes("arange(8.0).reshape(4, 2)", "jnp.ones((300, 2))")),
-        "numbers": st.sampled_from([[1, 1, 0], 2, *recipes("array([-1, 5], np.int8)", "array([[0, 3]], np.uint8)")]),
+        "numbers": st.sampled_from(
+            [[1, 1, 0], 2, *recipes("array([-1, 5], np.int8)", "array([[0, 3]], np.uint8)")]
+        ),
     },
     reference=lambda vectors, numbers: looked_up(vectors, numbers),
     agrees=as_float32,
     near={
         "numbers": st.sampled_from(
-            [[2**32], [0.5], *recipes("array([255], np.uint8)", "array([2**32 - 1], np.uint32)")]
+            [
+                [2**32],
+                [0.5],
+                *recipes("array([255], np.uint8)", "array([2**32 - 1], np.uint32)"),
+            ]
         ),
         "vectors": st.sampled_from(recipes("arange(4)", "zeros((0, 2))")),
     },

@@ -1,6 +1,7 @@
 """Subjects: the readers of `dlwp_jax.data`, given what is no path, no file, or another file.
 
-Damaged bytes are tests/test_data_damage.py's: truncated, changed and random ones, of every format.
+Damaged bytes are tests/test_data_damage.py's: truncated, changed and random ones, of every
+format.
 """
 
 import pathlib
@@ -10,7 +11,20 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlwp_jax.data import audio, cifar, dicom, files, idx, image, imagenet, sources, table, text, video, volume
+from dlwp_jax.data import (
+    audio,
+    cifar,
+    dicom,
+    files,
+    idx,
+    image,
+    imagenet,
+    sources,
+    table,
+    text,
+    video,
+    volume,
+)
 from tests.properties.hostile import recipes
 from tests.properties.subject import subject
 from tests.test_data_damage import READERS, WRITERS
@@ -19,7 +33,9 @@ ROOT = pathlib.Path(tempfile.mkdtemp(prefix="properties-"))
 
 
 def written() -> dict[str, pathlib.Path]:
-    """A valid file of each kind, under a name with blanks and signs, and others that are none."""
+    """A valid file of each kind, under a name with blanks and signs, and others that are
+    none.
+    """
     made = {}
     for kind, write in WRITERS.items():
         made[kind] = ROOT / f"ein schönes {kind} 图.{kind}"
@@ -44,7 +60,17 @@ def written() -> dict[str, pathlib.Path]:
 
 
 PATHS = written()
-EVERY = st.sampled_from([*PATHS.values(), ROOT, ROOT / "absent", str(ROOT), "", "a\0b", *recipes("b'x'", "3", "['x']")])
+EVERY = st.sampled_from(
+    [
+        *PATHS.values(),
+        ROOT,
+        ROOT / "absent",
+        str(ROOT),
+        "",
+        "a\0b",
+        *recipes("b'x'", "3", "['x']"),
+    ]
+)
 
 
 def reader(name: str, kind: str, call, expected, **options) -> None:
@@ -66,12 +92,18 @@ def reader(name: str, kind: str, call, expected, **options) -> None:
 
 
 def known(kind):
-    found = READERS[kind](PATHS[kind])  # what the file holds is compared in the tests of each format
+    found = READERS[kind](
+        PATHS[kind]
+    )  # what the file holds is compared in the tests of each format
     return lambda: found
 
 
 def picture(path):
-    if not isinstance(path, str | pathlib.Path) or not str(path).endswith(("png", "jpeg")) or "huge" in str(path):
+    if (
+        not isinstance(path, str | pathlib.Path)
+        or not str(path).endswith(("png", "jpeg"))
+        or "huge" in str(path)
+    ):
         raise TypeError("no picture")
     with Image.open(path) as opened:
         return np.asarray(opened)
@@ -89,8 +121,15 @@ subject(
 reader("data.audio.read", "wav", lambda path: audio.read(path)[0], known("wav"))
 reader("data.dicom.read_slice", "dicom", lambda path: dicom.read_slice(path)[1], known("dicom"))
 reader("data.idx.read", "idx", lambda path: idx.read(path), known("idx"))
-reader("data.table.read", "csv", lambda path: table.read(path).values, known("csv"), words=("nul",))
-reader("data.cifar.read_batches", "pickle", lambda path: cifar.read_batches([path])["image"], known("pickle"))
+reader(
+    "data.table.read", "csv", lambda path: table.read(path).values, known("csv"), words=("nul",)
+)
+reader(
+    "data.cifar.read_batches",
+    "pickle",
+    lambda path: cifar.read_batches([path])["image"],
+    known("pickle"),
+)
 NOT_TEXT = ("png", "jpeg", "wav", "dicom", "pickle", "idx", "bomb", "huge")
 
 
@@ -105,7 +144,10 @@ subject(
     lambda path, encoding: text.read(path, encoding=encoding),
     takes={"path": st.just(PATHS["words"]), "encoding": st.just("utf-8")},
     reference=lambda path, encoding: (decoded(path), pathlib.Path(path).read_text(encoding))[1],
-    near={"path": EVERY, "encoding": st.sampled_from(["utf-8-sig", "nonsense", "ascii", "utf-16", "base64"])},
+    near={
+        "path": EVERY,
+        "encoding": st.sampled_from(["utf-8-sig", "nonsense", "ascii", "utf-16", "base64"]),
+    },
     words=(str(ROOT),),
     examples=(24, 40),
 )
@@ -113,7 +155,11 @@ subject(
 
 def columns(path):
     names, *rows = [line.split(",") for line in decoded(path).splitlines() if line]
-    if not rows or any(len(row) != len(names) or "" in row for row in rows) or "\0" in str(names):
+    if (
+        not rows
+        or any(len(row) != len(names) or "" in row for row in rows)
+        or "\0" in str(names)
+    ):
         raise ValueError("no table")
 
     def column(fields):
@@ -122,7 +168,10 @@ def columns(path):
         except ValueError:
             return np.array(fields)
 
-    return {name: column(fields) for name, fields in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: column(fields)
+        for name, fields in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 subject(
@@ -139,7 +188,9 @@ subject(
     lambda path, classes: imagenet.read_labels(path, classes),
     takes={"path": st.just(PATHS["words"]), "classes": st.just(2)},
     reference=lambda path, classes: decoded(path).split("\n")[
-        : 2 if type(classes) is not bool and classes == 2 and pathlib.Path(path) == PATHS["words"] else 1 // 0
+        : 2
+        if type(classes) is not bool and classes == 2 and pathlib.Path(path) == PATHS["words"]
+        else 1 // 0
     ],
     near={"path": EVERY},
     words=(str(ROOT),),
@@ -179,7 +230,12 @@ subject(
     lambda folder, suffix: files.files_in(folder, suffix),
     takes={"folder": st.just(ROOT), "suffix": st.sampled_from([".png", ".txt"])},
     reference=lambda folder, suffix: (
-        sorted(p for p in pathlib.Path(folder).iterdir() if p.suffix.lower() == suffix and p.name[0] != ".") or 1 / 0
+        sorted(
+            p
+            for p in pathlib.Path(folder).iterdir()
+            if p.suffix.lower() == suffix and p.name[0] != "."
+        )
+        or 1 / 0
     ),
     near={"folder": EVERY},
     words=(str(ROOT),),

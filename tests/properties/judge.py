@@ -1,9 +1,11 @@
-"""What may come of a call: the right result, or one of our own clear errors. Anything else is a fault.
+"""What may come of a call: the right result, or one of our own clear errors. Anything else is a
+fault.
 
-An error is our own where its type is one that our docstrings name, and the statement that raised it is a `raise` in
-dlwp_jax (not a library that choked further down, nor Python inside one of our lines); it is clear where its message is
-one line that names an argument. A file that is not there may be told by Python, which names it; a request for more
-memory than there is, by NumPy, which names the shape.
+An error is our own where its type is one that our docstrings name, and the statement that
+raised it is a `raise` in dlwp_jax (not a library that choked further down, nor Python inside
+one of our lines); it is clear where its message is one line that names an argument. A file that
+is not there may be told by Python, which names it; a request for more memory than there is, by
+NumPy, which names the shape.
 """
 
 import ast
@@ -21,7 +23,16 @@ from typing import Any
 import dlwp_jax
 
 HOME = Path(dlwp_jax.__file__).parent
-OURS = (TypeError, ValueError, IndexError, KeyError, RuntimeError, OverflowError, AttributeError, OSError)
+OURS = (
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    AttributeError,
+    OSError,
+)
 SECONDS = 600  # a call that takes longer hangs, on a machine however busy
 BYTES = 32 * 2**30  # of addresses, beyond what the process has already
 
@@ -37,7 +48,9 @@ class Hang(BaseException):
 
 
 def outcome(name: str, words: tuple[str, ...], call: Callable[[], Any]) -> tuple[str, Any]:
-    """`("value", result)` or `("error", exception)`; raises a Fault where the exception is none of our own."""
+    """`("value", result)` or `("error", exception)`; raises a Fault where the exception is none
+    of our own.
+    """
     try:
         with _limits():
             return "value", call()
@@ -55,7 +68,10 @@ def complaint_about(error: Exception, words: tuple[str, ...]) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return None
     frames = traceback.extract_tb(error.__traceback__)
-    if any(frame.name == "squared" or frame.filename.endswith("tests/models.py") for frame in frames):
+    if any(
+        frame.name == "squared" or frame.filename.endswith("tests/models.py")
+        for frame in frames
+    ):
         return None  # the caller's own loss or model does not take these data, and says so
     if isinstance(error, MemoryError):
         return None if "Unable to allocate" in text else "a bare MemoryError"
@@ -68,7 +84,9 @@ def complaint_about(error: Exception, words: tuple[str, ...]) -> str | None:
         return f"happened in {Path(last.filename).name}:{last.lineno}, which does not raise it"
     if "\n" in text or not 15 <= len(text) <= 700:
         return "not one clear sentence"
-    if not any(re.search(rf"(?<![a-z]){re.escape(word)}", text, re.IGNORECASE) for word in words):
+    if not any(
+        re.search(rf"(?<![a-z]){re.escape(word)}", text, re.IGNORECASE) for word in words
+    ):
         return f"names none of {', '.join(words)}"
     return None
 
@@ -76,13 +94,23 @@ def complaint_about(error: Exception, words: tuple[str, ...]) -> str | None:
 @functools.cache
 def _raising_lines(path: str) -> frozenset[int]:
     """The lines of a file's `raise` statements."""
-    nodes = [node for node in ast.walk(ast.parse(Path(path).read_text())) if isinstance(node, ast.Raise)]
-    return frozenset(line for node in nodes for line in range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(Path(path).read_text()))
+        if isinstance(node, ast.Raise)
+    ]
+    return frozenset(
+        line
+        for node in nodes
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    )
 
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """A clock and a bound on memory: a hang or a runaway allocation is an exception, not a dead machine."""
+    """A clock and a bound on memory: a hang or a runaway allocation is an exception, not a dead
+    machine.
+    """
 
     def late(_number, _frame):
         raise Hang

@@ -1,4 +1,6 @@
-"""Subjects: images, volumes, sound, clocks, made-up data and their pictures, from `dlwp_jax.data`."""
+"""Subjects: images, volumes, sound, clocks, made-up data and their pictures, from
+`dlwp_jax.data`.
+"""
 
 import numpy as np
 import scipy.signal
@@ -14,12 +16,21 @@ from tests.properties.hostile import recipes
 from tests.properties.subject import same, subject
 
 KEYS = st.sampled_from(recipes("jax.random.key(0)", "jax.random.PRNGKey(1)"))
-PHOTOS = st.sampled_from(recipes("arange(60, dtype=np.uint8).reshape(4, 5, 3)", "ones((7, 2, 1), np.uint8)"))
+PHOTOS = st.sampled_from(
+    recipes("arange(60, dtype=np.uint8).reshape(4, 5, 3)", "ones((7, 2, 1), np.uint8)")
+)
 NOT_PHOTOS = st.sampled_from(
-    recipes("ones((4, 5))", "zeros((0, 4, 3), np.uint8)", "ones((4, 5, 3))", "ones((2, 2, 1), '>u2')")
+    recipes(
+        "ones((4, 5))",
+        "zeros((0, 4, 3), np.uint8)",
+        "ones((4, 5, 3))",
+        "ones((2, 2, 1), '>u2')",
+    )
 )
 SIZES = st.sampled_from([3, (2, 3), [8, 8]])
-NOT_SIZES = st.sampled_from([0, (0, 2), (2,), (2, 3, 4), (-1, 2), (2.0, 3), 10**30, (10**9, 10**9), "33"])
+NOT_SIZES = st.sampled_from(
+    [0, (0, 2), (2,), (2, 3, 4), (-1, 2), (2.0, 3), 10**30, (10**9, 10**9), "33"]
+)
 
 
 def two(size):
@@ -30,7 +41,11 @@ def two(size):
 
 
 def is_single(size):
-    return np.ndim(size) == 0 and not isinstance(size, str | bytes | set | dict) and size is not None
+    return (
+        np.ndim(size) == 0
+        and not isinstance(size, str | bytes | set | dict)
+        and size is not None
+    )
 
 
 def photo(image, kinds="biufc"):
@@ -45,10 +60,14 @@ def resized(image, size):
     if image.dtype != np.uint8:
         raise TypeError("no uint8")
     if is_single(size):
-        size = tuple(int(integer(size, 1, 2**16) * n / min(image.shape[:2])) for n in image.shape[:2])
+        size = tuple(
+            int(integer(size, 1, 2**16) * n / min(image.shape[:2])) for n in image.shape[:2]
+        )
     height, width = two(size)
     planes = [
-        Image.fromarray(np.ascontiguousarray(image[..., i])).resize((width, height), Image.Resampling.BILINEAR)
+        Image.fromarray(np.ascontiguousarray(image[..., i])).resize(
+            (width, height), Image.Resampling.BILINEAR
+        )
         for i in range(image.shape[2])
     ]
     return np.stack([np.asarray(plane) for plane in planes], -1)
@@ -74,7 +93,9 @@ def cropped(image, size):
         first = round((have - want) / 2) if have >= want else -((want - have) // 2)
         rows = np.arange(first, first + want)
         inside = (rows >= 0) & (rows < have)
-        out = np.take(out, np.where(inside, rows, 0), axis) * np.expand_dims(inside, [i for i in range(3) if i != axis])
+        out = np.take(out, np.where(inside, rows, 0), axis) * np.expand_dims(
+            inside, [i for i in range(3) if i != axis]
+        )
     return out
 
 
@@ -83,7 +104,10 @@ subject(
     image.center_crop,
     takes={"image": PHOTOS, "size": SIZES},
     reference=cropped,
-    near={"image": NOT_PHOTOS, "size": st.sampled_from([0, (0, 2), (2,), (-1, 2), (2.0, 3), 10**30, "33"])},
+    near={
+        "image": NOT_PHOTOS,
+        "size": st.sampled_from([0, (0, 2), (2,), (-1, 2), (2.0, 3), 10**30, "33"]),
+    },
 )
 
 
@@ -98,7 +122,13 @@ def unit(images):
     return (images / np.iinfo(images.dtype).max).astype(np.float32)
 
 
-subject("data.image.to_float", image.to_float, takes={"images": PHOTOS}, reference=unit, near={"images": NOT_PHOTOS})
+subject(
+    "data.image.to_float",
+    image.to_float,
+    takes={"images": PHOTOS},
+    reference=unit,
+    near={"images": NOT_PHOTOS},
+)
 
 
 def moved(images, spatial, back=False):
@@ -106,7 +136,9 @@ def moved(images, spatial, back=False):
     spatial = integer(spatial, 1)
     if images.ndim < spatial + 1:
         raise ValueError("axes")
-    return np.moveaxis(images, -1 - spatial, -1) if back else np.moveaxis(images, -1, -1 - spatial)
+    return (
+        np.moveaxis(images, -1 - spatial, -1) if back else np.moveaxis(images, -1, -1 - spatial)
+    )
 
 
 for _name in ("channels_first", "channels_last"):
@@ -114,10 +146,14 @@ for _name in ("channels_first", "channels_last"):
         f"data.image.{_name}",
         lambda images, spatial, name=_name: getattr(image, name)(images, spatial=spatial),
         takes={
-            "images": st.sampled_from(recipes("ones((2, 3, 4, 5))", "jnp.arange(60).reshape(3, 4, 5)")),
+            "images": st.sampled_from(
+                recipes("ones((2, 3, 4, 5))", "jnp.arange(60).reshape(3, 4, 5)")
+            ),
             "spatial": st.just(2),
         },
-        reference=lambda images, spatial, back=_name == "channels_last": moved(images, spatial, back),
+        reference=lambda images, spatial, back=_name == "channels_last": moved(
+            images, spatial, back
+        ),
         near={"spatial": st.sampled_from([0, -1, 3, 9])},
     )
 
@@ -153,9 +189,16 @@ subject(
 
 def prepared(picture):
     picture = numbers(picture)
-    if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8 or not picture.size:
+    if (
+        picture.ndim != 3
+        or picture.shape[-1] != 3
+        or picture.dtype != np.uint8
+        or not picture.size
+    ):
         raise ValueError("no picture")
-    return (unit(cropped(resized(picture, 256), 224)) - imagenet.SCALE.offset) / imagenet.SCALE.unit
+    return (
+        unit(cropped(resized(picture, 256), 224)) - imagenet.SCALE.offset
+    ) / imagenet.SCALE.unit
 
 
 subject(
@@ -183,7 +226,12 @@ def floats(samples):
 
 
 SAMPLES = st.sampled_from(
-    recipes("arange(600, dtype=np.int16)", "np.sin(arange(600.0))", "arange(5, dtype='>i2')", "ones((2, 300), float32)")
+    recipes(
+        "arange(600, dtype=np.int16)",
+        "np.sin(arange(600.0))",
+        "arange(5, dtype='>i2')",
+        "ones((2, 300), float32)",
+    )
 )
 subject("data.audio.to_float", audio.to_float, takes={"samples": SAMPLES}, reference=floats)
 
@@ -191,9 +239,16 @@ subject("data.audio.to_float", audio.to_float, takes={"samples": SAMPLES}, refer
 def spectrum(waveform, rate, nperseg, noverlap):
     waveform, rate, nperseg = numbers(waveform), number(rate, above=0), integer(nperseg, 1)
     noverlap = nperseg // 8 if noverlap is None else integer(noverlap, 0)
-    if not waveform.ndim or not nperseg <= waveform.shape[-1] or not noverlap < nperseg or not 1e-30 < rate < 1e30:
+    if (
+        not waveform.ndim
+        or not nperseg <= waveform.shape[-1]
+        or not noverlap < nperseg
+        or not 1e-30 < rate < 1e30
+    ):
         raise ValueError("no segments")
-    return scipy.signal.spectrogram(waveform.astype(float), rate, nperseg=nperseg, noverlap=noverlap)[2]
+    return scipy.signal.spectrogram(
+        waveform.astype(float), rate, nperseg=nperseg, noverlap=noverlap
+    )[2]
 
 
 subject(
@@ -223,7 +278,11 @@ subject(
 def missing(times, step):
     times = [np.datetime64(time, "h") for time in times]
     return sorted(
-        {times[0] + np.timedelta64(i, "h") for i in range(int((times[-1] - times[0]).astype(int)))} - set(times)
+        {
+            times[0] + np.timedelta64(i, "h")
+            for i in range(int((times[-1] - times[0]).astype(int)))
+        }
+        - set(times)
     )
 
 
@@ -233,11 +292,20 @@ HOURS = st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True).map(
 subject(
     "data.series.missing_times",
     lambda times, step: list(series.missing_times(times, step)),
-    takes={"times": HOURS, "step": st.sampled_from([(1, "h"), *recipes("timedelta64(1, 'h')")])},
+    takes={
+        "times": HOURS,
+        "step": st.sampled_from([(1, "h"), *recipes("timedelta64(1, 'h')")]),
+    },
     reference=missing,
     near={
         "times": st.sampled_from(
-            [["2011-01-02", "2011-01-01"], ["x"], ["NaT"], [], ["0001-01-01T00", "9999-01-01T00"]]
+            [
+                ["2011-01-02", "2011-01-01"],
+                ["x"],
+                ["NaT"],
+                [],
+                ["0001-01-01T00", "9999-01-01T00"],
+            ]
         ),
         "step": st.sampled_from([(0, "h"), (-1, "h"), (1, "x"), (7, "s", 1), "1h", (1, None)]),
     },
@@ -268,7 +336,10 @@ subject(
         "hours": st.sampled_from([24, 12]),
     },
     reference=daily,
-    near={"x": st.sampled_from(recipes("ones((47, 3))", "ones(48)")), "hours": st.sampled_from([0, -1, 2.0])},
+    near={
+        "x": st.sampled_from(recipes("ones((47, 3))", "ones(48)")),
+        "hours": st.sampled_from([0, -1, 2.0]),
+    },
     words=("size",),
 )
 
@@ -281,7 +352,12 @@ def levels_of(levels, low, high):
         or high - low > 10**4
         or (
             levels.size
-            and (not np.isfinite(wide).all() or (wide != np.floor(wide)).any() or wide.min() < low or wide.max() > high)
+            and (
+                not np.isfinite(wide).all()
+                or (wide != np.floor(wide)).any()
+                or wide.min() < low
+                or wide.max() > high
+            )
         )
     ):
         raise ValueError("no level")
@@ -307,7 +383,9 @@ subject(
 
 # Volumes.
 
-SCAN = volume.Volume(np.arange(60.0, dtype=np.float32).reshape(3, 4, 5), (0.5, 1.0, 2.0), (-1.0, 2.0, 3.0))
+SCAN = volume.Volume(
+    np.arange(60.0, dtype=np.float32).reshape(3, 4, 5), (0.5, 1.0, 2.0), (-1.0, 2.0, 3.0)
+)
 SPACING = np.array([0.5, 1.0, 2.0])
 
 
@@ -348,7 +426,10 @@ def cut(center, width):
         or any(not 0 <= m < n for m, n in zip(middle, shape, strict=True))
     ):
         raise ValueError("no box")
-    starts = [min(max(round(m - w / 2), 0), n - w) for m, w, n in zip(middle, width, shape, strict=True)]
+    starts = [
+        min(max(round(m - w / 2), 0), n - w)
+        for m, w, n in zip(middle, width, shape, strict=True)
+    ]
     return SCAN.voxels[tuple(slice(s, s + w) for s, w in zip(starts, width, strict=True))]
 
 
@@ -368,8 +449,16 @@ subject(
 
 
 def three_planes(irc):
-    i, r, c = (1, 2, 2) if irc is None else (integer(n, 0) for n in (irc if not isinstance(irc, set | dict) else 1 / 0))
-    return {"axial": SCAN.voxels[i], "coronal": SCAN.voxels[::-1, r], "sagittal": SCAN.voxels[::-1, :, c]}
+    i, r, c = (
+        (1, 2, 2)
+        if irc is None
+        else (integer(n, 0) for n in (irc if not isinstance(irc, set | dict) else 1 / 0))
+    )
+    return {
+        "axial": SCAN.voxels[i],
+        "coronal": SCAN.voxels[::-1, r],
+        "sagittal": SCAN.voxels[::-1, :, c],
+    }
 
 
 subject(
@@ -401,7 +490,9 @@ def made(voxels, spacing, origin, direction):
 
 subject(
     "data.volume.Volume",
-    lambda voxels, spacing, origin, direction: list(vars(volume.Volume(voxels, spacing, origin, direction)).values()),
+    lambda voxels, spacing, origin, direction: list(
+        vars(volume.Volume(voxels, spacing, origin, direction)).values()
+    ),
     takes={
         "voxels": st.sampled_from(recipes("zeros((2, 3, 4))", "jnp.zeros((1, 1, 1))")),
         "spacing": st.just((1, 1, 2.5)),
@@ -429,13 +520,18 @@ subject(
     lambda hu, low, high: volume.window(hu, low=low, high=high),
     takes={
         "hu": st.sampled_from(
-            [[-2000.0, 0, 3000], *recipes("arange(5, dtype=np.int16)", "array(7.0)", "ones(3, float16)")]
+            [
+                [-2000.0, 0, 3000],
+                *recipes("arange(5, dtype=np.int16)", "array(7.0)", "ones(3, float16)"),
+            ]
         ),
         "low": st.just(-1000.0),
         "high": st.just(400.0),
     },
     reference=grey,
-    agrees=lambda result, expected: same(np.asarray(result, float), expected, rtol=1e-2, atol=1e-2),
+    agrees=lambda result, expected: same(
+        np.asarray(result, float), expected, rtol=1e-2, atol=1e-2
+    ),
     near={"low": st.sampled_from([400, 1000, -np.inf])},
 )
 
@@ -464,7 +560,9 @@ def stretches(result, expected):
     dims, amount = expected
     m = np.asarray(result)
     assert m.shape == (dims + 1, dims + 1)
-    assert (np.abs(np.diag(m)[:dims] - 1) <= amount * (1 + 1e-5) + 1e-6).all() or not amount < 1e30
+    assert (
+        np.abs(np.diag(m)[:dims] - 1) <= amount * (1 + 1e-5) + 1e-6
+    ).all() or not amount < 1e30
 
 
 def turns(result, expected):
@@ -478,7 +576,11 @@ for _name, _agrees in (("shift", moves), ("scale", stretches)):
     subject(
         f"data.augment.{_name}",
         lambda key, dims, amount, name=_name: getattr(augment, name)(key, dims, amount),
-        takes={"key": KEYS, "dims": DIMS, "amount": st.sampled_from([0.0, 0.1, np.float32(0.5)])},
+        takes={
+            "key": KEYS,
+            "dims": DIMS,
+            "amount": st.sampled_from([0.0, 0.1, np.float32(0.5)]),
+        },
         reference=matrix_of,
         agrees=_agrees,
     )
@@ -529,23 +631,37 @@ def warped(x, matrix):
     if dims not in (2, 3) or matrix.shape != (dims + 1, dims + 1) or not x.size:
         raise ValueError("no image")
     channels = torch.from_numpy(np.moveaxis(x, -1, 0).copy())[None]
-    grid = F.affine_grid(torch.from_numpy(matrix[:-1])[None], list(channels.shape), align_corners=False)
-    return np.moveaxis(F.grid_sample(channels, grid, padding_mode="border", align_corners=False)[0].numpy(), 0, -1)
+    grid = F.affine_grid(
+        torch.from_numpy(matrix[:-1])[None], list(channels.shape), align_corners=False
+    )
+    return np.moveaxis(
+        F.grid_sample(channels, grid, padding_mode="border", align_corners=False)[0].numpy(),
+        0,
+        -1,
+    )
 
 
 subject(
     "data.augment.warp",
     augment.warp,
     takes={
-        "x": st.sampled_from(recipes("ones((4, 5, 2))", "arange(12.0, dtype=float32).reshape(3, 4, 1)")),
+        "x": st.sampled_from(
+            recipes("ones((4, 5, 2))", "arange(12.0, dtype=float32).reshape(3, 4, 1)")
+        ),
         "matrix": st.sampled_from(
-            recipes("np.eye(3)", "np.diag([-1.0, 1.0, 1.0])", "array([[0.5, 0, 0.1], [0, 2, 0], [0, 0, 1]])")
+            recipes(
+                "np.eye(3)",
+                "np.diag([-1.0, 1.0, 1.0])",
+                "array([[0.5, 0, 0.1], [0, 2, 0], [0, 0, 1]])",
+            )
         ),
     },
     reference=warped,
     agrees=lambda result, expected: same(result, expected, rtol=1e-3, atol=1e-3),
     near={
-        "x": st.sampled_from(recipes("ones((4, 5), float32)", "ones((4, 5, 1), int8)", "zeros((0, 5, 1))")),
+        "x": st.sampled_from(
+            recipes("ones((4, 5), float32)", "ones((4, 5, 1), int8)", "zeros((0, 5, 1))")
+        ),
         "matrix": st.sampled_from(recipes("np.eye(4)", "np.eye(2)")),
     },
     examples=(10, 40),
@@ -568,7 +684,9 @@ subject(
 )
 subject(
     "data.augment.augment",
-    lambda key, x, flips, offset, std: augment.augment(key, x, flips=flips, offset=offset, std=std),
+    lambda key, x, flips, offset, std: augment.augment(
+        key, x, flips=flips, offset=offset, std=std
+    ),
     takes={
         "key": KEYS,
         "x": st.sampled_from(recipes("ones((4, 5, 2))", "jnp.ones((3, 4, 4, 1))")),
@@ -577,7 +695,11 @@ subject(
         "std": st.just(0.0),
     },
     reference=lambda key, x, flips, offset, std: (
-        mirror(key, floating(x).ndim - 1, None if isinstance(flips, bool) or flips is None else flips),
+        mirror(
+            key,
+            floating(x).ndim - 1,
+            None if isinstance(flips, bool) or flips is None else flips,
+        ),
         number(offset),
         number(std),
         floating(x),
@@ -597,7 +719,9 @@ def chirped(seconds, rate):
     if seconds * rate > 10**7:
         raise ValueError("long")
     t = np.arange(round(seconds * rate)) / rate
-    return (20000 * np.sin(2 * np.pi * (500 * t + 7500 * t**2 / (2 * seconds)))).astype(np.int16)[:, None]
+    return (20000 * np.sin(2 * np.pi * (500 * t + 7500 * t**2 / (2 * seconds)))).astype(
+        np.int16
+    )[:, None]
 
 
 subject(
@@ -610,29 +734,49 @@ subject(
 subject(
     "data.synthetic.disc_video",
     lambda frames, height, width: synthetic.disc_video(frames, height, width)[0].shape,
-    takes={"frames": st.integers(1, 3), "height": st.integers(1, 9), "width": st.integers(1, 9)},
-    reference=lambda frames, height, width: (integer(frames, 1), integer(height, 1), integer(width, 1), 3),
+    takes={
+        "frames": st.integers(1, 3),
+        "height": st.integers(1, 9),
+        "width": st.integers(1, 9),
+    },
+    reference=lambda frames, height, width: (
+        integer(frames, 1),
+        integer(height, 1),
+        integer(width, 1),
+        3,
+    ),
     near={name: st.sampled_from([0, -1, 2.0]) for name in ("frames", "height", "width")},
 )
 subject(
     "data.synthetic.bike_counts",
     lambda days, seed: synthetic.bike_counts(days, seed=seed).values.shape,
     takes={"days": st.integers(1, 4), "seed": st.integers(0, 3)},
-    reference=lambda days, seed: (24 * integer(days, 1, 10**4), 17 + 0 * integer(seed, 0, 2**63)),
+    reference=lambda days, seed: (
+        24 * integer(days, 1, 10**4),
+        17 + 0 * integer(seed, 0, 2**63),
+    ),
     near={"days": st.sampled_from([0, -1])},
 )
 subject(
     "data.synthetic.ct_phantom",
-    lambda shape, noise, seed: synthetic.ct_phantom(shape, noise=noise, seed=seed).scan.voxels.shape,
+    lambda shape, noise, seed: (
+        synthetic.ct_phantom(shape, noise=noise, seed=seed).scan.voxels.shape
+    ),
     takes={
         "shape": st.sampled_from([(2, 8, 8), [4, 4, 4]]),
         "noise": st.sampled_from([0, 20.0]),
         "seed": st.integers(0, 3),
     },
     reference=lambda shape, noise, seed: (
-        tuple(integer(n, 1) for n in (shape if not isinstance(shape, set | dict) and len(shape) == 3 else 1)),
+        tuple(
+            integer(n, 1)
+            for n in (shape if not isinstance(shape, set | dict) and len(shape) == 3 else 1)
+        ),
         number(noise, 0),
         integer(seed, 0, 2**63),
     )[0],
-    near={"shape": st.sampled_from([(0, 4, 4), (4, 4), (10**6, 10**6, 10**6)]), "noise": st.sampled_from([-1, np.nan])},
+    near={
+        "shape": st.sampled_from([(0, 4, 4), (4, 4), (10**6, 10**6, 10**6)]),
+        "noise": st.sampled_from([-1, np.nan]),
+    },
 )

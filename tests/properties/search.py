@@ -22,13 +22,21 @@ def each_alone(data, over, epochs, how, chunk):
     """The members one by one."""
     xy(data)
     rates = numbers(over["lr"])
-    if set(over) != {"lr"} or rates.ndim != 1 or not rates.size or how not in (None, "vmap", "map"):
+    if (
+        set(over) != {"lr"}
+        or rates.ndim != 1
+        or not rates.size
+        or how not in (None, "vmap", "map")
+    ):
         raise ValueError("no sweep")
     if chunk is not None:
         integer(chunk, 1)
     integer(epochs, 1, 100)
     arrays = {name: jnp.asarray(numbers(column), jnp.float32) for name, column in data.items()}
-    runs = [train.run(*make(jnp.asarray(rate)), arrays, epochs=int(epochs), batch_size=10) for rate in rates.tolist()]
+    runs = [
+        train.run(*make(jnp.asarray(rate)), arrays, epochs=int(epochs), batch_size=10)
+        for rate in rates.tolist()
+    ]
     return np.stack([np.asarray(run.history["train/loss"]) for run in runs])
 
 
@@ -50,7 +58,15 @@ subject(
         "epochs": WRONG_SIZES,
         "chunk": WRONG_SIZES,
         "over": st.sampled_from(
-            [{}, [], {"lr": []}, {"lr": ["x"]}, {"lr": [[1.0]]}, {"key": [0.5]}, [{"lr": 1.0}, {"x": 1.0}]]
+            [
+                {},
+                [],
+                {"lr": []},
+                {"lr": ["x"]},
+                {"lr": [[1.0]]},
+                {"key": [0.5]},
+                [{"lr": 1.0}, {"x": 1.0}],
+            ]
         ),
     },
     words=("train", "x", "lr", "sweep", "batch"),
@@ -70,7 +86,11 @@ def memory(data, examples, steps, share):
 subject(
     "search.memorises",
     lambda data, examples, steps, share: [
-        (found := search.memorises(*pair(), data, examples=examples, steps=steps, share=share)).learned,
+        (
+            found := search.memorises(
+                *pair(), data, examples=examples, steps=steps, share=share
+            )
+        ).learned,
         found.before,
         found.after,
     ],
@@ -82,14 +102,21 @@ subject(
     },
     reference=memory,
     agrees=lambda result, expected: same(result, expected, rtol=1e-3),
-    near={"data": WRONG, "examples": WRONG_SIZES, "steps": WRONG_SIZES, "share": st.sampled_from([0.0, -1.0])},
+    near={
+        "data": WRONG,
+        "examples": WRONG_SIZES,
+        "steps": WRONG_SIZES,
+        "share": st.sampled_from([0.0, -1.0]),
+    },
     words=("x", "loss"),
     examples=(12, 60),
 )
 
 
 def no_rate(data, batch_size, low, high, steps):
-    """Whether the arguments are a search at all; what it finds is left to tests/test_search_probes.py."""
+    """Whether the arguments are a search at all; what it finds is left to
+    tests/test_search_probes.py.
+    """
     xy(data)
     integer(batch_size, 1, np.inf)
     if not 0 < number(low) < number(high) or integer(steps, 10) > 1000:
@@ -110,7 +137,11 @@ subject(
     },
     reference=no_rate,
     agrees=lambda found, _: same(bool(1e-5 < found.suggestion < (found.limit or np.inf)), True),
-    near={"batch_size": WRONG_SIZES, "steps": st.sampled_from([0, 9, 2.5]), "low": st.sampled_from([0.0, -1.0, 1e3])},
+    near={
+        "batch_size": WRONG_SIZES,
+        "steps": st.sampled_from([0, 9, 2.5]),
+        "low": st.sampled_from([0.0, -1.0, 1e3]),
+    },
     fixed=("data",),
     words=("rate", "loss"),
     examples=(12, 60),

@@ -1,4 +1,6 @@
-"""Subjects: `dlwp_jax.storage`, every view of Layout and StridedTensor, with torch as the reference."""
+"""Subjects: `dlwp_jax.storage`, every view of Layout and StridedTensor, with torch as the
+reference.
+"""
 
 import operator
 from collections.abc import Iterable
@@ -36,7 +38,8 @@ def base(text: str) -> Made:
     return recipes(f"storage.tensor({text})")[0]
 
 
-# The same numbers as a view of ours and of torch's: contiguous, transposed, with an offset, expanded, empty, a scalar.
+# The same numbers as a view of ours and of torch's: contiguous, transposed, with an offset,
+# expanded, empty, a scalar.
 VIEWS = {
     "scalar": ((), (), 0),
     "line": ((7,), (1,), 0),
@@ -61,7 +64,9 @@ def theirs(view: str) -> torch.Tensor:
 
 
 def plain(value: Any) -> Any:
-    """An argument as torch takes it: whole numbers of any kind as ints, sequences of them as tuples."""
+    """An argument as torch takes it: whole numbers of any kind as ints, sequences of them as
+    tuples.
+    """
     if isinstance(value, bool | np.bool_):
         raise TypeError("a bool is no whole number")
     if isinstance(value, StridedTensor):
@@ -84,7 +89,12 @@ def facts(result: Any) -> Any:
     if isinstance(result, tuple | list):
         return [facts(part) for part in result]
     if isinstance(result, torch.Tensor):
-        return [tuple(result.shape), result.stride(), result.storage_offset(), result.resolve_conj().numpy()]
+        return [
+            tuple(result.shape),
+            result.stride(),
+            result.storage_offset(),
+            result.resolve_conj().numpy(),
+        ]
     if isinstance(result, StridedTensor):
         return [result.shape, result.stride(), result.storage_offset(), result.numpy()]
     return result
@@ -99,24 +109,58 @@ def layouts(result: Any) -> Any:
 def first_three(result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return [tuple(result.shape), result.stride(), result.storage_offset()]
-    return [first_three(part) for part in result] if isinstance(result, tuple | list) else result
+    return (
+        [first_three(part) for part in result] if isinstance(result, tuple | list) else result
+    )
 
 
 dims = st.integers(-4, 4)
 counts = st.integers(-1, 6)
-orders = st.sampled_from([(0, 1), (1, 0), (0, 1, 2), (2, 0, 1), (-1, 0, 1), (0, 0), (), (0,), (3, 1, 2)])
+orders = st.sampled_from(
+    [(0, 1), (1, 0), (0, 1, 2), (2, 0, 1), (-1, 0, 1), (0, 0), (), (0,), (3, 1, 2)]
+)
 shapes = st.sampled_from(
-    [(12,), (3, 4), (4, 3), (2, -1), (-1,), (24,), (2, 6), (7, 1), (1, 7), (-1, -1), (0, 3), (1,), ()]
+    [
+        (12,),
+        (3, 4),
+        (4, 3),
+        (2, -1),
+        (-1,),
+        (24,),
+        (2, 6),
+        (7, 1),
+        (1, 7),
+        (-1, -1),
+        (0, 3),
+        (1,),
+        (),
+    ]
 )
 sizes = st.sampled_from(
-    [(3, 4), (2, 3, 4), (5, 7), (-1, 4), (3, -1), (7,), (2, 7), (0, 3), (2, -1, -1, -1), (3, 2), (1,)]
+    [
+        (3, 4),
+        (2, 3, 4),
+        (5, 7),
+        (-1, 4),
+        (3, -1),
+        (7,),
+        (2, 7),
+        (0, 3),
+        (2, -1, -1, -1),
+        (3, 2),
+        (1,),
+    ]
 )
 index_parts = st.one_of(
-    st.integers(-5, 5), st.none(), st.just(Ellipsis), st.builds(slice, counts, counts, st.sampled_from([1, 2]))
+    st.integers(-5, 5),
+    st.none(),
+    st.just(Ellipsis),
+    st.builds(slice, counts, counts, st.sampled_from([1, 2])),
 )
 parts = st.sampled_from([1, 2, 3, 4, (1, 2), (1,), (), [2], (0, 9), (3, 1)])
 
-# Name -> its arguments; each is a strategy. The methods of tensors and of layouts have the same names.
+# Name -> its arguments; each is a strategy. The methods of tensors and of layouts have the same
+# names.
 METHODS: dict[str, dict[str, st.SearchStrategy]] = {
     "as_strided": {
         "size": st.sampled_from([(2, 3), (4,), (), (0,), (3, 3)]),
@@ -134,15 +178,24 @@ METHODS: dict[str, dict[str, st.SearchStrategy]] = {
     "narrow": {"dim": dims, "start": counts, "length": counts},
     "permute": {"dims": orders},
     "select": {"dim": dims, "index": counts},
-    "split": {"split_size": st.one_of(counts, st.sampled_from([(1, 2), (3, 4), (2, 2), (0, 3), ()])), "dim": dims},
-    "split_with_sizes": {"split_sizes": st.sampled_from([(1, 2), (3, 4), (2, 2), (1, 2, 1), (), (-1, 4)]), "dim": dims},
+    "split": {
+        "split_size": st.one_of(counts, st.sampled_from([(1, 2), (3, 4), (2, 2), (0, 3), ()])),
+        "dim": dims,
+    },
+    "split_with_sizes": {
+        "split_sizes": st.sampled_from([(1, 2), (3, 4), (2, 2), (1, 2, 1), (), (-1, 4)]),
+        "dim": dims,
+    },
     "squeeze": {"dim": st.one_of(dims, orders)},
     "swapaxes": {"axis0": dims, "axis1": dims},
     "t": {},
     "tensor_split": {"indices_or_sections": parts, "dim": dims},
     "transpose": {"dim0": dims, "dim1": dims},
     "unbind": {"dim": dims},
-    "unflatten": {"dim": dims, "sizes": st.sampled_from([(2, -1), (2, 2), (-1,), (1, 3), (7,), (), (-1, -1), (3, 1)])},
+    "unflatten": {
+        "dim": dims,
+        "sizes": st.sampled_from([(2, -1), (2, 2), (-1,), (1, 3), (7,), (), (-1, -1), (3, 1)]),
+    },
     "unfold": {"dimension": dims, "size": counts, "step": st.integers(-1, 3)},
     "unsqueeze": {"dim": dims},
     "view": {"shape": shapes},
@@ -165,7 +218,10 @@ def torchs(name: str, view: str, arguments: dict[str, Any]) -> Any:
         values = [value if isinstance(value, tuple) else (value,) for value in values]
     if "split" in name:  # places beyond the end, by Python's rule; torch has 64 bits
         is_one = not isinstance(values[0], tuple)
-        clipped = tuple(min(max(value, -(2**62)), 2**62) for value in ((values[0],) if is_one else values[0]))
+        clipped = tuple(
+            min(max(value, -(2**62)), 2**62)
+            for value in ((values[0],) if is_one else values[0])
+        )
         values[0] = clipped[0] if is_one else clipped
     if name == "squeeze" and values == [None]:
         values = []
@@ -193,7 +249,9 @@ def method_subject(name: str, arguments: dict[str, st.SearchStrategy]) -> None:
         return facts(getattr(ours(self), name)(*(more[argument] for argument in arguments)))
 
     def with_layout(self, **more):
-        return layouts(getattr(Layout(*VIEWS[self]), name)(*(more[argument] for argument in arguments)))
+        return layouts(
+            getattr(Layout(*VIEWS[self]), name)(*(more[argument] for argument in arguments))
+        )
 
     def reference(self, **more):
         return facts(torchs(name, self, {argument: more[argument] for argument in arguments}))
@@ -201,14 +259,34 @@ def method_subject(name: str, arguments: dict[str, st.SearchStrategy]) -> None:
     def layout_reference(self, **more):
         if name == "as_strided":  # a layout has no storage to leave
             offset = more["storage_offset"]
-            return layout_of(more["size"], more["stride"], VIEWS[self][2] if offset is None else offset)
-        return first_three(torchs(name, self, {argument: more[argument] for argument in arguments}))
+            return layout_of(
+                more["size"], more["stride"], VIEWS[self][2] if offset is None else offset
+            )
+        return first_three(
+            torchs(name, self, {argument: more[argument] for argument in arguments})
+        )
 
-    subject(f"storage.StridedTensor.{name}", with_ours, takes=takes, where=where, reference=reference, **options)
+    subject(
+        f"storage.StridedTensor.{name}",
+        with_ours,
+        takes=takes,
+        where=where,
+        reference=reference,
+        **options,
+    )
     if name in METHODS:
         copies = name == "flatten"  # of a tensor; a layout refuses what is no view
-        takes = takes | ({"self": views.filter(lambda view: theirs(view).is_contiguous())} if copies else {})
-        subject(f"storage.Layout.{name}", with_layout, takes=takes, where=where, reference=layout_reference, **options)
+        takes = takes | (
+            {"self": views.filter(lambda view: theirs(view).is_contiguous())} if copies else {}
+        )
+        subject(
+            f"storage.Layout.{name}",
+            with_layout,
+            takes=takes,
+            where=where,
+            reference=layout_reference,
+            **options,
+        )
 
 
 for _name, _arguments in (METHODS | TENSORS_ONLY).items():
@@ -217,7 +295,9 @@ for _name, _arguments in (METHODS | TENSORS_ONLY).items():
 
 # What is no method of torch's, or has another form there.
 
-indices = st.lists(index_parts, max_size=4).filter(lambda these: these.count(Ellipsis) < 2).map(tuple)
+indices = (
+    st.lists(index_parts, max_size=4).filter(lambda these: these.count(Ellipsis) < 2).map(tuple)
+)
 
 
 def indexed(self, index):
@@ -256,7 +336,13 @@ def sliced(self, dim, start, end, step):
 
 
 _index = {"self": views, "index": indices}
-_slice = {"self": views, "dim": dims, "start": st.none() | counts, "end": st.none() | counts, "step": st.integers(1, 3)}
+_slice = {
+    "self": views,
+    "dim": dims,
+    "start": st.none() | counts,
+    "end": st.none() | counts,
+    "step": st.integers(1, 3),
+}
 for _class, _make, _facts, _of in (
     ("StridedTensor", ours, facts, facts),
     ("Layout", lambda view: Layout(*VIEWS[view]), layouts, first_three),
@@ -273,10 +359,14 @@ for _class, _make, _facts, _of in (
     )
     subject(
         f"storage.{_class}.slice",
-        lambda self, dim, start, end, step, make=_make, facts=_facts: facts(make(self).slice(dim, start, end, step)),
+        lambda self, dim, start, end, step, make=_make, facts=_facts: facts(
+            make(self).slice(dim, start, end, step)
+        ),
         takes=_slice,
         where=accepts(sliced),
-        reference=lambda self, dim, start, end, step, of=_of: of(sliced(self, dim, start, end, step)),
+        reference=lambda self, dim, start, end, step, of=_of: of(
+            sliced(self, dim, start, end, step)
+        ),
         fixed=("self",),
         near={"dim": dims},
         words=TORCHS,
@@ -292,7 +382,9 @@ PROPERTIES = {
 }
 for _name, _torchs in PROPERTIES.items():
     _allowed = views.filter(
-        lambda v, name=_name: name in ("T", "real") or len(VIEWS[v][0]) in ((0, 2) if name == "H" else (0, 2, 3))
+        lambda v, name=_name: (
+            name in ("T", "real") or len(VIEWS[v][0]) in ((0, 2) if name == "H" else (0, 2, 3))
+        )
     )
     _drawn = {"self": _allowed}
     subject(
@@ -350,7 +442,10 @@ for _name in ("size", "stride"):
     subject(
         f"storage.StridedTensor.{_name}",
         lambda self, dim, name=_name: getattr(ours(self), name)(dim),
-        takes={"self": views.filter(lambda v: VIEWS[v][0]), "dim": st.sampled_from([0, -1, None])},
+        takes={
+            "self": views.filter(lambda v: VIEWS[v][0]),
+            "dim": st.sampled_from([0, -1, None]),
+        },
         reference=lambda self, dim, name=_name: (
             tuple(getattr(theirs(self), name)(*([] if dim is None else [plain(dim)])))
             if dim is None
@@ -364,7 +459,11 @@ for _name, _torchs in {
     "ndim": lambda t: t.ndim,
     "numel": lambda t: t.numel(),
     "end": lambda t: (
-        1 + t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
+        1
+        + t.storage_offset()
+        + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+        if t.numel()
+        else 0
     ),
 }.items():
     subject(
@@ -384,7 +483,9 @@ subject(
 
 
 def layout_of(size, stride, offset):
-    size, stride = ((part,) if isinstance(part, int) else part for part in (plain(size), plain(stride)))
+    size, stride = (
+        (part,) if isinstance(part, int) else part for part in (plain(size), plain(stride))
+    )
     offset = plain(offset)
     assert isinstance(offset, int)
     if len(size) != len(stride) or min((*size, *stride, offset)) < 0:
@@ -414,7 +515,9 @@ subject(
     lambda self, start_dim, end_dim: Layout(*VIEWS[self]).flat_size(start_dim, end_dim),
     takes={"self": views, "start_dim": dims, "end_dim": dims},
     where=lambda a: is_torchs("flatten", a["self"], {"s": a["start_dim"], "e": a["end_dim"]}),
-    reference=lambda self, start_dim, end_dim: tuple(theirs(self).flatten(plain(start_dim), plain(end_dim)).shape),
+    reference=lambda self, start_dim, end_dim: tuple(
+        theirs(self).flatten(plain(start_dim), plain(end_dim)).shape
+    ),
     fixed=("self",),
     near={"start_dim": dims, "end_dim": dims},
     words=TORCHS,
@@ -441,18 +544,31 @@ subject(
 
 def replaced(self, dim, size, stride, skip):
     old_size, old_stride, offset = VIEWS[self]
-    size, stride = ((part,) if isinstance(part, int) else part for part in (plain(size), plain(stride)))
+    size, stride = (
+        (part,) if isinstance(part, int) else part for part in (plain(size), plain(stride))
+    )
     dim, skip = plain(dim), plain(skip)
     if not 0 <= dim < len(old_size):
         raise IndexError("no such dimension")
-    new = old_size[:dim] + size + old_size[dim + 1 :], old_stride[:dim] + stride + old_stride[dim + 1 :]
+    new = (
+        old_size[:dim] + size + old_size[dim + 1 :],
+        old_stride[:dim] + stride + old_stride[dim + 1 :],
+    )
     return layout_of(*new, offset + skip)
 
 
 subject(
     "storage.Layout.replace_dim",
-    lambda self, dim, size, stride, skip: layouts(Layout(*VIEWS[self]).replace_dim(dim, size, stride, skip)),
-    takes={"self": views, "dim": dims, "size": _small, "stride": _small, "skip": st.integers(0, 3)},
+    lambda self, dim, size, stride, skip: layouts(
+        Layout(*VIEWS[self]).replace_dim(dim, size, stride, skip)
+    ),
+    takes={
+        "self": views,
+        "dim": dims,
+        "size": _small,
+        "stride": _small,
+        "skip": st.integers(0, 3),
+    },
     where=accepts(replaced),
     reference=replaced,
     fixed=("self",),
@@ -467,7 +583,11 @@ PAIRS = np.arange(1.0, 13.0, dtype=np.float32)
 
 
 def of_pairs(self):
-    line = {"complex": PAIRS[::2] + 1j * PAIRS[1::2], "real": PAIRS, "whole": PAIRS.astype(np.int32)}[self]
+    line = {
+        "complex": PAIRS[::2] + 1j * PAIRS[1::2],
+        "real": PAIRS,
+        "whole": PAIRS.astype(np.int32),
+    }[self]
     return line.astype(np.complex64) if self == "complex" else line
 
 
@@ -476,7 +596,9 @@ def complex_case(name: str, right: str, torchs) -> None:
         f"storage.StridedTensor.{name}",
         lambda self: facts(_called(storage.tensor(of_pairs(self)).view(-1, 2), name)),
         takes={"self": st.just(right)},
-        reference=lambda self: facts(torchs(torch.from_numpy(of_pairs(self).copy()).view(-1, 2))),
+        reference=lambda self: facts(
+            torchs(torch.from_numpy(of_pairs(self).copy()).view(-1, 2))
+        ),
         near={"self": st.sampled_from(["complex", "real", "whole"])},
         fixed=("self",),
     )
@@ -497,10 +619,17 @@ for _name in ("view_as", "reshape_as", "expand_as"):
     subject(
         f"storage.StridedTensor.{_name}",
         lambda self, other, name=_name: facts(getattr(ours(self), name)(other)),
-        takes={"self": st.just("matrix"), "other": st.sampled_from(recipes("ones((3, 4))", "jnp.ones((3, 4))"))},
-        reference=lambda self, other, name=_name: facts(getattr(theirs(self), name)(torch.empty(tuple(other.shape)))),
+        takes={
+            "self": st.just("matrix"),
+            "other": st.sampled_from(recipes("ones((3, 4))", "jnp.ones((3, 4))")),
+        },
+        reference=lambda self, other, name=_name: facts(
+            getattr(theirs(self), name)(torch.empty(tuple(other.shape)))
+        ),
         near={
-            "other": st.sampled_from(recipes("storage.tensor([1.0])", "ones((4, 3))", "ones((2, 3, 4))", "ones(12)"))
+            "other": st.sampled_from(
+                recipes("storage.tensor([1.0])", "ones((4, 3))", "ones((2, 3, 4))", "ones(12)")
+            )
         },
         fixed=("self",),
         words=TORCHS,
@@ -542,16 +671,26 @@ def written(self, values, how):
         raise TypeError(f"no numbers: {values.dtype}")
     if kind in "i" and values.size and (values.max() > 2**31 - 1 or values.min() < -(2**31)):
         raise OverflowError("beyond int32")
-    if (kind == "c" and mine != "c") or (how == "add" and order.index(kind) > order.index(mine)):
+    if (kind == "c" and mine != "c") or (
+        how == "add" and order.index(kind) > order.index(mine)
+    ):
         raise RuntimeError("another kind")
     part = whole[1:]
-    if values.ndim > 2 or any(n not in (1, w) for n, w in zip(values.shape[::-1], part.shape[::-1], strict=False)):
+    if values.ndim > 2 or any(
+        n not in (1, w) for n, w in zip(values.shape[::-1], part.shape[::-1], strict=False)
+    ):
         raise RuntimeError("does not broadcast")
     with np.errstate(all="ignore"):
-        new = values if how == "set" else part + values.astype(np.promote_types(values.dtype, part.dtype))
+        new = (
+            values
+            if how == "set"
+            else part + values.astype(np.promote_types(values.dtype, part.dtype))
+        )
         if mine == "i" and new.dtype.kind == "f":
             new = np.clip(
-                np.nan_to_num(new.astype(np.float64), nan=0.0, posinf=2.0**31 - 1, neginf=-(2.0**31)),
+                np.nan_to_num(
+                    new.astype(np.float64), nan=0.0, posinf=2.0**31 - 1, neginf=-(2.0**31)
+                ),
                 -(2.0**31),
                 2.0**31 - 1,
             )
@@ -570,7 +709,9 @@ for _name in ("set", "add"):
             return whole.over(getattr(whole[1:], name)(values).storage).numpy()
 
         subject(
-            f"storage.{_where}.{_name}" if _where == "StridedTensor" else f"storage.StridedTensor.at.{_name}",
+            f"storage.{_where}.{_name}"
+            if _where == "StridedTensor"
+            else f"storage.StridedTensor.at.{_name}",
             _write,
             takes=_drawn,
             where=accepts(lambda self, values, how=_name: written(self, values, how)),
@@ -591,7 +732,11 @@ subject(
 
 
 def laid_over(self, storage):
-    if not isinstance(storage, jax.Array) or storage.shape != (100,) or storage.dtype != np.float32:
+    if (
+        not isinstance(storage, jax.Array)
+        or storage.shape != (100,)
+        or storage.dtype != np.float32
+    ):
         raise TypeError("no such storage")
     return torch.as_strided(torch.from_numpy(np.array(storage)), *VIEWS[self]).numpy()
 
@@ -599,10 +744,15 @@ def laid_over(self, storage):
 subject(
     "storage.StridedTensor.over",
     lambda self, storage: ours(self).over(storage).numpy(),
-    takes={"self": views, "storage": st.sampled_from(recipes("jnp.arange(100.0)", "jnp.zeros(100)"))},
+    takes={
+        "self": views,
+        "storage": st.sampled_from(recipes("jnp.arange(100.0)", "jnp.zeros(100)")),
+    },
     reference=laid_over,
     near={
-        "storage": st.sampled_from(recipes("jnp.arange(100)", "arange(100.0)", "jnp.zeros((10, 10))", "jnp.zeros(99)"))
+        "storage": st.sampled_from(
+            recipes("jnp.arange(100)", "arange(100.0)", "jnp.zeros((10, 10))", "jnp.zeros(99)")
+        )
     },
     fixed=("self",),
 )
@@ -629,11 +779,19 @@ subject(
     "storage.StridedTensor",
     lambda storage, layout: StridedTensor(storage, layout).numpy(),
     takes={
-        "storage": st.sampled_from(recipes("jnp.arange(100.0)", "jnp.arange(12)", "jnp.ones(12, bool)")),
-        "layout": st.sampled_from(recipes("storage.Layout((3, 4), (4, 1))", "storage.Layout((), (), 11)")),
+        "storage": st.sampled_from(
+            recipes("jnp.arange(100.0)", "jnp.arange(12)", "jnp.ones(12, bool)")
+        ),
+        "layout": st.sampled_from(
+            recipes("storage.Layout((3, 4), (4, 1))", "storage.Layout((), (), 11)")
+        ),
     },
     reference=put_together,
-    near={"layout": st.sampled_from(recipes("storage.Layout((3, 4), (400, 1))", "storage.Layout((0,), (1,), 500)"))},
+    near={
+        "layout": st.sampled_from(
+            recipes("storage.Layout((3, 4), (400, 1))", "storage.Layout((0,), (1,), 500)")
+        )
+    },
 )
 
 
@@ -652,11 +810,17 @@ def as_numbers(data, dtype):
     if wanted is not None and wanted.kind not in "biufcV":
         raise TypeError("a dtype of no numbers")
     array = np.asarray(array)
-    if array.dtype.kind not in "biufc" and not (array.dtype.kind == "V" and array.dtype.names is None):
+    if array.dtype.kind not in "biufc" and not (
+        array.dtype.kind == "V" and array.dtype.names is None
+    ):
         raise TypeError(f"no numbers: {array.dtype}")
     narrow = jax.dtypes.canonicalize_dtype(array.dtype)
     limits = np.iinfo(narrow) if narrow.kind in "iu" else None
-    if limits is not None and array.size and (array.max() > limits.max or array.min() < limits.min):
+    if (
+        limits is not None
+        and array.size
+        and (array.max() > limits.max or array.min() < limits.min)
+    ):
         raise OverflowError("does not fit")
     with np.errstate(all="ignore"):
         array = array.astype(narrow)
@@ -685,12 +849,25 @@ _data = st.sampled_from(
 subject(
     "storage.tensor",
     lambda data, dtype: storage.tensor(data, dtype).numpy(),
-    takes={"data": _data, "dtype": st.sampled_from([None, "float32", "int32", np.float16, bool])},
+    takes={
+        "data": _data,
+        "dtype": st.sampled_from([None, "float32", "int32", np.float16, bool]),
+    },
     reference=as_numbers,
     agrees=holds,
     near={
         "dtype": st.sampled_from(
-            ["float64", np.int64, "complex64", "uint8", "object", "U5", "datetime64[D]", "nonsense", complex]
+            [
+                "float64",
+                np.int64,
+                "complex64",
+                "uint8",
+                "object",
+                "U5",
+                "datetime64[D]",
+                "nonsense",
+                complex,
+            ]
         )
     },
 )
@@ -700,7 +877,9 @@ def together(name, *tensors, **options):
     if not all(isinstance(tensor, StridedTensor) for tensor in tensors):
         raise TypeError("no tensors")
     made = [
-        torch.as_strided(torch.from_numpy(np.array(t.storage)), t.shape, t.stride(), t.storage_offset())
+        torch.as_strided(
+            torch.from_numpy(np.array(t.storage)), t.shape, t.stride(), t.storage_offset()
+        )
         for t in tensors
     ]
     return facts(getattr(torch, name)(*made, **options))
@@ -715,7 +894,9 @@ _tensors = st.sampled_from(
     )
 )
 _vectors = st.sampled_from(
-    recipes("storage.tensor([1.0, 2.0])", "storage.tensor([1.0, 2.0, 3.0])", "storage.tensor(3.0)")
+    recipes(
+        "storage.tensor([1.0, 2.0])", "storage.tensor([1.0, 2.0, 3.0])", "storage.tensor(3.0)"
+    )
 )
 for _name in ("atleast_1d", "atleast_2d", "atleast_3d"):
     subject(
@@ -736,7 +917,9 @@ subject(
     "storage.meshgrid",
     lambda first, second, indexing: facts(storage.meshgrid(first, second, indexing=indexing)),
     takes={"first": _vectors, "second": _vectors, "indexing": st.sampled_from(["ij", "xy"])},
-    reference=lambda first, second, indexing: together("meshgrid", first, second, indexing=indexing),
+    reference=lambda first, second, indexing: together(
+        "meshgrid", first, second, indexing=indexing
+    ),
     near={"first": st.sampled_from(recipes("storage.tensor([[1.0]])"))},
     words=TORCHS,
 )

@@ -22,12 +22,15 @@ class Subject:
     Attributes:
       name: "module.function", as the completeness test counts it.
       call: takes the drawn arguments by name.
-      takes: argument -> values that must give a result; `where` leaves out combinations that must not.
-      reference: the same arguments -> what is right, by NumPy, torch or Python; it raises where they are nonsense.
+      takes: argument -> values that must give a result; `where` leaves out combinations that
+        must not.
+      reference: the same arguments -> what is right, by NumPy, torch or Python; it raises where
+        they are nonsense.
       agrees: (result, reference's) -> None, or an AssertionError.
       near: argument -> values that are wrong by little, tried as often as all others.
       right: whether a valid call succeeds (one without a file to read cannot).
-      fixed: arguments that are left alone (a loss function; what the caller's own mistake would break).
+      fixed: arguments that are left alone (a loss function; what the caller's own mistake would
+        break).
       words: beside the names of arguments, what an error may speak of.
       examples: (fast, deep), how often it is tried with valid and with hostile arguments.
     """
@@ -64,7 +67,12 @@ SUBJECTS: dict[str, Subject] = {}
 
 
 def subject(
-    name: str, call: Callable, *, takes: Mapping[str, st.SearchStrategy], reference: Callable, **options: Any
+    name: str,
+    call: Callable,
+    *,
+    takes: Mapping[str, st.SearchStrategy],
+    reference: Callable,
+    **options: Any,
 ) -> None:
     """Register a public function."""
     assert name not in SUBJECTS, name
@@ -73,7 +81,9 @@ def subject(
         *options.pop("words", ()),
         name.rsplit(".", 1)[-1],
     )
-    SUBJECTS[name] = Subject(name, call, takes, reference, options.pop("agrees", same), words=words, **options)
+    SUBJECTS[name] = Subject(
+        name, call, takes, reference, options.pop("agrees", same), words=words, **options
+    )
 
 
 def try_valid(one: Subject, arguments: Arguments) -> None:
@@ -97,7 +107,9 @@ def try_hostile(one: Subject, arguments: Arguments) -> None:
     try:
         expected = one.reference(**fresh(arguments))
     except Exception as error:
-        raise judge.Fault(f"{one.name} took what the reference refuses ({error!r}) and gave {result!r}") from error
+        raise judge.Fault(
+            f"{one.name} took what the reference refuses ({error!r}) and gave {result!r}"
+        ) from error
     one.agrees(result, expected)
     judge.counts[one.name, "right"] += 1
 
@@ -106,9 +118,13 @@ def try_hostile(one: Subject, arguments: Arguments) -> None:
 def hostile(draw, one: Subject) -> Arguments:
     """Valid arguments, of which one or two are replaced."""
     arguments = draw(one.valid)
-    for name in draw(st.lists(st.sampled_from(one.replaceable), min_size=1, max_size=2, unique=True)):
+    for name in draw(
+        st.lists(st.sampled_from(one.replaceable), min_size=1, max_size=2, unique=True)
+    ):
         near = one.near.get(name)
-        arguments = arguments | {name: draw(anything if near is None else st.one_of(near, anything))}
+        arguments = arguments | {
+            name: draw(anything if near is None else st.one_of(near, anything))
+        }
     return arguments
 
 
@@ -128,8 +144,12 @@ def same(result: Any, expected: Any, *, rtol: float = 1e-5, atol: float = 1e-6) 
         result, expected = np.asarray(result), np.asarray(expected)
         assert result.shape == expected.shape, (result.shape, expected.shape)
         if result.dtype.kind in "fcV" or expected.dtype.kind in "fcV":
-            wide = np.complex128 if "c" in result.dtype.kind + expected.dtype.kind else np.float64
-            np.testing.assert_allclose(result.astype(wide), expected.astype(wide), rtol=rtol, atol=atol)
+            wide = (
+                np.complex128 if "c" in result.dtype.kind + expected.dtype.kind else np.float64
+            )
+            np.testing.assert_allclose(
+                result.astype(wide), expected.astype(wide), rtol=rtol, atol=atol
+            )
         else:
             np.testing.assert_array_equal(result, expected)
     else:

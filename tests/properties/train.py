@@ -1,4 +1,6 @@
-"""Subjects: `dlwp_jax.train`. The model is one number, so that plain Python can train it too."""
+"""Subjects: `dlwp_jax.train`. The model is one number, so that plain Python can train it
+too.
+"""
 
 import functools
 import math
@@ -32,14 +34,35 @@ def pair():
     return train.make_learner(Scalar(0.5), squared, optax.sgd(RATE), key=jax.random.key(0))
 
 
-SETS = st.sampled_from(recipes("{'x': arange(6.0) / 6, 'y': ones(6)}", "{'x': jnp.arange(4.0), 'y': jnp.ones(4)}"))
+SETS = st.sampled_from(
+    recipes("{'x': arange(6.0) / 6, 'y': ones(6)}", "{'x': jnp.arange(4.0), 'y': jnp.ones(4)}")
+)
 WRONG = st.sampled_from(
     recipes(
-        *("{'x': ones(6), 'y': ones(5)}", "{'x': ones(6)}", "{'x': zeros(0), 'y': zeros(0)}", "ones((6, 2))"),
-        *("{'x': array([nan] * 6), 'y': ones(6)}", "{'x': array([inf] * 6), 'y': ones(6)}", "{'x': 1.0, 'y': ones(6)}"),
-        *("{'x': ones(6, '>f4'), 'y': ones(6)}", "{'x': torch.ones(6), 'y': Frame(ones(6))}", "{'x': list('abcdef')}"),
-        *("{'x': array([2**40] * 6), 'y': ones(6)}", "{'x': jax.random.split(jax.random.key(0), 6), 'y': ones(6)}"),
-        *("{'x': ma.array([1.0] * 6, mask=[1] * 6), 'y': ones(6)}", "{'x': ones(6, 'datetime64[D]'), 'y': ones(6)}"),
+        *(
+            "{'x': ones(6), 'y': ones(5)}",
+            "{'x': ones(6)}",
+            "{'x': zeros(0), 'y': zeros(0)}",
+            "ones((6, 2))",
+        ),
+        *(
+            "{'x': array([nan] * 6), 'y': ones(6)}",
+            "{'x': array([inf] * 6), 'y': ones(6)}",
+            "{'x': 1.0, 'y': ones(6)}",
+        ),
+        *(
+            "{'x': ones(6, '>f4'), 'y': ones(6)}",
+            "{'x': torch.ones(6), 'y': Frame(ones(6))}",
+            "{'x': list('abcdef')}",
+        ),
+        *(
+            "{'x': array([2**40] * 6), 'y': ones(6)}",
+            "{'x': jax.random.split(jax.random.key(0), 6), 'y': ones(6)}",
+        ),
+        *(
+            "{'x': ma.array([1.0] * 6, mask=[1] * 6), 'y': ones(6)}",
+            "{'x': ones(6, 'datetime64[D]'), 'y': ones(6)}",
+        ),
     )
 )
 SIZES = st.sampled_from([4, 6, 10**9])
@@ -49,7 +72,13 @@ WRONG_SIZES = st.sampled_from([0, -1, 2.0, True, "4", 10**30])
 def xy(data):
     """Two columns of real finite numbers, as many rows in each."""
     x, y = (numbers(data[name]).astype(np.float64) for name in ("x", "y"))
-    if x.ndim != 1 or x.shape != y.shape or not x.size or set(data) != {"x", "y"} or np.isnan([x, y]).any():
+    if (
+        x.ndim != 1
+        or x.shape != y.shape
+        or not x.size
+        or set(data) != {"x", "y"}
+        or np.isnan([x, y]).any()
+    ):
         raise ValueError("no data")
     return x, y
 
@@ -71,7 +100,11 @@ def mean(w, data, batch_size=None):
 
 def close(result, expected):
     expected = {name: np.float64(value) for name, value in expected.items()}
-    same({name: np.asarray(value) for name, value in sorted(result.items())}, dict(sorted(expected.items())), rtol=1e-4)
+    same(
+        {name: np.asarray(value) for name, value in sorted(result.items())},
+        dict(sorted(expected.items())),
+        rtol=1e-4,
+    )
 
 
 WORDS = ("data", "train", "val", "x", "loss_fn", "batch", "example")
@@ -88,7 +121,9 @@ subject(
 
 
 def epoch_of(data, batch_size):
-    """An epoch by hand, in batches of the whole (their order does not matter) or by the order that the state tells."""
+    """An epoch by hand, in batches of the whole (their order does not matter) or by the order
+    that the state tells.
+    """
     return trained(data, None, 1, batch_size)
 
 
@@ -101,7 +136,11 @@ def trained(data, val, epochs, batch_size, stop=None):
     w, history, best, waited, reference = 0.5, {}, math.inf, 0, math.inf
     for epoch in range(epochs):
         key = jax.random.split(jax.random.fold_in(jax.random.key(0), epoch))[0]
-        order = np.arange(len(x)) if batch == len(x) else np.asarray(jax.random.permutation(key, len(x)))
+        order = (
+            np.arange(len(x))
+            if batch == len(x)
+            else np.asarray(jax.random.permutation(key, len(x)))
+        )
         logs = []
         for i in range(0, len(x), batch):
             rows = order[i : i + batch]
@@ -114,7 +153,9 @@ def trained(data, val, epochs, batch_size, stop=None):
         value = history["train/loss" if val is None else "val/loss"][-1]
         best = min(best, value)
         waited, reference = (
-            (0, value) if value < reference - (stop.min_delta if stop else 0) else (waited + 1, reference)
+            (0, value)
+            if value < reference - (stop.min_delta if stop else 0)
+            else (waited + 1, reference)
         )
         if stop is not None and waited >= stop.patience:
             break
@@ -137,7 +178,9 @@ def is_epoch(result, expected):
     w, history, _ = expected
     np.testing.assert_allclose(np.asarray(result[0].params["w"]), w, rtol=1e-4)
     for name in ("loss", "mae"):
-        np.testing.assert_allclose(np.mean(result[1][name]), history[f"train/{name}"][0], rtol=1e-4)
+        np.testing.assert_allclose(
+            np.mean(result[1][name]), history[f"train/{name}"][0], rtol=1e-4
+        )
 
 
 subject(
@@ -158,7 +201,9 @@ def stops(stop):
     return stop
 
 
-def called(train_data, val, epochs, batch_size, stop, val_batch_size=None, skip_nonfinite=False):
+def called(
+    train_data, val, epochs, batch_size, stop, val_batch_size=None, skip_nonfinite=False
+):
     if not isinstance(skip_nonfinite, bool | np.bool_):
         raise TypeError("no bool")
     if val_batch_size is not None:
@@ -177,7 +222,9 @@ for _name in ("run", "fit"):
         _drive,
         takes={
             "train_data": SETS,
-            "val": st.sampled_from([None, *recipes("{'x': jnp.arange(4.0), 'y': jnp.ones(4)}")]),
+            "val": st.sampled_from(
+                [None, *recipes("{'x': jnp.arange(4.0), 'y': jnp.ones(4)}")]
+            ),
             "epochs": st.just(2),
             "batch_size": SIZES,
             "stop": st.just(None),
@@ -186,7 +233,12 @@ for _name in ("run", "fit"):
         },
         reference=called,
         agrees=is_trained,
-        near={"train_data": WRONG, "val": WRONG, "epochs": WRONG_SIZES, "batch_size": WRONG_SIZES},
+        near={
+            "train_data": WRONG,
+            "val": WRONG,
+            "epochs": WRONG_SIZES,
+            "batch_size": WRONG_SIZES,
+        },
         words=(*WORDS, "stop", "skip_nonfinite", "epochs"),
         examples=(30, 40),
     )
@@ -215,7 +267,10 @@ subject(
     },
     reference=predicted,
     agrees=outputs,
-    near={"batch_size": WRONG_SIZES, "inputs": st.sampled_from(recipes("ones(3, '>f4')", "zeros((0, 2))"))},
+    near={
+        "batch_size": WRONG_SIZES,
+        "inputs": st.sampled_from(recipes("ones(3, '>f4')", "zeros((0, 2))")),
+    },
     words=WORDS,
     examples=(30, 40),
 )
@@ -275,7 +330,11 @@ subject(
 def learner(model, loss_fn, tx, key, record):
     need_key(key)
     names = {"norms", "dead_units", "eval_loss"}
-    if not isinstance(model, nnx.Module) or not callable(loss_fn) or not isinstance(tx, optax.GradientTransformation):
+    if (
+        not isinstance(model, nnx.Module)
+        or not callable(loss_fn)
+        or not isinstance(tx, optax.GradientTransformation)
+    ):
         raise TypeError("no learner")
     if not isinstance(record, tuple | list | set | dict) or not set(record) <= names:
         raise ValueError("no record")
@@ -284,7 +343,9 @@ def learner(model, loss_fn, tx, key, record):
 
 subject(
     "train.make_learner",
-    lambda model, loss_fn, tx, key, record: train.make_learner(model, loss_fn, tx, key=key, record=record),
+    lambda model, loss_fn, tx, key, record: train.make_learner(
+        model, loss_fn, tx, key=key, record=record
+    ),
     takes={
         "model": st.just(Scalar(0.5)),
         "loss_fn": st.just(squared),
@@ -300,7 +361,11 @@ subject(
 
 
 def checkpointing(directory, every_epochs, every_seconds, keep):
-    if not isinstance(directory, str | pathlib.Path) or not str(directory) or "\0" in str(directory):
+    if (
+        not isinstance(directory, str | pathlib.Path)
+        or not str(directory)
+        or "\0" in str(directory)
+    ):
         raise TypeError("no path")
     every = None if every_epochs is None else integer(every_epochs, 1)
     seconds = None if every_seconds is None else number(every_seconds, 0)
@@ -310,7 +375,9 @@ def checkpointing(directory, every_epochs, every_seconds, keep):
 subject(
     "train.Checkpoint",
     lambda directory, every_epochs, every_seconds, keep: [
-        str(found.directory) if (found := train.Checkpoint(directory, every_epochs, every_seconds, keep)) else "",
+        str(found.directory)
+        if (found := train.Checkpoint(directory, every_epochs, every_seconds, keep))
+        else "",
         found.every_epochs,
         found.every_seconds,
         found.keep,
@@ -336,7 +403,10 @@ subject(
     lambda directory, state: train.restore(
         directory, pair()[1] if isinstance(state, str) and state == "good" else state
     ),
-    takes={"directory": st.just(tempfile.gettempdir() + "/no such checkpoint"), "state": st.just("good")},
+    takes={
+        "directory": st.just(tempfile.gettempdir() + "/no such checkpoint"),
+        "state": st.just("good"),
+    },
     where=lambda arguments: True,
     reference=restored,
     words=("checkpoint",),

@@ -1,4 +1,6 @@
-"""The book's networks in torch, in our words; layers are called as in its listings and checkpoints."""
+"""The book's networks in torch, in our words; layers are called as in its listings and
+checkpoints.
+"""
 
 import torch
 from torch import nn
@@ -10,7 +12,10 @@ class ConvNet(nn.Module):
     def __init__(self, channels=16):
         super().__init__()
         half = channels // 2
-        self.conv1, self.conv2 = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, half, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(3, channels, 3, padding=1),
+            nn.Conv2d(channels, half, 3, padding=1),
+        )
         self.fc1, self.fc2 = nn.Linear(64 * half, 32), nn.Linear(32, 2)
 
     def forward(self, x):
@@ -25,7 +30,10 @@ class NetDropout(ConvNet):
         self.conv1_dropout, self.conv2_dropout = nn.Dropout2d(p), nn.Dropout2d(p)
 
     def forward(self, x):
-        for conv, dropout in ((self.conv1, self.conv1_dropout), (self.conv2, self.conv2_dropout)):
+        for conv, dropout in (
+            (self.conv1, self.conv1_dropout),
+            (self.conv2, self.conv2_dropout),
+        ):
             x = dropout(nn.functional.max_pool2d(torch.tanh(conv(x)), 2))
         return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
 
@@ -33,10 +41,16 @@ class NetDropout(ConvNet):
 class NetBatchNorm(ConvNet):
     def __init__(self, channels=32):
         super().__init__(channels)
-        self.conv1_batchnorm, self.conv2_batchnorm = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels // 2)
+        self.conv1_batchnorm, self.conv2_batchnorm = (
+            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels // 2),
+        )
 
     def forward(self, x):
-        for conv, norm in ((self.conv1, self.conv1_batchnorm), (self.conv2, self.conv2_batchnorm)):
+        for conv, norm in (
+            (self.conv1, self.conv1_batchnorm),
+            (self.conv2, self.conv2_batchnorm),
+        ):
             x = nn.functional.max_pool2d(torch.tanh(norm(conv(x))), 2)
         return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
 
@@ -45,7 +59,10 @@ class NetDepth(nn.Module):
     def __init__(self, channels=32):
         super().__init__()
         half = channels // 2
-        self.conv1, self.conv2 = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, half, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(3, channels, 3, padding=1),
+            nn.Conv2d(channels, half, 3, padding=1),
+        )
         self.conv3 = nn.Conv2d(half, half, 3, padding=1)
         self.fc1, self.fc2 = nn.Linear(16 * half, 32), nn.Linear(32, 2)
 
@@ -106,7 +123,10 @@ class LunaModel(nn.Module):
         super().__init__()
         self.tail_batchnorm = nn.BatchNorm3d(1)
         self.block1, self.block2 = LunaBlock(1, channels), LunaBlock(channels, 2 * channels)
-        self.block3, self.block4 = LunaBlock(2 * channels, 4 * channels), LunaBlock(4 * channels, 8 * channels)
+        self.block3, self.block4 = (
+            LunaBlock(2 * channels, 4 * channels),
+            LunaBlock(4 * channels, 8 * channels),
+        )
         self.head_linear = nn.Linear(18 * 8 * channels, 2)
 
     def forward(self, x):
@@ -143,7 +163,9 @@ class UNet(nn.Module):
     def __init__(self, slices, depth, wf):
         super().__init__()
         widths = [2 ** (wf + i) for i in range(depth)]
-        self.down_path = nn.ModuleList(UNetBlock(a, b) for a, b in zip([slices, *widths], widths, strict=False))
+        self.down_path = nn.ModuleList(
+            UNetBlock(a, b) for a, b in zip([slices, *widths], widths, strict=False)
+        )
         self.up_path = nn.ModuleList(UNetUp(2 * width, width) for width in widths[-2::-1])
         self.last = nn.Conv2d(widths[0], 1, 1)
 

@@ -1,6 +1,8 @@
-"""ResNet and AlexNet in torch, written from the papers under the names of torchvision's state_dicts.
+"""ResNet and AlexNet in torch, written from the papers under the names of torchvision's
+state_dicts.
 
-Kept to torch's own layers, because torchvision cannot be installed beside the torch of the tests.
+Kept to torch's own layers, because torchvision cannot be installed beside the torch of the
+tests.
 """
 
 import torch
@@ -12,7 +14,9 @@ def convolution(before, channels, window, stride=1):
 
 
 class Residual(nn.Module):
-    """`windows` convolutions, each with its batch norm, beside a shortcut; the stride is at the first 3x3 one."""
+    """`windows` convolutions, each with its batch norm, beside a shortcut; the stride is at the
+    first 3x3 one.
+    """
 
     def __init__(self, widths, windows, stride):
         super().__init__()
@@ -25,7 +29,9 @@ class Residual(nn.Module):
             before = channels
         self.steps = len(windows)
         if stride > 1 or widths[0] != before:
-            self.downsample = nn.Sequential(convolution(widths[0], before, 1, stride), nn.BatchNorm2d(before))
+            self.downsample = nn.Sequential(
+                convolution(widths[0], before, 1, stride), nn.BatchNorm2d(before)
+            )
 
     def forward(self, x):
         y = x
@@ -37,7 +43,9 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`depths` blocks in four stages; with `bottleneck`, of three convolutions each and four times as wide."""
+    """`depths` blocks in four stages; with `bottleneck`, of three convolutions each and four
+    times as wide.
+    """
 
     def __init__(self, depths, *, bottleneck, num_classes=1000):
         super().__init__()
@@ -49,7 +57,9 @@ class ResNet(nn.Module):
             blocks = []
             for i in range(depth):
                 stride = 2 if stage and not i else 1
-                blocks.append(Residual([before, *wide], (1, 3, 1) if bottleneck else (3, 3), stride))
+                blocks.append(
+                    Residual([before, *wide], (1, 3, 1) if bottleneck else (3, 3), stride)
+                )
                 before = wide[-1]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(before, num_classes)
@@ -83,7 +93,14 @@ class AlexNet(nn.Module):
                 place += 1
             before = channels
         self.avgpool = nn.AdaptiveAvgPool2d(6)
-        hidden = [nn.Dropout(), nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU()]
+        hidden = [
+            nn.Dropout(),
+            nn.Linear(9216, 4096),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+        ]
         self.classifier = nn.Sequential(*hidden, nn.Linear(4096, num_classes))
 
     def forward(self, x):

@@ -1,7 +1,8 @@
-"""Chapter 5 in plain torch: a line through the thermometer's readings, every epoch's loss and parameters.
+"""Chapter 5 in plain torch: a line through the thermometer's readings, every epoch's loss and
+parameters.
 
-python -m tests.reference.thermometer prints torch's own figures beside the book's: they differ in their last digits
-too, since float32 sums depend on the machine.
+python -m tests.reference.thermometer prints torch's own figures beside the book's: they differ
+in their last digits too, since float32 sums depend on the machine.
 """
 
 import torch
@@ -14,7 +15,8 @@ def train(optimizer, lr: float, *, epochs: int, scale: float = 1.0, dtype=torch.
     """Full-batch training from w=1, b=0.
 
     Returns:
-      `(losses [epochs], w [epochs], b [epochs])`, the loss and parameters before each epoch's step.
+      `(losses [epochs], w [epochs], b [epochs])`, the loss and parameters before each epoch's
+      step.
     """
     t_u, t_c = scale * torch.tensor(T_U, dtype=dtype), torch.tensor(T_C, dtype=dtype)
     w, b = (torch.tensor(value, dtype=dtype, requires_grad=True) for value in (1.0, 0.0))
@@ -26,7 +28,9 @@ def train(optimizer, lr: float, *, epochs: int, scale: float = 1.0, dtype=torch.
         loss.backward()
         rows.append((loss.item(), w.item(), b.item()))
         step.step()
-    return tuple(torch.tensor(column, dtype=torch.float64).numpy() for column in zip(*rows, strict=True))
+    return tuple(
+        torch.tensor(column, dtype=torch.float64).numpy() for column in zip(*rows, strict=True)
+    )
 
 
 def main() -> None:
@@ -36,7 +40,12 @@ def main() -> None:
         ("SGD", 1e-4, 1.0): {99: "29.0236"},
         ("SGD", 1e-2, 0.1): {1: "80.364342", 2: "37.574917", 3: "30.871077", 100: "22.148710"}
         | {500: "7.860118", 1000: "3.828538", 5000: "2.927648"},
-        ("Adam", 1e-1, 1.0): {500: "7.612903", 1000: "3.086700", 1500: "2.928578", 2000: "2.927646"},
+        ("Adam", 1e-1, 1.0): {
+            500: "7.612903",
+            1000: "3.086700",
+            1500: "2.928578",
+            2000: "2.927646",
+        },
     }
     equal = total = 0
     for (name, lr, scale), figures in book.items():
@@ -44,8 +53,12 @@ def main() -> None:
         for epoch, figure in figures.items():
             ours = f"{losses[epoch - 1]:.{len(figure.partition('.')[2])}f}"
             equal, total = equal + (ours == figure), total + 1
-            print(f"{name} {lr:g} on {scale:g} t_u, epoch {epoch:4d}: book {figure:>14s}  torch {ours:>14s}")
-    print(f"torch {torch.__version__} equals the book in every digit in {equal} of {total} figures")
+            print(
+                f"{name} {lr:g} on {scale:g} t_u, epoch {epoch:4d}: book {figure:>14s}  torch {ours:>14s}"
+            )
+    print(
+        f"torch {torch.__version__} equals the book in every digit in {equal} of {total} figures"
+    )
 
 
 if __name__ == "__main__":
