@@ -21,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dlwp_jax.checks import as_held, whole
 from dlwp_jax.leaves import lay
 from dlwp_jax.train import checks
-from dlwp_jax.train.learner import TrainState
 from dlwp_jax.train.placement import AXIS, has_axis
+from dlwp_jax.train.state import TrainState
 
 __all__ = ["mesh", "put"]
 

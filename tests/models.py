@@ -1,6 +1,10 @@
 """Small models, losses and data that several tests train."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -48,6 +52,22 @@ class Scalar(nnx.Module):
 
     def __call__(self, x):
         return self.w[...] * x
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of the functions that JAX compiles meanwhile, as its own monitoring has them."""
+    names = []
+
+    def listen(event, _seconds, **about):
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            names.append(about["fun_name"].removeprefix("jit(").removesuffix(")"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def squared_error(model, batch):

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlwp_jax import nn, shard, train
-from dlwp_jax.train import epoch
+from dlwp_jax.train import minibatches
 from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
 
 ROUNDING = (
@@ -253,8 +253,8 @@ def compiled_step(model, n, data, batch_size, **how):
     learner = learner.placed(state, data=data)
 
     def step(state, data, order):
-        return epoch.train_step(
-            learner, state, epoch.rows(data, order), state.key, jnp.array(True)
+        return step.step(
+            learner, state, minibatches.rows(data, order), state.key, jnp.array(True)
         )
 
     return jax.jit(step).lower(state, data, jnp.arange(batch_size)).compile().as_text()

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
-from dlwp_jax.train.epoch import all_finite
+from dlwp_jax.train.step import all_finite
 from tests.models import (
     Plain,
     Scalar,

@@ -13,6 +13,7 @@ from flax import nnx
 
 from dlwp_jax import train
 from dlwp_jax.train.progress import display
+from dlwp_jax.train.sources import InMemory
 from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
 
 TRAIN, VAL = regression(24), regression(8, seed=1)
@@ -242,10 +243,13 @@ def test_repeated_calls_keep_memory_flat(learned):
 def test_a_shuffle_that_takes_as_long_as_a_chunk_does_not_hold_training_up(
     learned, monkeypatch
 ):
-    from dlwp_jax.train import host
+    chunks, advance = [], InMemory.advance
 
-    chunks, advance = [], host._advance
-    monkeypatch.setattr(host, "_advance", lambda *args: chunks.append(1) or advance(*args))
+    def counted(*args):
+        chunks.append(1)
+        return advance(*args)
+
+    monkeypatch.setattr(InMemory, "advance", counted)
     data = regression(300_000)
     result = fit(learned, data, epochs=1, batch_size=64)
     assert int(result.state.step) == 4688

@@ -180,7 +180,7 @@ def test_norms_can_be_watched_and_half_precision_does_not_swallow_them():
     )  # a falling norm is no improvement
     assert bool(train.run(learner, state, TRAIN, epochs=50, batch_size=37, stop=stop).stopped)
     tree = {"w": jnp.full(100_000, 0.01, jnp.bfloat16)}
-    assert float(train.epoch.norm(tree)) == pytest.approx(euclid(tree), rel=1e-3)
+    assert float(train.step.norm(tree)) == pytest.approx(euclid(tree), rel=1e-3)
 
 
 @pytest.mark.parametrize("record", ["norms", ("norm",), {"loss"}])

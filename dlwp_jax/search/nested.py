@@ -22,7 +22,7 @@ import optax
 from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
 from dlwp_jax.train import Learner, TrainState, precision
-from dlwp_jax.train.epoch import understood
+from dlwp_jax.train.step import accepted
 
 PyTree = Any
 TINY = 1e-6  # below this an entry is taken for rounding
@@ -208,6 +208,4 @@ def _value_and_grad(
 def _update(learner: Learner, state: TrainState, grads: PyTree) -> PyTree:
     more = {"value": jnp.ones(()), "grad": grads}
     inner = precision.inner(state.opt_state)
-    return learner.tx.update(grads, inner, state.params, **understood(learner.tx.update, more))[
-        0
-    ]
+    return learner.tx.update(grads, inner, state.params, **accepted(learner.tx.update, more))[0]

@@ -25,6 +25,7 @@ from dlwp_jax.train import (
     run,
     train_epoch,
 )
+from dlwp_jax.train.state import check_pair
 
 PyTree = Any
 SMOOTHING = 0.9  # of the losses of a rate finder, per step
@@ -191,7 +192,7 @@ def memorises(
     >>> bool(memorises(*pair, data)), bool(memorises(*pair, data | {"x": jnp.zeros((8, 8))}))
     (True, False)
     """
-    checks.pair(learner, state)
+    check_pair(learner, state)
     data, steps = checks.dataset(data, "data"), checks.count(steps, "steps")
     share = real(share, "share", above=0)
     examples = min(checks.count(examples, "examples"), checks.rows(data, "data"))

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.checks import on_host
+from dlwp_jax.saving.identity import jaxprs_in
 from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep
 from dlwp_jax.train import EarlyStopping, Run, checks, run
-from dlwp_jax.train.resume import jaxprs_in
 
 PyTree = Any
 MEMORY = (
@@ -87,7 +88,10 @@ def sweep(
         )
     if chunk is not None:
         checks.count(chunk, "chunk")
-    checks.stopping(stop, False)
+    if stop is not None and not isinstance(stop, EarlyStopping):
+        raise TypeError(
+            f"stop must be a train.EarlyStopping, or None; got {checks.describe(stop)}."
+        )
     epochs, batch_size = checks.count(epochs, "epochs"), checks.count(batch_size, "batch_size")
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
@@ -194,7 +198,7 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
 
 def _side(rows: Any) -> np.ndarray:
     try:
-        return checks.on_host(rows, "folds")
+        return on_host(rows, "folds")
     except (TypeError, ValueError):
         return np.empty(0)  # which `_is_fold` refuses
 

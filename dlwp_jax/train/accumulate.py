@@ -1,5 +1,5 @@
-"""A batch in parts: what is a mean over a batch, computed a part at a time where the whole does
-not fit into memory.
+"""A batch in parts: a mean over its rows, computed part by part if the whole does not fit into
+memory.
 """
 
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from dlwp_jax.train.metrics import is_ratio, wide
 
 PyTree = Any
 
@@ -18,7 +20,7 @@ def in_parts(
     carry: PyTree,
     k: int,
 ) -> tuple[PyTree, PyTree]:
-    """The mean over the rows of a batch of what a function gives as means over parts of it.
+    """The mean over the rows of a batch of a function that gives means over parts of it.
 
     Part i holds the rows whose number is i modulo the number of parts. Those of a batch that is
     split over devices are then split over the same ones, and the parts are the same on any
@@ -26,9 +28,10 @@ def in_parts(
 
     Args:
       function: `(part, key, carry) -> (means, carry)`; each part's key is folded in from `key`,
-        and is given what the one before left as `carry`.
+        and it is given the `carry` of the part before. A `Ratio` among the means is a pair of
+        sums.
       batch: pytree of arrays `[n ...]`.
-      k: how many parts, as equal as `jnp.array_split` makes them; n where that is fewer. One
+      k: the number of parts, as equal as `jnp.array_split` makes them; n if that is fewer. One
         part is the batch itself, with `key` itself.
 
     Returns:
@@ -43,10 +46,9 @@ def in_parts(
         return function(batch, key, carry)
     n = jax.tree.leaves(batch)[0].shape[0]
     shapes = jax.eval_shape(lambda: function(batch, key, carry)[0])
-    sums = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes
-    )
-    carry, done = jax.tree.map(jnp.asarray, carry), 0
+    sums = jax.tree.map(lambda leaf: wide(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
+    carry = jax.tree.map(jnp.asarray, carry)
+    done = 0
     for begin, size, count in _sizes(n, k):
 
         def stacked(leaf, begin=begin, size=size, count=count):
@@ -57,19 +59,29 @@ def in_parts(
         def add(i, sums_and_carry, stack=stack, done=done, rows=size):
             sums, carry = sums_and_carry
             part = jax.tree.map(
-                lambda a: jax.lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False), stack
+                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, axis=1, keepdims=False),
+                stack,
             )
             means, carry = function(part, jax.random.fold_in(key, done + i), carry)
-            return jax.tree.map(lambda total, mean: total + rows * mean, sums, means), carry
+            return _map(lambda total, mean: total + rows * mean, jnp.add, sums, means), carry
 
         sums, carry = jax.lax.fori_loop(0, count, add, (sums, carry))
         done += count
-    return jax.tree.map(lambda total, like: _as(total / n, like), sums, shapes), carry
+    return _map(lambda total, like: _as(total / n, like), _as, sums, shapes), carry
+
+
+def _map(of_mean: Callable, of_sum: Callable, a: PyTree, b: PyTree) -> PyTree:
+    """Map over two trees, with another function for the two sums of each `Ratio`."""
+
+    def mapped(x, y):
+        return jax.tree.map(of_sum if is_ratio(x) else of_mean, x, y)
+
+    return jax.tree.map(mapped, a, b, is_leaf=is_ratio)
 
 
 def _sizes(n: int, k: int) -> list[tuple[int, int, int]]:
-    """First row, rows a part, and how many such parts: longer ones, then those that are one row
-    shorter.
+    """First row, rows of a part and number of such parts: of the longer parts, then of those
+    that are one row shorter.
     """
     size, longer = divmod(n, k)
     sizes = [(0, size + 1, longer), (longer * (size + 1), size, k - longer)]
@@ -77,5 +89,5 @@ def _sizes(n: int, k: int) -> list[tuple[int, int, int]]:
 
 
 def _as(total: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """A mean of reals in their dtype; of whole numbers and truths it is a real."""
+    """A mean of reals in their dtype; the mean of integers or booleans is a real."""
     return total.astype(like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else total

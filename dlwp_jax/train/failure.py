@@ -1,4 +1,4 @@
-"""Why a step was not finite: told after the fact, from the last finite state and the batch."""
+"""Why a step was not finite, found afterwards from the last finite state and the batch."""
 
 import functools
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.train import checks
-from dlwp_jax.train.epoch import PyTree, attempt
-from dlwp_jax.train.learner import Learner, TrainState
+from dlwp_jax.train.state import Learner, TrainState
+from dlwp_jax.train.step import PyTree, gradient_of, update
 
 
 def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> str:
@@ -26,42 +26,43 @@ def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) ->
     the loss was 0, the gradient of ['bias'] has 1 of 1 numbers that are not finite (and so has 1 other leaf)
     """
     loss, grads, params = _recomputed(learner, state, batch, key)
-    what = _first("the gradient of", grads) or _first("the new value of", params)
-    told = f"the loss was {float(loss):.6g}" + (f", {what}" if what else "")
-    is_finite = what is None and bool(np.isfinite(loss))
-    return f"computed again by itself the step is finite: {told}" if is_finite else told
+    first = _first("the gradient of", grads) or _first("the new value of", params)
+    sentence = f"the loss was {float(loss):.6g}"
+    if first is not None:
+        return f"{sentence}, {first}"
+    if bool(np.isfinite(loss)):
+        return f"computed again by itself the step is finite: {sentence}"
+    return sentence
 
 
 @functools.partial(jax.jit, static_argnames="learner")
 def _recomputed(
     learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
 ) -> tuple[jax.Array, PyTree, PyTree]:
-    """The loss of a step, and how many numbers of each leaf of its gradient and new parameters
-    are not finite.
+    """The loss of a step, and for each leaf of its gradient and new parameters the count of
+    numbers that are not finite, and its size.
     """
-    new, loss, _, grads = attempt(learner, state, batch, key)
-    counts = jax.tree.map(lambda leaf: jnp.sum(~jnp.isfinite(leaf)), (grads, new.params))
-    sizes = jax.tree.map(jnp.size, grads)
-    return loss, *(
-        jax.tree.map(lambda n, size: jnp.stack([n, jnp.int32(size)]), part, sizes)
-        for part in counts
-    )
+    gradient = gradient_of(learner, state, batch, key)
+    new, _ = update(learner, state, gradient, batch, key)
+
+    def counts(leaf):
+        return jnp.stack([jnp.sum(~jnp.isfinite(leaf)), jnp.int32(leaf.size)])
+
+    grads, params = jax.tree.map(counts, (gradient.grads, new.params))
+    return gradient.loss, grads, params
 
 
-def _first(what: str, counts: PyTree) -> str | None:
-    wrong = [
-        (checks.name(path), n)
-        for path, n in jax.tree_util.tree_leaves_with_path(counts)
-        if n[0]
-    ]
+def _first(subject: str, counts: PyTree) -> str | None:
+    """A phrase about the first leaf with numbers that are not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(counts)
+    wrong = [(checks.name(path), n) for path, n in leaves if n[0]]
     if not wrong:
         return None
-    (name, (n, size)), more = wrong[0], len(wrong) - 1
-    others = (
-        f" (and so has {more} other leaf)"
-        if more == 1
-        else f" (and so have {more} other leaves)"
-        if more
-        else ""
-    )
-    return f"{what} {name} has {n} of {size} numbers that are not finite{others}"
+    name, (n, size) = wrong[0]
+    more = len(wrong) - 1
+    others = ""
+    if more == 1:
+        others = " (and so has 1 other leaf)"
+    elif more:
+        others = f" (and so have {more} other leaves)"
+    return f"{subject} {name} has {n} of {size} numbers that are not finite{others}"

@@ -16,9 +16,9 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlwp_jax import hosts
-from dlwp_jax.checkpoint import differing, fingerprint
 from dlwp_jax.checks import as_held
 from dlwp_jax.leaves import is_key, lay, weakly
+from dlwp_jax.saving.store import differing, fingerprint
 from dlwp_jax.train import checks
 from dlwp_jax.train.placement import AXIS, mesh_of
 from dlwp_jax.train.streams import is_stream

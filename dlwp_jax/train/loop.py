@@ -7,32 +7,38 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dlwp_jax.checks import real
+from dlwp_jax.checks import describe, real, whole
+from dlwp_jax.optim import plateau
 from dlwp_jax.train import checks
-from dlwp_jax.train.epoch import (
-    Logs,
-    all_logs,
-    batch_shape,
-    choose,
-    choose_state,
-    epoch_order,
-    mean_logs,
-    n_rows,
-    steps_per_epoch,
-    train_steps,
-)
+from dlwp_jax.train.evaluation import mean_sums
 from dlwp_jax.train.joint import joint
-from dlwp_jax.train.learner import Learner, TrainState
+from dlwp_jax.train.metrics import Ratio, Sums, add, quotients
+from dlwp_jax.train.minibatches import (
+    Sampler,
+    batch_shape,
+    epoch_length,
+    epoch_order,
+    fold,
+    n_rows,
+    steps_key,
+    steps_of,
+)
+from dlwp_jax.train.state import Learner, TrainState, check_pair
+from dlwp_jax.train.step import choose, choose_state, log_shapes, step
+from dlwp_jax.train.transform import Transform, training_half, transform_pair
 
 PyTree = Any
-BLOCK_STEPS = 64  # steps that are computed in vain, at most, after a failure
+Logs = dict[str, jax.Array]
+BLOCK_STEPS = 64  # at most so many steps are computed in vain after a failure
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when a monitored value has not improved for `patience` epochs in a row. NaN is no
-    improvement.
+    """Stop when a monitored value has not improved for `patience` epochs in a row.
+
+    NaN is no improvement.
 
     Attributes:
       patience: epochs without improvement after which training stops, at least 1.
@@ -48,32 +54,33 @@ class EarlyStopping:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patience", checks.count(self.patience, "patience"))
+        object.__setattr__(self, "patience", whole(self.patience, "patience", 1))
         object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
         if not isinstance(self.monitor, str):
             raise TypeError(
-                f"monitor must be a name in the history; got {checks.describe(self.monitor)}."
+                f"monitor must be a name in the history; got {describe(self.monitor)}."
             )
         if not isinstance(self.mode, str) or self.mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max'; got {checks.describe(self.mode)}.")
+            raise ValueError(f"mode must be 'min' or 'max'; got {describe(self.mode)}.")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Run:
-    """What a training gives back.
+    """The result of a training.
 
     Attributes:
       state: the last state whose loss was finite.
       best: the state after the epoch with the best monitored value (early stopping's monitor;
-        else val/loss, else train/loss). The state that came in, where no epoch was finished.
-      history: `{"train/loss": [epochs], "val/loss": [epochs], ...}`, the mean over the epoch's
-        steps in training mode, and the mean over the validation examples in eval mode after it.
+        else val/loss, else train/loss). The state that came in if no epoch was finished.
+      history: `{"train/loss": [epochs], "val/loss": [epochs], ...}`. A train/ value is the mean
+        over the epoch's steps in training mode, a val/ value the mean over the validation
+        examples in eval mode after the epoch; of a `Ratio`, both are the quotient of its sums.
         `run` pads with NaN after a stop, `fit` trims.
       stopped: bool, whether training ended before the epochs asked for.
       failure: int32 `[2]`: epoch (of this training, as the history has them) and step, both
-        counted from 1, at which loss or parameters were first not finite; zeros where that
-        never happened.
+        counted from 1, at which loss or parameters were first not finite; zeros if that never
+        happened.
       skipped: int32, steps that were not taken because they were not finite (`skip_nonfinite`),
         or because a gradient in float16 overflowed (`compute_dtype`). They are not in the means
         of the history.
@@ -89,7 +96,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for, hashable."""
+    """The settings of a training: hashable, a static argument of its programs."""
 
     epochs: int
     batch_size: int
@@ -97,27 +104,33 @@ class Plan:
     monitor: str
     stop: EarlyStopping | None
     skip_nonfinite: bool
+    drop_last: bool
+    sampler: Sampler | None
+    transform: Transform
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Loop:
-    """All that a training carries from step to step; `fit` holds it between chunks."""
+    """All that a training carries from step to step; `fit` holds it between chunks.
+
+    All numbers are finite as long as the training is, so that JAX's alarms for NaN and infinity
+    (`jax_debug_nans`, `jax_debug_infs`) can be on.
+    """
 
     state: TrainState
     best: TrainState
     best_value: jax.Array  # monitored value of `best`, signed so that lower is better
     reference: jax.Array  # the value that an epoch must beat by min_delta
     waited: jax.Array  # int32, epochs since the reference was beaten
-    history: Logs  # [epochs], NaN where not reached
-    totals: Logs  # sums of the logs over the steps of the current epoch
+    history: Logs  # [epochs], 0 in epochs that are not reached
+    totals: Sums  # sums of the logs over the steps of the current epoch
     done: jax.Array  # int32, epochs finished in this call
     step: jax.Array  # int32, steps begun in the current epoch
     lost: jax.Array  # int32, those of them that were skipped
     skipped: jax.Array  # int32, steps skipped in the epochs before
     alive: jax.Array  # bool, nothing was non-finite
-    stopped: jax.Array  # bool, early stopping said so
-    order: jax.Array  # the current epoch's order, kept by `fit` from chunk to chunk; else [0]
+    stopped: jax.Array  # bool, early stopping or a callback ended the training
 
 
 @joint
@@ -132,11 +145,14 @@ def run(
     stop: EarlyStopping | None = None,
     val_batch_size: int | None = None,
     skip_nonfinite: bool = False,
+    drop_last: bool = False,
+    sampler: Sampler | None = None,
+    transform: Any = None,
 ) -> Run:
     """Train as one XLA program: a pure function of its arrays.
 
     It can be jitted, mapped by `jax.vmap` over states (seeds, learning rates in the optimizer
-    state) and data, and differentiated: in reverse mode where `stop` is None (the program is a
+    state) and data, and differentiated: in reverse mode if `stop` is None (the program is a
     scan then, else a while loop). Through a step that was left out (`skip_nonfinite`, float16)
     the derivative is NaN.
 
@@ -146,22 +162,30 @@ def run(
       train: pytree of arrays `[n ...]`.
       val: pytree of arrays `[m ...]`, evaluated in eval mode after every epoch; or None.
       epochs: how many epochs to train.
-      batch_size: examples a step; n or more is the full batch. The last short batch is trained
-        on.
+      batch_size: examples a step; n or more is the full batch.
       stop: early stopping; under vmap each member stops by itself.
-      val_batch_size: examples of `val` at a time; None means `batch_size`, or 256 where that is
+      val_batch_size: examples of `val` at a time; None means `batch_size`, or 256 if that is
         more.
-      skip_nonfinite: what to do at a step whose loss or new parameters are not finite: end the
-        training at the state before it (False), or leave that step out, of the state and of the
-        means in the history, and count it (True).
+      skip_nonfinite: at a step whose loss or new parameters are not finite, end the training at
+        the state before it (False), or leave that step out of the state and of the means in the
+        history, and count it (True).
+      drop_last: whether to leave out the last batch of an epoch if it is shorter than the
+        others, as torch's `DataLoader` does if asked. Otherwise it is trained on.
+      sampler: `sampler(key, epoch) -> rows`, integers `[m]`: the rows of `train` that an epoch
+        trains on, in their order, in place of all rows shuffled. `key` is the epoch's own,
+        `epoch` an int32 that counts from `make_learner`. `data.balanced` and `data.weighted`
+        make samplers.
+      transform: `transform(key, batch) -> batch`, applied on the device to each training batch
+        before the loss (augmentation). For validation too: a pair of such functions, or a
+        function with an attribute `evaluate` that is one (normalisation).
 
     Returns:
       A `Run`.
 
     Raises:
-      ValueError, TypeError: in one sentence, before anything is compiled, for data whose
-        leading axes differ or that hold NaN, sizes below 1, a loss that is not a scalar, a
-        monitor that is not recorded.
+      ValueError, TypeError: in one sentence, before anything is compiled, if the leading axes
+        of the data differ, they hold NaN, a size is below 1, the loss is not a scalar, or a
+        monitor is not recorded.
 
     >>> import optax
     >>> from flax import nnx
@@ -175,8 +199,22 @@ def run(
     >>> result.history["train/loss"].shape, int(result.state.step)
     ((5,), 10)
     """
-    train, val, plan = planned(
-        learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite
+    check_pair(learner, state)
+    train = checks.dataset(train, "train")
+    val = None if val is None else checks.dataset(val, "val")
+    batch_size = min(whole(batch_size, "batch_size", 1), n_rows(train))
+    plan = make_plan(
+        learner,
+        state,
+        batch_shape(train, batch_size),
+        val,
+        epochs=epochs,
+        stop=stop,
+        val_batch_size=val_batch_size,
+        skip_nonfinite=skip_nonfinite,
+        drop_last=drop_last,
+        sampler=sampler,
+        transform=transform,
     )
     return _run(learner.placed(state, train=train, val=val), state, train, val, plan)
 
@@ -185,33 +223,32 @@ def run(
 def _run(
     learner: Learner, state: TrainState, train: PyTree, val: PyTree | None, plan: Plan
 ) -> Run:
-    steps = steps_per_epoch(train, plan.batch_size)
+    steps = steps_per_epoch(train, plan)
 
     def epoch(loop):
-        order = epoch_order(loop.state, train, plan.batch_size)
-        return validated(
-            learner, run_steps(learner, loop, train, order, plan, 0, steps), val, plan
-        )
+        order = learner.constrain(order_of(loop.state, train, plan))
+        take = functools.partial(take_step, learner, plan, steps_key(loop.state))
+        loop = fold(take, loop, train, order, plan.batch_size, 0, steps)
+        return validated(learner, with_means(loop), val, plan)
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
     if plan.stop is not None:
-        return learner.laid(
-            result(jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop))
-        )
-    return learner.laid(result(counted(epoch, loop, plan.epochs, steps)))
+        loop = jax.lax.while_loop(lambda loop: is_going(loop, plan), epoch, loop)
+    else:
+        loop = _scanned(epoch, loop, plan.epochs, steps)
+    return learner.constrain(result(loop, padded_history(loop)))
 
 
-def counted(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int) -> Loop:
-    """All epochs by scans, which reverse-mode differentiates, skipping what comes after a
-    failure.
+def _scanned(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int) -> Loop:
+    """All epochs by scans, which reverse mode differentiates, without those after a failure.
 
-    The skip is a branch, which costs microseconds: a block of up to BLOCK_STEPS steps shares
-    one.
+    Leaving them out is a branch, which costs microseconds: a block of up to BLOCK_STEPS steps
+    shares one.
     """
     block = max(
-        d
-        for d in range(1, epochs + 1)
-        if epochs % d == 0 and (d == 1 or d * steps <= BLOCK_STEPS)
+        divisor
+        for divisor in range(1, epochs + 1)
+        if epochs % divisor == 0 and (divisor == 1 or divisor * steps <= BLOCK_STEPS)
     )
 
     def epochs_of_a_block(loop):
@@ -223,27 +260,77 @@ def counted(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int) 
     return jax.lax.fori_loop(0, epochs // block, block_or_nothing, loop)
 
 
-def planned(
+@joint
+def train_epoch(
     learner: Learner,
     state: TrainState,
-    train: PyTree,
-    val: PyTree | None,
-    epochs: int,
+    data: PyTree,
+    *,
     batch_size: int,
-    stop: EarlyStopping | None,
-    val_batch_size: int | None,
-    skip_nonfinite: bool,
-) -> tuple[PyTree, PyTree | None, Plan]:
-    """Check everything that `run` and `fit` are given; the data as arrays, and the plan."""
-    checks.pair(learner, state)
-    train = checks.dataset(train, "train")
-    val = None if val is None else checks.dataset(val, "val")
-    batch_size = min(checks.count(batch_size, "batch_size"), n_rows(train))
-    batch = batch_shape(train, batch_size)
+    drop_last: bool = False,
+    sampler: Sampler | None = None,
+    transform: Any = None,
+) -> tuple[TrainState, Logs]:
+    """Train on every example once, in shuffled minibatches.
+
+    A step whose loss or new parameters are not finite is not taken, nor is any after it; the
+    logs of those after it are NaN and `state.epoch` stays. In float16 a step whose gradient
+    overflowed is left out, its logs are NaN, and training goes on.
+
+    Args:
+      learner, state: from `make_learner`.
+      data: pytree of arrays `[n ...]`.
+      batch_size: examples a step; n or more is the full batch, in the order given.
+      drop_last, sampler, transform: as for `run`.
+
+    Returns:
+      The state after the epoch, and `{"loss": [steps], metric: [steps], ...}` with
+      `steps = ceil(n / batch_size)`; of a `Ratio`, the quotient of each step.
+    """
+    check_pair(learner, state)
+    data = checks.dataset(data, "data")
+    batch_size = min(whole(batch_size, "batch_size", 1), n_rows(data))
     plan = make_plan(
-        learner, state, batch, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite
+        learner,
+        state,
+        batch_shape(data, batch_size),
+        None,
+        drop_last=drop_last,
+        sampler=sampler,
+        transform=transform,
     )
-    return train, val, plan
+    return _train_epoch(learner.placed(state, data=data), state, data, plan)
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "plan"))
+def _train_epoch(
+    learner: Learner, state: TrainState, data: PyTree, plan: Plan
+) -> tuple[TrainState, Logs]:
+    steps = steps_per_epoch(data, plan)
+    key = steps_key(state)
+
+    def take_one(i, carry, batch):
+        state, going, logs = carry
+        step_key = jax.random.fold_in(key, i)
+        batch = training_half(plan.transform, step_key, batch)
+        outcome = step(learner, state, batch, step_key, going)
+        values = quotients(outcome.logs)
+        for name, value in values.items():
+            value = jnp.where(outcome.counted, value, jnp.nan)
+            logs = logs | {name: logs[name].at[i].set(value)}
+        return outcome.state, outcome.goes_on, logs
+
+    shapes = jax.eval_shape(
+        quotients, log_shapes(learner, state, transformed_shape(data, plan))
+    )
+    logs = {name: jnp.full(steps, jnp.nan, log.dtype) for name, log in shapes.items()}
+    order = learner.constrain(order_of(state, data, plan))
+    carry = (state, jnp.array(True), logs)
+    state, going, logs = fold(take_one, carry, data, order, plan.batch_size, 0, steps)
+    return learner.constrain((replace(state, epoch=state.epoch + going), logs))
+
+
+# The plan, and the loop before its first step.
 
 
 def make_plan(
@@ -251,172 +338,207 @@ def make_plan(
     state: TrainState,
     batch: PyTree,
     val: Any,
-    epochs: int,
-    batch_size: int,
-    stop: EarlyStopping | None,
-    val_batch_size: int | None,
-    skip_nonfinite: bool,
+    *,
+    epochs: int | None = None,
+    stop: EarlyStopping | None = None,
+    val_batch_size: int | None = None,
+    skip_nonfinite: bool = False,
+    drop_last: bool = False,
+    sampler: Sampler | None = None,
+    transform: Any = None,
 ) -> Plan:
-    """Check what does not depend on where the training data come from."""
-    epochs = checks.count(epochs, "epochs")
-    checks.stopping(stop, skip_nonfinite)
-    recorded = list(history_names(learner, all_logs(learner, state, batch), val is not None))
-    monitor = stop.monitor if stop is not None else "train/loss" if val is None else "val/loss"
-    checks.monitor(monitor, recorded)
-    wanted = (
-        max(batch_size, 256)
-        if val_batch_size is None
-        else checks.count(val_batch_size, "val_batch_size")
+    """Check all settings of a training.
+
+    Args:
+      batch: shapes and dtypes of a minibatch.
+      val: the validation set, a stream of it, or None.
+      epochs: None for a single epoch without a history.
+    """
+    if stop is not None and not isinstance(stop, EarlyStopping):
+        raise TypeError(f"stop must be a train.EarlyStopping, or None; got {describe(stop)}.")
+    if sampler is not None:
+        checks.sampler(sampler)
+    if not isinstance(skip_nonfinite, bool | np.bool_):
+        raise TypeError(
+            f"skip_nonfinite must be True or False; got {describe(skip_nonfinite)}."
+        )
+    batch_size = n_rows(batch)
+    if val_batch_size is None:
+        val_batch_size = max(batch_size, 256)
+    monitor = "train/loss" if val is None else "val/loss"
+    if stop is not None:
+        monitor = stop.monitor
+    plan = Plan(
+        epochs=1 if epochs is None else whole(epochs, "epochs", 1),
+        batch_size=batch_size,
+        val_batch_size=whole(val_batch_size, "val_batch_size", 1),
+        monitor=monitor,
+        stop=stop,
+        skip_nonfinite=bool(skip_nonfinite),
+        drop_last=bool(drop_last),
+        sampler=sampler,
+        transform=transform_pair(transform),
     )
-    return Plan(epochs, batch_size, wanted, monitor, stop, bool(skip_nonfinite))
+    logs = log_shapes(learner, state, transformed_shape(batch, plan))
+    recorded = list(history_names(learner, logs, val is not None))
+    monitors = set() if epochs is None else plateau.monitors(state.opt_state)
+    for name in sorted(monitors | {monitor}):
+        checks.monitor(name, recorded)
+    return plan
+
+
+def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
+    """Shapes and dtypes of a minibatch of `data` as the loss is given it."""
+    batch = batch_shape(data, plan.batch_size)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(functools.partial(training_half, plan.transform), key, batch)
+
+
+def order_of(state: TrainState, data: PyTree, plan: Plan) -> jax.Array:
+    """The rows of `data` that the current epoch trains on, in their order."""
+    return epoch_order(state, n_rows(data), plan.batch_size, plan.sampler, plan.drop_last)
+
+
+def steps_per_epoch(data: PyTree, plan: Plan) -> int:
+    """The number of minibatches of an epoch."""
+    length = epoch_length(n_rows(data), plan.batch_size, plan.sampler, plan.drop_last)
+    return steps_of(length, plan.batch_size)
 
 
 def history_names(learner: Learner, logs: Collection[str], has_val: bool) -> dict[str, str]:
     """The names of the history's columns, each with the log that it holds."""
-    in_eval_mode = [log for log in logs if has_val and log not in learner.step_logs]
-    return {f"train/{log}": log for log in logs} | {f"val/{log}": log for log in in_eval_mode}
+    names = {f"train/{log}": log for log in logs}
+    if has_val:
+        names |= {f"val/{log}": log for log in logs if log not in learner.step_logs}
+    return names
 
 
 def start(
     learner: Learner, state: TrainState, batch: PyTree, has_val: bool, plan: Plan
 ) -> Loop:
-    """The loop before its first step."""
-    logs = all_logs(learner, state, batch)
-    names = history_names(learner, logs, has_val)
-    history = {
-        name: jnp.full(plan.epochs, jnp.nan, logs[log].dtype) for name, log in names.items()
-    }
-    infinity = jnp.array(jnp.inf, history[plan.monitor].dtype)
-    zero, true = jnp.zeros((), jnp.int32), jnp.array(True)
-    totals = {k: jnp.zeros((), log.dtype) for k, log in logs.items()}
-    no_order = jnp.zeros(0, jnp.int32)
-    return Loop(
-        state,
-        state,
-        infinity,
-        infinity,
-        zero,
-        history,
-        totals,
-        zero,
-        zero,
-        zero,
-        zero,
-        true,
-        ~true,
-        no_order,
-    )
+    """The loop before its first step.
 
-
-def run_steps(
-    learner: Learner,
-    loop: Loop,
-    train: PyTree,
-    order: jax.Array,
-    plan: Plan,
-    begin: Any,
-    end: Any,
-) -> Loop:
-    """Steps `begin` to `end` of the current epoch, and the history's entry for what is done of
-    it.
+    Args:
+      batch: shapes and dtypes of a minibatch.
     """
-    state, alive, loop = train_steps(
-        learner,
-        loop.state,
-        loop.alive,
-        replace(loop, state=None, alive=None),
-        add_logs,
-        train,
-        order,
-        plan.batch_size,
-        begin,
-        end,
-        skip=plan.skip_nonfinite,
+    logs = log_shapes(learner, state, transformed_shape(batch, plan))
+    values = jax.eval_shape(quotients, logs)
+    names = history_names(learner, values, has_val)
+    history = {name: jnp.zeros(plan.epochs, values[log].dtype) for name, log in names.items()}
+    dtype = history[plan.monitor].dtype
+    worst = jnp.array(jnp.finfo(dtype).max, dtype)
+    zero = jnp.zeros((), jnp.int32)
+    return Loop(
+        state=state,
+        best=state,
+        best_value=worst,
+        reference=worst,
+        waited=zero,
+        history=history,
+        totals=jax.tree.map(lambda log: jnp.zeros((), log.dtype), logs),
+        done=zero,
+        step=zero,
+        lost=zero,
+        skipped=zero,
+        alive=jnp.array(True),
+        stopped=jnp.array(False),
     )
-    return record(replace(loop, state=state, alive=alive))
 
 
-def add_logs(loop: Loop, _i: Any, values: Logs, alive: jax.Array, counts: jax.Array) -> Loop:
-    """Add the logs of a step, unless training had failed before it or it is skipped."""
-    totals = choose(counts, {k: loop.totals[k] + values[k] for k in loop.totals}, loop.totals)
-    return replace(
-        loop, totals=totals, step=loop.step + alive, lost=loop.lost + (alive & ~counts)
-    )
+# Steps and epochs.
 
 
-def record(loop: Loop) -> Loop:
-    """Write the mean over the epoch's steps so far into the history."""
-    steps = loop.step - loop.lost
+def take_step(
+    learner: Learner, plan: Plan, key: jax.Array, i: Any, loop: Loop, batch: PyTree
+) -> Loop:
+    """Step `i` of the current epoch.
+
+    Args:
+      key: `steps_key` of the state at the beginning of the epoch.
+    """
+    step_key = jax.random.fold_in(key, i)
+    batch = training_half(plan.transform, step_key, batch)
+    outcome = step(learner, loop.state, batch, step_key, loop.alive, skip=plan.skip_nonfinite)
     return replace(
         loop,
-        history=written(
-            loop, {f"train/{k}": total / steps for k, total in loop.totals.items()}
-        ),
+        state=outcome.state,
+        alive=outcome.goes_on,
+        totals=choose(outcome.counted, add(loop.totals, outcome.logs), loop.totals),
+        step=loop.step + loop.alive,
+        lost=loop.lost + (loop.alive & ~outcome.counted),
     )
 
 
-def written(loop: Loop, values: Logs) -> Logs:
-    """The history with the values of the current epoch."""
-    put = (
-        jax.lax.dynamic_update_index_in_dim
-    )  # in place in a loop; .at[].set is a scatter, itself a loop on CPU
-    return loop.history | {
-        k: put(loop.history[k], value, loop.done, 0) for k, value in values.items()
-    }
+def with_means(loop: Loop) -> Loop:
+    """The loop with the means over the epoch's steps so far in its history."""
+    return with_history(loop, "train/", loop.totals)
+
+
+def with_history(loop: Loop, prefix: str, sums: dict[str, Ratio]) -> Loop:
+    """The loop with the values of the current epoch in its history."""
+    # In place in a loop; .at[].set is a scatter, itself a loop on the CPU.
+    put = jax.lax.dynamic_update_index_in_dim
+    history = dict(loop.history)
+    for log, value in quotients(sums).items():
+        name = prefix + log
+        history[name] = put(history[name], value, loop.done, 0)
+    return replace(loop, history=history)
 
 
 def validated(learner: Learner, loop: Loop, val: PyTree | None, plan: Plan) -> Loop:
-    """The epoch ended, with the validation of its last state."""
-    logs = (
-        {}
-        if val is None
-        else mean_logs(learner, ended(loop), val, min(plan.val_batch_size, n_rows(val)))
-    )
-    return end_epoch(loop, logs, plan)
+    """The end of an epoch, with the validation of its last state."""
+    sums = {}
+    if val is not None:
+        size = min(plan.val_batch_size, n_rows(val))
+        sums = mean_sums(learner, with_epoch(loop), val, size, plan.transform)
+    return end_of_epoch(loop, sums, plan)
 
 
-def ended(loop: Loop) -> TrainState:
-    """The state after the last step of an epoch, its epoch counted unless training failed in
-    it.
-    """
+def with_epoch(loop: Loop) -> TrainState:
+    """The state after the last step of an epoch, its epoch counted unless training failed."""
     return replace(loop.state, epoch=loop.state.epoch + loop.alive)
 
 
-def end_epoch(loop: Loop, val_logs: Logs, plan: Plan) -> Loop:
-    """After the last step of an epoch: keep the best state, count towards early stopping, make
-    ready for the next.
+def end_of_epoch(loop: Loop, val_sums: Sums, plan: Plan) -> Loop:
+    """Keep the best state, count towards early stopping, make ready for the next epoch.
 
     After a failure all stays as it is.
+
+    Args:
+      loop: after the last step of an epoch.
+      val_sums: of the validation of its state; empty without validation.
     """
-    state = ended(loop)
-    history = written(
-        loop, {f"val/{k}": jnp.where(loop.alive, v, jnp.nan) for k, v in val_logs.items()}
-    )
-    sign = -1 if plan.stop is not None and plan.stop.mode == "max" else 1
-    value = jnp.where(loop.alive, sign * history[plan.monitor][loop.done], jnp.inf)
-    is_best, min_delta = (
-        value < loop.best_value,
-        0.0 if plan.stop is None else plan.stop.min_delta,
-    )
-    improved = value < loop.reference - min_delta
+    loop = with_history(loop, "val/", val_sums)
+    values = {name: column[loop.done] for name, column in loop.history.items()}
+    state = with_epoch(loop)
+    after = replace(state, opt_state=plateau.end_of_epoch(state.opt_state, values))
+    state = choose_state(loop.alive, after, state)
+    sign = 1
+    min_delta = 0.0
+    if plan.stop is not None:
+        sign = -1 if plan.stop.mode == "max" else 1
+        min_delta = plan.stop.min_delta
+    value = sign * values[plan.monitor]
+    is_best = loop.alive & (value < loop.best_value)
+    improved = loop.alive & (value < loop.reference - min_delta)
     waited = jnp.where(improved, 0, loop.waited + 1)
-    return Loop(
+    stopped = loop.stopped
+    if plan.stop is not None:
+        stopped = stopped | (loop.alive & (waited >= plan.stop.patience))
+    zero = jnp.zeros_like(loop.step)
+    return replace(
+        loop,
         state=state,
         best=choose_state(is_best, state, loop.best),
         best_value=jnp.where(is_best, value, loop.best_value),
         reference=jnp.where(improved, value, loop.reference),
         waited=waited,
-        history=history,
         totals=choose(loop.alive, jax.tree.map(jnp.zeros_like, loop.totals), loop.totals),
         done=loop.done + loop.alive,
-        step=jnp.where(loop.alive, 0, loop.step),
-        lost=jnp.where(loop.alive, 0, loop.lost),
-        skipped=loop.skipped + jnp.where(loop.alive, loop.lost, 0),
-        alive=loop.alive,
-        stopped=loop.stopped
-        if plan.stop is None
-        else loop.alive & (waited >= plan.stop.patience),
-        order=loop.order,
+        step=jnp.where(loop.alive, zero, loop.step),
+        lost=jnp.where(loop.alive, zero, loop.lost),
+        skipped=loop.skipped + jnp.where(loop.alive, loop.lost, zero),
+        stopped=stopped,
     )
 
 
@@ -425,15 +547,41 @@ def is_going(loop: Loop, plan: Plan) -> jax.Array:
     return loop.alive & ~loop.stopped & (loop.done < plan.epochs)
 
 
-def result(loop: Loop) -> Run:
-    """The `Run` of a loop, its history at full length."""
-    epochs = next(iter(loop.history.values())).shape[0]
-    failure = jnp.where(loop.alive, 0, jnp.stack([loop.done + 1, loop.step]))
+def result(loop: Loop, history: Logs) -> Run:
+    """The `Run` of a loop with this history."""
+    length = next(iter(loop.history.values())).shape[0]
     return Run(
-        loop.state,
-        loop.best,
-        loop.history,
-        ~loop.alive | (loop.done < epochs),
-        failure,
-        loop.skipped + loop.lost,
+        state=loop.state,
+        best=loop.best,
+        history=history,
+        stopped=~loop.alive | (loop.done < length),
+        failure=jnp.where(loop.alive, 0, jnp.stack([loop.done + 1, loop.step])),
+        skipped=loop.skipped + loop.lost,
     )
+
+
+def padded_history(loop: Loop) -> Logs:
+    """The history at full length, NaN in epochs that were not finished.
+
+    Of an epoch that failed the losses of training are kept: they tell how.
+    """
+    epoch = jnp.arange(next(iter(loop.history.values())).shape[0])
+    history = {}
+    for name, column in loop.history.items():
+        reached = loop.done if name.startswith("val/") else loop.done + ~loop.alive
+        history[name] = jnp.where(epoch < reached, column, jnp.nan)
+    return history
+
+
+def history_until(loop: Loop, epochs: int) -> dict[str, np.ndarray]:
+    """`padded_history`, cut after some epochs and made on the host.
+
+    JAX's alarm for NaN (`jax_debug_nans`) looks at every computation on a device.
+    """
+    history = {}
+    for name, column in loop.history.items():
+        values = np.array(column[:epochs])
+        if name.startswith("val/"):
+            values[int(loop.done) :] = np.nan
+        history[name] = values
+    return history

@@ -87,23 +87,24 @@ def after_step(opt_state: PyTree, inner: PyTree) -> PyTree:
     return opt_state.after_step(inner) if isinstance(opt_state, Scaled) else inner
 
 
-def value_and_grad(function: Callable, opt_state: PyTree) -> Callable:
-    """`jax.value_and_grad(function, has_aux=True)`, by way of the scaled loss where there is a
+def value_and_grad(function: Callable, opt_state: PyTree, *, argnums: int) -> Callable:
+    """`jax.value_and_grad(function, argnums, has_aux=True)`, of the scaled loss if there is a
     scale.
     """
     if not isinstance(opt_state, Scaled):
-        return jax.value_and_grad(function, has_aux=True)
+        return jax.value_and_grad(function, argnums, has_aux=True)
     scale = opt_state.scale
 
-    def enlarged(*args):
-        loss, aux = function(*args)
+    def enlarged(*args, **kwargs):
+        loss, aux = function(*args, **kwargs)
         return loss * scale, (loss, aux)
 
-    def computed(*args):
-        (_, (loss, aux)), grads = jax.value_and_grad(enlarged, has_aux=True)(*args)
+    def unscaled(*args, **kwargs):
+        differentiate = jax.value_and_grad(enlarged, argnums, has_aux=True)
+        (_, (loss, aux)), grads = differentiate(*args, **kwargs)
         return (loss, aux), jax.tree.map(lambda g: g / scale.astype(g.dtype), grads)
 
-    return computed
+    return unscaled
 
 
 def dtype_of(value: Any) -> Any:
@@ -147,14 +148,14 @@ def _computing_in(cls: type, dtype: Any) -> type:
         nnx.pop(model, nnx.Intermediate)
         after = nnx.state(model, nnx.Not(nnx.Param))
         leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-        if any(
-            new is not old for old, new in leaves
-        ):  # in eval mode nothing is, and under an inner jit nothing may be
+        # In eval mode nothing is new, and under an inner jit nothing may be written.
+        if any(new is not old for old, new in leaves):
             nnx.update(self, after)
         return jax.tree.map(
             lambda leaf: leaf.astype(jnp.float32) if _has(leaf, dtype) else leaf, outputs
         )
 
+    call.__wrapped__ = cls.__call__  # the signature that others see
     names = {
         "__call__": call,
         "__doc__": cls.__doc__,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dlwp_jax.train import checks
 from dlwp_jax.train.joint import joint
-from dlwp_jax.train.learner import Learner, TrainState
+from dlwp_jax.train.state import Learner, TrainState, check_pair
 
 PyTree = Any
 SATURATED = 0.01  # of the gradient of the layer's strongest unit
@@ -75,7 +75,7 @@ def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, 
     >>> {name: float(share) for name, share in unit_health(learner, state, {"x": jnp.array([[2.0], [3.0]])}).items()}
     {'dead': 0.5, 'saturated': 0.0}
     """
-    checks.pair(learner, state)
+    check_pair(learner, state)
     return _health(learner, state, checks.dataset(data, "data"))
 
 

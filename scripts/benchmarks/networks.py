@@ -79,7 +79,7 @@ from timing import first_call, interleaved, readable
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlwp_jax import losses, nn, train
-from dlwp_jax.train.epoch import train_step
+from dlwp_jax.train.step import step as train_step
 from tests.reference import book_networks as reference
 
 BATCH, STEPS, RATE = 64, 8, 1e-2

@@ -1,10 +1,7 @@
-"""What is trained: a Learner (static: graph, loss, optimizer) and a TrainState (arrays
-only).
-"""
+"""What is trained: a `Learner` (static: graph, loss, optimizer) and a `TrainState` (arrays)."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -12,12 +9,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from dlwp_jax.train import checks, precision
-from dlwp_jax.train.joint import joint
+from dlwp_jax.checks import describe, whole
+from dlwp_jax.train import checks, metrics, precision
+from dlwp_jax.train.metrics import Metric
 from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
-LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
+LossFn = Callable[[Any, PyTree], tuple[jax.Array, Mapping[str, Metric]]]
+
+# The logs that each word of `make_learner(record=...)` adds to a step.
 RECORDS: dict[str, tuple[str, ...]] = {
     "norms": ("grad_norm", "param_norm", "update_norm"),
     "dead_units": ("dead_units",),
@@ -36,8 +36,8 @@ class TrainState:
       rngs: the model's random streams. Each step seeds them anew from `key`, so they carry no
         history.
       opt_state: the optimizer's state.
-      key: one PRNG key, constant. Epoch `e` and step `i` use what is folded in from `(key, e,
-        i)`, so 3 + 4 epochs give the bits of 7.
+      key: one PRNG key, constant. Epoch `e` and step `i` use the key that is folded in from
+        `(key, e, i)`, so 3 + 4 epochs give the bits of 7.
       epoch: int32, epochs finished since `make_learner`.
       step: int32, optimizer steps taken since `make_learner`.
     """
@@ -60,10 +60,9 @@ class Learner:
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`.
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
-      record: what each step logs besides loss and metrics, names of RECORDS.
-      accumulate: in how many parts a step computes the gradient of its batch.
-      placement: where state and batches lie, where that is more than one device; found anew in
-        every call.
+      record: further logs of a training step, names of RECORDS.
+      accumulate: the number of parts in which a step computes the gradient of its batch.
+      placement: the devices of state and batches if they are several; found anew in every call.
     """
 
     train_def: nnx.GraphDef[Any]
@@ -86,52 +85,56 @@ class Learner:
 
     def loss(
         self, state: TrainState, params: PyTree, batch: PyTree, key: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-        """`loss_fn` at `params`, with random streams seeded by `key`: loss, (metrics, the new
-        `extra`).
+    ) -> tuple[jax.Array, tuple[Mapping[str, Metric], PyTree]]:
+        """`loss_fn` at `params`, the model's random streams seeded by `key`.
+
+        Returns:
+          `(loss, (metrics, extra))`, with the state that the forward pass leaves in `extra`.
         """
         if self.placement is not None:
-            params, batch = self.placement.whole(params), self.placement.rows(batch)
+            params = self.placement.whole(params)
+            batch = self.placement.rows(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         outcome = self.loss_fn(model, batch)
-        checks.outcome(outcome)
-        loss, metrics = outcome
-        nnx.pop(model, nnx.Intermediate)  # what the forward pass sowed is not state
+        metrics.check(outcome)
+        loss, logs = outcome
+        nnx.pop(model, nnx.Intermediate)  # values that the forward pass sowed are no state
         _, _, _, extra = nnx.split(model, nnx.RngState, self.trainable, ...)
         extra = nnx.to_pure_dict(extra)
         if train:
             checks.kept(extra, state.extra)
-        return loss, (metrics, extra)
+        return loss, (logs, extra)
 
     def placed(self, state: TrainState, **data: PyTree) -> "Learner":
-        """This learner, for programs over the devices on which state and data lie."""
-        placement = read(
-            state, data
-        )  # one device: the same object, by which what is known of its steps is found
-        return (
-            self
-            if placement == self.placement
-            else dataclasses.replace(self, placement=placement)
-        )
+        """This learner for programs over the devices of state and data.
+
+        On one device it is the same object, by which compiled programs are found again.
+        """
+        placement = read(state, data)
+        if placement == self.placement:
+            return self
+        return dataclasses.replace(self, placement=placement)
 
     @property
     def unplaced(self) -> "Learner":
-        """This learner wherever arrays lie: what a step computes does not depend on it."""
+        """This learner without devices, on which the numbers of a step do not depend."""
         return self if self.placement is None else dataclasses.replace(self, placement=None)
 
-    def laid(self, tree: PyTree) -> PyTree:
-        """A tree with its states where the state lay, and all else on every device."""
+    def constrain(self, tree: PyTree) -> PyTree:
+        """A tree with its states placed as the state came in, all else on every device."""
         if self.placement is None:
             return tree
-        lay, is_state = self.placement, lambda node: isinstance(node, TrainState)
-        return jax.tree.map(
-            lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n),
-            tree,
-            is_leaf=is_state,
-        )
+        placement = self.placement
+
+        def placed(node):
+            if isinstance(node, TrainState):
+                return placement.as_state(node)
+            return placement.replicated(node)
+
+        return jax.tree.map(placed, tree, is_leaf=lambda node: isinstance(node, TrainState))
 
     def spread(self, batch: PyTree) -> PyTree:
-        """A batch of a stream, on the devices on which the state lies."""
+        """A batch of a stream, put on the devices of the state."""
         return batch if self.placement is None else self.placement.spread(batch)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
@@ -152,38 +155,39 @@ def make_learner(
     accumulate: int = 1,
     compute_dtype: Any = None,
 ) -> tuple[Learner, TrainState]:
-    """Take a model apart into what training changes and what it does not.
+    """Split a model into the arrays that training changes and all that it does not.
 
     Args:
       model: any Flax NNX module; it is copied, not changed.
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`: a scalar to minimise, and a dict of
-        scalars to record.
+        metrics to record. A metric is a scalar, of which the history holds the mean over the
+        epoch's steps, or a `Ratio`, of which it holds the quotient of the sums.
       tx: any optax transformation.
       key: a PRNG key for shuffling and for the model's own random streams (dropout).
-      trainable: an NNX filter. Leaves it does not choose are frozen: no gradient, no optimizer
-        state, and no change but what the model itself makes in its forward pass (running
+      trainable: an NNX filter. Leaves that it does not choose are frozen: they get no gradient,
+        no optimizer state and no change but the one that the forward pass itself makes (running
         statistics of batch norm move, as in torch). For example `nnx.All(nnx.Param,
         nnx.PathContains("head"))` trains the head alone, as the book does when it fine-tunes
         its nodule classifier (chapter 14).
-      record: more to log, as means over the epoch's steps. "norms": `train/grad_norm`,
+      record: further logs, as means over the epoch's steps. "norms": `train/grad_norm`,
         `train/param_norm` and `train/update_norm`, the Euclidean norms over all trained leaves
-        of the loss's gradient, of the parameters before the step, and of what the optimizer
-        adds to them. "dead_units": `train/dead_units`, the share of units that no gradient
-        reaches on a batch (rectifiers never active, sigmoids at their limit; a penalty inside
-        the loss hides them). "eval_loss": `train/eval_loss`, the loss of the same batches and
-        parameters in eval mode, which is what `val/loss` can be compared with where there is
-        dropout or batch norm; it costs one more forward pass.
-      accumulate: compute the gradient of a batch in so many parts, one after the other, as
-        equal in rows as they can be: memory is that of a part, and the step is that of the
-        whole batch, to rounding, where the loss is a mean over its rows. What is not: batch
-        norm normalises by each part's own moments (and moves its running ones part by part), as
-        in torch, and each part draws its own dropout. Metrics are means over parts, weighted by
-        rows.
+        of the loss's gradient, of the parameters before the step, and of the update that the
+        optimizer adds to them. "dead_units": `train/dead_units`, the share of units that no
+        gradient reaches on a batch (rectifiers that are never active, sigmoids at their limit;
+        a penalty inside the loss hides them). "eval_loss": `train/eval_loss`, the loss of the
+        same batches and parameters in eval mode, which can be compared with `val/loss` if the
+        model has dropout or batch norm; it costs one more forward pass.
+      accumulate: compute the gradient of a batch in this many parts, one after the other, as
+        equal in rows as they can be. The memory is that of a part, and the step is that of the
+        whole batch, up to rounding, if the loss is a mean over its rows. Two things differ:
+        batch norm normalises by each part's own moments (and moves its running ones part by
+        part), as in torch, and each part draws its own dropout. Metrics are means over parts,
+        weighted by rows.
       compute_dtype: `jnp.bfloat16` or `jnp.float16`: the call `model(...)` casts parameters and
         inputs to it, and its outputs to float32; all else (other methods of the model, the
         loss, gradients, updates, statistics of batch norm) stays in float32. float16 scales the
         loss, as `torch.amp.GradScaler` does: a step whose gradient overflows is left out and
-        counted in `Run.skipped`, and the scale halved; it is a failure only where the scale has
+        counted in `Run.skipped`, and the scale is halved; it is a failure only if the scale has
         come down to 1. The scale is `state.opt_state.scale`, the optimizer's own state is
         `.inner`.
 
@@ -191,10 +195,10 @@ def make_learner(
       `(learner, state)`.
 
     Raises:
-      TypeError: where `model` is not an NNX module, `tx` is no optax transformation, `key` is
-        no PRNG key, or `trainable` chooses leaves that are not floating point.
-      ValueError: where `trainable` chooses nothing, `record` or `compute_dtype` is not known,
-        or `accumulate` is below 1.
+      TypeError: if `model` is not an NNX module, `tx` is no optax transformation, `key` is no
+        PRNG key, or `trainable` chooses leaves that are not floating point.
+      ValueError: if `trainable` chooses nothing, `record` or `compute_dtype` is not known, or
+        `accumulate` is below 1.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -207,7 +211,8 @@ def make_learner(
     checks.model(model)
     checks.loss_fn(loss_fn)
     checks.optimizer(tx)
-    key, compute_dtype = checks.key(key), precision.dtype_of(compute_dtype)
+    key = checks.key(key)
+    compute_dtype = precision.dtype_of(compute_dtype)
     model = nnx.clone(model)
     if compute_dtype is not None:
         model = precision.compute_in(model, compute_dtype)
@@ -218,62 +223,41 @@ def make_learner(
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable)
-    accumulate = checks.count(accumulate, "accumulate")
-    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, _known(record), accumulate)
+    accumulate = whole(accumulate, "accumulate", 1)
+    record = _known(record)
+    learner = Learner(train_def, eval_def, loss_fn, tx, trainable, record, accumulate)
     checks.hashable(learner)
-    zero = jnp.zeros((), jnp.int32)
     opt_state = precision.scaled(tx.init(params), compute_dtype)
+    zero = jnp.zeros((), jnp.int32)
     return learner, TrainState(params, extra, rngs, opt_state, key, zero, zero)
 
 
+def check_pair(learner: Any, state: Any) -> None:
+    """Refuse a learner and a state that are not of `make_learner`, or in the other order."""
+    if not isinstance(learner, Learner) or not isinstance(state, TrainState):
+        raise TypeError(
+            "learner and state must be what make_learner returns, in this order; got "
+            f"{describe(learner)} and {describe(state)}."
+        )
+
+
+def check_state(state: Any) -> None:
+    """Refuse a value that is no state of a training."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"state must be a TrainState, as make_learner gives it; got {describe(state)}."
+        )
+
+
 def _known(record: Collection[str]) -> tuple[str, ...]:
-    """What is to be recorded, in the order of RECORDS; a single word is refused before it is
-    read as letters.
-    """
-    known = isinstance(record, tuple | list | set | frozenset | dict) and all(
-        kind in [*RECORDS] for kind in record
-    )
-    if not known:
-        told = checks.describe(record)
+    """The words of `record` in the order of RECORDS; a single str is not read as its letters."""
+    is_collection = isinstance(record, tuple | list | set | frozenset | dict)
+    if not is_collection or not all(kind in list(RECORDS) for kind in record):
         raise ValueError(
-            f"record must be a collection of {', '.join(map(repr, RECORDS))}; got {told}."
+            f"record must be a collection of {', '.join(map(repr, RECORDS))}; "
+            f"got {describe(record)}."
         )
     return tuple(kind for kind in RECORDS if kind in record)
-
-
-@joint
-def predict(
-    learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None
-) -> PyTree:
-    """The model's outputs in eval mode, compiled.
-
-    Args:
-      learner, state: from `make_learner`, or a `Run`'s `state` or `best`.
-      inputs: what the model is called with, arrays `[n ...]`.
-      batch_size: at most this many rows at a time (None: all at once).
-
-    Returns:
-      `model(inputs)`, `[n ...]`.
-    """
-    checks.pair(learner, state)
-    inputs = checks.arrays(inputs, "inputs")
-    learner = learner.placed(state)
-    if batch_size is None:
-        return _predict(learner, state, inputs)
-    n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
-    parts = [
-        _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs))
-        for i in range(0, n, size)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
-    if learner.placement is not None:
-        state = dataclasses.replace(state, params=learner.placement.whole(state.params))
-        inputs = learner.placement.rows(inputs)
-    return learner.model(state)(inputs)
 
 
 def _seeded(rngs: PyTree, key: jax.Array) -> PyTree:
@@ -284,8 +268,7 @@ def _seeded(rngs: PyTree, key: jax.Array) -> PyTree:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.zeros_like(leaf)
         own = jax.random.fold_in(key, i)
-        return (
-            jax.random.split(own, leaf.shape) if leaf.shape else own
-        )  # a stacked layer has a stack of keys
+        # A layer stacked by nnx.vmap has a stack of keys.
+        return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.unflatten(structure, [fresh(i, leaf) for i, leaf in enumerate(leaves)])
