@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlwp_jax.devices import joint
 from dlwp_jax.optim.clip import grad_norm
 from dlwp_jax.train import checks, precision
 from dlwp_jax.train.accumulate import in_parts
-from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.units import dead_share
 
@@ -22,7 +22,6 @@ PyTree = Any
 Logs = dict[str, jax.Array]
 
 
-@joint
 def train_epoch(
     learner: Learner, state: TrainState, data: PyTree, *, batch_size: int
 ) -> tuple[TrainState, Logs]:
@@ -43,9 +42,11 @@ def train_epoch(
       ceil(n / batch_size)`.
     """
     checks.pair(learner, state)
-    data = checks.dataset(data, "data")
+    call = joint.enter("train_epoch", state, {"data": data}, {"batch_size": batch_size})
+    state, data = call.state, checks.dataset(call.data[0], "data")
     batch_size = min(checks.count(batch_size, "batch_size"), n_rows(data))
-    return _train_epoch(learner.placed(state, data=data), state, data, batch_size)
+    placed = learner.placed(state, data=data)
+    return call.leave(_train_epoch(placed, state, data, batch_size))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -66,7 +67,6 @@ def _train_epoch(
     return learner.laid((replace(state, epoch=state.epoch + alive), logs))
 
 
-@joint
 def evaluate(
     learner: Learner, state: TrainState, data: PyTree, *, batch_size: int | None = None
 ) -> Logs:
@@ -82,13 +82,14 @@ def evaluate(
       returns means over its batch.
     """
     checks.pair(learner, state)
-    data = checks.dataset(data, "data")
+    call = joint.enter("evaluate", state, {"data": data}, {"batch_size": batch_size})
+    state, data = call.state, checks.dataset(call.data[0], "data")
     batch_size = (
         n_rows(data)
         if batch_size is None
         else min(checks.count(batch_size, "batch_size"), n_rows(data))
     )
-    return mean_logs(learner.placed(state, data=data), state, data, batch_size)
+    return call.leave(mean_logs(learner.placed(state, data=data), state, data, batch_size))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -183,7 +184,7 @@ def attempt(
         gradient, batch, key, state.extra, learner.accumulate
     )
     if learner.placement is not None:
-        grads = learner.placement.as_params(grads)
+        grads = learner.placement.constrain_params(grads)
     # Transformations that ask for more than the gradient (line searches, reduce_on_plateau)
     # find it here.
     more = {"value": loss, "grad": grads, "value_fn": value_at}

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dlwp_jax import hosts
-from dlwp_jax.train import checks, joint
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
+from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import (
     batch_shape,
     epoch_keys,
@@ -116,7 +117,6 @@ class every:  # reads as a word: callbacks=[every(100, show)]
         return self.callback(progress)
 
 
-@joint.joint
 def fit(
     learner: Learner,
     state: TrainState,
@@ -189,6 +189,21 @@ def fit(
             "fit drives training from the host and cannot be jitted, mapped or differentiated; use run."
         )
     checkpoint = asked(checkpoint)
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "stop": stop,
+        "val_batch_size": val_batch_size,
+        "skip_nonfinite": skip_nonfinite,
+    }
+    arrays = {
+        name: None if is_stream(data) else data
+        for name, data in {"train": train, "val": val}.items()
+    }
+    call = joint.enter("fit", state, arrays, settings)
+    state = call.state
+    train = train if is_stream(train) else call.data[0]
+    val = val if is_stream(val) else call.data[1]
     if is_stream(train):
         if batch_size is not None:
             raise ValueError(
@@ -244,14 +259,15 @@ def fit(
             {"the program of a step (model, loss, optimizer or a constant in them)": step},
             "the learner",
         )
-    call = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
+    about = functools.partial(describe_call, learner, held.loop, batch, plan, kept)
     ends_well = (
         checkpoint is not None or hosts.many()
     )  # at SIGTERM: there is something to save, or others to tell
     numbers = [signal.SIGINT, signal.SIGTERM] if ends_well else [signal.SIGINT]
-    with _signals(*numbers) as heard, saving(checkpoint, call, source) as saver:
+    with _signals(*numbers) as heard, saving(checkpoint, about, source) as saver:
         held.loop = saver.resumed(held.loop)
-        return _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
+        ran = _drive(learner, held, plan, chunks, callbacks, progress, saver, heard)
+        return call.leave(ran)
 
 
 @dataclass
@@ -361,9 +377,7 @@ def _finished(learner: Learner, held: Held) -> Run:
             "usual cure."
         )
         if hosts.is_writer():
-            warnings.warn(
-                told, RuntimeWarning, stacklevel=5
-            )  # where `fit` was called, through `joint`
+            warnings.warn(told, RuntimeWarning, stacklevel=4)  # where `fit` was called
         done += 1  # the epoch that failed is in the history: its loss tells how
     return replace(run, history=jax.tree.map(jnp.asarray, _trimmed(held.loop, done)))
 
@@ -479,7 +493,9 @@ def _stream_chunks(
     held.batch = lambda loop: recent.get(int(loop.step))
     while bool(is_going(held.loop, plan)):
         shown, step = time.monotonic(), int(held.loop.step)
-        for batch in joint.batches(source.epoch(int(held.loop.done) + 1), like, learner):
+        for batch in joint.batches(
+            source.epoch(int(held.loop.done) + 1), like, learner.placement
+        ):
             held.loop = _stream_step(learner, held.loop, batch, plan)
             recent[step := step + 1] = batch
             is_time = time.monotonic() - shown > CHUNK_SECONDS or len(recent) == RECENT
@@ -509,7 +525,7 @@ def _val_logs(
     parts = (
         checks.dataset(batch, f"val (batch {number})") for number, batch in enumerate(val, 1)
     )
-    for batch in joint.batches(parts, like, learner):
+    for batch in joint.batches(parts, like, learner.placement):
         logs = _eval_step(learner, state, batch)
         total = {k: total.get(k, 0.0) + n_rows(batch) * v for k, v in logs.items()}
         n += n_rows(batch)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from dlwp_jax.devices import joint
+from dlwp_jax.devices.placement import Placement
 from dlwp_jax.train import checks, precision
-from dlwp_jax.train.joint import joint
-from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, dict[str, jax.Array]]]
@@ -91,7 +91,8 @@ class Learner:
         `extra`).
         """
         if self.placement is not None:
-            params, batch = self.placement.whole(params), self.placement.rows(batch)
+            params = self.placement.gather_params(params)
+            batch = self.placement.split_batch(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         outcome = self.loss_fn(model, batch)
         checks.outcome(outcome)
@@ -105,14 +106,10 @@ class Learner:
 
     def placed(self, state: TrainState, **data: PyTree) -> "Learner":
         """This learner, for programs over the devices on which state and data lie."""
-        placement = read(
-            state, data
-        )  # one device: the same object, by which what is known of its steps is found
-        return (
-            self
-            if placement == self.placement
-            else dataclasses.replace(self, placement=placement)
-        )
+        placement = Placement.from_arrays(state, data)
+        if placement == self.placement:
+            return self  # the same object, by which what is known of its steps is found
+        return dataclasses.replace(self, placement=placement)
 
     @property
     def unplaced(self) -> "Learner":
@@ -125,14 +122,10 @@ class Learner:
             return tree
         lay, is_state = self.placement, lambda node: isinstance(node, TrainState)
         return jax.tree.map(
-            lambda n: lay.as_state(n) if is_state(n) else lay.replicated(n),
+            lambda n: lay.constrain_state(n) if is_state(n) else lay.replicate(n),
             tree,
             is_leaf=is_state,
         )
-
-    def spread(self, batch: PyTree) -> PyTree:
-        """A batch of a stream, on the devices on which the state lies."""
-        return batch if self.placement is None else self.placement.spread(batch)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def
@@ -241,7 +234,6 @@ def _known(record: Collection[str]) -> tuple[str, ...]:
     return tuple(kind for kind in RECORDS if kind in record)
 
 
-@joint
 def predict(
     learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None
 ) -> PyTree:
@@ -256,23 +248,24 @@ def predict(
       `model(inputs)`, `[n ...]`.
     """
     checks.pair(learner, state)
-    inputs = checks.arrays(inputs, "inputs")
+    call = joint.enter("predict", state, {"inputs": inputs}, {"batch_size": batch_size})
+    state, inputs = call.state, checks.arrays(call.data[0], "inputs")
     learner = learner.placed(state)
     if batch_size is None:
-        return _predict(learner, state, inputs)
+        return call.leave(_predict(learner, state, inputs))
     n, size = checks.rows(inputs, "inputs"), checks.count(batch_size, "batch_size")
     parts = [
         _predict(learner, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], inputs))
         for i in range(0, n, size)
     ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return call.leave(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
     if learner.placement is not None:
-        state = dataclasses.replace(state, params=learner.placement.whole(state.params))
-        inputs = learner.placement.rows(inputs)
+        state = dataclasses.replace(state, params=learner.placement.gather_params(state.params))
+        inputs = learner.placement.split_batch(inputs)
     return learner.model(state)(inputs)
 
 

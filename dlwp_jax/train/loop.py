@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dlwp_jax.checks import real
+from dlwp_jax.devices import joint
 from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import (
     Logs,
@@ -22,7 +23,6 @@ from dlwp_jax.train.epoch import (
     steps_per_epoch,
     train_steps,
 )
-from dlwp_jax.train.joint import joint
 from dlwp_jax.train.learner import Learner, TrainState
 
 PyTree = Any
@@ -120,7 +120,6 @@ class Loop:
     order: jax.Array  # the current epoch's order, kept by `fit` from chunk to chunk; else [0]
 
 
-@joint
 def run(
     learner: Learner,
     state: TrainState,
@@ -175,10 +174,19 @@ def run(
     >>> result.history["train/loss"].shape, int(result.state.step)
     ((5,), 10)
     """
-    train, val, plan = planned(
-        learner, state, train, val, epochs, batch_size, stop, val_batch_size, skip_nonfinite
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "stop": stop,
+        "val_batch_size": val_batch_size,
+        "skip_nonfinite": skip_nonfinite,
+    }
+    call = joint.enter("run", state, {"train": train, "val": val}, settings)
+    state, (train, val) = call.state, call.data
+    train, val, plan = planned(learner, state, train, val, **settings)
+    return call.leave(
+        _run(learner.placed(state, train=train, val=val), state, train, val, plan)
     )
-    return _run(learner.placed(state, train=train, val=val), state, train, val, plan)
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"))

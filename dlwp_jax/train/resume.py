@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax import hosts
 from dlwp_jax.checkpoint import (
     About,
     CheckpointError,
@@ -36,7 +35,9 @@ from dlwp_jax.checkpoint import (
     shapes,
 )
 from dlwp_jax.checks import path
-from dlwp_jax.train import checks, joint
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
+from dlwp_jax.train import checks
 from dlwp_jax.train.epoch import train_step
 from dlwp_jax.train.learner import Learner, TrainState
 from dlwp_jax.train.loop import Loop, Plan, Run, result
@@ -287,7 +288,7 @@ class Saver:
             yield
         except CheckpointError as error:
             self.last = None
-            warnings.warn(str(error), RuntimeWarning, stacklevel=8)
+            warnings.warn(str(error), RuntimeWarning, stacklevel=7)
 
     def _position(self, loop: Loop) -> tuple[int, int, bool, int]:
         return int(loop.done), int(loop.step), bool(loop.alive), self.called
