@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dlwp_jax import hosts
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.files import whole
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.in_processes SCENARIO ROOT [COORDINATOR COUNT INDEX]
 
-What it finds it leaves in ROOT, under its number.
+Each process leaves what it found in ROOT, under its number.
 """
 
 import json
@@ -14,21 +14,14 @@ from pathlib import Path
 
 from dlwp_jax import hosts
 
-EPOCHS = 60  # of the training that is killed and told to stop
+EPOCHS = 60  # of the training that is killed and stopped
 
 
 def main():
     scenario, root, *flags = sys.argv[1:]
-    coordinator, count, index = flags if flags else (None, None, None)
-    try:
-        hosts.start(
-            coordinator,
-            count and int(count),
-            index and int(index),
-            timeout=float(os.environ["TIMEOUT"]),
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    coordinator, count, index = flags or (None, None, None)
+    numbers = (None, None) if count is None else (int(count), int(index))
+    hosts.start(coordinator, *numbers, timeout=300.0)
     globals()[scenario](Path(root))
 
 
@@ -36,48 +29,73 @@ def leave(root, **found):
     (root / f"{hosts.index()}.json").write_text(json.dumps(found))
 
 
+def save(root, arrays):
+    import numpy as np
+
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(root / f"{hosts.index()}.npz", **arrays)
+
+
 def meet(root):
     """Nothing but to be there."""
     import jax
 
-    leave(
-        root,
-        said=hosts.agree("numbers", hosts.index()),
-        devices=jax.device_count(),
-        count=jax.process_count(),
-    )
+    said = hosts.agree("numbers", hosts.index())
+    long = hosts.first("a long text", "x" * 5000 * (1 + hosts.index()))
+    leave(root, said=said, devices=jax.device_count(), long=len(long))
 
 
-def compute(root):
-    """All that a training does, against which one process is held."""
+def learner_and_data():
     import jax
-    import numpy as np
     import optax
     from flax import nnx
 
-    from dlwp_jax import checkpoint, runs, shard, train, weights
+    from dlwp_jax import train
     from tests.models import Stochastic, regression, squared_error
 
+    model, tx = Stochastic(nnx.Rngs(0)), optax.sgd(1e-2, momentum=0.9)
+    made = train.make_learner(model, squared_error, tx, key=jax.random.key(0))
+    return *made, regression(37), regression(10, seed=1)
+
+
+def train_briefly(root):
+    """The same training, then other data in each process, then an exception in one."""
+    from dlwp_jax import checkpoint, train
+
     print("said by", hosts.index())
-    train_set, val_set = regression(37), regression(10, seed=1)
-    learner, state = train.make_learner(
-        Stochastic(nnx.Rngs(0)),
-        squared_error,
-        optax.sgd(1e-2, momentum=0.9),
-        key=jax.random.key(0),
-    )
+    learner, state, train_set, val_set = learner_and_data()
+    options = {"epochs": 3, "batch_size": 8, "progress": False}
+    result = train.fit(learner, state, train_set, val_set, **options)
+    save(root, checkpoint.plain(result.state.params) | result.history)
+    if hosts.many():
+        other = dict(train_set, y=train_set["y"] + hosts.index())
+        stop = [stumble] if hosts.index() == 1 else [lambda progress: None]
+        leave(
+            root,
+            data=message(train.fit, learner, state, other, val_set, **options),
+            callback=message(
+                train.fit, learner, state, train_set, val_set, callbacks=stop, **options
+            ),
+        )
+
+
+def compute(root):
+    """All that a training does."""
+    import jax
+    import numpy as np
+
+    from dlwp_jax import checkpoint, runs, shard, train, weights
+    from tests.models import regression
+
+    learner, state, train_set, val_set = learner_and_data()
     seen = []
 
-    def look(progress):
-        loss = train.evaluate(learner, progress.state, val_set)[
-            "loss"
-        ]  # all processes compute it
-        seen.append(float(loss))
+    def look(progress):  # all processes compute it
+        seen.append(float(train.evaluate(learner, progress.state, val_set)["loss"]))
 
     options = {"epochs": 6, "batch_size": 8, "progress": False}
-    result = train.fit(
-        learner, state, train_set, val_set, callbacks=[train.every(3, look)], **options
-    )
+    callbacks = [train.every(3, look)]
+    result = train.fit(learner, state, train_set, val_set, callbacks=callbacks, **options)
     predicted = train.predict(learner, result.state, val_set["x"])
     arrays = {"fit": result.history["val/loss"], "predicted": predicted, "seen": np.array(seen)}
     arrays |= {f"fit{name}": leaf for name, leaf in checkpoint.plain(result.state).items()}
@@ -85,60 +103,41 @@ def compute(root):
     train_part = Batches(
         regression(33), lambda rows: np.array_split(rows, hosts.count())[hosts.index()]
     )
-    val_part = Batches(
-        regression(33, seed=1) | {"row": np.arange(33)}, hosts.part
-    )  # other leaves than in training
+    more_leaves = regression(33, seed=1) | {"row": np.arange(33)}
+    val_part = Batches(more_leaves, hosts.part)
     streamed = train.fit(learner, state, train_part, val_part, epochs=3, progress=False)
-    arrays |= {
-        "streamed": streamed.history["train/loss"],
-        "streamed_val": streamed.history["val/loss"],
-    }
+    arrays["streamed"] = streamed.history["train/loss"]
+    arrays["streamed_val"] = streamed.history["val/loss"]
 
     errors = {}
     if hosts.many():
-        own = dict(train_set, y=train_set["y"] + hosts.index())
-        errors["other data"] = told(train.fit, learner, state, own, **options)
         mine = options | {"epochs": 6 + hosts.index()}
-        errors["other epochs"] = told(train.fit, learner, state, train_set, **mine)
-        stop = [stumble] if hosts.index() == 1 else []
-        errors["callback"] = told(
-            train.fit, learner, state, train_set, callbacks=[*stop, lambda p: None], **options
-        )
-        errors["checkpoint"] = told(
+        errors["epochs"] = message(train.fit, learner, state, train_set, **mine)
+        errors["checkpoint"] = message(
             train.fit, learner, state, train_set, checkpoint="/proc/nowhere", **options
         )
-        errors["too large"] = told(
-            train.evaluate, learner, state, dict(val_set, row=np.full(10, 2**40))
-        )
-        errors["stream"] = told(
-            train.fit, learner, state, Broken(train_set), epochs=1, progress=False
-        )
+        large = dict(val_set, row=np.full(10, 2**40))
+        errors["large"] = message(train.evaluate, learner, state, large)
+        stream = Broken(train_set)
+        errors["stream"] = message(train.fit, learner, state, stream, epochs=1, progress=False)
         split = shard.put(shard.mesh(), state, params="sharded", min_size=8)
         sharded = train.fit(
             learner, split, train_set, val_set, checkpoint=root / "sharded", **options
         )
         arrays["health"] = train.unit_health(learner, sharded.state, val_set)["saturated"]
-        errors["lies on"] = str(sharded.state.params["hidden"]["kernel"].sharding.spec)
+        errors["spec"] = str(sharded.state.params["hidden"]["kernel"].sharding.spec)
         restored = train.restore(root / "sharded", state).state
         arrays |= {f"sharded{name}": leaf for name, leaf in checkpoint.plain(restored).items()}
     run = runs.start("demo", train.EarlyStopping(3), out=root / f"runs{hosts.index()}")
     run.history(result.history)
     weights.save_weights(root / f"weights{hosts.index()}.npz", result.state)
-    np.savez(
-        root / f"{hosts.index()}.npz",
-        **{name: np.asarray(array) for name, array in arrays.items()},
-    )
-    leave(
-        root,
-        errors=errors,
-        local=all(leaf.is_fully_addressable for leaf in jax.tree.leaves(result)),
-    )
+    save(root, arrays)
+    is_local = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(result))
+    leave(root, errors=errors, local=is_local)
 
 
 class Batches:
-    """8 rows a step, of which this process has a part; of the last batch's single row all but
-    one have nothing.
-    """
+    """8 rows a step, of which this process has a part; the last batch is a single row."""
 
     def __init__(self, data, part):
         self.data, self.part = data, part
@@ -146,12 +145,10 @@ class Batches:
     def __iter__(self):
         import numpy as np
 
-        blocks = (self.part(np.arange(i, min(i + 8, 33))) for i in range(0, 33, 8))
-        return (
-            {name: np.asarray(leaf)[rows] for name, leaf in self.data.items()}
-            for rows in blocks
-            if len(rows)
-        )
+        for i in range(0, 33, 8):
+            rows = self.part(np.arange(i, min(i + 8, 33)))
+            if len(rows):
+                yield {name: np.asarray(leaf)[rows] for name, leaf in self.data.items()}
 
 
 class Broken:
@@ -171,16 +168,16 @@ def stumble(progress):
     raise ZeroDivisionError("one by none")
 
 
-def told(function, *args, **options):
+def message(function, *args, **options):
     try:
         function(*args, **options)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the test reads it)
+    except Exception as error:  # noqa: BLE001 (the test reads it, whatever it is)
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
 
 def endure(root):
-    """A training that is saved all the time, to be killed, told to stop, and begun again."""
+    """A training that is saved all the time, to be killed, stopped, and begun again."""
     from tests.models import endure
 
     def awake(progress):
@@ -194,13 +191,10 @@ def endure(root):
 
 
 def vanish(root):
-    """Process 1 ends in some way while process 0 waits for it."""
-    (root / f"awake{hosts.index()}").touch()
-    hosts.agree(
-        "both are awake", None
-    )  # one that ends before would take the other along before it has said so
-    way = (root / "way").read_text()
-    if hosts.index() == int((root / "who").read_text()):
+    """One process ends in some way while the other waits for it."""
+    way, who = (root / "way").read_text().split()
+    hosts.agree("both are awake", None)
+    if hosts.index() == int(who):
         if way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if way == "raise":

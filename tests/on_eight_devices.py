@@ -9,6 +9,7 @@ long one.
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -122,8 +123,9 @@ SIZES = {"epochs": 4, "batch_size": 10, "val_batch_size": 16}
 @pytest.mark.parametrize(
     ("model", "layout"),
     [
-        (MLP, {2: {}, 8: {"params": "sharded", "min_size": 100}}),
-        (ConvNet, {8: {}}),
+        (MLP, {8: {"params": "sharded", "min_size": 100}}),
+        pytest.param(MLP, {2: {}}, marks=pytest.mark.slow),
+        pytest.param(ConvNet, {8: {}}, marks=pytest.mark.slow),
         pytest.param(
             ConvNet, {2: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow
         ),
@@ -141,11 +143,20 @@ def test_one_device_and_many_train_the_same(model, layout):
         on_mesh = shard.put(shard.mesh(n), state, *sets, **how)
         ran = train.run(learner, *on_mesh, **options)
         assert_close(ran, alone, ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+def test_fit_on_many_devices_is_run():
+    options = SIZES | {"stop": train.EarlyStopping(1, min_delta=0.004)}
+    learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
+    sets = pictures(67), pictures(21, seed=1)
+    on_mesh = shard.put(shard.mesh(8), state, *sets, params="sharded", min_size=100)
+    ran = train.run(learner, *on_mesh, **options)
     fitted = train.fit(learner, *on_mesh, **options, progress=False)
     done = int(fitted.state.epoch)
-    assert_close(
-        fitted.history, {name: values[:done] for name, values in ran.history.items()}, ROUNDING
-    )
+    history = {name: values[:done] for name, values in ran.history.items()}
+    assert_close(fitted.history, history, ROUNDING)
     assert_close((fitted.state, fitted.best), (ran.state, ran.best), ROUNDING)
 
 
@@ -179,6 +190,7 @@ def test_rows_that_are_split_give_the_same():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_single_calls_and_streams_give_the_same():
     learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
@@ -216,6 +228,7 @@ def test_single_calls_and_streams_give_the_same():
         )
 
 
+@pytest.mark.slow
 def test_a_state_that_is_split_stays_split(caplog):
     learner, state = learner_of(MLP(nnx.Rngs(0)))
     sets = pictures(64, dtype=jnp.float32), pictures(16, dtype=jnp.float32)
@@ -270,7 +283,7 @@ def shapes_of(text, operation):
     ]
 
 
-@pytest.mark.parametrize("batch_size", [32, 26])
+@pytest.mark.parametrize("batch_size", [pytest.param(32, marks=pytest.mark.slow), 26])
 def test_the_work_of_a_convolution_is_split(batch_size):
     """Each of 8 devices convolves 4 of 32 rows; of 26 rows too, with the last ones at rest."""
     text = compiled_step(Residual(nnx.Rngs(0)), 8, pictures(64, dtype=jnp.float32), batch_size)
@@ -291,7 +304,7 @@ def test_the_work_of_a_convolution_is_split(batch_size):
     assert not gathered, gathered  # no pictures, no activations
 
 
-@pytest.mark.parametrize("n", [16, 12])
+@pytest.mark.parametrize("n", [pytest.param(16, marks=pytest.mark.slow), 12])
 def test_the_work_of_a_convolution_of_volumes_is_split(n):
     """Of 12 volumes two each, with the last devices at rest."""
     split = NamedSharding(shard.mesh(8), PartitionSpec("data"))
@@ -317,6 +330,44 @@ def test_parameters_that_are_split_are_gathered_to_compute_with():
     )
     assert {(12, 64), (64, 3)} <= set(shapes_of(text, "all-gather"))
     assert (4, 64) in shapes_of(text, "dot")  # 4 of 32 rows, by the whole kernel
+
+
+# Inside an outer jax.jit, where arrays are traced.
+
+
+@pytest.mark.parametrize("how", [{}, {"params": "sharded", "min_size": 100}])
+def test_an_outer_jit_splits_the_work_too(how):
+    """The referee is what the compiler writes: 16 of 32 rows on each of 2 devices."""
+    learner, state = learner_of(MLP(nnx.Rngs(0)))
+    state, data = shard.put(shard.mesh(2), state, pictures(64, dtype=jnp.float32), **how)
+
+    def epoch(state):
+        return train.train_epoch(learner, state, data, batch_size=32)[0]
+
+    compiled = jax.jit(epoch).lower(state).compile()
+    text = compiled.as_text()
+    forward = {shape for shape in shapes_of(text, "dot") if shape[-1] == 64 and shape[0] > 12}
+    assert forward == {(16, 64)}, forward
+    assert {(12, 64), (64, 12)} & set(shapes_of(text, "all-reduce"))  # a gradient, summed
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    assert compiled.output_shardings.params == placed  # what was split is split
+
+
+def test_an_outer_jit_for_devices_that_are_not_here():
+    """Shapes with a sharding are enough, as a program compiled ahead of time has them."""
+    learner, state = learner_of(MLP(nnx.Rngs(0)))
+    put = shard.put(shard.mesh(2), state, pictures(64, dtype=jnp.float32))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), put
+    )
+    grad = jax.grad(
+        lambda params, state, data: train.evaluate(
+            learner, replace(state, params=params), data
+        )["loss"]
+    )
+    compiled = jax.jit(grad).lower(shapes[0].params, *shapes).compile()
+    assert {shape[0] for shape in shapes_of(compiled.as_text(), "dot")} >= {32}
+    assert shapes_of(compiled.as_text(), "all-reduce")
 
 
 # Wrong use.
@@ -482,6 +533,7 @@ class Broken(Exception):
     """Raised by a callback to break a training off."""
 
 
+@pytest.mark.slow
 def test_checkpoints_move_between_8_2_and_1_devices(tmp_path):
     """With as many devices as before: the same bits. With others: to rounding, and only where
     that is asked for.

@@ -1,4 +1,4 @@
-"""Many processes on loopback: real ones, each under a time limit."""
+"""Several processes on one machine. The referee is one process, or what each of them says."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from dlwp_jax import checkpoint, hosts
+from dlwp_jax.devices.meeting import meet
 from tests.conftest import ROOT
 
-NPROC = {"NPROC": "16"}  # a device that waits for others holds a thread of XLA's pool
 LONG = 600  # seconds that only a process that hangs takes, on a machine however busy
+LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "TPU_")
 
 
 class Processes:
@@ -25,17 +27,21 @@ class Processes:
     def __init__(self):
         self.running, self.ports = [], []
 
-    def free_port(self):
-        """A port that a process of these may listen at, and that nobody else is given before it
-        does.
-        """
-        held = socket.socket()
-        held.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as a server has it: both may have the port
-        held.bind(("127.0.0.1", 0))
-        self.ports.append(held)
-        return held.getsockname()[1]
+    def free_port(self, first=0, last=0):
+        """A port at which these processes may listen, and that nobody else is given before."""
+        for port in range(first, last + 1):
+            held = socket.socket()
+            # As servers do: both may then have the port.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                held.bind(("", port))
+            except OSError:
+                held.close()
+                continue
+            self.ports.append(held)
+            return held.getsockname()[1]
+        raise OSError("no port is free")
 
     def end(self):
         for process in self.running:
@@ -44,29 +50,31 @@ class Processes:
         for held in self.ports:
             held.close()
 
-    def born(self, *command, cwd, **environment):
-        env = (
-            os.environ
-            | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
-            | NPROC
-        )
-        env |= {
+    def start(self, *command, cwd, **environment):
+        cache = {
             "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-            "TIMEOUT": str(LONG),
-        } | environment
-        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-        command = [sys.executable, "-m", *map(str, command)]
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        }
+        # A device that waits for others holds a thread of XLA's pool, which has NPROC of them.
+        env = os.environ | cache | {"NPROC": "16", "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+        env |= {"PYTHONPATH": str(ROOT)} | environment
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", *map(str, command)],
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.running.append(process)
         return process
 
-    def all(self, scenario, root, count, **environment):
-        address = f"localhost:{self.free_port()}"
-        start = (self.born("tests.in_processes", scenario, root, address, count, i, cwd=root, **environment)
-                 for i in range(count))  # fmt: skip
-        return list(start)
+    def start_all(self, scenario, root, count, **environment):
+        flags = [scenario, root, f"localhost:{self.free_port()}", count]
+        return [
+            self.start("tests.in_processes", *flags, i, cwd=root, **environment)
+            for i in range(count)
+        ]
 
 
 @pytest.fixture
@@ -76,12 +84,9 @@ def processes():
     them.end()
 
 
-def ended(them, seconds=LONG):
-    """(status, standard output, standard error) of processes that end in time; the test fails
-    where one does not.
-    """
-    until = time.monotonic() + seconds
-    found = []
+def ended(them):
+    """(status, standard output, standard error) of processes that end in time."""
+    until, found = time.monotonic() + LONG, []
     for process in them:
         out, err = process.communicate(timeout=max(until - time.monotonic(), 0.1))
         lines = [line for line in err.splitlines() if "[Gloo]" not in line and line.strip()]
@@ -89,8 +94,9 @@ def ended(them, seconds=LONG):
     return found
 
 
-def well(them):
-    for status, _, err in (found := ended(them)):
+def ended_well(them):
+    found = ended(them)
+    for status, _, err in found:
         assert status == 0, err
     return found
 
@@ -106,27 +112,25 @@ def wait_until(is_so, them):
 # Who takes part.
 
 
-def test_one_process_has_nothing_to_do(monkeypatch):
-    for name in [
-        name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))
-    ]:
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
         monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_launcher")
+def test_one_process_has_nothing_to_do():
     hosts.start()
     hosts.start("anywhere:1", num_processes=1)
-    assert (hosts.index(), hosts.count(), hosts.is_writer(), hosts.many()) == (
-        0,
-        1,
-        True,
-        False,
-    )
+    assert (hosts.index(), hosts.count(), hosts.is_writer()) == (0, 1, True)
+    assert not hosts.many()
     assert hosts.part(list(range(5))) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("no_launcher")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((None, 2, 0), "--coordinator is missing"),
-        (("here:1", None, None), "--num-processes and --process-id are missing"),
         (("here:1", 2, 2), "--process-id 2 does not fit --num-processes 2"),
         (("here:1", 2, -1), "--process-id must be a whole number of at least 0; got -1"),
         (("here:1", 0, 0), "--num-processes must be a whole number of at least 1; got 0"),
@@ -135,12 +139,8 @@ def test_one_process_has_nothing_to_do(monkeypatch):
         (("here:1", 1, 1), "--process-id 1 needs --num-processes 2 or more"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(given, message, monkeypatch):
-    for name in [
-        name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_"))
-    ]:
-        monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match=message.replace(".", "[.]")):
+def test_flags_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
         hosts.start(*given)
 
 
@@ -150,235 +150,195 @@ def test_start_comes_before_devices():
         hosts.start("localhost:1", 2, 0)
 
 
+def test_a_flag_that_is_missing_is_named(processes, tmp_path):
+    flags = ["--coordinator", "localhost:1", "--num-processes", "2"]
+    process = processes.start("experiments", "ch05_thermometer", *flags, cwd=tmp_path)
+    [(status, _, err)] = ended([process])
+    assert status == 1
+    assert err.startswith("ch05_thermometer: --process-id is missing")
+    assert len(err.splitlines()) == 1
+
+
+# How they meet. The processes are threads here: JAX has no part in it yet.
+
+
+def met(*processes_of_a_port, timeout=60.0):
+    """What `meet` raises for each (port, count, index), all at once."""
+    raised = [None] * len(processes_of_a_port)
+
+    def run(i, port, count, index):
+        try:
+            meet("localhost", port, count, index, timeout)
+        except OSError as error:
+            raised[i] = error
+
+    threads = [
+        threading.Thread(target=run, args=(i, *one))
+        for i, one in enumerate(processes_of_a_port)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    return raised
+
+
+def test_all_who_come_meet_whatever_strangers_say(processes):
+    port = processes.free_port()
+    found = []
+    first = threading.Thread(target=lambda: found.extend(met((port, 3, 0), (port, 3, 2))))
+    first.start()
+    answer = b""
+    while not answer:
+        try:
+            with socket.create_connection(("localhost", port)) as stranger:
+                stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = stranger.recv(100)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    found.extend(met((port, 3, 1)))
+    first.join(LONG)
+    assert found == [None, None, None]
+
+
+def test_who_is_missing_is_named(processes):
+    port = processes.free_port()
+    for error in met((port, 4, 0), (port, 4, 2), timeout=2.0):
+        assert isinstance(error, TimeoutError)
+        assert "processes 1, 3 of 4 did not come within 2 s" in str(error)
+
+
+def test_process_0_is_missing(processes):
+    port = processes.free_port()
+    [error] = met((port, 2, 1), timeout=0.5)
+    assert isinstance(error, TimeoutError)
+    assert f"process 0 was not reached at localhost:{port} within 0.5 s" in str(error)
+
+
+def test_two_of_one_number_and_two_counts(processes):
+    doubled, counts = processes.free_port(), processes.free_port()
+    found = met((doubled, 3, 0), (doubled, 3, 1), (doubled, 3, 1))
+    assert all("two processes were started with --process-id 1" in str(e) for e in found)
+    found = met((counts, 3, 0), (counts, 2, 1))
+    assert all("process 1 was started with --num-processes 2" in str(e) for e in found)
+
+
+def test_a_port_that_is_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        [error] = met((port, 2, 0))
+    assert f"process 0 cannot listen at localhost:{port} (Address already in use)" in str(error)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["slurm", "openmpi"])
 def test_launchers_tell_the_processes_apart(launcher, processes, tmp_path):
-    """The variables as srun and mpirun set them; JAX's detection chooses coordinator and port
-    from them.
-    """
-    job = processes.free_port()  # any number: the port is made from it
+    """The variables as srun and mpirun set them; JAX makes the port from the job's number."""
+    job = processes.free_port(2**16 - 2**12, 2**16 - 1)  # its last 12 bits are kept
 
     def environment(i):
         if launcher == "slurm":
-            job_id = {
+            return {
                 "SLURM_JOB_ID": str(job),
                 "SLURM_STEP_NODELIST": "localhost",
                 "SLURM_STEP_NUM_NODES": "1",
-            }
-            return job_id | {
                 "SLURM_NTASKS": "2",
                 "SLURM_PROCID": str(i),
                 "SLURM_LOCALID": str(i),
             }
-        uri = {"OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911"}
-        rank = {"OMPI_COMM_WORLD_RANK": str(i), "OMPI_COMM_WORLD_LOCAL_RANK": str(i)}
-        return uri | rank | {"OMPI_COMM_WORLD_SIZE": "2"}
-
-    them = [
-        processes.born("tests.in_processes", "meet", tmp_path, cwd=tmp_path, **environment(i))
-        for i in range(2)
-    ]
-    well(them)
-    for i in range(2):
-        assert json.loads((tmp_path / f"{i}.json").read_text()) == {
-            "said": [0, 1],
-            "devices": 2,
-            "count": 2,
+        return {
+            "OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911",
+            "OMPI_COMM_WORLD_RANK": str(i),
+            "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
+            "OMPI_COMM_WORLD_SIZE": "2",
         }
 
-
-def test_kubernetes_tells_the_processes_apart(monkeypatch):
-    """JAX asks the cluster's API for the Job; here its answers stand in for it."""
-    from jax._src.clusters import K8sCluster
-
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert (
-        hosts._place(None, None, None, 5.0) is None
-    )  # a pod, but not of an indexed Job: a notebook
-    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
-    with pytest.raises(
-        ValueError, match=r"kubernetes.*--num-processes 1"
-    ):  # JAX needs the package
-        hosts._place(None, None, None, 5.0)
-    assert hosts._place(None, 1, None, 5.0) is None
-    monkeypatch.setattr(K8sCluster, "is_env_present", classmethod(lambda cls: True))
-    monkeypatch.setattr(
-        K8sCluster,
-        "get_coordinator_address",
-        classmethod(lambda cls, **_: "job-0.jaxpods:55527"),
-    )
-    monkeypatch.setattr(K8sCluster, "get_process_count", classmethod(lambda cls: 4))
-    assert hosts._place(None, None, None, 5.0) == (("job-0.jaxpods", 55527), 4, 1, None)
-
-
-def test_a_tpu_pod_of_gke_tells_the_processes_apart(monkeypatch):
-    from jax._src.clusters import cloud_tpu_cluster, cluster
-
-    for module in (cloud_tpu_cluster, cluster):
-        monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,pod-1")
-    monkeypatch.setenv("TPU_WORKER_ID", "1")
-    for name, value in {
-        "COORDINATOR_ADDRESS": "localhost",
-        "NUM_SLICES": "1",
-        "SLICE_ID": "0",
-    }.items():
-        monkeypatch.setenv(f"MEGASCALE_{name}", value)  # else the metadata server is asked
-    assert hosts._place(None, None, None, 5.0) == (("localhost", 8482), 2, 1, None)
-
-
-# How they meet, and do not.
-
-
-def meet(processes, tmp_path, *numbers, timeout=3):
-    """A process for each (port, how many, which)."""
-    return [
-        processes.born(
-            "tests.in_processes",
-            "meet",
-            tmp_path,
-            f"localhost:{port}",
-            *rest,
-            cwd=tmp_path,
-            TIMEOUT=str(timeout),
-        )
-        for port, *rest in numbers
-    ]
-
-
-def flags(port, count, index):
-    return "--coordinator", f"localhost:{port}", "--num-processes", count, "--process-id", index
-
-
-def test_who_is_missing_is_told_by_number(processes, tmp_path):
-    port = processes.free_port()
-    start = (
-        "experiments",
-        "ch05_thermometer",
-        "--timeout",
-        10,
-    )  # by which one may start later than the other
-    them = [processes.born(*start, *flags(port, 4, i), cwd=tmp_path) for i in (0, 2)]
-    for status, out, err in ended(them):
-        assert (status, out) == (1, "")
-        assert err.startswith("ch05_thermometer: processes 1, 3 of 4 did not come within 10 s")
-        assert len(err.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_coordinator_that_is_not_there(processes, tmp_path):
-    port = processes.free_port()
-    [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 1)))
-    assert status == 1
-    assert err.startswith(
-        f"process 0 was not reached at localhost:{port} within 3 s (Connection ref"
-    )
-    assert len(err.splitlines()) == 1
-
-
-def test_two_of_one_number_and_two_counts(processes, tmp_path):
-    port, other = processes.free_port(), processes.free_port()
-    doubled = meet(processes, tmp_path, (port, 3, 0), (port, 3, 1), (port, 3, 1), timeout=LONG)
-    counts = meet(processes, tmp_path, (other, 3, 0), (other, 2, 1), timeout=LONG)
-    for status, _, err in ended(doubled):
-        assert status == 1
-        assert "two processes were started with --process-id 1: pid" in err
-    for status, _, err in ended(counts):
-        assert status == 1
-        assert "process 1 was started with --num-processes 2, and process 0 with 3" in err
-
-
-def test_a_port_that_is_in_use(processes, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        [(status, _, err)] = ended(meet(processes, tmp_path, (port, 2, 0)))
-    assert status == 1
-    assert f"process 0 cannot listen at localhost:{port} (Address already in use)" in err
-
-
-def test_strangers_are_not_taken_for_processes(processes, tmp_path):
-    address = f"127.0.0.1:{(port := processes.free_port())}"
-    them = [processes.born("tests.in_processes", "meet", tmp_path, address, 2, 0, cwd=tmp_path)]
-
-    def is_told():
-        try:
-            with socket.create_connection(("127.0.0.1", port)) as stranger:
-                stranger.sendall(b'GET / HTTP/1.0\r\n\r\n{"id": 1}\n')
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    wait_until(is_told, them)
-    them.append(
-        processes.born("tests.in_processes", "meet", tmp_path, address, 2, 1, cwd=tmp_path)
-    )
-    well(them)
+    command = ("tests.in_processes", "meet", tmp_path)
+    ended_well([processes.start(*command, cwd=tmp_path, **environment(i)) for i in range(2)])
+    for i in range(2):
+        found = json.loads((tmp_path / f"{i}.json").read_text())
+        assert found == {"said": [0, 1], "devices": 2, "long": 5000}
 
 
 # How they end.
 
 
 @pytest.mark.parametrize(
-    ("way", "who", "message"),
+    ("way", "messages"),
     [
-        ("kill", 1, "process 1 (pid {pid} on {host}) is gone (its connection "),
-        ("kill", 0, "process 0 (pid {pid} on {host}) is gone (its connection "),
-        ("raise", 1, "process 1 (pid {pid} on {host}) ended: ZeroDivisionError: one by none"),
-        ("exit", 1, "the processes are not doing the same: process 0"),
-        ("tea", 1, "is at 'coffee', process 1 (pid {pid} on {host}) at 'tea'"),
+        ("tea 1", ["process 0 (pid {0} on {host}) is at 'coffee', process 1 (pid {1} on "] * 2),
+        ("kill 1", ["process 0 ended: another process was killed or ended with an error", ""]),
+        pytest.param("kill 0", ["", "another "], marks=pytest.mark.slow),  # ours or JAX's
+        pytest.param(
+            "raise 1", ["another process", "ended: one by none"], marks=pytest.mark.slow
+        ),
+        pytest.param("exit 1", ["are not doing the same"] * 2, marks=pytest.mark.slow),
     ],
 )
-def test_one_that_ends_ends_all_with_a_sentence(way, who, message, processes, tmp_path):
+def test_one_that_ends_ends_all_with_a_sentence(way, messages, processes, tmp_path):
     (tmp_path / "way").write_text(way)
-    (tmp_path / "who").write_text(str(who))
-    them = processes.all("vanish", tmp_path, 2)
-    wait_until(lambda: all((tmp_path / f"awake{i}").exists() for i in range(2)), [])
-    found = ended(them, 60)  # at once: the shortest of JAX's own time limits is 100 s
-    status, _, err = found[1 - who]
-    assert status == 1
-    assert message.format(pid=them[who].pid, host=socket.gethostname()) in err.splitlines()[-1]
-    assert found[who][0] == (-signal.SIGKILL if way == "kill" else 1)
+    them = processes.start_all("vanish", tmp_path, 2)
+    found = ended(them)
+    pids = [process.pid for process in them]
+    for (status, _, err), message in zip(found, messages, strict=True):
+        assert status != 0
+        assert message.format(*pids, host=socket.gethostname()) in err
 
 
 # What they compute.
+
+
+def arrays_of(root, i):
+    return dict(np.load(root / f"{i}.npz"))
+
+
+def compared(root, count, alone):
+    """float32 rounding: sums in another order over some epochs leave differences of 1e-6."""
+    first = arrays_of(root, 0)
+    for i in range(count):
+        theirs = arrays_of(root, i)
+        for name, array in alone.items():
+            np.testing.assert_allclose(
+                theirs[name], array, rtol=2e-5, atol=2e-6, err_msg=f"{name} of process {i}"
+            )
+            assert theirs[name].tobytes() == first[name].tobytes()  # the same bits in all
+    return first
+
+
+def test_two_processes_train_as_one_does(processes, tmp_path):
+    root = tmp_path / "alone"
+    root.mkdir()
+    them = processes.start_all("train_briefly", tmp_path, 2)
+    one = processes.start("tests.in_processes", "train_briefly", root, cwd=root)
+    found = ended_well([*them, one])
+    assert [out for _, out, _ in found] == ["said by 0\n", "", "said by 0\n"]
+    compared(tmp_path, 2, arrays_of(root, 0))
+    errors = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
+    for error in errors:
+        assert error["data"].startswith(
+            "ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']"
+        )
+    assert errors[1]["callback"] == "ZeroDivisionError: one by none"
+    assert errors[0]["callback"].startswith("PeerError: process 1 (pid")
+    assert errors[0]["callback"].endswith("ended: ZeroDivisionError: one by none")
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process computes."""
     root, them = tmp_path_factory.mktemp("alone"), Processes()
-    well([them.born("tests.in_processes", "compute", root, cwd=root)])
-    return dict(np.load(root / "0.npz"))
-
-
-def compared(root, count, alone):
-    """float32 rounding: 6 epochs of sums in another order leave differences of some 1e-6."""
-    for i in range(count):
-        theirs = np.load(root / f"{i}.npz")
-        for name, array in alone.items():
-            np.testing.assert_allclose(
-                theirs[name], array, rtol=2e-5, atol=2e-6, err_msg=f"{name} of process {i}"
-            )
-    first = dict(np.load(root / "0.npz"))
-    for i in range(1, count):
-        theirs = np.load(root / f"{i}.npz")
-        assert all(
-            theirs[name].tobytes() == first[name].tobytes() for name in alone
-        )  # the same bits in all
-    return first
+    ended_well([them.start("tests.in_processes", "compute", root, cwd=root)])
+    return arrays_of(root, 0)
 
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
-    found = well(processes.all("compute", tmp_path, 2))
-    assert [out for _, out, _ in found] == ["said by 0\n", ""]
+    ended_well(processes.start_all("compute", tmp_path, 2))
     first = compared(tmp_path, 2, alone)
-    for name in [
-        name for name in alone if name.startswith("fit.")
-    ]:  # split over two processes, saved, and read
-        np.testing.assert_allclose(
-            first[name.replace("fit", "sharded", 1)], alone[name], rtol=2e-5, atol=2e-6
-        )
+    for name in alone:
+        if name.startswith("fit."):  # split over two processes, saved, and read
+            sharded = first[name.replace("fit", "sharded", 1)]
+            np.testing.assert_allclose(sharded, alone[name], rtol=2e-5, atol=2e-6)
     assert 0 <= first["health"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0.json", "0.npz", "1.json", "1.npz", "runs0", "sharded", "weights0.npz"
@@ -387,17 +347,11 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     assert all(one["local"] for one in left)
     errors = [one["errors"] for one in left]
     for one in errors:
-        assert one["other data"].startswith(
-            "ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']"
-        )
-        assert one["other epochs"].startswith(
+        assert one["epochs"].startswith(
             "ValueError: processes 0 and 1 differ in the call of fit: epochs="
         )
-        assert "data" in one["lies on"]
-        assert one["too large"].startswith("OverflowError: data of int64 reaches 1099511627776")
-    assert errors[1]["callback"] == "ZeroDivisionError: one by none"
-    assert errors[0]["callback"].startswith("PeerError: process 1 (pid")
-    assert errors[0]["callback"].endswith("ended: ZeroDivisionError: one by none")
+        assert "data" in one["spec"]
+        assert one["large"].startswith("OverflowError: data of int64 reaches 1099511627776")
     assert "cannot be written to /proc/nowhere" in errors[0]["checkpoint"]
     assert errors[1]["checkpoint"].endswith(errors[0]["checkpoint"])
     assert errors[0]["stream"].endswith("ended: OSError: the disk is gone")
@@ -405,91 +359,75 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
 
 @pytest.mark.slow
 def test_four_processes_compute_what_one_does(alone, processes, tmp_path):
-    well(processes.all("compute", tmp_path, 4))
+    ended_well(processes.start_all("compute", tmp_path, 4))
     compared(tmp_path, 4, alone)
 
 
 @pytest.mark.slow
 def test_killed_and_stopped_and_begun_again_they_give_the_same_bits(processes, tmp_path):
+    """The referee is a training of two processes that was never interrupted."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    well(processes.all("endure", whole, 2))
+    ended_well(processes.start_all("endure", whole, 2))
+    saved = broken / "checkpoints0"
 
     def newest():
-        return max(
-            (path.name for path in checkpoint.saved(broken / "checkpoints0")), default=""
-        )
+        return max((path.name for path in checkpoint.saved(saved)), default="")
 
-    def begun_and(number, who):
-        """Begin again, and send one of them a signal when it has trained, and saved, for a
-        while.
-        """
+    def begin_and_send(number, who):
+        """Begin again, and send one process a signal when all have trained, and saved."""
         before = newest()
         for path in broken.glob("awake*"):
             path.unlink()
-        them = processes.all(
-            "endure", broken, 2, PAUSE="0.3"
-        )  # 18 s of pauses: there is time to send it
+        # 18 s of pauses: there is time to send the signal.
+        them = processes.start_all("endure", broken, 2, PAUSE="0.3")
         wait_until(
-            lambda: (
-                all((broken / f"awake{i}").exists() for i in range(2)) and newest() > before
-            ),
+            lambda: len(list(broken.glob("awake*"))) == 2 and newest() > before,
             them,
         )
         them[who].send_signal(number)
-        found = ended(them, 60)  # as above
-        assert all(
-            checkpoint.damage(path) is None
-            for path in checkpoint.saved(broken / "checkpoints0")
-        )
-        return found, them
+        found = ended(them)
+        assert all(checkpoint.damage(path) is None for path in checkpoint.saved(saved))
+        return [status for status, _, _ in found]
 
-    found, them = begun_and(signal.SIGKILL, 1)
-    assert (found[0][0], found[1][0]) == (1, -signal.SIGKILL)
-    assert found[0][2].splitlines()[-1].startswith(f"process 1 (pid {them[1].pid} on ")
-    found, _ = begun_and(signal.SIGTERM, 1)
-    assert [status for status, _, _ in found] == [-signal.SIGTERM] * 2, (
-        found
-    )  # all stop where one is told to
-    assert len({(broken / f"awake{i}").read_text() for i in range(2)}) == 1  # at the same epoch
-    found, them = begun_and(signal.SIGKILL, 0)
-    assert (found[0][0], found[1][0]) == (-signal.SIGKILL, 1)
-    assert found[1][2].splitlines()[-1].startswith(f"process 0 (pid {them[0].pid} on ")
-    well(processes.all("endure", broken, 2))
+    statuses = begin_and_send(signal.SIGKILL, 1)
+    assert statuses[1] == -signal.SIGKILL
+    assert statuses[0] != 0
+    assert begin_and_send(signal.SIGTERM, 1) == [-signal.SIGTERM] * 2  # all stop
+    epochs = {(broken / f"awake{i}").read_text() for i in range(2)}
+    assert len(epochs) == 1
+    statuses = begin_and_send(signal.SIGKILL, 0)
+    assert statuses[0] == -signal.SIGKILL
+    assert statuses[1] != 0
+    ended_well(processes.start_all("endure", broken, 2))
     for i in range(2):
-        left, resumed = (np.load(root / f"{i}.npz") for root in (whole, broken))
-        assert left.files == resumed.files
-        assert all(left[name].tobytes() == resumed[name].tobytes() for name in left.files)
+        left, resumed = arrays_of(whole, i), arrays_of(broken, i)
+        assert left.keys() == resumed.keys()
+        assert all(left[name].tobytes() == resumed[name].tobytes() for name in left)
     assert not (broken / "checkpoints1").exists()
 
 
 @pytest.mark.slow
 def test_an_experiment_in_two_processes(processes, tmp_path):
-    port, places = processes.free_port(), [tmp_path / name for name in ("alone", "0", "1")]
+    places = [tmp_path / name for name in ("alone", "0", "1")]
     for place in places:
         place.mkdir()
-    well([processes.born("experiments", "ch05_thermometer", cwd=places[0])])
+    name, address = "ch05_thermometer", f"localhost:{processes.free_port()}"
+    ended_well([processes.start("experiments", name, cwd=places[0])])
+    flags = ("--coordinator", address, "--num-processes", 2, "--process-id")
     them = [
-        processes.born("experiments", "ch05_thermometer", *flags(port, 2, i), cwd=places[i + 1])
-        for i in range(2)
+        processes.start("experiments", name, *flags, i, cwd=places[i + 1]) for i in range(2)
     ]
-    (_, out, err), (_, nothing, silent) = well(them)
+    (_, out, err), (_, nothing, silent) = ended_well(them)
     assert "of 29 figures" in out
     assert "DIFFER" not in out  # from the book's, as for one process
     assert "epoch 3000/3000" in err
     assert (nothing, silent, list(places[2].iterdir())) == ("", "", [])
-    files = [
-        sorted(path.name for path in (place / "runs" / "ch05_thermometer").iterdir())
-        for place in places[:2]
-    ]
+    runs = [place / "runs" / name for place in places[:2]]
+    files = [sorted(path.name for path in run.iterdir()) for run in runs]
     assert files[0] == files[1]
-    histories = [
-        [
-            json.loads(line)
-            for line in (place / "runs/ch05_thermometer/history.jsonl").read_text().splitlines()
-        ]
-        for place in places[:2]
-    ]
-    for one, two in zip(*histories, strict=True):
+    histories = [(run / "history.jsonl").read_text().splitlines() for run in runs]
+    for line, other in zip(*histories, strict=True):
+        one, two = json.loads(line), json.loads(other)
         np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4)

@@ -33,7 +33,6 @@ def on_eight_devices(marked: str) -> None:
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.slow
 def test_on_eight_devices():
     on_eight_devices("not slow")
 

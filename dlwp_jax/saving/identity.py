@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax import hosts
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.saving.store import About, differing, fingerprint, shapes
-from dlwp_jax.train import joint
 from dlwp_jax.train.loop import Loop, Plan
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.step import step

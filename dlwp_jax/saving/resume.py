@@ -15,8 +15,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax import hosts
 from dlwp_jax.checks import describe, path, whole
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.optim.hyperparameters import hyperparameters, with_hyperparameters
 from dlwp_jax.saving.identity import (
     changed_at_start,
@@ -35,7 +36,6 @@ from dlwp_jax.saving.store import (
     read,
     shapes,
 )
-from dlwp_jax.train import joint
 from dlwp_jax.train.loop import Loop, Run, history_until, result
 from dlwp_jax.train.metrics import Ratio
 from dlwp_jax.train.state import TrainState, check_state
@@ -310,7 +310,7 @@ class Saver:
             yield
         except CheckpointError as error:
             self.saved_position = None
-            warnings.warn(str(error), RuntimeWarning, stacklevel=8)
+            warnings.warn(str(error), RuntimeWarning, stacklevel=7)
 
     def _position(self, loop: Loop) -> tuple[int, int, bool, int]:
         return int(loop.done), int(loop.step), bool(loop.alive), self.called

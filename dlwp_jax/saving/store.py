@@ -14,7 +14,6 @@ A directory of checkpoints holds
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from dlwp_jax import hosts
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.files import flush
 from dlwp_jax.leaves import as_was, is_key
 
@@ -81,13 +80,11 @@ class Store:
         )  # to Orbax arrays of JAX are those of all processes
         arrays = {name: copied(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
-        with _told(self.path), _alone():
+        with _told(self.path):
             _require_room(self.path, sum(array.nbytes for array in arrays.values()))
             partial.mkdir()
-            writing = _orbax().save_async(str(partial / ARRAYS), arrays)
-        self._pending = self._worker.submit(
-            self._finish, writing.result, partial, number, about
-        )
+            written = _begin_to_save(partial / ARRAYS, arrays)
+        self._pending = self._worker.submit(self._finish, written, partial, number, about)
 
     def _finish(
         self, written: Callable[[], None], partial: Path, number: int, about: About
@@ -193,7 +190,7 @@ def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     process alone.
     """
     wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
-    with _alone():
+    with _in_this_process():
         arrays = _orbax().load(os.path.abspath(path / ARRAYS), wanted)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
@@ -209,27 +206,34 @@ def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(leaf_of, like)
 
 
+def _begin_to_save(path: Path, arrays: Mapping[str, Any]) -> Callable[[], None]:
+    """Begin to write arrays in this process alone; the function that waits for the end."""
+    if not hosts.many():
+        return _orbax().save_async(str(path), dict(arrays)).result
+    # Orbax's v1 asks all processes when it saves. Its first interface can be told that one
+    # process saves alone, and v1 reads the same files.
+    from orbax import checkpoint as orbax
+
+    here = orbax.options.MultiprocessingOptions(
+        primary_host=hosts.index(), active_processes={hosts.index()}
+    )
+    handler = orbax.PyTreeCheckpointHandler(multiprocessing_options=here)
+    saver = orbax.AsyncCheckpointer(handler, multiprocessing_options=here)
+    saver.save(str(path), orbax.args.PyTreeSave(dict(arrays)))
+    return saver.close
+
+
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Orbax works in this process, whatever the other ones do."""
+def _in_this_process() -> Iterator[None]:
+    """Let Orbax read in this process alone."""
     if not hosts.many():
         yield
         return
-    v1 = _orbax()
-    execution = importlib.import_module(
-        "orbax.checkpoint.experimental.v1._src.saving.execution"
-    )
-    check = "_check_directory_consistency"  # it asks all processes, those too that are not active, and waits for ever
-    kept = getattr(execution, check, None)
-    context = v1.Context()
+    context = _orbax().Context()
     context.multiprocessing.primary_host = hosts.index()
     context.multiprocessing.active_processes = {hosts.index()}
-    try:
-        setattr(execution, check, lambda directory: None)
-        with context:
-            yield
-    finally:
-        setattr(execution, check, kept)
+    with context:
+        yield
 
 
 def _orbax() -> Any:

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dlwp_jax import checks, hosts
+from dlwp_jax import checks
 from dlwp_jax.data.files import reading
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.files import whole
 from dlwp_jax.leaves import as_was
-from dlwp_jax.train import TrainState, joint
-from dlwp_jax.train.state import check_state
+from dlwp_jax.train.state import TrainState, check_state
 
 PyTree = Any
 

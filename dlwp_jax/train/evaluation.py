@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from dlwp_jax.checks import whole
+from dlwp_jax.devices import joint
 from dlwp_jax.train import checks
-from dlwp_jax.train.joint import joint
 from dlwp_jax.train.metrics import Sums, add, as_sums, quotients
 from dlwp_jax.train.minibatches import epoch_key, n_rows, rows
 from dlwp_jax.train.state import Learner, TrainState, check_pair
@@ -19,7 +19,6 @@ from dlwp_jax.train.transform import Transform, evaluation_half, transform_pair
 PyTree = Any
 
 
-@joint
 def evaluate(
     learner: Learner,
     state: TrainState,
@@ -41,12 +40,13 @@ def evaluate(
       means over its batch; of a `Ratio`, the quotient of its sums.
     """
     check_pair(learner, state)
-    data = checks.dataset(data, "data")
+    call = joint.enter("evaluate", state, {"data": data}, {"batch_size": batch_size})
+    state, data = call.state, checks.dataset(call.data[0], "data")
     size = n_rows(data)
     if batch_size is not None:
         size = min(whole(batch_size, "batch_size", 1), size)
     learner = learner.placed(state, data=data)
-    return _evaluate(learner, state, data, size, transform_pair(transform))
+    return call.leave(_evaluate(learner, state, data, size, transform_pair(transform)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -93,7 +93,6 @@ def eval_step(learner: Learner, state: TrainState, batch: PyTree, transform: Tra
     return as_sums(loss, metrics, weight=n_rows(batch))
 
 
-@joint
 def predict(
     learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None
 ) -> PyTree:
@@ -109,25 +108,26 @@ def predict(
       `model(inputs)`, `[n ...]`.
     """
     check_pair(learner, state)
-    inputs = checks.arrays(inputs, "inputs")
+    call = joint.enter("predict", state, {"inputs": inputs}, {"batch_size": batch_size})
+    state, inputs = call.state, checks.arrays(call.data[0], "inputs")
     learner = learner.placed(state)
     if batch_size is None:
-        return _predict(learner, state, inputs)
+        return call.leave(_predict(learner, state, inputs))
     n = checks.rows(inputs, "inputs")
     size = whole(batch_size, "batch_size", 1)
     outputs = []
     for begin in range(0, n, size):
         part = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + size], inputs)
         outputs.append(_predict(learner, state, part))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+    return call.leave(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(learner: Learner, state: TrainState, inputs: PyTree) -> PyTree:
     if learner.placement is not None:
-        params = learner.placement.whole(state.params)
+        params = learner.placement.gather_params(state.params)
         state = dataclasses.replace(state, params=params)
-        inputs = learner.placement.rows(inputs)
+        inputs = learner.placement.split_batch(inputs)
     model = learner.model(state)
     return model(*inputs) if _takes_each(model, inputs) else model(inputs)
 

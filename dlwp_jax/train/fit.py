@@ -15,12 +15,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from dlwp_jax import hosts
 from dlwp_jax.checks import describe, whole
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
 from dlwp_jax.optim.hyperparameters import with_hyperparameters
 from dlwp_jax.saving.identity import describe_call, program
 from dlwp_jax.saving.resume import Checkpoint, Saver, Unsaved, as_checkpoint, saving
-from dlwp_jax.train import checks, joint
+from dlwp_jax.train import checks
 from dlwp_jax.train.failure import blame
 from dlwp_jax.train.loop import (
     EarlyStopping,
@@ -124,7 +125,6 @@ class every:  # reads as a word: callbacks=[every(100, show)]
         return self.callback(progress)
 
 
-@joint.joint
 def fit(
     learner: Learner,
     state: TrainState,
@@ -209,10 +209,16 @@ def fit(
         "sampler": sampler,
         "transform": transform,
     }
+    arrays = {}
+    for name, given in {"train": train, "val": val}.items():
+        arrays[name] = None if is_stream(given) else given
+    agreed = settings | {"batch_size": batch_size}
+    call = joint.enter("fit", state, arrays, agreed)
+    state = call.state
     if is_stream(train):
         _check_stream(batch_size=batch_size, drop_last=drop_last, sampler=sampler)
         if val is not None and not is_stream(val):
-            val = checks.dataset(val, "val")
+            val = checks.dataset(call.data[1], "val")
         stream = Replayable(train, is_saved=checkpoint is not None)
         batch = joint.whole_shape(stream.peek)
         data = {"val": None if is_stream(val) else val}
@@ -231,8 +237,8 @@ def fit(
                 "val streams while train is in memory; give both in memory, or stream train "
                 "too."
             )
-        train = checks.dataset(train, "train")
-        val = None if val is None else checks.dataset(val, "val")
+        train = checks.dataset(call.data[0], "train")
+        val = None if val is None else checks.dataset(call.data[1], "val")
         batch = batch_shape(train, min(whole(batch_size, "batch_size", 1), n_rows(train)))
         data = {"train": train, "val": val}
         learner = learner.placed(state, **data)
@@ -251,7 +257,7 @@ def fit(
         numbers.append(signal.SIGTERM)
     with collected(*numbers) as signals, saving(checkpoint, identity, stream) as saver:
         job.loop = saver.resumed(job.loop)
-        return drive(job, saver, signals, shown=progress)
+        return call.leave(drive(job, saver, signals, shown=progress))
 
 
 def drive(job: Job, saver: Saver | Unsaved, signals: Signals, *, shown: bool) -> Run:
@@ -364,7 +370,7 @@ def _finished(job: Job) -> Run:
                 "finite state is returned. A smaller learning rate or normalised inputs are "
                 "the usual cure.",
                 RuntimeWarning,
-                stacklevel=5,  # the line that called `fit`
+                stacklevel=4,  # the line that called `fit`
             )
     history = history_until(job.loop, done)
     return result(job.loop, {name: jnp.asarray(column) for name, column in history.items()})

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.checks import describe, real, whole
+from dlwp_jax.devices import joint
 from dlwp_jax.optim import plateau
 from dlwp_jax.train import checks
 from dlwp_jax.train.evaluation import mean_sums
-from dlwp_jax.train.joint import joint
 from dlwp_jax.train.metrics import Ratio, Sums, add, quotients
 from dlwp_jax.train.minibatches import (
     Sampler,
@@ -133,7 +133,6 @@ class Loop:
     stopped: jax.Array  # bool, early stopping or a callback ended the training
 
 
-@joint
 def run(
     learner: Learner,
     state: TrainState,
@@ -200,23 +199,24 @@ def run(
     ((5,), 10)
     """
     check_pair(learner, state)
+    settings = {
+        "epochs": epochs,
+        "stop": stop,
+        "val_batch_size": val_batch_size,
+        "skip_nonfinite": skip_nonfinite,
+        "drop_last": drop_last,
+        "sampler": sampler,
+        "transform": transform,
+    }
+    agreed = settings | {"batch_size": batch_size}
+    call = joint.enter("run", state, {"train": train, "val": val}, agreed)
+    state, (train, val) = call.state, call.data
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
-    batch_size = min(whole(batch_size, "batch_size", 1), n_rows(train))
-    plan = make_plan(
-        learner,
-        state,
-        batch_shape(train, batch_size),
-        val,
-        epochs=epochs,
-        stop=stop,
-        val_batch_size=val_batch_size,
-        skip_nonfinite=skip_nonfinite,
-        drop_last=drop_last,
-        sampler=sampler,
-        transform=transform,
-    )
-    return _run(learner.placed(state, train=train, val=val), state, train, val, plan)
+    batch = batch_shape(train, min(whole(batch_size, "batch_size", 1), n_rows(train)))
+    plan = make_plan(learner, state, batch, val, **settings)
+    placed = learner.placed(state, train=train, val=val)
+    return call.leave(_run(placed, state, train, val, plan))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"))
@@ -260,7 +260,6 @@ def _scanned(epoch: Callable[[Loop], Loop], loop: Loop, epochs: int, steps: int)
     return jax.lax.fori_loop(0, epochs // block, block_or_nothing, loop)
 
 
-@joint
 def train_epoch(
     learner: Learner,
     state: TrainState,
@@ -288,18 +287,13 @@ def train_epoch(
       `steps = ceil(n / batch_size)`; of a `Ratio`, the quotient of each step.
     """
     check_pair(learner, state)
-    data = checks.dataset(data, "data")
-    batch_size = min(whole(batch_size, "batch_size", 1), n_rows(data))
-    plan = make_plan(
-        learner,
-        state,
-        batch_shape(data, batch_size),
-        None,
-        drop_last=drop_last,
-        sampler=sampler,
-        transform=transform,
-    )
-    return _train_epoch(learner.placed(state, data=data), state, data, plan)
+    settings = {"drop_last": drop_last, "sampler": sampler, "transform": transform}
+    agreed = settings | {"batch_size": batch_size}
+    call = joint.enter("train_epoch", state, {"data": data}, agreed)
+    state, data = call.state, checks.dataset(call.data[0], "data")
+    batch = batch_shape(data, min(whole(batch_size, "batch_size", 1), n_rows(data)))
+    plan = make_plan(learner, state, batch, None, **settings)
+    return call.leave(_train_epoch(learner.placed(state, data=data), state, data, plan))
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "plan"))

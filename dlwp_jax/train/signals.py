@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dlwp_jax import hosts
+from dlwp_jax.devices import processes as hosts
 
 
 class Signals:

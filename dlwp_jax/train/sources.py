@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dlwp_jax import hosts
-from dlwp_jax.train import checks, joint
+from dlwp_jax.devices import joint
+from dlwp_jax.devices import processes as hosts
+from dlwp_jax.train import checks
 from dlwp_jax.train.evaluation import eval_step, mean_sums
 from dlwp_jax.train.loop import (
     Loop,
@@ -167,7 +168,9 @@ class Stream:
         if self.batches is None:
             epoch = int(loop.done) + 1
             self.step = int(loop.step)
-            self.batches = joint.batches(self.stream.epoch(epoch), self.like, self.learner)
+            self.batches = joint.batches(
+                self.stream.epoch(epoch), self.like, self.learner.placement
+            )
             self.look()
         batch = next(self.batches, None)
         if batch is None:
@@ -211,7 +214,7 @@ class Stream:
             for number, batch in enumerate(self.val, 1)
         )
         total = None
-        for batch in joint.batches(parts, self.like, self.learner):
+        for batch in joint.batches(parts, self.like, self.learner.placement):
             sums = _eval_step(self.learner, state, batch, self.plan.transform)
             total = sums if total is None else add(total, sums)
         if total is None:

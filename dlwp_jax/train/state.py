@@ -10,9 +10,9 @@ import optax
 from flax import nnx
 
 from dlwp_jax.checks import describe, whole
+from dlwp_jax.devices.placement import Placement
 from dlwp_jax.train import checks, metrics, precision
 from dlwp_jax.train.metrics import Metric
-from dlwp_jax.train.placement import Placement, read
 
 PyTree = Any
 LossFn = Callable[[Any, PyTree], tuple[jax.Array, Mapping[str, Metric]]]
@@ -92,8 +92,8 @@ class Learner:
           `(loss, (metrics, extra))`, with the state that the forward pass leaves in `extra`.
         """
         if self.placement is not None:
-            params = self.placement.whole(params)
-            batch = self.placement.rows(batch)
+            params = self.placement.gather_params(params)
+            batch = self.placement.split_batch(batch)
         model = self._merge(state, params, _seeded(state.rngs, key), train)
         outcome = self.loss_fn(model, batch)
         metrics.check(outcome)
@@ -110,7 +110,7 @@ class Learner:
 
         On one device it is the same object, by which compiled programs are found again.
         """
-        placement = read(state, data)
+        placement = Placement.from_arrays(state, data)
         if placement == self.placement:
             return self
         return dataclasses.replace(self, placement=placement)
@@ -128,14 +128,10 @@ class Learner:
 
         def placed(node):
             if isinstance(node, TrainState):
-                return placement.as_state(node)
-            return placement.replicated(node)
+                return placement.constrain_state(node)
+            return placement.replicate(node)
 
         return jax.tree.map(placed, tree, is_leaf=lambda node: isinstance(node, TrainState))
-
-    def spread(self, batch: PyTree) -> PyTree:
-        """A batch of a stream, put on the devices of the state."""
-        return batch if self.placement is None else self.placement.spread(batch)
 
     def _merge(self, state: TrainState, params: PyTree, rngs: PyTree, train: bool) -> Any:
         graph = self.train_def if train else self.eval_def

@@ -113,7 +113,7 @@ def _gradient_in_parts(
 
 
 def _as_params(learner: Learner, grads: PyTree) -> PyTree:
-    return grads if learner.placement is None else learner.placement.as_params(grads)
+    return grads if learner.placement is None else learner.placement.constrain_params(grads)
 
 
 def update(

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlwp_jax.devices import joint
 from dlwp_jax.train import checks
-from dlwp_jax.train.joint import joint
 from dlwp_jax.train.state import Learner, TrainState, check_pair
 
 PyTree = Any
@@ -50,7 +50,6 @@ def dead_share(grads: PyTree) -> jax.Array:
     return jnp.mean(jnp.concatenate(units) == 0, dtype=jnp.float32) if units else jnp.zeros(())
 
 
-@joint
 def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, jax.Array]:
     """The share of units that no example moves, and of those that examples hardly move, in eval
     mode.
@@ -76,7 +75,9 @@ def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, 
     {'dead': 0.5, 'saturated': 0.0}
     """
     check_pair(learner, state)
-    return _health(learner, state, checks.dataset(data, "data"))
+    call = joint.enter("unit_health", state, {"data": data})
+    data = checks.dataset(call.data[0], "data")
+    return call.leave(_health(learner, call.state, data))
 
 
 @functools.partial(jax.jit, static_argnums=0)
