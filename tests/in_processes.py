@@ -66,7 +66,7 @@ def train_briefly(root):
     learner, state, train_set, val_set = learner_and_data()
     options = {"epochs": 3, "batch_size": 8, "progress": False}
     result = train.fit(learner, state, train_set, val_set, **options)
-    save(root, checkpoint.plain(result.state.params) | result.history)
+    save(root, store.plain(result.state.params) | result.history)
     if hosts.many():
         other = dict(train_set, y=train_set["y"] + hosts.index())
         stop = [stumble] if hosts.index() == 1 else [lambda progress: None]
@@ -84,7 +84,8 @@ def compute(root):
     import jax
     import numpy as np
 
-    from dlwp_jax import checkpoint, runs, shard, train, weights
+    from dlwp_jax import runs, shard, train, weights
+    from dlwp_jax.saving import store
     from tests.models import regression
 
     learner, state, train_set, val_set = learner_and_data()
@@ -98,7 +99,7 @@ def compute(root):
     result = train.fit(learner, state, train_set, val_set, callbacks=callbacks, **options)
     predicted = train.predict(learner, result.state, val_set["x"])
     arrays = {"fit": result.history["val/loss"], "predicted": predicted, "seen": np.array(seen)}
-    arrays |= {f"fit{name}": leaf for name, leaf in checkpoint.plain(result.state).items()}
+    arrays |= {f"fit{name}": leaf for name, leaf in store.plain(result.state).items()}
 
     train_part = Batches(
         regression(33), lambda rows: np.array_split(rows, hosts.count())[hosts.index()]
@@ -127,7 +128,7 @@ def compute(root):
         arrays["health"] = train.unit_health(learner, sharded.state, val_set)["saturated"]
         errors["spec"] = str(sharded.state.params["hidden"]["kernel"].sharding.spec)
         restored = train.restore(root / "sharded", state).state
-        arrays |= {f"sharded{name}": leaf for name, leaf in checkpoint.plain(restored).items()}
+        arrays |= {f"sharded{name}": leaf for name, leaf in store.plain(restored).items()}
     run = runs.start("demo", train.EarlyStopping(3), out=root / f"runs{hosts.index()}")
     run.history(result.history)
     weights.save_weights(root / f"weights{hosts.index()}.npz", result.state)

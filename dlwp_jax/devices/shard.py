@@ -12,7 +12,7 @@ from dlwp_jax.checks import as_held, whole
 from dlwp_jax.devices.placement import AXIS, has_axis
 from dlwp_jax.leaves import lay
 from dlwp_jax.train import checks
-from dlwp_jax.train.learner import TrainState
+from dlwp_jax.train.state import TrainState
 
 PyTree = Any
 MIN_SIZE = 2**14  # numbers; a smaller array takes longer to gather than it is worth
