@@ -121,7 +121,7 @@ def assert_equal_in_double_and_as_exact_as_torch_in_single(
     """In float64 outputs and gradients agree to 1e-9; in float32 the output is as near to that
     as torch's own.
 
-    float32 gradients are left out: where max pooling or a leaky ReLU is tied but for rounding,
+    float32 gradients are left out: where max pooling or a ReLU is tied but for rounding,
     torch and we may choose different sides, and one such pixel moves a gradient by 1e-4 to 1e-3
     of the largest.
     """
@@ -213,7 +213,7 @@ def test_unet_trains_on_with_the_optimizer_state_of_the_checkpoint(shared_data):
         }
         for _ in range(2)
     ]
-    # In float64: noise is no CT, and in float32 some pixels of the leaky ReLUs lie within
+    # In float64: noise is no CT, and in float32 some pixels of the ReLUs lie within
     # rounding of 0, where one on
     # another side than in torch moves gradients by up to 5e-3 of the largest.
     report = parity.compare_steps(

@@ -8,13 +8,13 @@ is also found here.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dlwp_jax.nn.activation_layers import LeakyReLU
+from dlwp_jax.nn.activation_layers import ReLU
 from dlwp_jax.nn.batch_norm import BatchNorm2d, BatchNorm3d
 from dlwp_jax.nn.containers import ModuleList, Sequential, flatten
 from dlwp_jax.nn.conv_nets import ConvNet
@@ -22,8 +22,11 @@ from dlwp_jax.nn.convolution import Conv2d, Conv3d
 from dlwp_jax.nn.convolution_transpose import ConvTranspose2d
 from dlwp_jax.nn.linear import Linear
 from dlwp_jax.nn.pool import AvgPool2d, MaxPool3d
+from dlwp_jax.nn.resize import Upsample
 
 __all__ = ["ConvNet", "LunaModel", "UNet", "UNetWrapper"]
+
+UpMode = Literal["upconv", "upsample"]
 
 
 class _LunaBlock(nnx.Module):
@@ -72,6 +75,8 @@ class LunaModel(nnx.Module):
 
 
 class _UNetBlock(nnx.Module):
+    """Twice a convolution, ReLU, and batch norm if it is wanted, in this order."""
+
     def __init__(
         self,
         in_channels: int,
@@ -83,8 +88,9 @@ class _UNetBlock(nnx.Module):
     ):
         layers = []
         for width in (in_channels, channels):
-            layers += [Conv2d(width, channels, 3, padding=int(padding), rngs=rngs), LeakyReLU()]
-            layers += [BatchNorm2d(channels)] if batch_norm else []
+            layers += [Conv2d(width, channels, 3, padding=int(padding), rngs=rngs), ReLU()]
+            if batch_norm:
+                layers.append(BatchNorm2d(channels))
         self.block = Sequential(*layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -92,40 +98,57 @@ class _UNetBlock(nnx.Module):
 
 
 class _UNetUp(nnx.Module):
+    """Height and width doubled, the bridge beside it, and a block of both."""
+
     def __init__(
         self,
         in_channels: int,
         channels: int,
         padding: bool,
         batch_norm: bool,
+        up_mode: UpMode,
         *,
         rngs: nnx.Rngs,
     ):
-        self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
+        if up_mode == "upconv":
+            self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
+        else:
+            self.up = Sequential(
+                Upsample(scale_factor=2, mode="bilinear"),
+                Conv2d(in_channels, channels, 1, rngs=rngs),
+            )
         self.conv_block = _UNetBlock(in_channels, channels, padding, batch_norm, rngs=rngs)
 
     def __call__(self, x: jax.Array, bridge: jax.Array) -> jax.Array:
-        x = cast(jax.Array, self.up(x))
-        top, left = (
-            (big - small) // 2
-            for big, small in zip(bridge.shape[1:3], x.shape[1:3], strict=True)
-        )
-        cropped = bridge[:, top : top + x.shape[1], left : left + x.shape[2]]
+        x = self.up(x)
+        height, width = x.shape[-3:-1]
+        top = (bridge.shape[-3] - height) // 2
+        left = (bridge.shape[-2] - width) // 2
+        cropped = bridge[..., top : top + height, left : left + width, :]
         return self.conv_block(jnp.concatenate([x, cropped], axis=-1))
 
 
 class UNet(nnx.Module):
-    """Down by average pooling, up by transposed convolutions, with a bridge at each size
-    (chapter 13.4).
+    """A map of classes as large as the image: down by average pooling, up again with a bridge
+    at each size (chapter 13.4).
+
+    The weights are drawn as torch draws them; those of `UNetWrapper` by the book's rule.
 
     Args:
-      in_channels, n_classes: channels of input and output.
-      depth: how many sizes.
-      wf: the first size has 2**wf channels; each smaller one twice as many.
-      padding: keep sizes (height and width divisible by 2**(depth - 1)); without it, outputs
-        shrink and bridges are cropped.
-      batch_norm: after each convolution's activation.
+      in_channels: channels of the input.
+      n_classes: channels of the output.
+      depth: the number of sizes.
+      wf: the first size has 2**wf channels; each smaller one has twice as many.
+      padding: whether convolutions keep height and width. The output then has the size of the
+        input if that is divisible by 2**(depth - 1); otherwise it is smaller, and the bridges
+        are cropped.
+      batch_norm: whether batch norm follows each activation.
+      up_mode: "upconv" doubles height and width by a transposed convolution, "upsample" by
+        bilinear interpolation and a 1x1 convolution.
       rngs: draws the weights.
+
+    Raises:
+      ValueError: if `up_mode` is neither of the two.
 
     >>> UNet(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 7))).shape
     (1, 8, 8, 1)
@@ -139,16 +162,19 @@ class UNet(nnx.Module):
         wf: int = 6,
         padding: bool = False,
         batch_norm: bool = False,
+        up_mode: UpMode = "upconv",
         *,
         rngs: nnx.Rngs,
     ):
+        if up_mode not in get_args(UpMode):
+            raise ValueError(f"up_mode={up_mode!r} is unknown; take 'upconv' or 'upsample'.")
         widths = [2 ** (wf + i) for i in range(depth)]
         self.down_path = ModuleList(
             _UNetBlock(before, width, padding, batch_norm, rngs=rngs)
             for before, width in zip([in_channels, *widths], widths, strict=False)
         )
         self.up_path = ModuleList(
-            _UNetUp(2 * width, width, padding, batch_norm, rngs=rngs)
+            _UNetUp(2 * width, width, padding, batch_norm, up_mode, rngs=rngs)
             for width in reversed(widths[:-1])
         )
         self.last = Conv2d(widths[0], n_classes, 1, rngs=rngs)

@@ -140,7 +140,7 @@ class UNetBlock(nn.Module):
     def __init__(self, before, channels):
         super().__init__()
         halves = (
-            (nn.Conv2d(width, channels, 3, padding=1), nn.LeakyReLU(), nn.BatchNorm2d(channels))
+            (nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(channels))
             for width in (before, channels)
         )
         self.block = nn.Sequential(*(layer for half in halves for layer in half))
