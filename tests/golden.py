@@ -3,10 +3,17 @@
 The README.md in that folder says how each file was made. Arrays there are channels first.
 """
 
+import math
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import parity, train
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +33,84 @@ def last(array: np.ndarray) -> np.ndarray:
 def first(array) -> np.ndarray:
     """Channels last to channels first: `[n ... c] -> [n c ...]`."""
     return np.moveaxis(np.asarray(array), -1, 1)
+
+
+def doubled(model: nnx.Module) -> nnx.Module:
+    """A copy of a model with its floating arrays in float64; needs `jax.enable_x64`."""
+    graph, state = nnx.split(nnx.clone(model))
+    return nnx.merge(graph, jax.tree.map(_double, state))
+
+
+def _double(array: jax.Array) -> jax.Array:
+    return array.astype(jnp.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def trained(
+    model: nnx.Module, loss_fn, tx, batches, log: str = "loss"
+) -> tuple[np.ndarray, nnx.Module]:
+    """Train on one batch a step: the log of each step, and the model after the last."""
+    learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(0))
+    values = []
+    for batch in batches:
+        n = len(jax.tree.leaves(batch)[0])
+        state, logs = train.train_epoch(learner, state, batch, batch_size=n)
+        values.append(float(logs[log][0]))
+    return np.array(values), learner.model(state)
+
+
+def trained_in_double(
+    model: nnx.Module, loss_fn, tx, batches, log: str = "loss"
+) -> tuple[np.ndarray, nnx.Module]:
+    """`trained` with weights and floating inputs in float64."""
+    wide = []
+    for batch in batches:
+        wide.append({name: _double_host(values) for name, values in batch.items()})
+    with jax.enable_x64(True):
+        return trained(doubled(model), loss_fn, tx, wide, log)
+
+
+def _double_host(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+def assert_early_steps_agree_more(ours, recorded, tolerances: dict[int, float]) -> None:
+    """Compare losses step by step.
+
+    Args:
+      ours, recorded: `[steps]`.
+      tolerances: the last step (from 1) that an absolute tolerance is for -> that tolerance.
+    """
+    for number, (loss, wanted) in enumerate(zip(ours, recorded, strict=True), start=1):
+        last_step = min(step for step in tolerances if step >= number)
+        np.testing.assert_allclose(
+            loss, wanted, rtol=0, atol=tolerances[last_step], err_msg=f"step {number}"
+        )
+
+
+def assert_same_weights(model: nnx.Module, loaded, path: Path, atol: float) -> None:
+    """The model's weights and running statistics are those of a file of the book's."""
+    ours = parity.to_torch(model, like=loaded)
+    for name, wanted in torch.load(path, weights_only=True).items():
+        if wanted.is_floating_point():
+            torch.testing.assert_close(ours[name], wanted, rtol=0, atol=atol, msg=name)
+
+
+def assert_initial_distributions(make, recorded) -> None:
+    """The means and deviations of many draws of a network are those recorded of the book's.
+
+    The book's were measured over 60 draws and ours are over 20, so both have an error. A mean
+    of n normal numbers has a standard error of std / sqrt(n), their deviation one of
+    std / sqrt(2 n). Differences of up to five standard errors are allowed.
+
+    Args:
+      make: `make(rngs)`, the network with new weights.
+      recorded: `name`, `size`, `mean` and `std` of each array in the book's network.
+    """
+    drawn = [parity.to_torch(make(nnx.Rngs(seed))) for seed in range(20)]
+    rows = zip(*(recorded[key] for key in ("name", "size", "mean", "std")), strict=True)
+    for name, size, mean, std in rows:
+        values = torch.stack([weights[name] for weights in drawn]).double()
+        assert values[0].numel() == size
+        error = std * math.sqrt(1 / (20 * size) + 1 / (60 * size))
+        assert abs(values.mean().item() - mean) <= 5 * error, name
+        assert abs(values.std().item() - std) <= 5 * error / math.sqrt(2), name

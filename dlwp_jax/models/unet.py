@@ -1,9 +1,7 @@
-"""The networks of the book's second part: the LunaModel that classifies, the U-Net that
-segments.
+"""The U-Net, and the book's segmentation model around it (chapter 13).
 
 Layers carry the names of the book's checkpoints, so `parity.load_torch` finds their places by
-name. The networks of chapter 8 are in `conv_nets`; `ConvNet`, whose trained weights exist too,
-is also found here.
+name.
 """
 
 from __future__ import annotations
@@ -14,64 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dlwp_jax.models.initial import draw_by_fan_out
 from dlwp_jax.nn.activation_layers import ReLU
-from dlwp_jax.nn.batch_norm import BatchNorm2d, BatchNorm3d
-from dlwp_jax.nn.containers import ModuleList, Sequential, flatten
-from dlwp_jax.nn.conv_nets import ConvNet
-from dlwp_jax.nn.convolution import Conv2d, Conv3d
+from dlwp_jax.nn.batch_norm import BatchNorm2d
+from dlwp_jax.nn.containers import ModuleList, Sequential
+from dlwp_jax.nn.convolution import Conv2d
 from dlwp_jax.nn.convolution_transpose import ConvTranspose2d
-from dlwp_jax.nn.linear import Linear
-from dlwp_jax.nn.pool import AvgPool2d, MaxPool3d
+from dlwp_jax.nn.pool import AvgPool2d
 from dlwp_jax.nn.resize import Upsample
 
-__all__ = ["ConvNet", "LunaModel", "UNet", "UNetWrapper"]
+__all__ = ["UNet", "UNetWrapper"]
 
 UpMode = Literal["upconv", "upsample"]
-
-
-class _LunaBlock(nnx.Module):
-    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv3d(in_channels, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv3d(channels, channels, 3, padding=1, rngs=rngs)
-        self.maxpool = MaxPool3d(2)
-
-    def __call__(self, x: jax.Array) -> jax.Array:  # [n d h w c] -> [n d/2 h/2 w/2 channels]
-        return self.maxpool(jax.nn.relu(self.conv2(jax.nn.relu(self.conv1(x)))))
-
-
-class LunaModel(nnx.Module):
-    """Nodule or not, from a crop of 32 x 48 x 48 voxels: batch norm, four blocks, one linear
-    head (chapter 11).
-
-    Args:
-      in_channels: 1 for CT.
-      channels: of the first block; each block has twice those of the one before.
-      rngs: draws the weights.
-
-    >>> model = LunaModel(channels=1, rngs=nnx.Rngs(0))
-    >>> model.eval()
-    >>> logits, probabilities = nnx.eval_shape(model, jnp.ones((2, 32, 48, 48, 1)))
-    >>> logits.shape, probabilities.shape
-    ((2, 2), (2, 2))
-    """
-
-    def __init__(self, in_channels: int = 1, channels: int = 8, *, rngs: nnx.Rngs):
-        self.tail_batchnorm = BatchNorm3d(in_channels)
-        self.block1 = _LunaBlock(in_channels, channels, rngs=rngs)
-        self.block2 = _LunaBlock(channels, 2 * channels, rngs=rngs)
-        self.block3 = _LunaBlock(2 * channels, 4 * channels, rngs=rngs)
-        self.block4 = _LunaBlock(4 * channels, 8 * channels, rngs=rngs)
-        self.head_linear = Linear(2 * 3 * 3 * 8 * channels, 2, rngs=rngs)
-
-    def __call__(
-        self, x: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:  # [n 32 48 48 c] -> logits [n 2], probabilities [n 2]
-        """Logits and probabilities of (not a nodule, a nodule)."""
-        x = self.tail_batchnorm(x)
-        for block in (self.block1, self.block2, self.block3, self.block4):
-            x = block(x)
-        logits = self.head_linear(flatten(x))
-        return logits, jax.nn.softmax(logits, axis=1)
 
 
 class _UNetBlock(nnx.Module):
@@ -150,7 +102,9 @@ class UNet(nnx.Module):
     Raises:
       ValueError: if `up_mode` is neither of the two.
 
-    >>> UNet(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 7))).shape
+    >>> def segment(x):
+    ...     return UNet(7, 1, depth=3, wf=4, padding=True, rngs=nnx.Rngs(0))(x)
+    >>> nnx.eval_shape(segment, jnp.ones((1, 8, 8, 7))).shape
     (1, 8, 8, 1)
     """
 
@@ -198,20 +152,28 @@ class UNetWrapper(nnx.Module):
     """The book's segmentation model: batch norm of the slices, a U-Net, a sigmoid (chapter
     13.5).
 
-    Takes the arguments of `UNet`, all but the first two as `options`. The book's has seven
-    slices in, one class out, `depth=3, wf=4`, padding and batch norm.
+    The book's model is `UNetWrapper(7, 1, depth=3, wf=4, padding=True, batch_norm=True)`, for
+    seven slices of a CT. Its weights are drawn by the book's rule: He's normal distribution
+    by fan-out, and biases from a normal distribution of mean -b and deviation b, where b is
+    1 / sqrt(fan_out).
 
-    >>> model = UNetWrapper(7, 1, depth=2, wf=1, padding=True, rngs=nnx.Rngs(0))
-    >>> model(jnp.ones((2, 8, 8, 7))).shape
+    Args:
+      in_channels: the number of slices.
+      n_classes: the number of maps.
+      rngs: draws the weights.
+      options: the other arguments of `UNet`: depth, wf, padding, batch_norm, up_mode.
+
+    >>> def segment(x):
+    ...     return UNetWrapper(7, 1, depth=3, wf=4, padding=True, rngs=nnx.Rngs(0))(x)
+    >>> nnx.eval_shape(segment, jnp.ones((2, 8, 8, 7))).shape
     (2, 8, 8, 1)
     """
 
     def __init__(self, in_channels: int, n_classes: int = 1, *, rngs: nnx.Rngs, **options: Any):
         self.input_batchnorm = BatchNorm2d(in_channels)
         self.unet = UNet(in_channels, n_classes, **options, rngs=rngs)
+        draw_by_fan_out(self, rngs)
 
-    def __call__(
-        self, x: jax.Array
-    ) -> jax.Array:  # [n h w slices] -> probabilities [n h w n_classes]
-        """How probable each class is at each place."""
+    def __call__(self, x: jax.Array) -> jax.Array:  # [n h w slices] -> [n h' w' n_classes]
+        """The probability of each class at each place."""
         return jax.nn.sigmoid(self.unet(self.input_batchnorm(x)))

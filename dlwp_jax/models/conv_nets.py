@@ -3,7 +3,7 @@ about it.
 
 `ConvNet(32)` is the variation in width; each class varies one thing more. Layers carry the
 names of the book's listings, so `parity.load_torch` finds their places by name. All take `[n 32
-32 3]` and give the logits of two classes; L1 and L2 penalties belong to the loss and the
+32 3]` and give the logits of two classes. L1 and L2 penalties belong to the loss or the
 optimizer, not to a network.
 """
 
@@ -180,21 +180,33 @@ class NetResDeep(nnx.Module):
     (chapter 8.5.3).
 
     Every block has weights of its own, as the chapter's text has it. The chapter's listing
-    repeats one block object, so all its blocks share one set of weights; a checkpoint of that
-    form ties them, and `parity.load_torch` refuses it here.
+    repeats one block, so that all have the same weights and the running statistics of batch
+    norm move `n_blocks` times a step: `shared=True` does so.
 
     Args:
-      channels: of every convolution.
-      n_blocks: how many blocks; the book has 10, and 100 to show that depth trains.
+      channels: channels of every convolution.
+      n_blocks: the number of blocks; the book has 10, and 100 to show that depth trains.
+      shared: whether one block is applied `n_blocks` times.
       rngs: draws the weights.
 
     >>> NetResDeep(channels=4, n_blocks=2, rngs=nnx.Rngs(0))(jnp.ones((2, 32, 32, 3))).shape
     (2, 2)
     """
 
-    def __init__(self, channels: int = 32, n_blocks: int = 10, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int = 32,
+        n_blocks: int = 10,
+        shared: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.resblocks = Sequential(*(ResBlock(channels, rngs=rngs) for _ in range(n_blocks)))
+        if shared:
+            blocks = n_blocks * [ResBlock(channels, rngs=rngs)]
+        else:
+            blocks = [ResBlock(channels, rngs=rngs) for _ in range(n_blocks)]
+        self.resblocks = Sequential(*blocks)
         self.fc1 = Linear(8 * 8 * channels, 32, rngs=rngs)
         self.fc2 = Linear(32, 2, rngs=rngs)
 
