@@ -15,7 +15,6 @@ from flax import nnx
 
 from dlwp_jax import parity, train
 
-
 # Files whose counterpart is not built yet, and what they wait for.
 ATTENTION = "attention and transformers (second edition, chapter 9)"
 DIFFUSION = "diffusion (second edition, chapter 10)"

@@ -119,15 +119,20 @@ def test_grey_values_of_a_slice(golden):
 # Augmentation
 
 
-def warped(x, theta):
-    """`[n c *spatial]` after one transform `[d d+1]` for all, by the two ways there are here."""
+@jax.jit
+def resampled(x, theta):
+    """`[n *spatial c]` after one transform `[d d+1]` for all, by the two ways there are here."""
     square = jnp.eye(len(theta) + 1).at[:-1].set(theta)
-    x = jnp.asarray(last(x))
-    ours = jax.vmap(augment.warp, in_axes=(0, None))(x, square)
-    each = jnp.broadcast_to(theta, (len(x), *theta.shape))
-    same = nn.grid_sample(x, nn.affine_grid(each, x.shape), padding_mode="border")
-    np.testing.assert_allclose(same, ours, rtol=1e-4, atol=0.02)
-    return first(ours)
+    one = jax.vmap(augment.warp, in_axes=(0, None))(x, square)
+    grid = nn.affine_grid(jnp.broadcast_to(theta, (len(x), *theta.shape)), x.shape)
+    return one, nn.grid_sample(x, grid, padding_mode="border")
+
+
+def warped(x, theta):
+    """The same of `[n c *spatial]`; both ways agree."""
+    one, other = resampled(last(x), theta)
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=0.02)
+    return first(one)
 
 
 @pytest.mark.parametrize(
