@@ -46,10 +46,10 @@ class ConvNet(nnx.Module):
 
     def __init__(self, channels: int = 16, *, rngs: nnx.Rngs):
         half = channels // 2
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
-        self.fc1 = Linear(8 * 8 * half, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv2: Conv2d = Conv2d(channels, half, 3, padding=1, rngs=rngs)
+        self.fc1: Linear = Linear(8 * 8 * half, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -73,8 +73,8 @@ class NetDropout(ConvNet):
 
     def __init__(self, channels: int = 32, p: float = 0.4, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        self.conv1_dropout = Dropout2d(p, rngs=rngs)
-        self.conv2_dropout = Dropout2d(p, rngs=rngs)
+        self.conv1_dropout: Dropout2d = Dropout2d(p, rngs=rngs)
+        self.conv2_dropout: Dropout2d = Dropout2d(p, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -97,8 +97,8 @@ class NetBatchNorm(ConvNet):
 
     def __init__(self, channels: int = 32, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        self.conv1_batchnorm = BatchNorm2d(channels)
-        self.conv2_batchnorm = BatchNorm2d(channels // 2)
+        self.conv1_batchnorm: BatchNorm2d = BatchNorm2d(channels)
+        self.conv2_batchnorm: BatchNorm2d = BatchNorm2d(channels // 2)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -121,11 +121,11 @@ class NetDepth(nnx.Module):
 
     def __init__(self, channels: int = 32, *, rngs: nnx.Rngs):
         half = channels // 2
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
-        self.conv3 = Conv2d(half, half, 3, padding=1, rngs=rngs)
-        self.fc1 = Linear(4 * 4 * half, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv2: Conv2d = Conv2d(channels, half, 3, padding=1, rngs=rngs)
+        self.conv3: Conv2d = Conv2d(half, half, 3, padding=1, rngs=rngs)
+        self.fc1: Linear = Linear(4 * 4 * half, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def _third(self, x):  # [n 8 8 half] -> the same
         return jax.nn.relu(self.conv3(x))
@@ -164,10 +164,10 @@ class ResBlock(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         he = init.kaiming_normal(nonlinearity="relu")
-        self.conv = Conv2d(
+        self.conv: Conv2d = Conv2d(
             channels, channels, 3, padding=1, bias=False, kernel_init=he, rngs=rngs
         )
-        self.batch_norm = BatchNorm2d(channels)
+        self.batch_norm: BatchNorm2d = BatchNorm2d(channels)
         self.batch_norm.scale = nnx.Param(jnp.full(channels, 0.5))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n h w channels] -> the same
@@ -201,14 +201,14 @@ class NetResDeep(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
         if shared:
             blocks = n_blocks * [ResBlock(channels, rngs=rngs)]
         else:
             blocks = [ResBlock(channels, rngs=rngs) for _ in range(n_blocks)]
-        self.resblocks = Sequential(*blocks)
-        self.fc1 = Linear(8 * 8 * channels, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.resblocks: Sequential = Sequential(*blocks)
+        self.fc1: Linear = Linear(8 * 8 * channels, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""

@@ -23,9 +23,9 @@ __all__ = ["LunaModel"]
 
 class _LunaBlock(nnx.Module):
     def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv3d(in_channels, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv3d(channels, channels, 3, padding=1, rngs=rngs)
-        self.maxpool = MaxPool3d(2)
+        self.conv1: Conv3d = Conv3d(in_channels, channels, 3, padding=1, rngs=rngs)
+        self.conv2: Conv3d = Conv3d(channels, channels, 3, padding=1, rngs=rngs)
+        self.maxpool: MaxPool3d = MaxPool3d(2)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n d h w c] -> [n d/2 h/2 w/2 channels]
         x = jax.nn.relu(self.conv1(x))
@@ -68,12 +68,12 @@ class LunaModel(nnx.Module):
         if min(size) < 16:
             raise ValueError(f"size={size}: four poolings need at least 16 voxels each way.")
         places = math.prod(side // 16 for side in size)
-        self.tail_batchnorm = BatchNorm3d(in_channels)
-        self.block1 = _LunaBlock(in_channels, channels, rngs=rngs)
-        self.block2 = _LunaBlock(channels, 2 * channels, rngs=rngs)
-        self.block3 = _LunaBlock(2 * channels, 4 * channels, rngs=rngs)
-        self.block4 = _LunaBlock(4 * channels, 8 * channels, rngs=rngs)
-        self.head_linear = Linear(places * 8 * channels, 2, rngs=rngs)
+        self.tail_batchnorm: BatchNorm3d = BatchNorm3d(in_channels)
+        self.block1: _LunaBlock = _LunaBlock(in_channels, channels, rngs=rngs)
+        self.block2: _LunaBlock = _LunaBlock(channels, 2 * channels, rngs=rngs)
+        self.block3: _LunaBlock = _LunaBlock(2 * channels, 4 * channels, rngs=rngs)
+        self.block4: _LunaBlock = _LunaBlock(4 * channels, 8 * channels, rngs=rngs)
+        self.head_linear: Linear = Linear(places * 8 * channels, 2, rngs=rngs)
         draw_by_fan_out(self, rngs)
 
     def __call__(

@@ -43,7 +43,7 @@ class _UNetBlock(nnx.Module):
             layers += [Conv2d(width, channels, 3, padding=int(padding), rngs=rngs), ReLU()]
             if batch_norm:
                 layers.append(BatchNorm2d(channels))
-        self.block = Sequential(*layers)
+        self.block: Sequential = Sequential(*layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.block(x)
@@ -63,7 +63,9 @@ class _UNetUp(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if up_mode == "upconv":
-            self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, rngs=rngs)
+            self.up: ConvTranspose2d | Sequential = ConvTranspose2d(
+                in_channels, channels, 2, stride=2, rngs=rngs
+            )
         else:
             self.up = Sequential(
                 Upsample(scale_factor=2, mode="bilinear"),
@@ -123,16 +125,16 @@ class UNet(nnx.Module):
         if up_mode not in get_args(UpMode):
             raise ValueError(f"up_mode={up_mode!r} is unknown; take 'upconv' or 'upsample'.")
         widths = [2 ** (wf + i) for i in range(depth)]
-        self.down_path = ModuleList(
+        self.down_path: ModuleList = ModuleList(
             _UNetBlock(before, width, padding, batch_norm, rngs=rngs)
             for before, width in zip([in_channels, *widths], widths, strict=False)
         )
-        self.up_path = ModuleList(
+        self.up_path: ModuleList = ModuleList(
             _UNetUp(2 * width, width, padding, batch_norm, up_mode, rngs=rngs)
             for width in reversed(widths[:-1])
         )
-        self.last = Conv2d(widths[0], n_classes, 1, rngs=rngs)
-        self.pool = AvgPool2d(2)
+        self.last: Conv2d = Conv2d(widths[0], n_classes, 1, rngs=rngs)
+        self.pool: AvgPool2d = AvgPool2d(2)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n h w in_channels] -> [n h' w' n_classes]
         """The map of classes, before any activation."""
@@ -170,8 +172,8 @@ class UNetWrapper(nnx.Module):
     """
 
     def __init__(self, in_channels: int, n_classes: int = 1, *, rngs: nnx.Rngs, **options: Any):
-        self.input_batchnorm = BatchNorm2d(in_channels)
-        self.unet = UNet(in_channels, n_classes, **options, rngs=rngs)
+        self.input_batchnorm: BatchNorm2d = BatchNorm2d(in_channels)
+        self.unet: UNet = UNet(in_channels, n_classes, **options, rngs=rngs)
         draw_by_fan_out(self, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n h w slices] -> [n h' w' n_classes]
