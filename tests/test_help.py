@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import dlwp_jax
-from dlwp_jax import nn, storage
+from dlwp_jax import models, nn, storage
 
 PACKAGES = (*dlwp_jax.__all__, "parity")
 
@@ -89,7 +89,13 @@ def test_many_names_are_looked_at():
 
 
 @pytest.mark.parametrize(
-    "layer", [value for value in exported(nn).values() if inspect.isclass(value)]
+    "layer",
+    [
+        value
+        for package in (nn, models)
+        for value in exported(package).values()
+        if inspect.isclass(value)
+    ],
 )
 def test_a_layer_shows_its_arguments(layer):
     wanted = (

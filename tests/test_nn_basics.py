@@ -197,14 +197,9 @@ def layers():
         "ModuleList": (),
         "LayerStack": (nn.Tanh(), nn.Tanh()),
     }
-    networks = ("book", "conv_nets", "resnet", "alexnet")
-    for name in dir(nn):
+    for name in vars(nn):  # without the networks of dlwp_jax.models
         cls = getattr(nn, name)
-        if (
-            isinstance(cls, type)
-            and issubclass(cls, nnx.Module)
-            and cls.__module__.split(".")[-1] not in networks
-        ):
+        if isinstance(cls, type) and issubclass(cls, nnx.Module):
             sized = ("Pool", "Pad", "Pixel")
             yield (
                 name,

@@ -40,14 +40,13 @@ def rows():
 
 
 def public():
+    names = {name: getattr(nn, name) for name in dir(nn)}  # with those of dlwp_jax.models
     layers = [
-        n
-        for n, made in vars(nn).items()
-        if inspect.isclass(made) and issubclass(made, nnx.Module)
+        n for n, made in names.items() if inspect.isclass(made) and issubclass(made, nnx.Module)
     ]
     functions = [
         n
-        for n, made in vars(nn).items()
+        for n, made in names.items()
         if callable(made) and not inspect.isclass(made) and n[0] != "_"
     ]
     optimizers = [n for n in optim.__all__ if not n.endswith("State")]  # a state is no rule

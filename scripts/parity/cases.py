@@ -258,12 +258,20 @@ WITHOUT_A_ROW = {
     ),
     "ModuleList": "holds layers and computes nothing",
     **dict.fromkeys(
-        ("ConvNet", "LunaModel", "UNet", "UNetWrapper"),
-        "networks of the book: tests/test_parity_book.py",
+        ("LunaModel", "UNet", "UNetWrapper"),
+        "networks of the book: tests/test_golden_luna.py, tests/test_golden_unet.py",
     ),
     **dict.fromkeys(
-        ("NetBatchNorm", "NetDepth", "NetDropout", "NetRes", "NetResDeep", "ResBlock"),
-        "networks of the book: tests/test_nn_conv_nets.py",
+        (
+            "ConvNet",
+            "NetBatchNorm",
+            "NetDepth",
+            "NetDropout",
+            "NetRes",
+            "NetResDeep",
+            "ResBlock",
+        ),
+        "networks of the book: tests/test_golden_chapter8.py",
     ),
     **dict.fromkeys(
         ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),

@@ -1,6 +1,7 @@
 """Writes the pages: short pairs as rows of a table, longer ones as blocks side by side."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from scripts.rosetta.pairs import Group, Pair, book_names, read
 
@@ -136,13 +137,14 @@ finds the first JAX different from torch and the second equal. The inputs, and t
 
 
 def render_bites(bites: Group, quiet: Group) -> str:
-    """The page of what bites: ten things numbered, then the rest."""
+    """The page of what bites: ten things numbered, the quieter ones, and the book's own code."""
     head = BITES.format(title=bites.title, words=bites.words)
     numbered = "".join(
         _bite(f"## {number}. ", pair) for number, pair in enumerate(bites.pairs, 1)
     )
     rest = "".join(_bite("### ", pair) for pair in quiet.pairs)
-    return f"{head}{numbered}\n## {quiet.title}\n\n{quiet.words}\n{rest}"
+    book = (Path(__file__).parent / "book_code.md").read_text(encoding="utf-8")
+    return f"{head}{numbered}\n## {quiet.title}\n\n{quiet.words}\n{rest}{book}"
 
 
 def _bite(heading: str, pair: Pair) -> str:

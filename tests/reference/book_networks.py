@@ -1,5 +1,7 @@
-"""The book's networks in torch, in our words; layers are called as in its listings and
-checkpoints.
+"""Some of the book's networks in torch, in our words, for what needs a torch module: the
+benchmarks, and optimizers that go on from a checkpoint.
+
+tests/test_parity_book.py compares them with the recorded outputs of the book's own code.
 """
 
 import torch
@@ -22,63 +24,6 @@ class ConvNet(nn.Module):
         for conv in (self.conv1, self.conv2):
             x = nn.functional.max_pool2d(torch.tanh(conv(x)), 2)
         return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
-
-
-class NetDropout(ConvNet):
-    def __init__(self, channels=32, p=0.4):
-        super().__init__(channels)
-        self.conv1_dropout, self.conv2_dropout = nn.Dropout2d(p), nn.Dropout2d(p)
-
-    def forward(self, x):
-        for conv, dropout in (
-            (self.conv1, self.conv1_dropout),
-            (self.conv2, self.conv2_dropout),
-        ):
-            x = dropout(nn.functional.max_pool2d(torch.tanh(conv(x)), 2))
-        return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
-
-
-class NetBatchNorm(ConvNet):
-    def __init__(self, channels=32):
-        super().__init__(channels)
-        self.conv1_batchnorm, self.conv2_batchnorm = (
-            nn.BatchNorm2d(channels),
-            nn.BatchNorm2d(channels // 2),
-        )
-
-    def forward(self, x):
-        for conv, norm in (
-            (self.conv1, self.conv1_batchnorm),
-            (self.conv2, self.conv2_batchnorm),
-        ):
-            x = nn.functional.max_pool2d(torch.tanh(norm(conv(x))), 2)
-        return self.fc2(torch.tanh(self.fc1(x.flatten(1))))
-
-
-class NetDepth(nn.Module):
-    def __init__(self, channels=32):
-        super().__init__()
-        half = channels // 2
-        self.conv1, self.conv2 = (
-            nn.Conv2d(3, channels, 3, padding=1),
-            nn.Conv2d(channels, half, 3, padding=1),
-        )
-        self.conv3 = nn.Conv2d(half, half, 3, padding=1)
-        self.fc1, self.fc2 = nn.Linear(16 * half, 32), nn.Linear(32, 2)
-
-    def skip(self, x):
-        return 0
-
-    def forward(self, x):
-        for conv in (self.conv1, self.conv2):
-            x = nn.functional.max_pool2d(torch.relu(conv(x)), 2)
-        x = nn.functional.max_pool2d(torch.relu(self.conv3(x)) + self.skip(x), 2)
-        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
-
-
-class NetRes(NetDepth):
-    def skip(self, x):
-        return x
 
 
 class ResBlock(nn.Module):
@@ -139,11 +84,12 @@ class LunaModel(nn.Module):
 class UNetBlock(nn.Module):
     def __init__(self, before, channels):
         super().__init__()
-        halves = (
-            (nn.Conv2d(width, channels, 3, padding=1), nn.LeakyReLU(), nn.BatchNorm2d(channels))
-            for width in (before, channels)
-        )
-        self.block = nn.Sequential(*(layer for half in halves for layer in half))
+        layers = []
+        for width in (before, channels):
+            layers.append(nn.Conv2d(width, channels, 3, padding=1))
+            layers.append(nn.ReLU())
+            layers.append(nn.BatchNorm2d(channels))
+        self.block = nn.Sequential(*layers)
 
     def forward(self, x):
         return self.block(x)

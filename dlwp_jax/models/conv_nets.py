@@ -3,7 +3,7 @@ about it.
 
 `ConvNet(32)` is the variation in width; each class varies one thing more. Layers carry the
 names of the book's listings, so `parity.load_torch` finds their places by name. All take `[n 32
-32 3]` and give the logits of two classes; L1 and L2 penalties belong to the loss and the
+32 3]` and give the logits of two classes. L1 and L2 penalties belong to the loss or the
 optimizer, not to a network.
 """
 
@@ -46,10 +46,10 @@ class ConvNet(nnx.Module):
 
     def __init__(self, channels: int = 16, *, rngs: nnx.Rngs):
         half = channels // 2
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
-        self.fc1 = Linear(8 * 8 * half, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv2: Conv2d = Conv2d(channels, half, 3, padding=1, rngs=rngs)
+        self.fc1: Linear = Linear(8 * 8 * half, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -73,8 +73,8 @@ class NetDropout(ConvNet):
 
     def __init__(self, channels: int = 32, p: float = 0.4, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        self.conv1_dropout = Dropout2d(p, rngs=rngs)
-        self.conv2_dropout = Dropout2d(p, rngs=rngs)
+        self.conv1_dropout: Dropout2d = Dropout2d(p, rngs=rngs)
+        self.conv2_dropout: Dropout2d = Dropout2d(p, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -97,8 +97,8 @@ class NetBatchNorm(ConvNet):
 
     def __init__(self, channels: int = 32, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        self.conv1_batchnorm = BatchNorm2d(channels)
-        self.conv2_batchnorm = BatchNorm2d(channels // 2)
+        self.conv1_batchnorm: BatchNorm2d = BatchNorm2d(channels)
+        self.conv2_batchnorm: BatchNorm2d = BatchNorm2d(channels // 2)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""
@@ -121,11 +121,11 @@ class NetDepth(nnx.Module):
 
     def __init__(self, channels: int = 32, *, rngs: nnx.Rngs):
         half = channels // 2
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.conv2 = Conv2d(channels, half, 3, padding=1, rngs=rngs)
-        self.conv3 = Conv2d(half, half, 3, padding=1, rngs=rngs)
-        self.fc1 = Linear(4 * 4 * half, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        self.conv2: Conv2d = Conv2d(channels, half, 3, padding=1, rngs=rngs)
+        self.conv3: Conv2d = Conv2d(half, half, 3, padding=1, rngs=rngs)
+        self.fc1: Linear = Linear(4 * 4 * half, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def _third(self, x):  # [n 8 8 half] -> the same
         return jax.nn.relu(self.conv3(x))
@@ -164,10 +164,10 @@ class ResBlock(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         he = init.kaiming_normal(nonlinearity="relu")
-        self.conv = Conv2d(
+        self.conv: Conv2d = Conv2d(
             channels, channels, 3, padding=1, bias=False, kernel_init=he, rngs=rngs
         )
-        self.batch_norm = BatchNorm2d(channels)
+        self.batch_norm: BatchNorm2d = BatchNorm2d(channels)
         self.batch_norm.scale = nnx.Param(jnp.full(channels, 0.5))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n h w channels] -> the same
@@ -180,23 +180,35 @@ class NetResDeep(nnx.Module):
     (chapter 8.5.3).
 
     Every block has weights of its own, as the chapter's text has it. The chapter's listing
-    repeats one block object, so all its blocks share one set of weights; a checkpoint of that
-    form ties them, and `parity.load_torch` refuses it here.
+    repeats one block, so that all have the same weights and the running statistics of batch
+    norm move `n_blocks` times a step: `shared=True` does so.
 
     Args:
-      channels: of every convolution.
-      n_blocks: how many blocks; the book has 10, and 100 to show that depth trains.
+      channels: channels of every convolution.
+      n_blocks: the number of blocks; the book has 10, and 100 to show that depth trains.
+      shared: whether one block is applied `n_blocks` times.
       rngs: draws the weights.
 
     >>> NetResDeep(channels=4, n_blocks=2, rngs=nnx.Rngs(0))(jnp.ones((2, 32, 32, 3))).shape
     (2, 2)
     """
 
-    def __init__(self, channels: int = 32, n_blocks: int = 10, *, rngs: nnx.Rngs):
-        self.conv1 = Conv2d(3, channels, 3, padding=1, rngs=rngs)
-        self.resblocks = Sequential(*(ResBlock(channels, rngs=rngs) for _ in range(n_blocks)))
-        self.fc1 = Linear(8 * 8 * channels, 32, rngs=rngs)
-        self.fc2 = Linear(32, 2, rngs=rngs)
+    def __init__(
+        self,
+        channels: int = 32,
+        n_blocks: int = 10,
+        shared: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1: Conv2d = Conv2d(3, channels, 3, padding=1, rngs=rngs)
+        if shared:
+            blocks = n_blocks * [ResBlock(channels, rngs=rngs)]
+        else:
+            blocks = [ResBlock(channels, rngs=rngs) for _ in range(n_blocks)]
+        self.resblocks: Sequential = Sequential(*blocks)
+        self.fc1: Linear = Linear(8 * 8 * channels, 32, rngs=rngs)
+        self.fc2: Linear = Linear(32, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n 32 32 3] -> logits [n 2]
         """Logits of the two classes."""

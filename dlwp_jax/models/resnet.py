@@ -71,12 +71,13 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs):
-        self.conv1, self.bn1 = (
-            _conv(in_channels, channels, 3, stride, rngs=rngs),
-            BatchNorm2d(channels),
+        self.conv1: Conv2d = _conv(in_channels, channels, 3, stride, rngs=rngs)
+        self.bn1: BatchNorm2d = BatchNorm2d(channels)
+        self.conv2: Conv2d = _conv(channels, channels, 3, rngs=rngs)
+        self.bn2: BatchNorm2d = BatchNorm2d(channels)
+        self.downsample: Identity | Sequential = _shortcut(
+            in_channels, channels, stride, rngs=rngs
         )
-        self.conv2, self.bn2 = _conv(channels, channels, 3, rngs=rngs), BatchNorm2d(channels)
-        self.downsample = _shortcut(in_channels, channels, stride, rngs=rngs)
 
     def __call__(
         self, x: jax.Array
@@ -109,16 +110,15 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, rngs: nnx.Rngs):
         out_channels = self.expansion * channels
-        self.conv1, self.bn1 = _conv(in_channels, channels, 1, rngs=rngs), BatchNorm2d(channels)
-        self.conv2, self.bn2 = (
-            _conv(channels, channels, 3, stride, rngs=rngs),
-            BatchNorm2d(channels),
+        self.conv1: Conv2d = _conv(in_channels, channels, 1, rngs=rngs)
+        self.bn1: BatchNorm2d = BatchNorm2d(channels)
+        self.conv2: Conv2d = _conv(channels, channels, 3, stride, rngs=rngs)
+        self.bn2: BatchNorm2d = BatchNorm2d(channels)
+        self.conv3: Conv2d = _conv(channels, out_channels, 1, rngs=rngs)
+        self.bn3: BatchNorm2d = BatchNorm2d(out_channels)
+        self.downsample: Identity | Sequential = _shortcut(
+            in_channels, out_channels, stride, rngs=rngs
         )
-        self.conv3, self.bn3 = (
-            _conv(channels, out_channels, 1, rngs=rngs),
-            BatchNorm2d(out_channels),
-        )
-        self.downsample = _shortcut(in_channels, out_channels, stride, rngs=rngs)
 
     def __call__(
         self, x: jax.Array
