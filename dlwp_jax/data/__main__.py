@@ -8,11 +8,13 @@ python -m dlwp_jax.data path [NAME]    where the data root, or one data set, is
 import sys
 from typing import Annotated
 
-import tyro
-
 from dlwp_jax import terminal
 from dlwp_jax.data import sources
 from dlwp_jax.data.fetch import data_root
+from dlwp_jax.data.files import needs
+
+with needs():
+    import tyro
 
 
 def show() -> None:

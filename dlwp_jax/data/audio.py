@@ -170,7 +170,8 @@ def spectrogram(
     >>> spectrogram(np.sin(np.arange(44100.0)), 44100).power.shape
     (129, 196)
     """
-    from scipy.signal import get_window
+    with needs():
+        from scipy.signal import get_window
 
     rate, nperseg = checks.real(rate, "rate", above=0), checks.whole(nperseg, "nperseg", 1)
     noverlap = nperseg // 8 if noverlap is None else checks.whole(noverlap, "noverlap", 0)

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from dlwp_jax.data.files import reading
+from dlwp_jax.data.files import needs, reading
 
 
 class FetchError(OSError):
@@ -42,7 +42,8 @@ def data_root() -> Path:
     """
     if folder := os.environ.get("DLWP_DATA"):
         return Path(folder).expanduser()
-    import platformdirs
+    with needs():
+        import platformdirs
 
     return Path(platformdirs.user_cache_dir("dlwp-jax"))
 
@@ -66,8 +67,9 @@ def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
     Raises:
       FetchError: where the network, the server or the checksum says no.
     """
-    import pooch
-    import requests
+    with needs():
+        import pooch
+        import requests
 
     file = root / remote.path
     if remote.folder and (root / remote.folder).is_dir():

@@ -11,6 +11,7 @@ import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.data import audio, volume
+from dlwp_jax.data.files import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,8 @@ def _panels(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes `[rows columns]`, made without pyplot: nothing is kept open."""
-    from matplotlib.figure import Figure
+    with needs("experiments"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)

@@ -18,6 +18,7 @@ from dlwp_jax import checks
 from dlwp_jax.data import audio as wav
 from dlwp_jax.data import cifar, dicom, idx, image, synthetic, table, text
 from dlwp_jax.data.fetch import FetchError, Remote, data_root, fetch
+from dlwp_jax.data.files import needs
 
 
 def thermometer() -> dict[str, jax.Array]:
@@ -46,7 +47,8 @@ def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     >>> [side["image"].shape for side in digits()]
     [(1437, 8, 8, 1), (360, 8, 8, 1)]
     """
-    from sklearn.datasets import load_digits
+    with needs():
+        from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     pixels = (bunch.images * 255 / 16).round().astype(np.uint8)[..., None]
@@ -75,7 +77,8 @@ def sklearn_wine() -> table.Table:
     >>> sklearn_wine().values.shape
     (178, 14)
     """
-    from sklearn.datasets import load_wine
+    with needs():
+        from sklearn.datasets import load_wine
 
     bunch: Any = load_wine()
     values = np.column_stack([bunch.data, bunch.target]).astype(np.float32)
@@ -88,7 +91,8 @@ def sample_photos() -> np.ndarray:
     >>> sample_photos().shape
     (2, 427, 640, 3)
     """
-    from sklearn.datasets import load_sample_images
+    with needs():
+        from sklearn.datasets import load_sample_images
 
     bunch: Any = load_sample_images()
     return np.stack([image.read(path) for path in bunch.filenames])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlwp_jax import checks
+from dlwp_jax.data.files import needs
 
 
 def stream(
@@ -42,7 +43,8 @@ def stream(
     >>> [batch.tolist() for batch in stream([1, 2, 3], lambda n: n * 10, batch_size=2)]
     [[10, 20], [30]]
     """
-    import grain
+    with needs():
+        import grain
 
     if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or isinstance(
         items, dict

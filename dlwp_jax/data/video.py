@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dlwp_jax import checks
-from dlwp_jax.data.files import BrokenFile, reading
+from dlwp_jax.data.files import BrokenFile, needs, reading
 
 
 def frames(
@@ -26,8 +26,9 @@ def frames(
       BrokenFile: where the file is damaged or no video, or ends before the last frame that it
         announces (after the frames that could be read).
     """
-    import av
-    from av.error import FFmpegError
+    with needs():
+        import av
+        from av.error import FFmpegError
 
     step, size = (
         checks.whole(step, "step", 1),
@@ -64,7 +65,8 @@ def read(
     Raises:
       BrokenFile: as `frames`; nothing is returned of a damaged file.
     """
-    import av
+    with needs():
+        import av
 
     taken = np.stack(list(frames(path, step=step, size=size)))
     with av.open(str(path)) as container:

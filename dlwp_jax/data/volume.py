@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlwp_jax import checks
-from dlwp_jax.data.files import BrokenFile, reading
+from dlwp_jax.data.files import BrokenFile, needs, reading
 
 IDENTITY = np.eye(3)
 
@@ -188,7 +188,8 @@ def read_mhd(path: str | Path) -> Volume:
       BrokenFile: where SimpleITK cannot read it, or it is not one three-dimensional image of
         single numbers.
     """
-    import SimpleITK
+    with needs():
+        import SimpleITK
 
     checks.path(path)
     path = Path(path)
@@ -214,7 +215,8 @@ def _check_raw_size(path: Path) -> None:
     """SimpleITK only warns of a `.raw` file that is too short, and leaves the rest of the scan
     undefined.
     """
-    import SimpleITK
+    with needs():
+        import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
