@@ -69,14 +69,38 @@ def test_classes_keep_their_share():
     train, val = data.split(labels, val=0.2, key=KEY, labels=labels)
     assert np.bincount(val).tolist() == [10, 6, 2]
     assert np.bincount(train).tolist() == [40, 24, 8]
-    with pytest.raises(ValueError, match="takes a fraction"):
-        data.split(labels, val=3, key=KEY, labels=labels)
-    with pytest.raises(ValueError, match="of 1 examples of class 9"):
-        data.split(labels, val=0.2, key=KEY, labels=np.append(labels[:-1], 9))
+    _, val = data.split(labels, val=9, key=KEY, labels=labels)
+    assert np.bincount(val).tolist() == [5, 3, 1]
     with pytest.raises(ValueError, match="groups or labels, not both"):
         data.split(labels, val=0.2, key=KEY, labels=labels, groups=labels)
     with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
         data.split(labels, val=0.2, key=KEY, labels=labels[:3])
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    val=st.one_of(st.floats(0.05, 0.95), st.sampled_from([0.1, 0.3, 0.5, 0.7])),
+)
+def test_shares_are_right_in_all_and_in_every_class(sizes, val):
+    # Always 60 examples, so that one permutation is compiled: the last class takes the rest.
+    sizes = np.array([*sizes[:6], 60 - sum(sizes[:6])])
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    train, held = data.split(np.arange(60), val=val, key=KEY, labels=labels)
+    assert sorted([*train, *held]) == list(range(60))
+    assert len(held) == round(val * 60)
+    assert (np.abs(np.bincount(labels[held], minlength=len(sizes)) - val * sizes) <= 1).all()
+
+
+def test_equal_remainders_are_decided_by_the_key():
+    labels = np.repeat(np.arange(20), 3)
+    sides = [
+        data.split(labels, val=0.5, key=jax.random.key(i), labels=labels)[1] for i in (0, 1)
+    ]
+    first, second = (np.bincount(side) for side in sides)
+    assert first.sum() == second.sum() == 30
+    assert set(first) == {1, 2}
+    assert first.tolist() != second.tolist()
 
 
 @compiling

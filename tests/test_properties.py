@@ -106,6 +106,16 @@ REASONS = {
     "data.sources.place": "as fetch; its name and root are checked by `find` and `checks.path`",
     "data.sources.load": "as fetch; tests/test_data_sources.py loads every name",
     "data.files.reading": "a context for readers, all of which are tried",
+    "data.files.needs": "a context for readers; tests/test_data_sources.py hides a library",
+    "data.hdf5.read": "tests/test_data_book.py reads the book's file",
+    "data.image.read_classes": "read and resize, which are tried",
+    **dict.fromkeys(
+        ("data.sampling.Balanced", "data.sampling.Weighted"), "made by functions of this module"
+    ),
+    **{
+        f"data.sampling.{name}": "tests/test_data_sampling.py, with torch as referee"
+        for name in ("balanced", "weighted", "epoch_of")
+    },
     "data.image.read_folder": "read, resize and files_in, which are tried",
     "data.idx.read_pair": "read twice, which is tried",
     "data.stream.stream": "tests/test_data_arrays.py; each call starts threads",

@@ -90,21 +90,21 @@ def split(
 
     Args:
       data: pytree of arrays `[n ...]`.
-      val: how many examples to keep for validation, or which fraction of them (0 < val < 1,
-        rounded).
+      val: the number of validation examples, or their fraction (0 < val < 1, rounded).
       key: a PRNG key; the same key gives the same split.
-      groups: `[n]` names of what must stay together, such as the patient of each scan (chapter
-        12): `val` then counts groups, or is a fraction of the groups, and no group is on both
-        sides.
-      labels: `[n]` classes of which both sides shall have the same share (stratified): `val`
-        must be a fraction, and is taken of every class.
+      groups: `[n]` names of groups that must stay together, such as the patient of each scan
+        (chapter 12): `val` then counts groups, or is a fraction of the groups, and no group is
+        on both sides.
+      labels: `[n]` classes of which both sides shall have the same share (stratified). Every
+        class gives its share within one example, and all together give `val`: the classes that
+        lose most by rounding down give one example more (largest remainders).
 
     Returns:
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
 
     Raises:
-      TypeError: where `val` is no number, `key` no key, or groups or labels cannot be compared.
-      ValueError: where either side would be empty, or the leading axes differ.
+      TypeError: if `val` is no number, `key` no key, or groups or labels cannot be compared.
+      ValueError: if either side would be empty, or the leading axes differ.
 
     >>> import jax.numpy as jnp
     >>> train, val = split({"x": jnp.arange(11.0)}, val=2, key=jax.random.key(0))
@@ -117,62 +117,57 @@ def split(
     """
     n, key = length(data), checks.key(key)
     if isinstance(val, bool) or not isinstance(val, numbers.Real):
-        told = checks.describe(val)
         raise TypeError(
-            f"val must be a number: how many examples, or which fraction of them; got {told}."
+            "val must be a number of examples, or a fraction of them; got "
+            f"{checks.describe(val)}."
         )
-    checks.real(val, "val")
     if groups is not None and labels is not None:
         raise ValueError(
-            "split takes groups or labels, not both: a group cannot be cut to keep the classes even."
+            "split takes groups or labels, not both: a group cannot be cut to keep the classes "
+            "even."
         )
     if groups is not None:
-        rows = _split_groups(_aligned(groups, n, "groups"), val, key)
+        names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
+        chosen = _shuffled(len(names), key)[-_count(val, len(names), "groups") :]
+        held = np.flatnonzero(np.isin(member, chosen))
     elif labels is not None:
-        rows = _split_classes(_aligned(labels, n, "labels"), val, key)
+        held = _stratified(_aligned(labels, n, "labels"), _count(val, n, "examples"), val, key)
     else:
-        rows = _split_rows(n, val, key, "examples")
-    train, held = (take(data, side) for side in rows)
-    return train, held
+        # Not sorted: the examples come out shuffled.
+        cut = n - _count(val, n, "examples")
+        order = _shuffled(n, key)
+        return take(data, order[:cut]), take(data, order[cut:])
+    return take(data, np.setdiff1d(np.arange(n), held)), take(data, held)
 
 
-def _split_rows(
-    n: int, val: int | float, key: jax.Array, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    n_val = int(val) if isinstance(val, numbers.Integral) else round(val * n)
+def _count(val: int | float, n: int, things: str) -> int:
+    """How many of n things are on the validation side."""
+    n_val = (
+        int(val) if isinstance(val, numbers.Integral) else round(checks.real(val, "val") * n)
+    )
     if not 0 < n_val < n:
         raise ValueError(
-            f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}."
+            f"val={val} of {n} {things} leaves one side empty; take from 1 to {n - 1}."
         )
-    order = np.asarray(jax.random.permutation(key, n))
-    return order[:-n_val], order[-n_val:]
+    return n_val
 
 
-def _split_groups(
-    groups: np.ndarray, val: int | float, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    names, member = np.unique(groups, return_inverse=True)
-    _, chosen = _split_rows(len(names), val, key, "groups")
-    held = np.isin(member, chosen)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def _shuffled(n: int, key: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.permutation(key, n))
 
 
-def _split_classes(
-    labels: np.ndarray, val: int | float, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(val, numbers.Integral):
-        raise ValueError(
-            f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2."
-        )
-    classes = np.unique(labels)
-    keys = jax.random.split(key, len(classes))
-    train, held = [], []
-    for name, class_key in zip(classes, keys, strict=True):
-        rows = np.flatnonzero(labels == name)
-        kept, out = _split_rows(len(rows), val, class_key, f"examples of class {name}")
-        train.append(rows[kept])
-        held.append(rows[out])
-    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+def _stratified(labels: np.ndarray, n_val: int, val: int | float, key: jax.Array) -> np.ndarray:
+    """The validation rows, in order: of every class its share, rounded so that all sum up."""
+    _, member, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = _shuffled(len(labels), key)
+    share = n_val / len(labels) if isinstance(val, numbers.Integral) else val
+    counts = np.floor(share * sizes).astype(int)
+    lost = (share * sizes - counts).round(9)
+    _, chance = np.unique(member[order], return_index=True)  # decides between equal remainders
+    counts[np.lexsort((chance, -lost))[: n_val - counts.sum()]] += 1
+    order = order[np.argsort(member[order], kind="stable")]  # class by class, shuffled in each
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[place < np.repeat(counts, sizes)])
 
 
 def _aligned(values: Any, n: int, name: str) -> np.ndarray:
