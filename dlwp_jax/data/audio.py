@@ -120,7 +120,7 @@ def to_float(samples: np.ndarray) -> np.ndarray:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype in (np.int16, np.int32):
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
-    if np.issubdtype(samples.dtype, np.floating):
+    if jnp.issubdtype(samples.dtype, jnp.floating):  # bfloat16 too
         with np.errstate(over="ignore"):
             return samples.astype(np.float32)
     raise TypeError(f"samples are {samples.dtype}; uint8, int16, int32 or floating is wanted.")

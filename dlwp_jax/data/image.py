@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax import checks
@@ -359,7 +360,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     images = checks.on_host(images, "images")
     if images.dtype in (np.uint8, np.uint16):
         return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
-    if np.issubdtype(images.dtype, np.floating):
+    if jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16 too
         if (
             images.dtype.itemsize > 4
             and (np.abs(images) > np.finfo(np.float32).max)[np.isfinite(images)].any()
