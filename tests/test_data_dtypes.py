@@ -1,5 +1,5 @@
-"""Every public function of data that takes numbers, over the types that numbers come in: NumPy's
-number in double precision is right, or the function refuses the type by one sentence.
+"""Every public function of data that takes numbers, over eight types of numbers: the result is
+NumPy's in double precision, or the function refuses the type by one sentence.
 
 Files have types of their own, which their tests cover. The referees are NumPy, SciPy, pandas'
 rules in table.categories, SimpleITK for places in a scan, and torch for grid_sample.

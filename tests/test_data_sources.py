@@ -342,7 +342,7 @@ def test_cifar_classes(tmp_path):
     rows = np.isin(whole["label"], (2, 0))
     np.testing.assert_array_equal(train["image"], whole["image"][rows])
     np.testing.assert_array_equal(train["label"], np.where(whole["label"][rows] == 2, 0, 1))
-    with pytest.raises(ValueError, match="classes has unicorn"):
+    with pytest.raises(ValueError, match="classes must be different names"):
         cifar.read(tmp_path, classes=("unicorn",))
     (tmp_path / "data_batch_3").unlink()
     with pytest.raises(FileNotFoundError, match="data_batch_3"):

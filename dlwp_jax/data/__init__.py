@@ -1,11 +1,11 @@
 """From files to well-shaped arrays (chapters 4, 7 and 10).
 
 A data set in memory is any pytree of arrays with a common leading axis: one example per row.
-Readers give NumPy arrays, channels last, in the file's own unit and type. The functions that run
-inside a compiled program (`augment`, `audio.spectrogram`, `text.embed`, samplers) use JAX.
+Readers give NumPy arrays, channels last, in the file's own unit and type. The functions that
+run inside a compiled program (`augment`, `audio.spectrogram`, `text.embed`, samplers) use JAX.
 
-There is one module for each kind of data: `image` (and `imagenet` for its networks), `volume` and
-`dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data sets.
+There is one module for each kind of data: `image` (and `imagenet` for its networks), `volume`
+and `dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data sets.
 `arrays`, `batches`, `sampling` and `augment` work on data in memory, `stream` on data that is
 larger; `pictures` draws.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,22 +18,18 @@ from jax.core import Tracer
 from dlwp_jax import checks
 from dlwp_jax.storage import StridedTensor
 
-BLOCK = 2**14  # rows of data that are in float64 at a time
+BLOCK = 2**14  # rows that are converted to float64 at a time
 
 
 def length(data: Any) -> int:
-    """How many examples a data set has: the common length of the leading axes.
+    """The number of examples in a data set: the common length of the leading axes.
 
     Raises:
-      ValueError: where the leading axes differ, or there is none.
+      ValueError: if the leading axes differ, or there is none.
 
     >>> length({"x": np.zeros((11, 3)), "y": np.zeros(11)})
     11
     """
-    if isinstance(data, Iterator | range):
-        raise ValueError(
-            f"data needs arrays with one common leading axis; got {checks.describe(data)}."
-        )
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data, is_leaf=_is_strided)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(
@@ -44,12 +39,13 @@ def length(data: Any) -> int:
 
 
 def take(data: Any, rows: Any) -> Any:
-    """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a
-    dense one.
+    """The given rows of every array of a data set.
+
+    A `StridedTensor` counts as one array, and becomes a dense one.
 
     Raises:
-      IndexError: where a row is not in -n .. n - 1, or a mask has another length.
-      TypeError: where rows are no whole numbers.
+      IndexError: if a row is not in -n .. n - 1, or if a mask has another length.
+      TypeError: if rows are neither whole numbers nor a mask.
 
     >>> take({"x": np.arange(4) * 10}, [3, 0])["x"].tolist()
     [30, 0]
@@ -185,12 +181,12 @@ def k_fold(
     """Cut n examples into k parts, each of which is the validation part once.
 
     Args:
-      n: how many examples there are.
-      k: how many parts, 2 to n (or to the number of groups).
+      n: the number of examples.
+      k: the number of parts, 2 to n (or to the number of groups).
       key: a PRNG key for the shuffle.
-      groups: `[n]` names of what must stay together (see `split`).
-      labels: `[n]` classes that shall be spread evenly: every class differs by one example at
-        most between parts.
+      groups: `[n]` names of groups that must stay together, as in `split`.
+      labels: `[n]` classes to spread evenly: two parts differ by one example of a class at
+        most.
 
     Returns:
       k pairs `(train rows, validation rows)`; every row is in exactly one validation part.
@@ -205,21 +201,19 @@ def k_fold(
     if groups is not None:
         names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
         part = _deal(len(names), k, key, "groups")[member]
+    elif labels is not None:
+        part = _deal(n, k, key, "examples", _aligned(labels, n, "labels"))
     else:
-        part = _deal(
-            n, k, key, "examples", None if labels is None else _aligned(labels, n, "labels")
-        )
+        part = _deal(n, k, key, "examples")
     return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
 
 
 def _deal(
-    n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None = None
+    n: int, k: int, key: jax.Array, things: str, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which of k parts each of n gets: shuffled, then dealt round like cards, class by
-    class.
-    """
+    """The part, 0 to k - 1, of each of n: shuffled, then dealt like cards, class by class."""
     if not 2 <= k <= n:
-        raise ValueError(f"k={k} parts of {n} {what}; take from 2 to {n}.")
+        raise ValueError(f"k={k} parts of {n} {things}; take from 2 to {n}.")
     order = np.asarray(jax.random.permutation(key, n))
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
@@ -263,7 +257,7 @@ class Scale:
 
         Args:
           x: array; sums are made in float64.
-          axis: the axes of the examples. Where they are not the first ones they are kept with
+          axis: the axes of the examples. If they are not the first ones they are kept with
             length 1.
           correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
 
@@ -318,7 +312,7 @@ class Scale:
         )
 
     def apply(self, x: Any) -> Any:
-        """x in the new unit; NumPy or JAX array, as it came."""
+        """x in the new unit; a JAX array if x is one, else a NumPy array."""
         return (self._fitting(x, "x") - self.offset) / self.unit
 
     def undo(self, z: Any) -> Any:
@@ -349,13 +343,11 @@ def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     axes = tuple(axis % x.ndim for axis in axes)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     shape = [x.shape[axis] for axis in kept]
-    rows = x.transpose(*axes, *kept).reshape(
-        -1, math.prod(shape)
-    )  # a view where the examples come first
+    # A view if the examples come first.
+    rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))
     blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
-    first = rows[0].astype(
-        np.float64
-    )  # taken off, so that the mean of equal numbers is that number exactly
+    # The first row is subtracted, so that the mean of equal numbers is that number exactly.
+    first = rows[0].astype(np.float64)
     mean = first + sum(np.ones(len(rows[b])) @ (rows[b] - first) for b in blocks) / len(rows)
     deviations = (rows[b] - mean for b in blocks)
     squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
@@ -377,7 +369,8 @@ def _finite(x: Any) -> np.ndarray:
         raise TypeError("x is bool and has no unit to scale; make it numbers first.")
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(
-            f"x of shape {x.shape} is empty or holds values that are not finite; mask them first."
+            f"x of shape {x.shape} is empty or holds values that are not finite; mask them "
+            "first."
         )
     return x
 

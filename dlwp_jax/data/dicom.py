@@ -36,8 +36,9 @@ PIXELS = [
     "HighBit",
     "PixelRepresentation",
 ]
-# The fields that must be equal in all slices of one scan. 1e-4 of an orientation or of a pixel's
-# size moves the far end of 512 pixels by a twentieth of a pixel; "0.7031" and "0.703125" agree.
+# The fields that must be equal in all slices of one scan. 1e-4 of an orientation or of a
+# pixel's size moves the far end of 512 pixels by a twentieth of a pixel; "0.7031" and
+# "0.703125" agree.
 COMMON = ["SeriesInstanceUID", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
 COMMON_TOLERANCE = 1e-4
 MOST_PIXELS = 2**26  # of a slice; a damaged header may ask for any number
@@ -55,9 +56,10 @@ def read_series(folder: str | Path) -> Volume:
     """Read all slices in a folder as one CT scan (the book's `imageio.volread`, made strict).
 
     The slices are the files that begin as DICOM files do, and all files that end in `.dcm`,
-    `.dicom` or `.ima`, or that have no suffix. They are ordered by their position along the slice
-    axis, rising (feet to head if rows and columns run as in a usual axial scan); file names mean
-    nothing. Stored numbers become Hounsfield units by each slice's own slope and intercept.
+    `.dicom` or `.ima`, or that have no suffix. They are ordered by their position along the
+    slice axis, rising (feet to head if rows and columns run as in a usual axial scan); file
+    names mean nothing. Stored numbers become Hounsfield units by each slice's own slope and
+    intercept.
 
     Args:
       folder: a folder that holds one series, two slices or more.
@@ -152,7 +154,8 @@ def _read_header(path):
             or min(header.PixelSpacing) <= 0
         ):
             raise BrokenFile(
-                f"{path} has no usable position, orientation, pixel spacing or Hounsfield scale."
+                f"{path} has no usable position, orientation, pixel spacing or Hounsfield "
+                "scale."
             )
         if not 0 < header.Rows * header.Columns <= MOST_PIXELS:
             raise BrokenFile(f"{path} has {header.Rows} x {header.Columns} pixels.")
@@ -222,7 +225,8 @@ def _direction(header, folder) -> np.ndarray:
     direction = np.stack([along_row, along_column, normal], axis=1)
     if not np.allclose(np.abs(direction).round(), np.abs(direction), atol=1e-3):
         raise BrokenFile(
-            f"{folder} is tilted: its orientation {list(header.ImageOrientationPatient)} is not along the patient's "
+            f"{folder} is tilted: its orientation {list(header.ImageOrientationPatient)} is "
+            "not along the patient's "
             "axes. Resample it first."
         )
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-2):
@@ -258,7 +262,8 @@ def _order(positions: np.ndarray, direction: np.ndarray, folder) -> tuple[np.nda
         )
     if (np.ptp(along[:, :2], axis=0) > near).any():
         raise BrokenFile(
-            f"{folder} is tilted: its slices shift sideways by {np.ptp(along[:, :2], axis=0)} mm."
+            f"{folder} is tilted: its slices shift sideways by {np.ptp(along[:, :2], axis=0)} "
+            "mm."
         )
     return order, distance
 

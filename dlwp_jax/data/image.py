@@ -113,7 +113,8 @@ def _refuse_lost_pixels(image: Any, path: str | Path) -> None:
         is_deep = stored[-1] > 255  # the largest value
     if is_deep and not image.mode.startswith("I"):
         raise BrokenFile(
-            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert "
+            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. "
+            "Convert "
             "it first."
         )
 
@@ -130,7 +131,8 @@ def _pixels(image: Any, path: str | Path) -> np.ndarray:
         return pixels.astype(np.uint16)[..., None]
     if image.mode not in CHANNELS:
         raise BrokenFile(
-            f"{path} has pixels of kind {image.mode!r}; {', '.join((*CHANNELS, *CONVERTED))} can "
+            f"{path} has pixels of kind {image.mode!r}; {', '.join((*CHANNELS, *CONVERTED))} "
+            "can "
             "be read."
         )
     return pixels.reshape(image.height, image.width, CHANNELS[image.mode])
@@ -167,7 +169,8 @@ def read_folder(
       ValueError: if the images differ in size and `size` is None.
 
     >>> from sklearn.datasets import load_sample_images
-    >>> batch, names = read_folder(Path(load_sample_images().filenames[0]).parent, size=(32, 48))
+    >>> folder = Path(load_sample_images().filenames[0]).parent
+    >>> batch, names = read_folder(folder, size=(32, 48))
     >>> batch.shape, names
     ((2, 32, 48, 3), ['china.jpg', 'flower.jpg'])
     """
@@ -245,7 +248,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """Resize a uint8 image `[h w c]`: bilinear, averaging where it shrinks, as Pillow and
+    """Resize a uint8 image `[h w c]`: bilinear, with averaging if it shrinks, as Pillow and
     torchvision's `Resize` do.
 
     Args:
@@ -292,17 +295,17 @@ def _in_proportion(sizes: tuple[int, ...], shorter: int) -> tuple[int, ...]:
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """The middle of an image `[h w c]`, in a frame of zeros where it is too small;
+    """The middle of an image `[h w c]`, in a frame of zeros if it is too small;
     torchvision's `CenterCrop`.
 
-    Where the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above
+    If the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above
     become 2, 3.5 become 4. A frame that cannot be even is wider at the bottom and at the right.
 
     Args:
       image: any type of numbers.
       size: `(height, width)`, or an int for a square.
 
-    >>> center_crop(np.arange(7).reshape(1, 7, 1), (1, 4)).ravel().tolist()  # 1.5 to the left become 2
+    >>> center_crop(np.arange(7).reshape(1, 7, 1), (1, 4)).ravel().tolist()  # 1.5 becomes 2
     [2, 3, 4, 5]
     >>> center_crop(np.ones((1, 2, 1), int), (1, 5)).ravel().tolist()
     [0, 1, 1, 0, 0]
@@ -323,8 +326,8 @@ def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarra
     """Bring images to mean 0 and standard deviation 1 in each channel (chapters 4.1.5 and
     7.1.4).
 
-    z = (x / max - mean) / std, where max is 255 or 65535 by the integer type, and float images
-    are taken as they are. torchvision's `ToTensor` and `Normalize` in one, on channels-last
+    z = (x / max - mean) / std; max is 255 or 65535 by the integer type, and float images are
+    not divided. torchvision's `ToTensor` and `Normalize` in one, on channels-last
     arrays.
 
     Args:
@@ -399,7 +402,8 @@ def _move_axis(images: Any, source: int, target: int, spatial: int) -> Any:
     )
     if images.ndim < spatial + 1:
         raise ValueError(
-            f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed."
+            f"images have shape {images.shape}; {spatial} spatial axes and one of channels are "
+            "needed."
         )
     axes = list(range(images.ndim))
     axes.insert(images.ndim + target, axes.pop(source))

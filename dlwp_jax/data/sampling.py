@@ -2,8 +2,8 @@
 
 A sampler is a function of a PRNG key and the number of the epoch that gives row numbers `[n]`,
 int32. It runs inside `jax.jit`, always gives the same number of rows, and is hashable: two
-samplers made from the same arguments are equal. `train.fit(..., sampler=...)` cuts its rows into
-minibatches.
+samplers made from the same arguments are equal. `train.fit(..., sampler=...)` cuts its rows
+into minibatches.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ def weighted(weights: Any, n: int | None = None, *, replacement: bool = True) ->
     `WeightedRandomSampler`).
 
     Args:
-      weights: `[examples]`, 0 or more; they need not sum to 1. A row of weight 0 is never drawn.
+      weights: `[examples]`, 0 or more; they need not sum to 1. A row of weight 0 is never
+        drawn.
       n: rows in an epoch; None is one for each example.
       replacement: whether a row may be drawn again. If not, n is at most the number of rows
         with a weight.

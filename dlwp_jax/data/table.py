@@ -112,7 +112,7 @@ def read(
 def _as_numbers(
     values: np.ndarray, name: str, path: str | Path, dtype: np.dtype, when: str
 ) -> np.ndarray:
-    """A column in `dtype`, or an error that names the row where this would be another number."""
+    """A column in `dtype`, or an error that names the row that would be another number."""
 
     def refuse(wrong: np.ndarray, why: str) -> None:
         if wrong.any():
@@ -236,7 +236,8 @@ def _fields(
     first, rows = (rows[:1], rows[1:]) if has_header else ([], rows)
     if header is None and first and any(map(_is_number, first[0])):
         raise BrokenFile(
-            f"{path} begins with {str(first[0])[:80]}, which holds numbers; give names=[...] if "
+            f"{path} begins with {str(first[0])[:80]}, which holds numbers; give names=[...] "
+            "if "
             "the file has no line of names, or header=True if this is one."
         )
     if names is None:
@@ -268,7 +269,8 @@ def _column(fields: tuple[str, ...], name: str, path: str | Path) -> np.ndarray:
     for i, field in enumerate(fields):
         if not field.strip():
             raise BrokenFile(
-                f"{path} has nothing in column {name!r}, row {i + 1}; a converter can say which "
+                f"{path} has nothing in column {name!r}, row {i + 1}; a converter can say "
+                "which "
                 "value stands for an empty field."
             )
         if "\0" in field:
@@ -314,22 +316,21 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
 
     Args:
       codes: `[...]` whole numbers from 0, of any integer or float type.
-      classes: how many there are; None takes the largest code plus 1.
+      classes: the number of classes; None takes the largest code plus 1.
 
     Returns:
       `[... classes]` float32.
 
     Raises:
-      ValueError: where a code is no whole number or not in 0 .. classes - 1. (`jax.nn.one_hot`
+      ValueError: if a code is no whole number or not in 0 .. classes - 1. (`jax.nn.one_hot`
         gives a row without a one there.)
 
     >>> one_hot([1, 0, 3]).astype(int).tolist()
     [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
     """
     codes = checks.real_on_host(codes, "codes")
-    with np.errstate(
-        invalid="ignore"
-    ):  # NaN and infinity: they differ from whatever integer they become
+    # NaN and infinity differ from whatever integer they become.
+    with np.errstate(invalid="ignore"):
         whole = codes.astype(np.int64)
     if codes.size and ((whole != codes).any() or whole.min() < 0):
         raise ValueError(
@@ -339,7 +340,8 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
     classes = largest + 1 if classes is None else checks.whole(classes, "classes", 0)
     if largest >= classes:
         raise ValueError(
-            f"codes go up to {largest}; classes={classes} leaves no column for it, give {largest + 1}."
+            f"codes go up to {largest}; classes={classes} leaves no column for it, give "
+            f"{largest + 1}."
         )
     rows = np.zeros((*codes.shape, classes), np.float32)
     np.put_along_axis(rows, whole[..., None], 1.0, axis=-1)
@@ -347,7 +349,7 @@ def one_hot(codes: Any, classes: int | None = None) -> np.ndarray:
 
 
 class Agreement(NamedTuple):
-    """How well a yes-or-no guess meets the truth (the end of chapter 4.3).
+    """How well a yes-or-no guess agrees with the truth (the end of chapter 4.3).
 
     `precision` is the share of the guesses that are true, `recall` the share of the truth that
     is guessed.
@@ -361,7 +363,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(predicted: Any, actual: Any) -> Agreement:
-    """Count how often two masks say yes, and both do.
+    """Count the places where one mask is True, where the other is, and where both are.
 
     >>> agreement([True, True, False, False], [True, False, True, False])
     Agreement(predicted=2, actual=2, matches=1, precision=0.5, recall=0.5)
@@ -369,7 +371,8 @@ def agreement(predicted: Any, actual: Any) -> Agreement:
     predicted, actual = checks.on_host(predicted, "predicted"), checks.on_host(actual, "actual")
     if predicted.shape != actual.shape or not predicted.dtype == actual.dtype == np.bool_:
         raise ValueError(
-            f"predicted and actual must be masks of one shape; got {predicted.shape} of {predicted.dtype} and "
+            f"predicted and actual must be masks of one shape; got {predicted.shape} of "
+            f"{predicted.dtype} and "
             f"{actual.shape} of {actual.dtype}."
         )
     counts = (int(mask.sum()) for mask in (predicted, actual, predicted & actual))

@@ -508,18 +508,10 @@ def plan(n, batch_size, key):
     return [rows[i : i + batch_size] for i in range(0, n, batch_size)]
 
 
-for _name, _of in (
-    (
-        "batch_plan",
-        lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps(),
-    ),
-    ("Plan.steps", None),
-):
-    if _of is None:
-        _of = lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps()  # noqa: E731
+for _name in ("batch_plan", "Plan.steps"):
     subject(
         f"data.batches.{_name}",
-        _of,
+        lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps(),
         takes={
             "n": st.integers(1, 12),
             "batch_size": st.integers(1, 15),

@@ -1,7 +1,7 @@
 """What may come of a call: the right result, or an error that a user can act on.
 
-An error of NumPy, JAX or Pillow is as good as one of ours. A fault is a wrong result, a hang, an
-error without a sentence, and one that speaks of Python's or XLA's inside.
+An error of NumPy, JAX or Pillow is as good as one of ours. A fault is a wrong result, a hang,
+an error without a sentence, and one that speaks of Python's or XLA's inside.
 """
 
 import collections
