@@ -143,7 +143,7 @@ def test_sound_that_is_not_read_is_named(tmp_path, content, message):
         {"nperseg": 1000},
     ],
 )
-@pytest.mark.parametrize("shape", [(1000,), (2, 1000)])
+@pytest.mark.parametrize("shape", [(2, 1000)])
 def test_spectrogram_equals_scipys(options, shape):
     x = RNG.normal(size=shape).astype(np.float32) + 3
     f, t, power = signal.spectrogram(
