@@ -119,6 +119,7 @@ def test_columns_keep_names_and_long_numbers_as_they_are_written(written, fields
             "2459000.55",
             "row 1, which float32 rounds",
         ),  # days, as astronomers count
+        ("1600000000000000000", "1600000549755813888", "row 1, which float32 rounds"),
         ("16777217", "16777220", "row 1, which float32 rounds"),
     ],
 )

@@ -95,15 +95,15 @@ def read(
     >>> read(path, names=["ph", "alcohol"], converters=alcohol)["alcohol"].round(1).tolist()
     [8.800000190734863, -1.0]
     """
-    dtype = np.dtype(dtype)
-    if dtype not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64; got {dtype}.")
+    kind: np.dtype = np.dtype(dtype)
+    if kind.name not in ("float32", "float64"):
+        raise TypeError(f"dtype must be float32 or float64; got {kind}.")
     columns = read_columns(
         path, delimiter=delimiter, converters=converters, names=names, header=header
     )
     converted = set(converters or {})
     numbers = [
-        _as_numbers(values, name, path, dtype, AFTER if name in converted else "")
+        _as_numbers(values, name, path, kind, AFTER if name in converted else "")
         for name, values in columns.items()
     ]
     return Table(tuple(columns), np.stack(numbers, axis=1))
@@ -133,7 +133,9 @@ def _as_numbers(
     refuse(np.abs(numbers) > np.finfo(dtype).max, f"which is too large for {dtype}.")
     out = numbers.astype(dtype)
     cure = f"which {dtype} rounds: subtract a start in a converter, or use dtype=np.float64."
-    refuse((out != numbers) & (np.abs(numbers) >= 2**24) & (np.abs(numbers) <= EXACT), cure)
+    # float32 holds whole numbers up to 2**24; int64 ends at 2**63, and larger ones are measured.
+    counted = (np.abs(numbers) >= 2**24) & (np.abs(numbers) < 2**63)
+    refuse((out != numbers) & counted, cure)
     steps, kept = np.diff(numbers), np.diff(out)
     if (steps > 0).all() or (steps < 0).all():  # a clock: no two times may become one
         refuse(np.append(kept == 0, False), cure)
