@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from dlwp_jax import checks
 from dlwp_jax.storage import StridedTensor
@@ -265,7 +266,8 @@ class Scale:
         1.0
         """
         x = _finite(x)
-        axes, correction = _axes(x, axis), checks.whole(correction, "correction", 0)
+        axes = normalize_axis_tuple(axis, x.ndim)
+        correction = checks.whole(correction, "correction", 0)
         n = math.prod(x.shape[i] for i in axes)
         if n <= correction:
             raise ValueError(
@@ -284,32 +286,27 @@ class Scale:
         [0.0, 0.75]
         """
         x = _finite(x)
-        axes = _axes(x, axis)
-        low, high = (
-            np.asarray(limit, np.float64) for limit in (x.min(axis=axes), x.max(axis=axes))
-        )
+        axes = normalize_axis_tuple(axis, x.ndim)
+        low, high = np.float64(x.min(axis=axes)), np.float64(x.max(axis=axes))
         return cls._of(x, low, high - low, axes)
 
     @classmethod
     def _of(
         cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]
     ) -> Scale:
-        # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would become 10**9.
-        small = np.float32 if x.dtype.itemsize < 4 else np.float64
-        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(small)
+        if np.issubdtype(x.dtype, np.floating):
+            dtype = x.dtype
+        else:
+            # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would be 10**9.
+            dtype = np.dtype(np.float32 if x.dtype.itemsize < 4 else np.float64)
         unit = np.where(unit > 0, unit, 1.0)
-        if (
-            np.issubdtype(dtype, np.floating)
-            and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max
-        ):
+        if max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max:
             raise ValueError(
                 f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first."
             )
         unit = np.maximum(unit, np.finfo(dtype).smallest_normal)  # not 0, once it is rounded
         shape = _left(x, axes)
-        return cls(
-            np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape)
-        )
+        return cls(offset.astype(dtype).reshape(shape), unit.astype(dtype).reshape(shape))
 
     def apply(self, x: Any) -> Any:
         """x in the new unit; a JAX array if x is one, else a NumPy array."""
@@ -323,13 +320,10 @@ class Scale:
         """Numbers to which offset and unit can be applied without giving them another shape."""
         x = x.to_array() if isinstance(x, StridedTensor) else checks.numbers_of(x, name)
         for measured in (self.offset, self.unit):
-            shape = np.shape(measured)
-            lead = x.ndim - len(shape)
-            if lead < 0 or any(
-                m not in (1, n) for m, n in zip(shape, x.shape[lead:], strict=True)
-            ):
+            if np.broadcast_shapes(x.shape, np.shape(measured)) != x.shape:
                 raise ValueError(
-                    f"{name} has shape {x.shape}, which a scale of shape {shape} does not fit."
+                    f"{name} has shape {x.shape}, which a scale of shape {np.shape(measured)} "
+                    "would change."
                 )
         return x
 
@@ -340,7 +334,6 @@ def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
 
     NumPy's own `std` would need two copies of all data in float64.
     """
-    axes = tuple(axis % x.ndim for axis in axes)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     shape = [x.shape[axis] for axis in kept]
     # A view if the examples come first.
@@ -358,7 +351,6 @@ def _left(x: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of statistics over `axes` that broadcasts against x: leading axes vanish,
     others stay as 1.
     """
-    axes = tuple(axis % x.ndim for axis in axes)
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     return shape[len(axes) :] if set(axes) == set(range(len(axes))) else shape
 
@@ -373,25 +365,6 @@ def _finite(x: Any) -> np.ndarray:
             "first."
         )
     return x
-
-
-def _axes(x: np.ndarray, axis: Any) -> tuple[int, ...]:
-    """Axes counted from the front, each once."""
-    single = checks.as_int(axis)
-    if single is None and not isinstance(axis, tuple | list):
-        raise TypeError(
-            f"axis must be a whole number, or several in a tuple; got {checks.describe(axis)}."
-        )
-    axes = tuple(
-        checks.whole(one, "axis") for one in ((single,) if single is not None else axis)
-    )
-    if any(not -x.ndim <= one < x.ndim for one in axes) or len(
-        {one % x.ndim for one in axes}
-    ) < len(axes):
-        raise ValueError(
-            f"axis={axis} names an axis twice, or one that x of shape {x.shape} has not."
-        )
-    return tuple(one % x.ndim for one in axes)
 
 
 def standardize(train: Any, *others: Any, axis: int | tuple[int, ...] = 0) -> tuple[Any, ...]:
