@@ -50,7 +50,7 @@ def trying(name, *, share=1.0):
 
 @pytest.mark.parametrize("name", [name for name, one in SUBJECTS.items() if one.right])
 def test_what_is_right_is_taken(name):
-    @trying(name, share=0.5)
+    @trying(name, share=0.15)
     @given(arguments=SUBJECTS[name].valid)
     def check(arguments):
         try_valid(SUBJECTS[name], arguments)

@@ -38,7 +38,7 @@ def outcome(name: str, call: Callable[[], Any]) -> tuple[str, Any]:
     except Hang:
         raise Fault(f"{name} took more than {SECONDS} s") from None
     except Exception as error:
-        if isinstance(error, INSIDE) or len(str(error)) < 10 or "INTERNAL" in str(error):
+        if isinstance(error, INSIDE) or not str(error) or "INTERNAL" in str(error):
             raise Fault(f"{name}: {type(error).__name__}: {error}") from error
         return "error", error
 
