@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -8,8 +8,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes that name when the block ends well, and is
-    removed where it does not.
+    """A temporary path beside `path` to write to.
+
+    If the block ends without an error the temporary file is renamed to `path`, else it is
+    removed.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp(), "notes.txt")
@@ -32,7 +34,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """See a file or a directory to the disk, so that it outlives a power failure too."""
+    """Write a file or a directory to the disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import torch
 from scipy import signal
 
-from dlwp_jax import data
+from dlwp_jax import data, parity
 from dlwp_jax.data import audio, image, series, sources, table, text
 
 
@@ -142,3 +143,19 @@ def test_cifar10(real_cifar):
     np.testing.assert_allclose(scale.unit, [0.2470, 0.2435, 0.2616], atol=0.003)
     birds, _ = data.cifar.read(real_cifar / "cifar-10-batches-py", classes=("airplane", "bird"))
     assert np.bincount(birds["label"]).tolist() == [5000, 5000]
+
+
+def test_the_points_of_chapter_3(shared_data):
+    folder = shared_data / "book" / "p1ch3"
+    if not folder.exists():
+        pytest.skip(f"the book's points are not at {folder}")
+    torch_points = torch.load(folder / "ourpoints.t", weights_only=True)
+    assert torch.equal(parity.read(folder / "ourpoints.t"), torch_points)
+    pytest.importorskip("h5py")
+    coords = data.hdf5.read(folder / "ourpoints.hdf5")["coords"]
+    np.testing.assert_array_equal(coords, torch_points)
+    assert coords.dtype == np.float32
+    with pytest.raises(data.BrokenFile, match=r"ourpoints\.t cannot be read as an HDF5 file"):
+        data.hdf5.read(folder / "ourpoints.t")
+    with pytest.raises(ValueError, match="no data set 'points'; there are coords"):
+        data.hdf5.read(folder / "ourpoints.hdf5", "points")

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dlwp_jax.data import BrokenFile, image
 
@@ -58,11 +58,67 @@ def test_channels_asked_for(tmp_path):
         image.read(rgba, channels=1)
 
 
-def test_other_pixels_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "RGBX", "PA"])
+def test_other_colours_are_pillows_rgb(tmp_path, mode):
+    pixels = RNG.integers(0, 256, (8, 8, 4), np.uint8)
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "tif"
+    Image.fromarray(pixels, "RGBA").convert(mode).save(tmp_path / f"x.{suffix}")
+    with Image.open(tmp_path / f"x.{suffix}") as reference:
+        wanted = np.asarray(reference.convert("RGB"))
+    np.testing.assert_array_equal(image.read(tmp_path / f"x.{suffix}", channels=3), wanted)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_turned_picture_is_read_upright(tmp_path, turn, suffix):
+    pixels = np.repeat(np.repeat(RNG.integers(0, 256, (2, 3, 3), np.uint8), 8, 0), 8, 1)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", exif=exif)
+    with Image.open(tmp_path / f"x.{suffix}") as opened:
+        wanted = np.asarray(ImageOps.exif_transpose(opened))
+    read = image.read(tmp_path / f"x.{suffix}")
+    assert read.shape == ((16, 24, 3) if turn < 5 else (24, 16, 3))
+    np.testing.assert_array_equal(read, wanted)
+
+
+LOSSLESS = {name: {} for name in ("bmp", "tif", "ppm", "tga", "pcx", "sgi", "qoi", "dds")} | {
+    "webp": {"lossless": True},
+    "jp2": {"irreversible": False},
+    "gif": {},  # 256 colours are enough for these pixels
+}
+
+
+@pytest.mark.parametrize(("suffix", "options"), LOSSLESS.items())
+def test_formats_come_back_and_are_refused_if_they_are_truncated(tmp_path, suffix, options):
     pixels = RNG.integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(pixels).convert("CMYK").save(tmp_path / "c.jpg")
-    with pytest.raises(BrokenFile, match=r"c\.jpg has pixels of kind 'CMYK'"):
-        image.read(tmp_path / "c.jpg")
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(pixels).save(path, **options)
+    np.testing.assert_array_equal(image.read(path, channels=3), pixels)
+    content = path.read_bytes()
+    for kept in (0.3, 0.7):
+        path.write_bytes(content[: int(kept * len(content))])
+        with pytest.raises(BrokenFile):
+            image.read(path)
+
+
+def test_sixteen_bits_of_grey_come_back_from_tiff_and_ppm(tmp_path):
+    grey = RNG.integers(0, 2**16, (5, 4), np.uint16)
+    Image.fromarray(grey).save(tmp_path / "x.tif")
+    Image.fromarray(grey).save(tmp_path / "x.pgm")
+    (tmp_path / "big.tif").write_bytes(b"")
+    Image.frombytes("I;16B", (4, 5), grey.astype(">u2").tobytes()).save(tmp_path / "big.tif")
+    for name in ("x.tif", "x.pgm", "big.tif"):
+        read = image.read(tmp_path / name)
+        assert read.dtype == np.uint16
+        np.testing.assert_array_equal(read[..., 0], grey)
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(BrokenFile, match="do not fit 16 bits"):
+        image.read(tmp_path / "wide.tif")
+    header = b"P6 2 1 65535 "
+    (tmp_path / "deep.ppm").write_bytes(header + bytes(range(12)))
+    with pytest.raises(BrokenFile, match="16 bits in each"):
+        image.read(tmp_path / "deep.ppm")
 
 
 def test_sixteen_bit_colour_is_refused_not_halved(tmp_path):
@@ -86,13 +142,36 @@ def test_sixteen_bit_colour_is_refused_not_halved(tmp_path):
         image.read(tmp_path / "deep.png")
 
 
-def test_other_formats_and_absent_files(tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "x.gif")
-    (tmp_path / "x.gif").rename(tmp_path / "x.png")
-    with pytest.raises(BrokenFile, match=r"x\.png cannot be read as a PNG or JPEG image"):
+def test_other_files_and_absent_ones(tmp_path):
+    (tmp_path / "x.png").write_text("not a picture")
+    with pytest.raises(BrokenFile, match=r"x\.png cannot be read as a picture"):
         image.read(tmp_path / "x.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(BrokenFile, match="pixels of kind 'F'"):
+        image.read(tmp_path / "x.tif")
     with pytest.raises(FileNotFoundError):
         image.read(tmp_path / "absent.png")
+
+
+def test_folders_of_classes(tmp_path):
+    names = ["cat/b.png", "cat/a.PNG", "ant/x/2.bmp", "ant/1.gif", "ant/3.jpg", "dog/1.webp"]
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5, 3), 10 * i, np.uint8)).save(tmp_path / name)
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / ".cache").mkdir()
+    images, labels, classes = image.read_classes(tmp_path)
+    # The order of torchvision's ImageFolder: classes, then folders, then files by name.
+    assert classes == ["ant", "cat", "dog"]
+    assert images[:, 0, 0, 0].tolist() == [30, 40, 20, 10, 0, 50]
+    assert images.shape == (6, 4, 5, 3)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2]
+    assert labels.dtype == np.int32
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no image"):
+        image.read_classes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="one for each class"):
+        image.read_classes(tmp_path / "cat")
 
 
 def test_folder_to_batch(tmp_path):

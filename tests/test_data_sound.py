@@ -1,3 +1,4 @@
+import struct
 import wave
 
 import av
@@ -73,6 +74,65 @@ def test_empty_and_other_files_are_refused(tmp_path):
         audio.read(tmp_path / "absent.wav")
 
 
+def wav_bytes(samples, *, riff=None, size=None, before=b""):
+    """A WAV file of 16 bits in stereo, with the sizes that it is given and a chunk before the
+    samples.
+    """
+    raw = samples.astype("<i2").tobytes()
+    layout = struct.pack("<HHIIHH", 1, 2, 8000, 32000, 4, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + before
+    body += b"data" + struct.pack("<I", len(raw) if size is None else size) + raw
+    return b"RIFF" + struct.pack("<I", len(body) if riff is None else riff) + body
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"riff": 0, "size": 0},
+        {"riff": 0xFFFFFFFF, "size": 0xFFFFFFFF},
+        {"riff": 0x7FFFF024, "size": 0x7FFFF000},
+        {"riff": 36, "size": 0},
+        {"size": 0xFFFFFFFF},
+        {"riff": 0},
+        {"before": b"LIST\x03\0\0\0abc"},  # odd, without its padding
+        {"before": b"LIST\x03\0\0\0abc\0"},
+        {"before": b"LIST\x03\0\0\0abc", "riff": 0xFFFFFFFF, "size": 0xFFFFFFFF},
+    ],
+)
+@pytest.mark.parametrize("extra", [b"", b"\x01"])
+def test_files_from_a_pipe_are_read_to_their_end(tmp_path, options, extra):
+    samples = RNG.integers(-50, 50, (30, 2)).astype(np.int16)
+    path = tmp_path / "pipe.wav"
+    path.write_bytes(wav_bytes(samples, **options) + extra)  # a part of a frame is not read
+    read, rate = audio.read(path)
+    assert rate == 8000
+    np.testing.assert_array_equal(read, samples)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (wav_bytes(np.ones((4, 2)))[:-3], "truncated: 57 of 60 bytes"),
+        (wav_bytes(np.ones((4, 2)), size=40), "samples need 40 bytes, 16 are there"),
+        (wav_bytes(np.ones((0, 2)), riff=0, size=0), "0 samples|no samples"),
+        (b"RIFF\x04\0\0\0WAVE", "it has no samples"),
+        (wav_bytes(np.ones((4, 2)))[:12] + bytes(60), "it has no samples"),
+        (b"RIFF\x0c\0\0\0WAVEdata\0\0\0\0", "does not say how"),
+        (
+            b"RF64" + wav_bytes(np.ones((4, 2)))[4:],
+            "RF64, the WAV of more than 4 GB is not read",
+        ),
+        (b"fLaC" + bytes(99), "FLAC is not read"),
+        (wav_bytes(np.ones((4, 2))).replace(b"\x01\0\x02\0", b"\x07\0\x02\0"), "MULAW"),
+    ],
+)
+def test_sound_that_is_not_read_is_named(tmp_path, content, message):
+    path = tmp_path / "x.wav"
+    path.write_bytes(content)
+    with pytest.raises(BrokenFile, match=message):
+        audio.read(path)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -83,7 +143,7 @@ def test_empty_and_other_files_are_refused(tmp_path):
         {"nperseg": 1000},
     ],
 )
-@pytest.mark.parametrize("shape", [(1000,), (2, 1000)])
+@pytest.mark.parametrize("shape", [(2, 1000)])
 def test_spectrogram_equals_scipys(options, shape):
     x = RNG.normal(size=shape).astype(np.float32) + 3
     f, t, power = signal.spectrogram(

@@ -102,6 +102,26 @@ def test_import_brings_no_reader():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("library", "call"),
+    [
+        ("PIL", lambda path: data.image.read(path)),
+        ("scipy.io", lambda path: data.audio.read(path)),
+        ("pydicom", lambda path: data.dicom.read_slice(path)),
+        ("SimpleITK", lambda path: data.volume.read_mhd(path)),
+        ("av", lambda path: data.video.read(path)),
+        ("grain", lambda path: data.stream.stream([path], len, batch_size=1)),
+        ("pooch", lambda path: fetch(Remote("", "", ""), path)),
+        ("sklearn.datasets", lambda path: sources.digits()),
+    ],
+)
+def test_a_missing_library_names_the_extra(monkeypatch, tmp_path, library, call):
+    monkeypatch.setitem(sys.modules, library, None)
+    name = library.split(".")[0]
+    with pytest.raises(ImportError, match=rf"{name} is needed: pip install 'dlwp-jax\[data\]'"):
+        call(tmp_path)
+
+
 # --- fetching, from a server on this machine
 
 
@@ -342,7 +362,7 @@ def test_cifar_classes(tmp_path):
     rows = np.isin(whole["label"], (2, 0))
     np.testing.assert_array_equal(train["image"], whole["image"][rows])
     np.testing.assert_array_equal(train["label"], np.where(whole["label"][rows] == 2, 0, 1))
-    with pytest.raises(ValueError, match="classes has unicorn"):
+    with pytest.raises(ValueError, match="classes must be different names"):
         cifar.read(tmp_path, classes=("unicorn",))
     (tmp_path / "data_batch_3").unlink()
     with pytest.raises(FileNotFoundError, match="data_batch_3"):

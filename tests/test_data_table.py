@@ -53,8 +53,8 @@ def test_float32_round_trips_through_text(tmp_path_factory, values):
         ("a,b\n1,2\n3,inf\n", "'inf' in column 'b', row 2"),
         ("a,b\n", "0 rows"),
         ("", "0 rows"),
-        ("a,a\n1,2\n", "rows and names"),
-        ("a,\n1,2\n", "rows and names are needed"),
+        ("a,a\n1,2\n", "different names, and rows"),
+        ("a,\n1,2\n", "different names, and rows"),
         (b"a,b\n1,\xff\n", "cannot be read as delimited text"),
         ('a,b\n"1,2\n', "cannot be read as delimited text"),
     ],
@@ -75,6 +75,111 @@ def test_converters_and_text_columns(written):
         table.read(path, converters={"who": float})
     with pytest.raises(ValueError, match="converters names when"):
         table.read(path, converters={"when": float})
+
+
+# --- numbers, names, and the line of names (the referee is Python's own Decimal and int)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (["1_2", "12"], ["1_2", "12"]),
+        (["1_000", "2"], ["1_000", "2"]),
+        (["007", "7"], ["007", "7"]),
+        (["-012", "1"], ["-012", "1"]),
+        (["\u0663", "3"], ["\u0663", "3"]),  # Arabic three, which float() takes
+        (
+            ["123456789012345678", "123456789012345679"],
+            [123456789012345678, 123456789012345679],
+        ),
+        (["-9007199254740993", "1"], [-9007199254740993, 1]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
+        (["1e3", "-.5"], [1000.0, -0.5]),
+        (["9007199254740992", "0.5"], [9007199254740992.0, 0.5]),
+        (["10000000000000000000000.000", "1"], [1e22, 1.0]),
+    ],
+)
+def test_columns_keep_names_and_long_numbers_as_they_are_written(written, fields, expected):
+    column = table.read_columns(written("id,mm\n" + "".join(f"{f},1\n" for f in fields)))["id"]
+    assert column.tolist() == expected
+    assert len(set(column.tolist())) == len(fields)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("1_2", "3", "'1_2' in column 'a', row 1, which is no finite number"),
+        ("1", "123456789012345679", "row 2, which float64 rounds"),
+        ("1", "12345678901234567890", "row 2, which is too long"),
+        ("1600000000", "1600000060", "row 2, which float32 rounds"),
+        ("1600000000.5", "1600000060.5", "row 1, which float32 rounds"),
+        (
+            "2459000.51",
+            "2459000.55",
+            "row 1, which float32 rounds",
+        ),  # days, as astronomers count
+        ("1600000000000000000", "1600000549755813888", "row 1, which float32 rounds"),
+        ("16777217", "16777220", "row 1, which float32 rounds"),
+    ],
+)
+def test_a_table_refuses_numbers_that_it_would_change(written, first, second, message):
+    path = written(f"a,b\n{first},1\n{second},2\n")
+    with pytest.raises(BrokenFile, match=message):
+        table.read(path)
+    if "float32" in message:
+        wide = table.read(path, dtype=np.float64)["a"]
+        assert wide.tolist() == [float(first), float(second)]
+        start = float(first)
+        moved = table.read(path, converters={"a": lambda text: float(text) - start})["a"]
+        np.testing.assert_allclose(moved, [0, float(second) - start], rtol=1e-7)
+
+
+def test_a_table_takes_numbers_that_float32_holds_well_enough(written):
+    path = written("a,b\n007,6.02214076e23\n0.1,0.2\n16777216,3\n")
+    np.testing.assert_array_equal(
+        table.read(path).values,
+        np.float32([[7, 6.02214076e23], [0.1, 0.2], [16777216, 3]]),
+    )
+
+
+def test_a_file_without_a_line_of_names(written):
+    path = written("5.1,3.5,1.4\n4.9,3.0,1.2\n")
+    rows = np.loadtxt(path, delimiter=",", dtype=np.float32)
+    with pytest.raises(BrokenFile, match=r"holds numbers; give names="):
+        table.read(path)
+    read = table.read(path, names=["length", "width", "depth"])
+    assert read.names == ("length", "width", "depth")
+    np.testing.assert_array_equal(read.values, rows)
+    read = table.read(path, header=False)
+    assert read.names == ("0", "1", "2")
+    np.testing.assert_array_equal(read.values, rows)
+    years = written("country,1990,2000\nChad,5,8\n")
+    with pytest.raises(BrokenFile, match="header=True"):
+        table.read_columns(years)
+    assert table.read_columns(years, header=True)["1990"].tolist() == [5.0]
+    assert list(table.read_columns(years, header=True, names=["c", "a", "b"])) == [
+        "c",
+        "a",
+        "b",
+    ]
+    with pytest.raises(BrokenFile, match="3 fields in row 1 and 2 names"):
+        table.read(path, names=["length", "width"])
+
+
+def test_a_converter_is_asked_for_empty_fields_and_gets_the_text_itself(written):
+    path = written("age,who,n\n22,ann,007\n ,bob,8\n")
+    asked = []
+    converters = {
+        "age": lambda text: float(text) if text.strip() else -1.0,
+        "n": lambda text: asked.append(text) or len(text),
+    }
+    assert table.read_columns(path, converters=converters)["age"].tolist() == [22.0, -1.0]
+    assert asked == ["007", "8"]
+    read = table.read(path, converters=converters | {"who": len})
+    np.testing.assert_array_equal(read.values, [[22, 3, 3], [-1, 3, 1]])
+    with pytest.raises(BrokenFile, match="a converter can say which"):
+        table.read_columns(path)
 
 
 @given(

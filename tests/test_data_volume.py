@@ -133,6 +133,19 @@ def test_phantom_tells_the_truth():
 # --- DICOM
 
 
+def write_slices(folder, changes, name="{}.dcm"):
+    """Slices of 8 x 8 pixels, one for each dict of changed header fields; gives their paths."""
+    template = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    template.Rows = template.Columns = 8
+    template.PixelData = template.PixelData[:128]
+    paths = [folder / name.format(i) for i in range(len(changes))]
+    for path, fields in zip(paths, changes, strict=True):
+        for field, value in fields.items():
+            setattr(template, field, value)
+        template.save_as(path)
+    return paths
+
+
 @pytest.fixture
 def series(tmp_path):
     """Five slices, 2.5 mm apart, whose file names are not in their order; a function that
@@ -232,6 +245,88 @@ def test_missing_slice_is_named(series):
         (folder / f"{name}.dcm").unlink()
     with pytest.raises(BrokenFile, match="one slice"):
         dicom.read_series(folder)
+
+
+@pytest.mark.parametrize(
+    ("distance", "decimals", "start"),
+    [
+        (1.25, 1, -110.6),
+        (0.625, 2, -42.37),
+        (0.625, 1, 3.0),
+        (0.6, 1, 0.05),
+        (0.75, 1, 12.3),
+        (2.5, 0, 1.0),
+        (1.25, 2, -3.0),
+    ],
+)
+def test_rounded_positions_are_read_and_a_gap_in_them_is_not(
+    tmp_path, distance, decimals, start
+):
+    heights = (start + distance * np.arange(12)).round(decimals)
+    paths = write_slices(tmp_path, [{"ImagePositionPatient": [1, 2, z]} for z in heights])
+    scan = dicom.read_series(tmp_path)
+    assert scan.voxels.shape[0] == 12
+    assert scan.spacing[2] == pytest.approx(distance, abs=10.0**-decimals / 11)
+    for path in (paths[1], paths[5], paths[10]):
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(BrokenFile, match="a slice missing"):
+            dicom.read_series(tmp_path)
+        path.write_bytes(content)
+
+
+def test_whole_millimetres_do_not_hide_a_missing_slice(tmp_path):
+    write_slices(tmp_path, [{"ImagePositionPatient": [1, 2, z]} for z in (0, 1, 3)])
+    with pytest.raises(BrokenFile, match="a slice missing"):
+        dicom.read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("PixelSpacing", [["0.703125", "0.703125"], ["0.7031250", "7.03125e-1"]]),
+        ("PixelSpacing", [["0.703125", "0.703125"], ["0.7031", "0.7031"]]),
+        (
+            "ImageOrientationPatient",
+            [["1", "0", "0", "0", "1", "0"], ["1.0", "0.00", "-0", "0", "1", "0"]],
+        ),
+        (
+            "ImageOrientationPatient",
+            [["1", "0", "0", "0", "1", "0"], ["0.999999", "1e-6", "0", "0", "1", "0"]],
+        ),
+    ],
+)
+def test_the_same_numbers_in_other_words_are_one_series(tmp_path, field, words):
+    places = [[1, 2, 3.0 * i] for i in range(4)]
+    write_slices(
+        tmp_path,
+        [{"ImagePositionPatient": p, field: words[i % 2]} for i, p in enumerate(places)],
+    )
+    assert dicom.read_series(tmp_path).voxels.shape[0] == 4
+
+
+NAMES = [
+    "IM{:04d}",
+    "A.{:04d}.IMA",
+    "1.2.840.113.{}",
+    "slice{}.DCM",
+    "{:05d}",
+    "{}.dicom",
+    "CT.{}.img",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slices_of_any_name_are_read_and_other_files_are_not(tmp_path, name):
+    fields = [{"ImagePositionPatient": [1, 2, 3.0 * i]} for i in range(4)]
+    paths = write_slices(tmp_path, fields, name)
+    for other in ("DICOMDIR", "LICENSE", "notes.txt", "picture.jpg", ".DS_Store"):
+        (tmp_path / other).write_bytes(b"nothing of the scan")
+    assert dicom.read_series(tmp_path).voxels.shape[0] == 4
+    if name != "CT.{}.img":  # without a usual suffix only its first bytes tell a slice
+        paths[3].write_bytes(b"a damaged slice is not left out")
+        with pytest.raises(BrokenFile, match="cannot be read as a DICOM slice"):
+            dicom.read_series(tmp_path)
 
 
 # --- MetaImage

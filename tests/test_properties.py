@@ -3,8 +3,8 @@ should pass.
 
 Each is registered (tests/properties) with what it takes and with an independent reference. It
 is called with valid arguments, which must succeed, and with hostile ones in the place of one or
-two of them; then the result is right by the reference, or an error of our own says clearly what
-is wrong (tests/properties/judge.py tells what counts as that).
+two of them; then the result is right by the reference, or an error says what is wrong
+(tests/properties/judge.py).
 
 `DLWP_HYPOTHESIS=count python -m pytest -n 0 -q tests/test_properties.py` prints how many calls
 there were and what came of them; with `deep` in place of `count` it tries more, and other ones
@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, given, settings
 from dlwp_jax import data, storage
 from tests.properties import data as _data  # noqa: F401 (each registers its subjects)
 from tests.properties import diagnose as _diagnose  # noqa: F401
-from tests.properties import files as _files  # noqa: F401
 from tests.properties import judge
 from tests.properties import pictures_and_sound as _pictures  # noqa: F401
 from tests.properties import search as _search  # noqa: F401
@@ -51,7 +50,7 @@ def trying(name, *, share=1.0):
 
 @pytest.mark.parametrize("name", [name for name, one in SUBJECTS.items() if one.right])
 def test_what_is_right_is_taken(name):
-    @trying(name, share=0.5)
+    @trying(name, share=0.15)
     @given(arguments=SUBJECTS[name].valid)
     def check(arguments):
         try_valid(SUBJECTS[name], arguments)
@@ -103,9 +102,35 @@ REASONS = {
     },
     "data.fetch.data_root": TAKES_NOTHING,
     "data.fetch.fetch": "a network is needed; tests/test_data_sources.py serves one",
-    "data.sources.place": "as fetch; its name and root are checked by `find` and `checks.path`",
+    "data.sources.place": "as fetch",
     "data.sources.load": "as fetch; tests/test_data_sources.py loads every name",
+    **dict.fromkeys(
+        (
+            *("data.audio.read", "data.cifar.read_batches", "data.dicom.read_slice"),
+            *("data.idx.read", "data.image.read", "data.table.read"),
+        ),
+        "a reader; tests/test_data_damage.py damages its files",
+    ),
+    **dict.fromkeys(
+        (
+            *("data.cifar.read", "data.dicom.read_series", "data.files.files_in"),
+            *("data.imagenet.read_labels", "data.sources.find", "data.sources.luna_scans"),
+            *("data.table.read_columns", "data.text.read", "data.video.frames"),
+            *("data.video.read", "data.volume.read_mhd"),
+        ),
+        "a reader; its own tests give it files that are absent, damaged, or of another kind",
+    ),
     "data.files.reading": "a context for readers, all of which are tried",
+    "data.files.needs": "a context for readers; tests/test_data_sources.py hides a library",
+    "data.hdf5.read": "tests/test_data_book.py reads the book's file",
+    "data.image.read_classes": "read and resize, which are tried",
+    **dict.fromkeys(
+        ("data.sampling.Balanced", "data.sampling.Weighted"), "made by functions of this module"
+    ),
+    **{
+        f"data.sampling.{name}": "tests/test_data_sampling.py, with torch as referee"
+        for name in ("balanced", "weighted", "epoch_of")
+    },
     "data.image.read_folder": "read, resize and files_in, which are tried",
     "data.idx.read_pair": "read twice, which is tried",
     "data.stream.stream": "tests/test_data_arrays.py; each call starts threads",

@@ -1,12 +1,13 @@
 """From files to well-shaped arrays (chapters 4, 7 and 10).
 
 A data set in memory is any pytree of arrays with a common leading axis: one example per row.
-Readers give NumPy arrays, channels last, in the file's own unit and type; what runs inside a
-compiled program (`augment`, `audio.spectrogram`, `text.embed`) is JAX.
+Readers give NumPy arrays, channels last, in the file's own unit and type. The functions that
+run inside a compiled program (`augment`, `audio.spectrogram`, `text.embed`, samplers) use JAX.
 
-One module per kind: `image` (`imagenet` for its networks), `volume` and `dicom`, `table`,
-`series`, `text`, `audio`, `video`; `sources` names whole data sets; `arrays`, `batches` and
-`augment` work on what is in memory, `stream` on what is not; `pictures` draws.
+There is one module for each kind of data: `image` (and `imagenet` for its networks), `volume`
+and `dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data sets.
+`arrays`, `batches`, `sampling` and `augment` work on data in memory, `stream` on data that is
+larger; `pictures` draws.
 """
 
 from dlwp_jax.data import (
@@ -16,10 +17,12 @@ from dlwp_jax.data import (
     batches,
     cifar,
     dicom,
+    hdf5,
     idx,
     image,
     imagenet,
     pictures,
+    sampling,
     series,
     sources,
     stream,
@@ -33,6 +36,7 @@ from dlwp_jax.data.arrays import Scale, k_fold, split, standardize, take
 from dlwp_jax.data.batches import balanced_rows, batch_plan
 from dlwp_jax.data.fetch import FetchError, data_root
 from dlwp_jax.data.files import BrokenFile
+from dlwp_jax.data.sampling import balanced, epoch_of, weighted
 from dlwp_jax.data.sources import SOURCES, load, place, thermometer
 
 __all__ = [
@@ -43,12 +47,15 @@ __all__ = [
     "arrays",
     "audio",
     "augment",
+    "balanced",
     "balanced_rows",
     "batch_plan",
     "batches",
     "cifar",
     "data_root",
     "dicom",
+    "epoch_of",
+    "hdf5",
     "idx",
     "image",
     "imagenet",
@@ -56,6 +63,7 @@ __all__ = [
     "load",
     "pictures",
     "place",
+    "sampling",
     "series",
     "sources",
     "split",
@@ -68,4 +76,5 @@ __all__ = [
     "thermometer",
     "video",
     "volume",
+    "weighted",
 ]

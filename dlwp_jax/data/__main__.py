@@ -1,18 +1,20 @@
 """Named data sets on the command line.
 
-python -m dlwp_jax.data list           what there is, and what is here
+python -m dlwp_jax.data list           list the data sets, and which are here
 python -m dlwp_jax.data fetch NAME     bring one
-python -m dlwp_jax.data path [NAME]    where the data root, or one data set, is
+python -m dlwp_jax.data path [NAME]    print the path of the data root, or of one data set
 """
 
 import sys
 from typing import Annotated
 
-import tyro
-
 from dlwp_jax import terminal
 from dlwp_jax.data import sources
 from dlwp_jax.data.fetch import data_root
+from dlwp_jax.data.files import needs
+
+with needs():
+    import tyro
 
 
 def show() -> None:
@@ -41,7 +43,7 @@ def bring(name: Annotated[str, tyro.conf.Positional]) -> None:
 
 
 def where(name: Annotated[str, tyro.conf.Positional] = "") -> None:
-    """Print the data root, or where one data set is or belongs.
+    """Print the path of the data root, or of one data set.
 
     Args:
       name: as in the list; without one, the root.
@@ -50,18 +52,15 @@ def where(name: Annotated[str, tyro.conf.Positional] = "") -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one of the commands; what goes wrong is one sentence on stderr and exit status 1."""
+    """Run one of the commands; an error is one sentence on stderr and exit status 1."""
     commands = {"list": show, "fetch": bring, "path": where}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m dlwp_jax.data", args=arguments
         )
     except BrokenPipeError:
-        raise  # nobody reads the output; told below
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a FetchError, or a data root that cannot be written
+        raise  # nobody reads the output; terminal.output ends quietly
+    except (OSError, ValueError) as error:  # a FetchError, or a root that cannot be written
         sys.exit(str(error))
 
 

@@ -9,32 +9,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from dlwp_jax import checks
 from dlwp_jax.storage import StridedTensor
 
-BLOCK = 2**14  # rows of data that are in float64 at a time
+BLOCK = 2**14  # rows that are converted to float64 at a time
 
 
 def length(data: Any) -> int:
-    """How many examples a data set has: the common length of the leading axes.
+    """The number of examples in a data set: the common length of the leading axes.
 
     Raises:
-      ValueError: where the leading axes differ, or there is none.
+      ValueError: if the leading axes differ, or there is none.
 
     >>> length({"x": np.zeros((11, 3)), "y": np.zeros(11)})
     11
     """
-    if isinstance(data, Iterator | range):
-        raise ValueError(
-            f"data needs arrays with one common leading axis; got {checks.describe(data)}."
-        )
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data, is_leaf=_is_strided)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(
@@ -44,12 +40,13 @@ def length(data: Any) -> int:
 
 
 def take(data: Any, rows: Any) -> Any:
-    """The given rows of every array of a data set; a `StridedTensor` is one array, and gives a
-    dense one.
+    """The given rows of every array of a data set.
+
+    A `StridedTensor` counts as one array, and becomes a dense one.
 
     Raises:
-      IndexError: where a row is not in -n .. n - 1, or a mask has another length.
-      TypeError: where rows are no whole numbers.
+      IndexError: if a row is not in -n .. n - 1, or if a mask has another length.
+      TypeError: if rows are neither whole numbers nor a mask.
 
     >>> take({"x": np.arange(4) * 10}, [3, 0])["x"].tolist()
     [30, 0]
@@ -90,21 +87,21 @@ def split(
 
     Args:
       data: pytree of arrays `[n ...]`.
-      val: how many examples to keep for validation, or which fraction of them (0 < val < 1,
-        rounded).
+      val: the number of validation examples, or their fraction (0 < val < 1, rounded).
       key: a PRNG key; the same key gives the same split.
-      groups: `[n]` names of what must stay together, such as the patient of each scan (chapter
-        12): `val` then counts groups, or is a fraction of the groups, and no group is on both
-        sides.
-      labels: `[n]` classes of which both sides shall have the same share (stratified): `val`
-        must be a fraction, and is taken of every class.
+      groups: `[n]` names of groups that must stay together, such as the patient of each scan
+        (chapter 12): `val` then counts groups, or is a fraction of the groups, and no group is
+        on both sides.
+      labels: `[n]` classes of which both sides shall have the same share (stratified). Every
+        class gives its share within one example, and all together give `val`: the classes that
+        lose most by rounding down give one example more (largest remainders).
 
     Returns:
       `(train, val)`, two pytrees like `data` with `n - val` and `val` examples.
 
     Raises:
-      TypeError: where `val` is no number, `key` no key, or groups or labels cannot be compared.
-      ValueError: where either side would be empty, or the leading axes differ.
+      TypeError: if `val` is no number, `key` no key, or groups or labels cannot be compared.
+      ValueError: if either side would be empty, or the leading axes differ.
 
     >>> import jax.numpy as jnp
     >>> train, val = split({"x": jnp.arange(11.0)}, val=2, key=jax.random.key(0))
@@ -117,62 +114,57 @@ def split(
     """
     n, key = length(data), checks.key(key)
     if isinstance(val, bool) or not isinstance(val, numbers.Real):
-        told = checks.describe(val)
         raise TypeError(
-            f"val must be a number: how many examples, or which fraction of them; got {told}."
+            "val must be a number of examples, or a fraction of them; got "
+            f"{checks.describe(val)}."
         )
-    checks.real(val, "val")
     if groups is not None and labels is not None:
         raise ValueError(
-            "split takes groups or labels, not both: a group cannot be cut to keep the classes even."
+            "split takes groups or labels, not both: a group cannot be cut to keep the classes "
+            "even."
         )
     if groups is not None:
-        rows = _split_groups(_aligned(groups, n, "groups"), val, key)
+        names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
+        chosen = _shuffled(len(names), key)[-_count(val, len(names), "groups") :]
+        held = np.flatnonzero(np.isin(member, chosen))
     elif labels is not None:
-        rows = _split_classes(_aligned(labels, n, "labels"), val, key)
+        held = _stratified(_aligned(labels, n, "labels"), _count(val, n, "examples"), val, key)
     else:
-        rows = _split_rows(n, val, key, "examples")
-    train, held = (take(data, side) for side in rows)
-    return train, held
+        # Not sorted: the examples come out shuffled.
+        cut = n - _count(val, n, "examples")
+        order = _shuffled(n, key)
+        return take(data, order[:cut]), take(data, order[cut:])
+    return take(data, np.setdiff1d(np.arange(n), held)), take(data, held)
 
 
-def _split_rows(
-    n: int, val: int | float, key: jax.Array, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    n_val = int(val) if isinstance(val, numbers.Integral) else round(val * n)
+def _count(val: int | float, n: int, things: str) -> int:
+    """How many of n things are on the validation side."""
+    n_val = (
+        int(val) if isinstance(val, numbers.Integral) else round(checks.real(val, "val") * n)
+    )
     if not 0 < n_val < n:
         raise ValueError(
-            f"val={val} of {n} {what} leaves one side empty; take from 1 to {n - 1}."
+            f"val={val} of {n} {things} leaves one side empty; take from 1 to {n - 1}."
         )
-    order = np.asarray(jax.random.permutation(key, n))
-    return order[:-n_val], order[-n_val:]
+    return n_val
 
 
-def _split_groups(
-    groups: np.ndarray, val: int | float, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    names, member = np.unique(groups, return_inverse=True)
-    _, chosen = _split_rows(len(names), val, key, "groups")
-    held = np.isin(member, chosen)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def _shuffled(n: int, key: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.permutation(key, n))
 
 
-def _split_classes(
-    labels: np.ndarray, val: int | float, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(val, numbers.Integral):
-        raise ValueError(
-            f"val={val} with labels; a stratified split takes a fraction of every class, such as 0.2."
-        )
-    classes = np.unique(labels)
-    keys = jax.random.split(key, len(classes))
-    train, held = [], []
-    for name, class_key in zip(classes, keys, strict=True):
-        rows = np.flatnonzero(labels == name)
-        kept, out = _split_rows(len(rows), val, class_key, f"examples of class {name}")
-        train.append(rows[kept])
-        held.append(rows[out])
-    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+def _stratified(labels: np.ndarray, n_val: int, val: int | float, key: jax.Array) -> np.ndarray:
+    """The validation rows, in order: of every class its share, rounded so that all sum up."""
+    _, member, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = _shuffled(len(labels), key)
+    share = n_val / len(labels) if isinstance(val, numbers.Integral) else val
+    counts = np.floor(share * sizes).astype(int)
+    lost = (share * sizes - counts).round(9)
+    _, chance = np.unique(member[order], return_index=True)  # decides between equal remainders
+    counts[np.lexsort((chance, -lost))[: n_val - counts.sum()]] += 1
+    order = order[np.argsort(member[order], kind="stable")]  # class by class, shuffled in each
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[place < np.repeat(counts, sizes)])
 
 
 def _aligned(values: Any, n: int, name: str) -> np.ndarray:
@@ -190,12 +182,12 @@ def k_fold(
     """Cut n examples into k parts, each of which is the validation part once.
 
     Args:
-      n: how many examples there are.
-      k: how many parts, 2 to n (or to the number of groups).
+      n: the number of examples.
+      k: the number of parts, 2 to n (or to the number of groups).
       key: a PRNG key for the shuffle.
-      groups: `[n]` names of what must stay together (see `split`).
-      labels: `[n]` classes that shall be spread evenly: every class differs by one example at
-        most between parts.
+      groups: `[n]` names of groups that must stay together, as in `split`.
+      labels: `[n]` classes to spread evenly: two parts differ by one example of a class at
+        most.
 
     Returns:
       k pairs `(train rows, validation rows)`; every row is in exactly one validation part.
@@ -210,21 +202,19 @@ def k_fold(
     if groups is not None:
         names, member = np.unique(_aligned(groups, n, "groups"), return_inverse=True)
         part = _deal(len(names), k, key, "groups")[member]
+    elif labels is not None:
+        part = _deal(n, k, key, "examples", _aligned(labels, n, "labels"))
     else:
-        part = _deal(
-            n, k, key, "examples", None if labels is None else _aligned(labels, n, "labels")
-        )
+        part = _deal(n, k, key, "examples")
     return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
 
 
 def _deal(
-    n: int, k: int, key: jax.Array, what: str, labels: np.ndarray | None = None
+    n: int, k: int, key: jax.Array, things: str, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which of k parts each of n gets: shuffled, then dealt round like cards, class by
-    class.
-    """
+    """The part, 0 to k - 1, of each of n: shuffled, then dealt like cards, class by class."""
     if not 2 <= k <= n:
-        raise ValueError(f"k={k} parts of {n} {what}; take from 2 to {n}.")
+        raise ValueError(f"k={k} parts of {n} {things}; take from 2 to {n}.")
     order = np.asarray(jax.random.permutation(key, n))
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
@@ -268,7 +258,7 @@ class Scale:
 
         Args:
           x: array; sums are made in float64.
-          axis: the axes of the examples. Where they are not the first ones they are kept with
+          axis: the axes of the examples. If they are not the first ones they are kept with
             length 1.
           correction: 1 divides by n - 1 (torch's default, `Tensor.std`), 0 by n (NumPy's).
 
@@ -276,7 +266,8 @@ class Scale:
         1.0
         """
         x = _finite(x)
-        axes, correction = _axes(x, axis), checks.whole(correction, "correction", 0)
+        axes = normalize_axis_tuple(axis, x.ndim)
+        correction = checks.whole(correction, "correction", 0)
         n = math.prod(x.shape[i] for i in axes)
         if n <= correction:
             raise ValueError(
@@ -295,35 +286,30 @@ class Scale:
         [0.0, 0.75]
         """
         x = _finite(x)
-        axes = _axes(x, axis)
-        low, high = (
-            np.asarray(limit, np.float64) for limit in (x.min(axis=axes), x.max(axis=axes))
-        )
+        axes = normalize_axis_tuple(axis, x.ndim)
+        low, high = np.float64(x.min(axis=axes)), np.float64(x.max(axis=axes))
         return cls._of(x, low, high - low, axes)
 
     @classmethod
     def _of(
         cls, x: np.ndarray, offset: np.ndarray, unit: np.ndarray, axes: tuple[int, ...]
     ) -> Scale:
-        # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would become 10**9.
-        small = np.float32 if x.dtype.itemsize < 4 else np.float64
-        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.dtype(small)
+        if np.issubdtype(x.dtype, np.floating):
+            dtype = x.dtype
+        else:
+            # float32 cannot hold the mean of large whole numbers: 10**9 + 1 would be 10**9.
+            dtype = np.dtype(np.float32 if x.dtype.itemsize < 4 else np.float64)
         unit = np.where(unit > 0, unit, 1.0)
-        if (
-            np.issubdtype(dtype, np.floating)
-            and max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max
-        ):
+        if max(np.abs(offset).max(), unit.max()) > np.finfo(dtype).max:
             raise ValueError(
                 f"x spans {np.max(unit):.3g}, which is too much for {dtype}; divide it first."
             )
         unit = np.maximum(unit, np.finfo(dtype).smallest_normal)  # not 0, once it is rounded
         shape = _left(x, axes)
-        return cls(
-            np.asarray(offset, dtype).reshape(shape), np.asarray(unit, dtype).reshape(shape)
-        )
+        return cls(offset.astype(dtype).reshape(shape), unit.astype(dtype).reshape(shape))
 
     def apply(self, x: Any) -> Any:
-        """x in the new unit; NumPy or JAX array, as it came."""
+        """x in the new unit; a JAX array if x is one, else a NumPy array."""
         return (self._fitting(x, "x") - self.offset) / self.unit
 
     def undo(self, z: Any) -> Any:
@@ -334,13 +320,10 @@ class Scale:
         """Numbers to which offset and unit can be applied without giving them another shape."""
         x = x.to_array() if isinstance(x, StridedTensor) else checks.numbers_of(x, name)
         for measured in (self.offset, self.unit):
-            shape = np.shape(measured)
-            lead = x.ndim - len(shape)
-            if lead < 0 or any(
-                m not in (1, n) for m, n in zip(shape, x.shape[lead:], strict=True)
-            ):
+            if np.broadcast_shapes(x.shape, np.shape(measured)) != x.shape:
                 raise ValueError(
-                    f"{name} has shape {x.shape}, which a scale of shape {shape} does not fit."
+                    f"{name} has shape {x.shape}, which a scale of shape {np.shape(measured)} "
+                    "would change."
                 )
         return x
 
@@ -351,16 +334,13 @@ def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
 
     NumPy's own `std` would need two copies of all data in float64.
     """
-    axes = tuple(axis % x.ndim for axis in axes)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     shape = [x.shape[axis] for axis in kept]
-    rows = x.transpose(*axes, *kept).reshape(
-        -1, math.prod(shape)
-    )  # a view where the examples come first
+    # A view if the examples come first.
+    rows = x.transpose(*axes, *kept).reshape(-1, math.prod(shape))
     blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
-    first = rows[0].astype(
-        np.float64
-    )  # taken off, so that the mean of equal numbers is that number exactly
+    # The first row is subtracted, so that the mean of equal numbers is that number exactly.
+    first = rows[0].astype(np.float64)
     mean = first + sum(np.ones(len(rows[b])) @ (rows[b] - first) for b in blocks) / len(rows)
     deviations = (rows[b] - mean for b in blocks)
     squares = sum(np.einsum("rc,rc->c", d, d) for d in deviations)
@@ -371,7 +351,6 @@ def _left(x: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of statistics over `axes` that broadcasts against x: leading axes vanish,
     others stay as 1.
     """
-    axes = tuple(axis % x.ndim for axis in axes)
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     return shape[len(axes) :] if set(axes) == set(range(len(axes))) else shape
 
@@ -382,28 +361,10 @@ def _finite(x: Any) -> np.ndarray:
         raise TypeError("x is bool and has no unit to scale; make it numbers first.")
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(
-            f"x of shape {x.shape} is empty or holds values that are not finite; mask them first."
+            f"x of shape {x.shape} is empty or holds values that are not finite; mask them "
+            "first."
         )
     return x
-
-
-def _axes(x: np.ndarray, axis: Any) -> tuple[int, ...]:
-    """Axes counted from the front, each once."""
-    single = checks.as_int(axis)
-    if single is None and not isinstance(axis, tuple | list):
-        raise TypeError(
-            f"axis must be a whole number, or several in a tuple; got {checks.describe(axis)}."
-        )
-    axes = tuple(
-        checks.whole(one, "axis") for one in ((single,) if single is not None else axis)
-    )
-    if any(not -x.ndim <= one < x.ndim for one in axes) or len(
-        {one % x.ndim for one in axes}
-    ) < len(axes):
-        raise ValueError(
-            f"axis={axis} names an axis twice, or one that x of shape {x.shape} has not."
-        )
-    return tuple(one % x.ndim for one in axes)
 
 
 def standardize(train: Any, *others: Any, axis: int | tuple[int, ...] = 0) -> tuple[Any, ...]:

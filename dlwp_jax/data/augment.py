@@ -1,9 +1,8 @@
 """Random changes that keep the meaning: flip, shift, scale, rotate, noise (chapter 12.6).
 
 Pure functions of a key, jittable and `vmap`-able over examples. Images `[H W C]` and volumes
-`[D H W C]` alike: the geometry is one affine matrix in torch's `affine_grid` coordinates, where
-x, y (and z) go from -1 to 1 over columns, rows (and slices), so all changes cost one
-resampling.
+`[D H W C]` alike: the geometry is one affine matrix in torch's `affine_grid` coordinates (x, y
+and z go from -1 to 1 over columns, rows and slices), so all changes cost one resampling.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ def flip(key: jax.Array, dims: int, *, axes: Sequence[int] | None = None) -> jax
     Args:
       key: a PRNG key.
       dims: 2 for images, 3 for volumes.
-      axes: which of x, y, z (0, 1, 2) may be mirrored; None is all.
+      axes: the axes of x, y, z (0, 1, 2) that may be mirrored; None means all.
 
     Returns:
       `[dims + 1, dims + 1]`, as all matrices here.
@@ -91,7 +90,8 @@ def noise(key: jax.Array, x: jax.Array, amount: float | jax.Array) -> jax.Array:
     )
     if jnp.iscomplexobj(amount) or not fits:
         raise ValueError(
-            f"amount must be one real number, or fit x of shape {x.shape}; got {checks.describe(amount)}."
+            f"amount must be one real number, or fit x of shape {x.shape}; got "
+            f"{checks.describe(amount)}."
         )
     return x + amount.astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
 
@@ -119,7 +119,8 @@ def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
     dims = len(sizes)
     if dims not in (2, 3) or matrix.shape != (dims + 1, dims + 1):
         raise ValueError(
-            f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W C] (4, 4)."
+            f"x of shape {x.shape} and matrix of {matrix.shape}: [H W C] needs (3, 3), [D H W "
+            "C] (4, 4)."
         )
     x = _floating(x)
     if not x.size or jnp.iscomplexobj(matrix):
@@ -132,8 +133,11 @@ def warp(x: jax.Array, matrix: jax.Array) -> jax.Array:
         -1, *[1] * dims
     )
     place = [((source[dims - 1 - i] + 1) * n - 1) / 2 for i, n in enumerate(sizes)]
-    channel = lambda plane: map_coordinates(plane, place, order=1, mode="nearest")  # noqa: E731
-    return jax.vmap(channel, in_axes=-1, out_axes=-1)(x).astype(x.dtype)
+
+    def one_channel(plane: jax.Array) -> jax.Array:
+        return map_coordinates(plane, place, order=1, mode="nearest")
+
+    return jax.vmap(one_channel, in_axes=-1, out_axes=-1)(x).astype(x.dtype)
 
 
 def augment(
@@ -163,7 +167,7 @@ def augment(
       An array like x.
 
     Raises:
-      TypeError, ValueError: where x is not floating, of another number of axes, or an amount is
+      TypeError, ValueError: if x is not floating, of another number of axes, or an amount is
         no finite number.
 
     >>> augment(jax.random.key(0), jnp.ones((8, 8, 1)), flips=True, offset=0.1, turn=TURN).shape
@@ -212,7 +216,7 @@ def _axes(axes: Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def _amount(value: Any, name: str) -> Any:
-    """A finite number; a traced one passes unlooked at."""
+    """A finite number; a traced one is not checked."""
     if (
         isinstance(value, Tracer)
         and value.ndim == 0

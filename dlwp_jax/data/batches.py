@@ -1,6 +1,4 @@
-"""Which rows each step sees: index plans, made on the host and small, so that the data need not
-move.
-"""
+"""Plans of the rows that each step sees, made on the host, so that the data need not move."""
 
 from typing import Any, NamedTuple
 
@@ -34,13 +32,13 @@ def batch_plan(n: int, batch_size: int, *, key: jax.Array | None = None) -> Plan
     `DataLoader(shuffle=...)`).
 
     Args:
-      n: how many examples there are.
+      n: the number of examples.
       batch_size: rows in a batch; more than n gives one short batch.
       key: a PRNG key to shuffle by, None for the order of the data.
 
     >>> plan = batch_plan(11, 4, key=jax.random.key(0))
-    >>> plan.full.shape, plan.rest.shape, sorted(np.concatenate(plan.steps()).tolist()) == list(range(11))
-    ((2, 4), (3,), True)
+    >>> plan.full.shape, plan.rest.shape
+    ((2, 4), (3,))
     """
     n, batch_size = checks.whole(n, "n", 1), checks.whole(batch_size, "batch_size", 1)
     rows = (
@@ -53,16 +51,16 @@ def batch_plan(n: int, batch_size: int, *, key: jax.Array | None = None) -> Plan
 def balanced_rows(
     labels: Any, *, ratio: int, n: int, key: jax.Array | None = None
 ) -> np.ndarray:
-    """Rows in which every positive is followed by `ratio` negatives (chapter 12.5; the book's
+    """Rows in which `ratio` negatives follow every positive (chapter 12.5; the book's
     `ratio_int`).
 
-    Each class is gone through in turn and begun again when it is used up, so a rare class
-    repeats.
+    Each class begins again when it is used up, so a rare class repeats. `sampling.balanced`
+    does the same inside a compiled program.
 
     Args:
       labels: `[examples]`, 1 or True for positives.
       ratio: negatives for each positive, at least 1.
-      n: how many rows to give (the book's LUNA data set takes 200,000 an epoch).
+      n: the number of rows (the book's LUNA data set takes 200,000 an epoch).
       key: shuffles both classes first, as the book does before each epoch; None keeps their
         order.
 
@@ -70,7 +68,7 @@ def balanced_rows(
       `[n]` rows: positive, ratio negatives, positive, ...
 
     Raises:
-      ValueError: where one of the classes has no example.
+      ValueError: if one of the classes has no example.
 
     >>> balanced_rows([0, 0, 1, 0, 0], ratio=2, n=7).tolist()
     [2, 0, 1, 2, 3, 4, 2]
@@ -84,7 +82,8 @@ def balanced_rows(
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     if not len(positive) or not len(negative):
         raise ValueError(
-            f"labels hold {len(positive)} positives and {len(negative)} negatives; both are needed."
+            f"labels hold {len(positive)} positives and {len(negative)} negatives; both are "
+            "needed."
         )
     if key is not None:
         keys = jax.random.split(key)

@@ -34,9 +34,7 @@ CLASSES = (
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = ("test_batch",)
 ROW = 3 * 32 * 32
-CHUNK = (
-    200  # images turned to channels-last at a time: 600 kB, so that they are still in the cache
-)
+CHUNK = 200  # images turned to channels-last at a time: 600 kB stay in the cache
 
 
 def read(
@@ -45,31 +43,24 @@ def read(
     """Read the official folder `cifar-10-batches-py`.
 
     Args:
-      folder: where `data_batch_1` to `_5` and `test_batch` are.
-      classes: names out of `CLASSES` to keep, relabelled in this order, such as `("airplane",
-        "bird")`; None is all ten.
+      folder: the folder of `data_batch_1` to `_5` and `test_batch`.
+      classes: the names out of `CLASSES` to keep, relabelled in this order, such as
+        `("airplane", "bird")`; None keeps all ten.
 
     Returns:
       `(train, test)`, each `{"image": [n 32 32 3] uint8, "label": [n] int32}`: 50,000 and
       10,000 of all ten.
 
     Raises:
-      BrokenFile: where a file is damaged or wants to do more than describe an array and its
+      BrokenFile: if a file is damaged or wants to do more than describe an array and its
         labels.
     """
-    if classes is not None:
-        if (
-            not isinstance(classes, tuple | list)
-            or not classes
-            or len({*map(str, classes)}) < len(classes)
-        ):
-            raise ValueError(
-                f"classes must be different names of {', '.join(CLASSES)}; got {checks.describe(classes)}."
-            )
-        if unknown := [name for name in map(str, classes) if name not in CLASSES]:
-            raise ValueError(
-                f"classes has {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}."
-            )
+    wanted = CLASSES if classes is None else classes
+    if not wanted or len(set(wanted)) < len(wanted) or set(wanted) - set(CLASSES):
+        raise ValueError(
+            f"classes must be different names of {', '.join(CLASSES)}; got "
+            f"{checks.describe(classes)}."
+        )
     checks.path(folder, "folder")
     image, label, ends = _read([Path(folder, name) for name in (*TRAIN, *TEST)])
     sides = np.split(image, ends[-2:-1]), np.split(label, ends[-2:-1])
@@ -115,9 +106,7 @@ def _read(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class _Record:
-    """Stands in for the array and its type: keeps what the file says about them and does
-    nothing.
-    """
+    """Stands in for the array and its type: keeps its arguments and does nothing."""
 
     def __init__(self, *args):
         self.args = args
@@ -142,7 +131,7 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-# What damaged or hostile bytes make of the unpickler itself, found by trying.
+# The errors of the unpickler itself for damaged or hostile bytes, found by trying.
 FAILURES = (
     *(
         pickle.UnpicklingError,
@@ -158,15 +147,14 @@ FAILURES = (
 
 
 def _describe(path: Path) -> tuple[np.ndarray, int | bytes]:
-    """The labels of a batch file, and its pixels: where they begin in the file, or the bytes
+    """The labels of a batch file, and its pixels: their offset in the file, or the bytes
     themselves.
 
     The pixels of an official file are cut out before unpickling, which would copy them twice
     into memory; a file of another length takes that slower way.
     """
-    official = b"T" + (10_000 * ROW).to_bytes(
-        4, "little"
-    )  # the opcode of a long string and its length
+    # The opcode of a long string, and its length.
+    official = b"T" + (10_000 * ROW).to_bytes(4, "little")
     with reading(path, "a CIFAR-10 batch", *FAILURES):
         with (
             open(path, "rb") as file,
@@ -177,9 +165,8 @@ def _describe(path: Path) -> tuple[np.ndarray, int | bytes]:
             if cut < 0 or begin + 10_000 * ROW > len(content):
                 program, begin = content[:], None
             else:
-                program = (
-                    content[:cut] + b"U\x00" + content[begin + 10_000 * ROW :]
-                )  # an empty string instead
+                # An empty string instead.
+                program = content[:cut] + b"U\x00" + content[begin + 10_000 * ROW :]
         batch = _Unpickler(io.BytesIO(program), encoding="bytes").load()
         (_, shape, dtype, fortran_order, pixels), labels = (
             batch[b"data"].state,
@@ -216,7 +203,6 @@ def _fill(image: np.ndarray, path: Path, pixels: int | bytes) -> None:
             part = planes[: len(out)]
             if file.readinto(part.data) != part.nbytes:
                 raise BrokenFile(f"{path} became shorter while it was read.")
-            for channel in range(
-                3
-            ):  # three copies with one stride each are three times faster than a transpose
+            # Three copies with one stride each are three times faster than a transpose.
+            for channel in range(3):
                 out[..., channel] = part[:, channel]

@@ -1,6 +1,4 @@
-"""Bringing published files to this machine once: by checksum, without half files, also with two
-processes at once.
-"""
+"""Published files, fetched once: checked by checksum, complete, also with two processes."""
 
 import dataclasses
 import os
@@ -8,11 +6,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from dlwp_jax.data.files import reading
+from dlwp_jax.data.files import needs, reading
 
 
 class FetchError(OSError):
-    """A file could not be brought here; the message says what to do instead."""
+    """A file could not be fetched; the message says what to do instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +18,10 @@ class Remote:
     """A published file.
 
     Attributes:
-      url: where it is.
-      checksum: what was published with it, as pooch has it: "md5:..." or "sha256:...".
-      path: where it is kept under the data root.
-      folder: for an archive, the folder in it that is unpacked beside it; else empty.
+      url: its address.
+      checksum: its published checksum in pooch's form: "md5:..." or "sha256:...".
+      path: its path under the data root.
+      folder: the folder to unpack, if the file is an archive; else empty.
     """
 
     url: str
@@ -33,8 +31,8 @@ class Remote:
 
 
 def data_root() -> Path:
-    """Where data sets are kept: the environment's DLWP_DATA, or else the platform's cache
-    folder for dlwp-jax.
+    """The folder of data sets: the environment's DLWP_DATA, or else the platform's cache folder
+    for dlwp-jax.
 
     >>> getfixture("monkeypatch").setenv("DLWP_DATA", "/data")
     >>> data_root().as_posix()
@@ -42,21 +40,21 @@ def data_root() -> Path:
     """
     if folder := os.environ.get("DLWP_DATA"):
         return Path(folder).expanduser()
-    import platformdirs
+    with needs():
+        import platformdirs
 
     return Path(platformdirs.user_cache_dir("dlwp-jax"))
 
 
 def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
-    """Bring one file, unless it is there with the right checksum, and unpack it where it is an
-    archive.
+    """Fetch one file, unless it is there with the right checksum, and unpack an archive.
 
-    The file is downloaded under a temporary name and renamed when its checksum is right, and an
-    archive is unpacked beside and renamed: what has the right name is whole, whoever is
-    interrupted.
+    The file is downloaded under a temporary name and renamed when its checksum is right. An
+    archive is unpacked under another name and renamed. So a file of the right name is complete,
+    even if a process was interrupted.
 
     Args:
-      remote: what to bring.
+      remote: the file.
       root: the data root.
       progress: show a bar on the terminal.
 
@@ -64,10 +62,11 @@ def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
       The file, or the unpacked folder.
 
     Raises:
-      FetchError: where the network, the server or the checksum says no.
+      FetchError: if the file cannot be downloaded, or has another checksum.
     """
-    import pooch
-    import requests
+    with needs():
+        import pooch
+        import requests
 
     file = root / remote.path
     if remote.folder and (root / remote.folder).is_dir():
@@ -82,12 +81,11 @@ def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
             path=file.parent,
             downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16),  # type: ignore[arg-type]
         )
-    except (
-        requests.exceptions.RequestException,
-        ValueError,
-    ) as error:  # ValueError is pooch's wrong checksum
+    except (requests.exceptions.RequestException, ValueError) as error:
+        # pooch raises ValueError for a wrong checksum.
         raise FetchError(
-            f"{remote.url} could not be fetched: {error}. Without a network, put that file at {file} "
+            f"{remote.url} could not be fetched: {error}. Without a network, put that file at "
+            f"{file} "
             f"({remote.checksum}) and try again, or use the embedded default."
         ) from error
     finally:
@@ -108,9 +106,7 @@ def _unpack(archive: Path, folder: str, root: Path) -> Path:
         try:
             os.rename(Path(partial, folder), root / folder)
         except OSError:
-            if not (
-                root / folder
-            ).is_dir():  # it is there when another process was first: theirs is as good
+            if not (root / folder).is_dir():  # another process may have been first
                 raise
     return root / folder
 

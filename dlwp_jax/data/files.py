@@ -1,6 +1,4 @@
-"""What all readers share: one error for files that cannot be trusted, raised with the file's
-name.
-"""
+"""The parts that all readers share: one error for bad files, and one for missing libraries."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,16 +6,34 @@ from pathlib import Path
 
 from dlwp_jax import checks
 
-MOST_TOLD = 240  # characters of a library's own complaint
+MOST_SHOWN = 240  # characters of a library's own complaint
 
 
 class BrokenFile(ValueError):
-    """A file that is not what its reader reads: truncated, damaged, ragged, or of another kind.
+    """A file that its reader cannot read: truncated, damaged, ragged, or of another kind.
 
-    >>> raise BrokenFile("cat.png: not a PNG or JPEG image.")
+    >>> raise BrokenFile("cat.png: not a picture.")
     Traceback (most recent call last):
-    dlwp_jax.data.files.BrokenFile: cat.png: not a PNG or JPEG image.
+    dlwp_jax.data.files.BrokenFile: cat.png: not a picture.
     """
+
+
+@contextlib.contextmanager
+def needs(extra: str = "data") -> Iterator[None]:
+    """Turn an `ImportError` inside the block into one that names the extra to install.
+
+    >>> with needs("data"):
+    ...     import a_library_that_is_not_there
+    Traceback (most recent call last):
+    ImportError: a_library_that_is_not_there is needed: pip install 'dlwp-jax[data]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or str(error)).split(".")[0]
+        raise ImportError(
+            f"{name} is needed: pip install 'dlwp-jax[{extra}]'", name=error.name
+        ) from error
 
 
 @contextlib.contextmanager
@@ -26,13 +42,13 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
 
     Args:
       path: the file being read.
-      kind: what it should have been ("a WAV file"), for the message.
-      causes: the exceptions that the library is known to raise for bad bytes. A missing file or
-        a forbidden one stays what it is: there is nothing wrong with its bytes.
+      kind: the kind of file that is expected ("a WAV file"), for the message.
+      causes: the exceptions that the library is known to raise for bad bytes. A missing or a
+        forbidden file stays the error that it is: nothing is wrong with its bytes.
 
     Raises:
       BrokenFile: in place of any of `causes`.
-      TypeError, ValueError: where the path is none.
+      TypeError, ValueError: if `path` is not a path.
 
     >>> with reading("words.txt", "text in UTF-8", UnicodeDecodeError):
     ...     b"\\xff".decode()
@@ -45,34 +61,35 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
     except (BrokenFile, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except causes as error:
-        told = (
-            " ".join(str(error).split()) or type(error).__name__
-        )  # some libraries write paragraphs, the reason last
-        told = told if len(told) <= MOST_TOLD else f"...{told[-MOST_TOLD:]}"
-        raise BrokenFile(f"{path} cannot be read as {kind}: {told}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if len(reason) > MOST_SHOWN:  # some libraries write paragraphs, the reason last
+            reason = f"...{reason[-MOST_SHOWN:]}"
+        raise BrokenFile(f"{path} cannot be read as {kind}: {reason}") from error
 
 
 def files_in(folder: str | Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with one of these suffixes (any case), by name; hidden files are
-    left out.
+    """The files of a folder that have one of these suffixes (in any case), sorted by name.
+
+    Hidden files are left out. Without suffixes every file is taken.
 
     Raises:
-      FileNotFoundError: where there is no such folder, or nothing in it ends so.
+      FileNotFoundError: if there is no such folder, or no such file in it.
 
     >>> [path.name for path in files_in(Path(__file__).parent, ".typed", ".py")][0]
     '__init__.py'
     """
     checks.path(folder, "folder")
-    for suffix in suffixes:
-        checks.text(suffix, "a suffix")
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")
     found = [
-        p
-        for p in sorted(folder.iterdir())
-        if p.suffix.lower() in suffixes and not p.name.startswith(".")
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
     ]
+    if suffixes:
+        found = [path for path in found if path.suffix.lower() in suffixes]
     if not found:
-        raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(suffixes)}.")
+        ends = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
+        raise FileNotFoundError(f"{folder} holds no file{ends}.")
     return found

@@ -20,7 +20,7 @@ def read(path: str | Path) -> np.ndarray:
         labels.
 
     Raises:
-      BrokenFile: where the header is not that, or the values are fewer or more than it says.
+      BrokenFile: if the header is another, or if there are fewer or more values than it says.
 
     >>> path = getfixture("tmp_path") / "labels"
     >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))
@@ -40,7 +40,8 @@ def read(path: str | Path) -> np.ndarray:
     expected = begin + int(np.prod([float(n) for n in shape]))
     if len(content) != expected:
         raise BrokenFile(
-            f"{path} has {len(content)} bytes; {expected} are needed for values of shape {shape}."
+            f"{path} has {len(content)} bytes; {expected} are needed for values of shape "
+            f"{shape}."
         )
     return np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy()
 
@@ -52,11 +53,12 @@ def read_pair(images: str | Path, labels: str | Path) -> dict[str, np.ndarray]:
       `{"image": [n 28 28 1] uint8, "label": [n] int32}`.
 
     Raises:
-      BrokenFile: as `read`, and where their numbers differ or a label is not 0 to 9.
+      BrokenFile: as `read`; and if their numbers differ, or a label is not 0 to 9.
     """
     image, label = read(images), read(labels)
     if image.ndim != 3 or label.ndim != 1 or len(image) != len(label) or not (label < 10).all():
         raise BrokenFile(
-            f"{images} holds {image.shape} and {labels} {label.shape}; images and their labels 0 to 9 are wanted."
+            f"{images} holds {image.shape} and {labels} {label.shape}; images and their labels "
+            "0 to 9 are wanted."
         )
     return {"image": image[..., None], "label": label.astype(np.int32)}

@@ -1,82 +1,141 @@
-"""Images: PNG and JPEG files to arrays, channels last (chapter 4.1)."""
+"""Images: picture files to arrays, channels last (chapter 4.1)."""
 
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.data.arrays import Scale
-from dlwp_jax.data.files import BrokenFile, files_in, reading
+from dlwp_jax.data.files import BrokenFile, files_in, needs, reading
 from dlwp_jax.storage import StridedTensor
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
-# What Pillow calls the ways to store a pixel, and how many channels each becomes here.
+# Pillow's names for the ways to store a pixel, and the number of channels of each here.
 CHANNELS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+# Other ways, and the one that they are converted to.
+CONVERTED = {
+    "1": "L",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+    "RGBX": "RGB",
+    "PA": "RGBA",
+    "RGBa": "RGBA",
+    "La": "LA",
+}
+# Pillow's other formats are vectors, documents or films that other programs have to draw.
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "AVIF",
+    "JPEG2000",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "DIB",
+    "PPM",
+    "TGA",
+    "PCX",
+    "SGI",
+    "ICO",
+    "QOI",
+    "DDS",
+)
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".tif", ".tiff", ".gif", ".bmp", ".dib"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".sgi", ".rgb", ".ico", ".qoi", ".dds"),
+)
 MOST_ROWS = 2**16  # or columns, of a picture that is asked for
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def read(path: str | Path, *, channels: int | None = None) -> np.ndarray:
-    """Read one PNG or JPEG file as it is stored (chapter 4.1.2; `imageio.imread` in the book).
+    """Read one picture as it is meant to be seen (chapter 4.1.2; `imageio.imread` in the book).
+
+    The formats are PNG, JPEG, WebP, TIFF, GIF, BMP and others that Pillow decodes (`FORMATS`).
+    A picture that its camera marked as turned (EXIF) is turned upright. Of several pictures in
+    one file, such as an animated GIF, the first is read.
 
     Args:
       path: the file.
-      channels: None keeps what the file has: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). 3
-        drops alpha, as the book's `img_t[:3]` does, and repeats grey; 1, 2 or 4 is accepted
-        only where the file has just that.
+      channels: None keeps the file's: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). 3 drops
+        alpha, as the book's `img_t[:3]` does, and repeats grey; 1, 2 or 4 is accepted only if
+        the file has just that.
 
     Returns:
       `[height width channels]` uint8 in 0..255; 16-bit grey as uint16 in 0..65535. Palette
-      images come out as RGB or RGBA. The camera's orientation tag is not applied.
+      images become RGB or RGBA, CMYK becomes RGB. JPEG 2000 and AVIF of more bits are read with
+      8 in a channel.
 
     Raises:
-      BrokenFile: where the bytes are damaged, truncated or no PNG or JPEG. (PNG carries
-        checksums and any damage is found; JPEG has none, so damage inside its compressed data
-        can pass as other pixels.)
+      BrokenFile: if the bytes are damaged, truncated or no picture. (PNG carries checksums and
+        any damage is found; the others have none, so damage inside their compressed data can
+        pass as other pixels.)
 
     >>> from sklearn.datasets import load_sample_images
     >>> read(Path(load_sample_images().filenames[0])).shape
     (427, 640, 3)
     """
-    from PIL import Image
+    with needs():
+        from PIL import Image, ImageOps
 
     if channels is not None:
         checks.whole(channels, "channels", 1, 4)
-    with reading(path, "a PNG or JPEG image", *_pillow_failures()):
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # older ones lack some
+    failures = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+    with reading(path, "a picture", *failures, UserWarning), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Truncated File Read", UserWarning)  # of a TIFF
+        with Image.open(path, formats=formats) as image:
             image.verify()  # checks every chunk's checksum, but leaves the image unusable
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            pixels = _pixels(image, path)
+        with Image.open(path, formats=formats) as image:
+            _refuse_lost_pixels(image, path)
+            pixels = _pixels(ImageOps.exif_transpose(image), path)
     return pixels if channels is None else _with_channels(pixels, channels, path)
 
 
-def _pillow_failures() -> tuple[type[Exception], ...]:
-    from PIL import Image
-
-    return (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-def _pixels(image, path) -> np.ndarray:
+def _refuse_lost_pixels(image: Any, path: str | Path) -> None:
+    """Refuse a file without pixels, and one of which Pillow would keep 8 of 16 bits."""
     if not image.tile:
-        raise BrokenFile(f"{path} is truncated: it ends before its pixels.")
-    if (
-        "16B" in str(image.tile[0][3]) and image.mode != "I;16"
-    ):  # how the file stores what `mode` becomes in memory
+        if image.format in ("PNG", "JPEG"):
+            raise BrokenFile(f"{path} is truncated: it ends before its pixels.")
+        return  # WebP and others are decoded already
+    stored = image.tile[0][3]  # how the file stores the pixels that `mode` names in memory
+    is_deep = ";16" in str(stored)
+    if image.format == "PPM" and isinstance(stored, tuple):
+        is_deep = stored[-1] > 255  # the largest value
+    if is_deep and not image.mode.startswith("I"):
         raise BrokenFile(
-            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. Convert it first."
+            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. "
+            "Convert "
+            "it first."
         )
-    if image.mode == "1":
-        image = image.convert("L")
+
+
+def _pixels(image: Any, path: str | Path) -> np.ndarray:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in CONVERTED:
+        image = image.convert(CONVERTED[image.mode])
+    pixels = np.array(image)
+    if image.mode.startswith("I"):  # 16 bits in either byte order, or in 32
+        if pixels.min() < 0 or pixels.max() >= 2**16:
+            raise BrokenFile(f"{path} has grey values that do not fit 16 bits.")
+        return pixels.astype(np.uint16)[..., None]
     if image.mode not in CHANNELS:
         raise BrokenFile(
-            f"{path} has pixels of kind {image.mode!r}; {', '.join(CHANNELS)} can be read."
+            f"{path} has pixels of kind {image.mode!r}; {', '.join((*CHANNELS, *CONVERTED))} "
+            "can "
+            "be read."
         )
-    return np.array(image).reshape(image.height, image.width, CHANNELS[image.mode])
+    return pixels.reshape(image.height, image.width, CHANNELS[image.mode])
 
 
 def _with_channels(pixels: np.ndarray, channels: int, path) -> np.ndarray:
@@ -98,37 +157,98 @@ def read_folder(
     """Read all images of a folder into one batch (the three cats of chapter 4.1.4).
 
     Args:
-      folder: where the files are; only PNG and JPEG are taken.
-      size: `(height, width)` to resize to (bilinear, as Pillow does it); None asks that all are
-        equal.
+      folder: the folder; files with other suffixes than `SUFFIXES` are left out.
+      size: `(height, width)` to resize to (bilinear, as Pillow does it); None expects that all
+        have one size.
       channels: as in `read`.
 
     Returns:
       `[n height width channels]` uint8, and the n file names, sorted.
 
     Raises:
-      ValueError: where the images differ in size and `size` is None.
+      ValueError: if the images differ in size and `size` is None.
 
     >>> from sklearn.datasets import load_sample_images
-    >>> batch, names = read_folder(Path(load_sample_images().filenames[0]).parent, size=(32, 48))
+    >>> folder = Path(load_sample_images().filenames[0]).parent
+    >>> batch, names = read_folder(folder, size=(32, 48))
     >>> batch.shape, names
     ((2, 32, 48, 3), ['china.jpg', 'flower.jpg'])
     """
-    size = None if size is None else checks.wholes(size, "size", 2, 1, MOST_ROWS)
     paths = files_in(folder, *SUFFIXES)
+    return _batch(paths, folder, size, channels), [path.name for path in paths]
+
+
+def _batch(
+    paths: list[Path], folder: str | Path, size: tuple[int, int] | None, channels: int
+) -> np.ndarray:
+    """Images of one size as one array."""
+    if size is not None:
+        size = checks.wholes(size, "size", 2, 1, MOST_ROWS)
     images = [read(path, channels=channels) for path in paths]
     if size is not None:
         images = [resize(image, size) for image in images]
     kinds = {(image.shape, str(image.dtype)) for image in images}
     if len(kinds) > 1:
         raise ValueError(
-            f"size=None, but the images of {folder} differ: {sorted(kinds)}; give size=(height, width)."
+            f"size=None, but the images of {folder} differ: {sorted(kinds)[:4]}; give "
+            "size=(height, width)."
         )
-    return np.stack(images), [path.name for path in paths]
+    return np.stack(images)
+
+
+def read_classes(
+    folder: str | Path, *, size: tuple[int, int] | None = None, channels: int = 3
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Read a folder that holds one folder of images for each class (torchvision's
+    `ImageFolder`).
+
+    Args:
+      folder: the outer folder. Each folder in it is a class, whose images may lie in further
+        folders; hidden folders are left out.
+      size: as in `read_folder`.
+      channels: as in `read`.
+
+    Returns:
+      `[n height width channels]` uint8; `[n]` int32 labels; and the names of the classes in
+      sorted order: label i is `names[i]`.
+
+    Raises:
+      FileNotFoundError: if there is no folder of a class, or one without an image.
+      ValueError: if the images differ in size and `size` is None.
+
+    >>> from PIL import Image
+    >>> root = getfixture("tmp_path")
+    >>> for name in ("bird", "airplane"):
+    ...     (root / name).mkdir()
+    ...     Image.new("RGB", (4, 3)).save(root / name / "1.png")
+    >>> images, labels, names = read_classes(root)
+    >>> images.shape, labels.tolist(), names
+    ((2, 3, 4, 3), [0, 1], ['airplane', 'bird'])
+    """
+    checks.path(folder, "folder")
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder.")
+    inner = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    classes = [path for path in inner if not path.name.startswith(".")]
+    if not classes:
+        raise FileNotFoundError(f"{folder} holds no folder; one for each class is needed.")
+    found = [_images_below(path) for path in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in found])
+    images = _batch([path for paths in found for path in paths], folder, size, channels)
+    return images, labels, [path.name for path in classes]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """The images of a folder and of the folders in it, in torchvision's order."""
+    below = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted((path.parent, path.name) for path in below if path.name[0] != ".")
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no image; the folder of a class needs one.")
+    return [Path(parent, name) for parent, name in paths]
 
 
 def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """Resize a uint8 image `[h w c]`: bilinear, averaging where it shrinks, as Pillow and
+    """Resize a uint8 image `[h w c]`: bilinear, with averaging if it shrinks, as Pillow and
     torchvision's `Resize` do.
 
     Args:
@@ -141,7 +261,8 @@ def resize(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
     >>> resize(np.full((427, 640, 3), 7, np.uint8), 256).shape  # 256 / 427 * 640 = 383.7
     (256, 383, 3)
     """
-    from PIL import Image
+    with needs():
+        from PIL import Image
 
     image = _checked(image)
     if image.dtype != np.uint8:
@@ -174,17 +295,17 @@ def _in_proportion(sizes: tuple[int, ...], shorter: int) -> tuple[int, ...]:
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
-    """The middle of an image `[h w c]`, in a frame of zeros where it is too small;
+    """The middle of an image `[h w c]`, in a frame of zeros if it is too small;
     torchvision's `CenterCrop`.
 
-    Where the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above
+    If the middle lies between two pixels, torchvision rounds to the even one: 2.5 rows above
     become 2, 3.5 become 4. A frame that cannot be even is wider at the bottom and at the right.
 
     Args:
       image: any type of numbers.
       size: `(height, width)`, or an int for a square.
 
-    >>> center_crop(np.arange(7).reshape(1, 7, 1), (1, 4)).ravel().tolist()  # 1.5 to the left become 2
+    >>> center_crop(np.arange(7).reshape(1, 7, 1), (1, 4)).ravel().tolist()  # 1.5 becomes 2
     [2, 3, 4, 5]
     >>> center_crop(np.ones((1, 2, 1), int), (1, 5)).ravel().tolist()
     [0, 1, 1, 0, 0]
@@ -205,8 +326,8 @@ def normalize(images: np.ndarray, scale: Scale | None = None) -> tuple[np.ndarra
     """Bring images to mean 0 and standard deviation 1 in each channel (chapters 4.1.5 and
     7.1.4).
 
-    z = (x / max - mean) / std, where max is 255 or 65535 by the integer type, and float images
-    are taken as they are. torchvision's `ToTensor` and `Normalize` in one, on channels-last
+    z = (x / max - mean) / std; max is 255 or 65535 by the integer type, and float images are
+    not divided. torchvision's `ToTensor` and `Normalize` in one, on channels-last
     arrays.
 
     Args:
@@ -242,7 +363,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     images = checks.on_host(images, "images")
     if images.dtype in (np.uint8, np.uint16):
         return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
-    if np.issubdtype(images.dtype, np.floating):
+    if jnp.issubdtype(images.dtype, jnp.floating):  # bfloat16 too
         if (
             images.dtype.itemsize > 4
             and (np.abs(images) > np.finfo(np.float32).max)[np.isfinite(images)].any()
@@ -281,7 +402,8 @@ def _move_axis(images: Any, source: int, target: int, spatial: int) -> Any:
     )
     if images.ndim < spatial + 1:
         raise ValueError(
-            f"images have shape {images.shape}; {spatial} spatial axes and one of channels are needed."
+            f"images have shape {images.shape}; {spatial} spatial axes and one of channels are "
+            "needed."
         )
     axes = list(range(images.ndim))
     axes.insert(images.ndim + target, axes.pop(source))

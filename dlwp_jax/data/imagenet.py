@@ -1,4 +1,4 @@
-"""Pictures as networks trained on ImageNet want them, and the names of what they tell apart
+"""Pictures in the form that networks trained on ImageNet take, and the names of the classes
 (chapter 2).
 """
 
@@ -32,8 +32,8 @@ def preprocess(picture: np.ndarray) -> np.ndarray:
       `[224 224 3]` float32; `SCALE.undo` gives the pixels back, in 0..1.
 
     Raises:
-      TypeError: where the picture is not uint8.
-      ValueError: where it is not RGB.
+      TypeError: if the picture is not uint8.
+      ValueError: if it is not RGB.
 
     >>> x = preprocess(np.full((480, 640, 3), 124, np.uint8))
     >>> x.shape, x[0, 0].round(2).astype(str).tolist()
@@ -42,7 +42,8 @@ def preprocess(picture: np.ndarray) -> np.ndarray:
     picture = checks.on_host(picture, "picture")
     if picture.ndim != 3 or picture.shape[-1] != 3:
         raise ValueError(
-            f"the picture has shape {picture.shape}; [height width 3] is wanted (channels=3 of `read`)."
+            f"the picture has shape {picture.shape}; [height width 3] is wanted (channels=3 of "
+            "`read`)."
         )
     cropped = image.center_crop(image.resize(picture, 256), 224)
     return SCALE.apply(image.to_float(cropped))
@@ -54,10 +55,10 @@ def read_labels(path: str | Path, classes: int = 1000) -> list[str]:
 
     Args:
       path: the file, in UTF-8; empty lines at its end do not count.
-      classes: how many there have to be.
+      classes: the number of classes expected.
 
     Raises:
-      BrokenFile: where there are more or fewer, one is empty, or the file is no text.
+      BrokenFile: if there are more or fewer, one is empty, or the file is no text.
 
     >>> path = getfixture("tmp_path") / "labels.txt"
     >>> _ = path.write_text("tench, Tinca tinca\\ngoldfish\\n", "utf-8")
@@ -71,6 +72,7 @@ def read_labels(path: str | Path, classes: int = 1000) -> list[str]:
     if len(labels) != classes or "" in labels:
         empty = f", {labels.count('')} of them empty" if "" in labels else ""
         raise BrokenFile(
-            f"{path} has {len(labels)} lines{empty}; {classes} are wanted, the name of one class in each."
+            f"{path} has {len(labels)} lines{empty}; {classes} are wanted, the name of one "
+            "class in each."
         )
     return labels

@@ -11,69 +11,32 @@ import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.data import audio, volume
+from dlwp_jax.data.files import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MOST_PANELS = 1000  # side by side
-MOST_INCHES = 1000
 
 
 def _panels(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes `[rows columns]`, made without pyplot: nothing is kept open."""
-    from matplotlib.figure import Figure
+    with needs("experiments"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def _list(values: Any, name: str) -> list:
-    if (
-        not hasattr(values, "__len__")
-        or not hasattr(values, "__getitem__")
-        or getattr(values, "ndim", 1) == 0
-    ):
-        raise TypeError(f"{name} must be a sequence; got {checks.describe(values)}.")
-    return list(values)
-
-
-def _size(size: Any) -> tuple[float, float]:
-    """Width and height of a figure in inches."""
-    if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(
-            f"size must be width and height in inches; got {checks.describe(size)}."
-        )
-    width, height = (checks.real(inches, "size", above=0) for inches in size)
-    if max(width, height) > MOST_INCHES:
-        raise ValueError(
-            f"size must be at most {MOST_INCHES} inches; got {checks.describe(size)}."
-        )
-    return width, height
-
-
-def _is_picture(picture: np.ndarray) -> bool:
-    is_flat = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[-1] in (1, 3, 4))
-    return is_flat and picture.size > 0 and picture.dtype.kind != "c"
-
-
 def _groups(groups: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Groups of finite numbers."""
-    if not isinstance(groups, Mapping) or not groups:
-        raise TypeError(
-            f"groups must be a dict of values by name; got {checks.describe(groups)}."
-        )
     arrays = {
         name: checks.real_on_host(values, f"groups[{name!r}]")
         for name, values in groups.items()
     }
-    if wrong := [
-        name
-        for name, values in arrays.items()
-        if not values.size or not np.isfinite(values).all()
-    ]:
-        raise ValueError(f"groups[{wrong[0]!r}] is empty, or holds a value that is not finite.")
+    for name, values in arrays.items():
+        if not values.size or not np.isfinite(values).all():
+            raise ValueError(f"groups[{name!r}] is empty, or holds a value that is not finite.")
     return arrays
 
 
@@ -83,20 +46,12 @@ def grid(images: Any, titles: Any, *, columns: int, size: tuple[float, float]) -
     >>> len(grid(np.zeros((3, 4, 4)), "abc", columns=2, size=(4, 4)).axes)
     4
     """
-    images, titles = (
-        [checks.on_host(picture, "images") for picture in _list(images, "images")],
-        _list(titles, "titles"),
-    )
-    if not images or len(images) != len(titles):
+    if len(images) != len(titles):
         raise ValueError(
-            f"{len(images)} images and {len(titles)} titles; one title for each image is needed."
+            f"{len(images)} images and {len(titles)} titles; one title for each image is "
+            "needed."
         )
-    if wrong := [picture.shape for picture in images if not _is_picture(picture)]:
-        raise ValueError(
-            f"images hold one of shape {wrong[0]}; [h w], or [h w c] with 1, 3 or 4 channels, is needed."
-        )
-    columns = checks.whole(columns, "columns", 1, MOST_PANELS)
-    figure, axes = _panels(-(-len(images) // columns), columns, _size(size))
+    figure, axes = _panels(-(-len(images) // columns), columns, size)
     for ax in axes.flat:
         ax.axis("off")
     for ax, picture, title in zip(axes.flat, images, titles, strict=False):
@@ -112,8 +67,6 @@ def planes(scan: volume.Volume, irc: Any | None = None) -> Figure:
     >>> len(planes(volume.Volume(np.zeros((2, 3, 4)))).axes)
     3
     """
-    if not isinstance(scan, volume.Volume):
-        raise TypeError(f"scan must be a volume.Volume; got {checks.describe(scan)}.")
     figure, axes = _panels(1, 3, (13, 4.6))
     dx, dy, dz = scan.spacing
     for ax, (name, plane), aspect in zip(
@@ -156,8 +109,6 @@ def day(groups: Mapping[str, Any], *, ylabel: str, title: str) -> Figure:
     1
     """
     groups = _groups(groups)
-    if wrong := [values.shape for values in groups.values() if values.ndim != 2]:
-        raise ValueError(f"groups hold values of shape {wrong[0]}; [days 24] is needed.")
     figure, axes = _panels(1, 1, (7, 4))
     ax = axes[0, 0]
     for name, values in groups.items():
@@ -175,11 +126,11 @@ def characters(line: str, rows: Any) -> Figure:
     >>> len(characters("ab", np.eye(2, 128)).axes)
     1
     """
-    checks.text(line, "line")
     rows = checks.real_on_host(rows, "rows")
     if rows.ndim != 2 or len(rows) != len(line) or not rows.size:
         raise ValueError(
-            f"rows have shape {rows.shape}; one for each of the {len(line)} characters of line is needed."
+            f"rows have shape {rows.shape}; one for each of the {len(line)} characters of line "
+            "is needed."
         )
     figure, axes = _panels(1, 1, (11, 4))
     ax = axes[0, 0]
@@ -201,18 +152,6 @@ def sound(samples: np.ndarray, rate: float, found: audio.Spectrogram) -> Figure:
     >>> len(sound(x, 1000, audio.spectrogram(x, 1000)).axes)
     3
     """
-    samples, rate = (
-        checks.real_on_host(samples, "samples"),
-        float(checks.real(rate, "rate", above=0)),
-    )
-    if samples.ndim != 1 or not samples.size:
-        raise ValueError(
-            f"samples have shape {samples.shape}; one channel, [samples], is needed."
-        )
-    if not isinstance(found, audio.Spectrogram) or np.ndim(found.power) != 2:
-        raise TypeError(
-            f"found must be the audio.Spectrogram of one channel; got {checks.describe(found)}."
-        )
     figure, axes = _panels(2, 1, (9, 5), sharex=True)
     (upper, lower) = axes[:, 0]
     upper.plot(np.arange(len(samples)) / rate, audio.to_float(samples), linewidth=0.3)

@@ -23,7 +23,7 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
       `[m]` `datetime64`, in order.
 
     Raises:
-      ValueError: where times go backwards, repeat, or fall between two ticks.
+      ValueError: if times fall, repeat, or lie between two ticks.
 
     >>> missing_times(["2011-01-02T04", "2011-01-02T06"], (1, "h")).astype(str).tolist()
     ['2011-01-02T05']
@@ -43,7 +43,8 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
         )
         if count > MOST_TICKS:
             raise ValueError(
-                f"times from {times[0]} to {times[-1]} have more than {MOST_TICKS} steps of {step}."
+                f"times from {times[0]} to {times[-1]} have more than {MOST_TICKS} steps of "
+                f"{step}."
             )
         ticks = np.arange(times[0], times[-1] + step, step)
     except TypeError as error:  # days do not divide a month
@@ -52,7 +53,8 @@ def missing_times(times: Any, step: Any) -> np.ndarray:
         ) from error
     if not (on_tick := np.isin(times, ticks)).all():
         raise ValueError(
-            f"times must be steps of {step} apart from {times[0]}; {times[np.argmin(on_tick)]} is not."
+            f"times must be steps of {step} apart from {times[0]}; {times[np.argmin(on_tick)]} "
+            "is not."
         )
     return np.setdiff1d(ticks, times)
 
@@ -87,7 +89,8 @@ def _step(step: Any) -> np.timedelta64:
     if not isinstance(step, np.timedelta64):
         if not (isinstance(step, tuple | list) and len(step) == 2 and isinstance(step[1], str)):
             raise TypeError(
-                f"step must be a timedelta64, or a pair such as (1, 'h'); got {checks.describe(step)}."
+                "step must be a timedelta64, or a pair such as (1, 'h'); got "
+                f"{checks.describe(step)}."
             )
         try:
             step = np.timedelta64(checks.whole(step[0], "step"), step[1])
@@ -138,7 +141,8 @@ def days(x: Any, *, hours: int = 24) -> "StridedTensor":
     shape = x.shape
     if len(shape) != 2 or not shape[0] or shape[0] % hours:
         raise ValueError(
-            f"x has shape {shape}; [steps channels] is needed with steps a multiple of hours={hours}."
+            f"x has shape {shape}; [steps channels] is needed with steps a multiple of "
+            f"hours={hours}."
         )
     return storage.tensor(x).view(-1, hours, shape[1]).transpose(1, 2)
 
@@ -166,6 +170,7 @@ def ordinal_one_hot(levels: Any, *, low: int, high: int) -> np.ndarray:
         levels = levels.astype(np.float64)
     if levels.size and not (low <= levels.min() and levels.max() <= high):
         raise ValueError(
-            f"levels go from {levels.min()} to {levels.max()}, not within low={low} to high={high}."
+            f"levels go from {levels.min()} to {levels.max()}, not within low={low} to "
+            f"high={high}."
         )
     return one_hot(levels - low, high - low + 1)

@@ -1,7 +1,7 @@
-"""Named data sets: embedded here, or fetched once and kept.
+"""Data sets by name: embedded in a dependency, or fetched once and kept.
 
 One registry, `SOURCES`. `load("wine-quality")` reads the real data set from the data root (and
-fetches it where its publisher gives a checksum); `load("wine-quality", embedded=True)` gives a
+fetches it if its publisher gives a checksum); `load("wine-quality", embedded=True)` gives a
 stand-in of the same form that needs neither network nor files.
 """
 
@@ -18,6 +18,7 @@ from dlwp_jax import checks
 from dlwp_jax.data import audio as wav
 from dlwp_jax.data import cifar, dicom, idx, image, synthetic, table, text
 from dlwp_jax.data.fetch import FetchError, Remote, data_root, fetch
+from dlwp_jax.data.files import needs
 
 
 def thermometer() -> dict[str, jax.Array]:
@@ -46,7 +47,8 @@ def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     >>> [side["image"].shape for side in digits()]
     [(1437, 8, 8, 1), (360, 8, 8, 1)]
     """
-    from sklearn.datasets import load_digits
+    with needs():
+        from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     pixels = (bunch.images * 255 / 16).round().astype(np.uint8)[..., None]
@@ -75,7 +77,8 @@ def sklearn_wine() -> table.Table:
     >>> sklearn_wine().values.shape
     (178, 14)
     """
-    from sklearn.datasets import load_wine
+    with needs():
+        from sklearn.datasets import load_wine
 
     bunch: Any = load_wine()
     values = np.column_stack([bunch.data, bunch.target]).astype(np.float32)
@@ -88,7 +91,8 @@ def sample_photos() -> np.ndarray:
     >>> sample_photos().shape
     (2, 427, 640, 3)
     """
-    from sklearn.datasets import load_sample_images
+    with needs():
+        from sklearn.datasets import load_sample_images
 
     bunch: Any = load_sample_images()
     return np.stack([image.read(path) for path in bunch.filenames])
@@ -134,7 +138,7 @@ def luna_scans(folder: Path) -> dict[str, Path]:
     """The `.mhd` files of LUNA's subsets by series uid; `volume.read_mhd` reads one.
 
     Raises:
-      FileNotFoundError: where there is none.
+      FileNotFoundError: if there is no such file.
     """
     checks.path(folder, "folder")
     scans = {path.stem: path for path in sorted(Path(folder).glob("subset*/*.mhd"))}
@@ -173,15 +177,15 @@ class Source:
 
     Attributes:
       name: as `load` and the command line take it.
-      what: what it is, in one sentence.
-      size: examples or shape, and megabytes of what is fetched or placed.
+      what: a description in one sentence.
+      size: examples or shape, and megabytes of the files.
       licence: under which it is published.
-      address: where it comes from.
+      address: its publisher.
       embedded: gives it, or its stand-in, without files.
-      stand_in: what `embedded` gives; empty where that is the data set itself.
-      path: where it is under the data root; empty where it is embedded.
+      stand_in: a description of what `embedded` gives; empty if that is the data set itself.
+      path: its path under the data root; empty if it is embedded.
       read: reads it from there.
-      remotes: what is fetched; empty where nobody published a checksum: such files are placed
+      remotes: the files to fetch; empty if nobody published a checksum. Such files are placed
         by hand.
     """
 
@@ -261,7 +265,7 @@ _ALL = (
     ),
     Source(
         name="bike-sharing",
-        what="Rented bikes and the weather by the hour, gaps filled but for 24 hours of hurricane Sandy",
+        what="Rented bikes and the weather by the hour, gaps filled but for 24 hours of Sandy",
         size="17,520 x 17, 1.1 MB",
         licence="CC BY 4.0",
         address=f"{BOOK}/bike-sharing-dataset (made by the book's authors from UCI 275)",
@@ -414,7 +418,7 @@ def find(name: str) -> Source:
 
 
 def place(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
-    """Make sure that a data set is on this machine, fetching it where that is possible.
+    """Make sure that a data set is on this machine; fetch it if that is possible.
 
     Args:
       name: see `SOURCES`.
@@ -425,8 +429,8 @@ def place(name: str, *, root: Path | None = None, progress: bool = True) -> Path
       The file or folder.
 
     Raises:
-      FetchError: where it is not here and cannot be brought; the message says what to do.
-      ValueError: where the name is unknown, or the data set is embedded and has no file.
+      FetchError: if it is not here and cannot be fetched; the message says what to do.
+      ValueError: if the name is unknown, or the data set is embedded and has no file.
     """
     source = find(name)
     if root is not None:
@@ -439,8 +443,10 @@ def place(name: str, *, root: Path | None = None, progress: bool = True) -> Path
         fetch(remote, root, progress=progress)
     if not here.exists():
         raise FetchError(
-            f"{name} is not at {here}, and nobody publishes a checksum to fetch it by. Get it from "
-            f"{source.address} and put it there (DLWP_DATA says where the root is), or use the embedded default."
+            f"{name} is not at {here}, and nobody publishes a checksum to fetch it by. Get it "
+            "from "
+            f"{source.address} and put it there (DLWP_DATA chooses the root), or use the "
+            "embedded default."
         )
     return here
 
@@ -458,7 +464,7 @@ def load(name: str, *, embedded: bool = False, root: Path | None = None) -> Any:
       `Volume`, text, ...
 
     Raises:
-      FetchError: where it is not here and cannot be brought.
+      FetchError: if it is not here and cannot be fetched.
 
     >>> load("wine-quality", embedded=True).values.shape
     (178, 14)

@@ -60,7 +60,8 @@ def ct_phantom(
     for nodule in nodules:
         if not isinstance(nodule, tuple) or len(nodule) != 2 or np.shape(nodule[0]) != (3,):
             raise TypeError(
-                f"nodules must be Nodules, a centre and a diameter each; got {checks.describe(nodule)}."
+                "nodules must be Nodules, a centre and a diameter each; got "
+                f"{checks.describe(nodule)}."
             )
     spacing = np.array([360.0, 360.0, 144.0]) / shape[::-1]
     scan = Volume(

@@ -1,6 +1,5 @@
 """Text: characters and words to numbers (chapter 4.5)."""
 
-import codecs
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from dlwp_jax import checks
 from dlwp_jax.data.files import reading
 from dlwp_jax.data.table import one_hot
 
-PUNCTUATION = '.,;:"!?”“_-'  # what the book strips from both ends of a word
+PUNCTUATION = '.,;:"!?”“_-'  # the book strips these from both ends of a word
 ASCII = 128
 
 
@@ -25,18 +24,13 @@ def read(path: str | Path, *, encoding: str = "utf-8") -> str:
         does (it makes one more word of the novel); "utf-8-sig" drops it.
 
     Raises:
-      BrokenFile: where the bytes are not in that encoding.
+      BrokenFile: if the bytes are not in that encoding, or Python does not know it.
 
     >>> path = getfixture("tmp_path") / "note.txt"
     >>> _ = path.write_text("Naïve.", "utf-8")
     >>> read(path)
     'Naïve.'
     """
-    checks.text(encoding, "encoding")
-    try:
-        codecs.lookup(encoding)
-    except (LookupError, ValueError) as error:
-        raise ValueError(f"encoding={encoding!r} is none that Python knows.") from error
     with reading(path, f"text in {encoding}", UnicodeError, LookupError):
         return Path(path).read_text(encoding)
 
@@ -53,7 +47,7 @@ def one_hot_characters(text: str, *, unknown: int | None = None) -> np.ndarray:
       `[characters 128]` float32; `decode_characters` is the inverse for ASCII.
 
     Raises:
-      ValueError: naming the first character beyond ASCII, where `unknown` is None.
+      ValueError: naming the first character beyond ASCII, if `unknown` is None.
 
     >>> one_hot_characters("“Impossible”", unknown=0).argmax(axis=1)[:3].tolist()
     [0, 73, 109]
@@ -65,7 +59,8 @@ def one_hot_characters(text: str, *, unknown: int | None = None) -> np.ndarray:
     if unknown is None and beyond.any():
         i = int(np.argmax(beyond))
         raise ValueError(
-            f"text has {text[i]!r} at {i}, which is not ASCII; unknown=0 puts such into column 0."
+            f"text has {text[i]!r} at {i}, which is not ASCII; unknown=0 puts such into column "
+            "0."
         )
     return one_hot(np.where(beyond, 0 if unknown is None else unknown, codes), ASCII)
 
@@ -133,7 +128,7 @@ def encode(
       `embed` the dense one.
 
     Raises:
-      ValueError: naming the first word that is not in the vocabulary, where `unknown` is None.
+      ValueError: naming the first word that is not in the vocabulary, if `unknown` is None.
 
     >>> encode(["mr", "bennet"], {"bennet": 0, "mr": 1}).tolist()
     [1, 0]
@@ -142,7 +137,8 @@ def encode(
     unknown = None if unknown is None else checks.whole(unknown, "unknown", -(2**31))
     if unknown is None and (strangers := [word for word in words if word not in codes]):
         raise ValueError(
-            f"words has {strangers[0]!r}, which is not among the {len(codes)} words of the vocabulary."
+            f"words has {strangers[0]!r}, which is not among the {len(codes)} words of the "
+            "vocabulary."
         )
     return np.array([codes.get(word, unknown) for word in words], dtype=np.int32)
 
@@ -151,7 +147,8 @@ def _codes(codes: Mapping[str, int]) -> dict[str, int]:
     """A vocabulary, its numbers whole ones that int32 holds."""
     if not isinstance(codes, Mapping):
         raise TypeError(
-            f"codes must be a vocabulary, a dict of numbers by word; got {checks.describe(codes)}."
+            "codes must be a vocabulary, a dict of numbers by word; got "
+            f"{checks.describe(codes)}."
         )
     return {
         word: checks.whole(code, f"the number of {word!r} in codes", -(2**31))
@@ -171,7 +168,8 @@ def decode(numbers: Any, codes: Mapping[str, int]) -> list[str]:
         raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
     if strangers := [int(number) for number in numbers if int(number) not in words]:
         raise ValueError(
-            f"numbers has {strangers[0]}, which is no code of the {len(words)} words of the vocabulary."
+            f"numbers has {strangers[0]}, which is no code of the {len(words)} words of the "
+            "vocabulary."
         )
     return [words[int(number)] for number in numbers]
 
@@ -205,7 +203,8 @@ def embed(vectors: Any, numbers: Any) -> Any:
         raise TypeError(f"numbers are {numbers.dtype}; the codes of words are integers.")
     if not jnp.issubdtype(vectors.dtype, jnp.inexact):
         raise TypeError(
-            f"vectors are {vectors.dtype}; floats are needed, which have a NaN for numbers out of range."
+            f"vectors are {vectors.dtype}; floats are needed, which have a NaN for numbers out "
+            "of range."
         )
     if not len(vectors):
         raise ValueError(f"vectors of shape {vectors.shape} holds no word.")

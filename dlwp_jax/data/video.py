@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from dlwp_jax import checks
-from dlwp_jax.data.files import BrokenFile, reading
+from dlwp_jax.data.files import BrokenFile, needs, reading
 
 
 def frames(
     path: str | Path, *, step: int = 1, size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Go through the frames of a video without holding all of them.
+    """Iterate over the frames of a video, one in memory at a time.
 
     Args:
       path: the file.
@@ -23,16 +23,16 @@ def frames(
       `[height width 3]` uint8, RGB.
 
     Raises:
-      BrokenFile: where the file is damaged or no video, or ends before the last frame that it
+      BrokenFile: if the file is damaged or no video, or ends before the last frame that it
         announces (after the frames that could be read).
     """
-    import av
-    from av.error import FFmpegError
+    with needs():
+        import av
+        from av.error import FFmpegError
 
-    step, size = (
-        checks.whole(step, "step", 1),
-        None if size is None else checks.wholes(size, "size", 2, 1, 2**14),
-    )
+    step = checks.whole(step, "step", 1)
+    if size is not None:
+        size = checks.wholes(size, "size", 2, 1, 2**14)
     with reading(path, "a video", FFmpegError, ValueError), av.open(str(path)) as container:
         if not container.streams.video:
             raise BrokenFile(f"{path} holds no picture.")
@@ -64,7 +64,8 @@ def read(
     Raises:
       BrokenFile: as `frames`; nothing is returned of a damaged file.
     """
-    import av
+    with needs():
+        import av
 
     taken = np.stack(list(frames(path, step=step, size=size)))
     with av.open(str(path)) as container:

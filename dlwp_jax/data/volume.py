@@ -1,4 +1,5 @@
-"""Volumes: where a voxel is in the patient, and cutting pieces out (chapters 4.2 and 10).
+"""Volumes: the place of a voxel in the patient, and boxes cut out of a scan (chapters 4.2 and
+10).
 
 Two ways to name a point: `xyz`, millimetres in the patient (x to the left, y to the back, z to
 the head), and `irc`, the array's index (slice), row and column. They differ in unit, in origin
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dlwp_jax import checks
-from dlwp_jax.data.files import BrokenFile, reading
+from dlwp_jax.data.files import BrokenFile, needs, reading
 
 IDENTITY = np.eye(3)
 
@@ -30,7 +31,8 @@ class Volume:
       direction: `[3 3]`, whose columns are the unit vectors along column, row and slice, as
         SimpleITK has it.
 
-    >>> scan = Volume(np.zeros((4, 5, 6), np.float32), spacing=(0.5, 0.5, 2.0), origin=(-10.0, 0.0, 100.0))
+    >>> voxels = np.zeros((4, 5, 6), np.float32)
+    >>> scan = Volume(voxels, spacing=(0.5, 0.5, 2.0), origin=(-10.0, 0.0, 100.0))
     >>> scan.irc([-9.0, 1.0, 104.0]).tolist()
     [2.0, 2.0, 2.0]
     """
@@ -56,8 +58,10 @@ class Volume:
         if (self.spacing <= 0).any() or not np.allclose(
             self.direction @ self.direction.T, IDENTITY, atol=1e-3
         ):
-            told = f"spacing={self.spacing.tolist()} must be positive and direction={self.direction.tolist()}"
-            raise ValueError(f"{told} orthonormal.")
+            raise ValueError(
+                f"spacing={self.spacing.tolist()} must be positive, and "
+                f"direction={self.direction.tolist()} orthonormal."
+            )
 
     def xyz(self, irc: Any) -> np.ndarray:
         """Millimetres of a place given as index, row, column: origin + direction @ (spacing *
@@ -100,7 +104,7 @@ class Volume:
           The voxels `[*width]`, and `[index row column]`, the rounded centre in the whole scan.
 
         Raises:
-          ValueError: where the centre is outside of the scan, or the box is larger than it.
+          ValueError: if the centre is outside of the scan, or the box is larger than it.
 
         >>> scan = Volume(np.arange(27.0).reshape(3, 3, 3))
         >>> scan.chunk([0, 0, 0], (1, 2, 2))[0].tolist()
@@ -115,7 +119,8 @@ class Volume:
         shape = np.array(self.voxels.shape)
         if ((middle < 0) | (middle >= shape)).any():
             raise ValueError(
-                f"center={center.tolist()} mm is voxel {middle.tolist()}, outside of a scan of {shape.tolist()}."
+                f"center={center.tolist()} mm is voxel {middle.tolist()}, outside of a scan of "
+                f"{shape.tolist()}."
             )
         if (np.array(width) > shape).any() or min(width) < 1:
             raise ValueError(f"width={width} does not fit into a scan of {shape.tolist()}.")
@@ -185,10 +190,11 @@ def read_mhd(path: str | Path) -> Volume:
       The scan with voxels as float32, in the file's unit (Hounsfield for LUNA), not clipped.
 
     Raises:
-      BrokenFile: where SimpleITK cannot read it, or it is not one three-dimensional image of
+      BrokenFile: if SimpleITK cannot read it, or it is not one three-dimensional image of
         single numbers.
     """
-    import SimpleITK
+    with needs():
+        import SimpleITK
 
     checks.path(path)
     path = Path(path)
@@ -199,7 +205,8 @@ def read_mhd(path: str | Path) -> Volume:
         image = SimpleITK.ReadImage(str(path), imageIO="MetaImageIO")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise BrokenFile(
-            f"{path} holds {image.GetDimension()} dimensions of {image.GetNumberOfComponentsPerPixel()} values."
+            f"{path} holds {image.GetDimension()} dimensions of "
+            f"{image.GetNumberOfComponentsPerPixel()} values."
         )
     with reading(path, "a scan", ValueError):
         return Volume(
@@ -214,7 +221,8 @@ def _check_raw_size(path: Path) -> None:
     """SimpleITK only warns of a `.raw` file that is too short, and leaves the rest of the scan
     undefined.
     """
-    import SimpleITK
+    with needs():
+        import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
@@ -232,5 +240,6 @@ def _check_raw_size(path: Path) -> None:
     needed = int(np.prod(reader.GetSize())) * voxel_bytes
     if raw.stat().st_size < needed:
         raise BrokenFile(
-            f"{raw} has {raw.stat().st_size} bytes; {needed} are needed for {reader.GetSize()} voxels."
+            f"{raw} has {raw.stat().st_size} bytes; {needed} are needed for {reader.GetSize()} "
+            "voxels."
         )

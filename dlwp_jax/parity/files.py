@@ -10,41 +10,28 @@ import torch
 
 from dlwp_jax.parity.table import listed
 
-TORCH_SUFFIXES = (
-    ".pt",
-    ".pth",
-    ".tar",
-    ".state",
-    ".ckpt",
-    ".bin",
-)  # .tar of `checkpoint.pth.tar`, which is none
-
 
 def read(path: str | Path) -> Any:
     """What a checkpoint file holds: tensors, numbers and dicts of them, nothing that runs.
 
     Args:
-      path: `.safetensors`, or `.pt`, `.pth`, `.pth.tar`, `.state`, `.ckpt` or `.bin`
-        (torch.load with `weights_only=True`).
+      path: a file of `torch.save`, whatever its suffix (read by torch.load with
+        `weights_only=True`), or a `.safetensors` file.
 
     Returns:
-      The state_dict, or the dict around it.
+      The state_dict, or the dict around it, or the one tensor that was saved.
 
     Raises:
-      FileNotFoundError: where there is no such file.
+      FileNotFoundError: if there is no such file.
       ValueError: naming the file, for another kind of file, a damaged one, or a pickle that
         wants to run code.
 
-    >>> read("weights.h5")
-    Traceback (most recent call last):
-      ...
-    ValueError: weights.h5: only .pt, .pth, .tar, .state, .ckpt, .bin and .safetensors files are read.
+    >>> path = getfixture("tmp_path") / "ourpoints.t"
+    >>> torch.save(torch.tensor([[4.0, 1.0], [5.0, 3.0]]), path)
+    >>> read(path).tolist()
+    [[4.0, 1.0], [5.0, 3.0]]
     """
     path = Path(path)
-    if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
-        raise ValueError(
-            f"{path}: only {', '.join(TORCH_SUFFIXES)} and .safetensors files are read."
-        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

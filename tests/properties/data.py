@@ -157,7 +157,6 @@ subject(
             [[11], [-12], [0.5], *recipes("arange(10) > 3", "torch.arange(3)")]
         ),
     },
-    words=("leading axis",),
 )
 
 CLASSES = st.sampled_from(
@@ -193,14 +192,6 @@ def split_sizes(data, val, key, groups, labels):
             raise ValueError("empty side")
         return count
 
-    if labels is not None:
-        if whole:
-            raise ValueError("a fraction is needed")
-        return (
-            found,
-            named,
-            sum(cut(int((named[1] == name).sum())) for name in np.unique(named[1])),
-        )
     return found, named, cut(n if groups is None else len(np.unique(named[0])))
 
 
@@ -264,7 +255,6 @@ subject(
             recipes("ones(11)", "array([nan] * 11)", "[[1, 2]] * 11", "[None] * 11")
         ),
     },
-    words=("leading axis", "examples"),
 )
 
 
@@ -310,7 +300,6 @@ subject(
     reference=parts,
     agrees=are_folds,
     near={"n": st.sampled_from([1, 0, 10, 12]), "k": st.sampled_from([1, 0, 12, -1, 2.0])},
-    words=("examples",),
 )
 
 TABLES = st.sampled_from(
@@ -451,7 +440,6 @@ subject(
         "train": NOT_SCALED,
         "other": st.sampled_from(recipes("ones(2)", "ones((3, 1))", "array([nan, 1.0, 2.0])")),
     },
-    words=("x ", "x has", "scale"),
 )
 
 
@@ -520,18 +508,10 @@ def plan(n, batch_size, key):
     return [rows[i : i + batch_size] for i in range(0, n, batch_size)]
 
 
-for _name, _of in (
-    (
-        "batch_plan",
-        lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps(),
-    ),
-    ("Plan.steps", None),
-):
-    if _of is None:
-        _of = lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps()  # noqa: E731
+for _name in ("batch_plan", "Plan.steps"):
     subject(
         f"data.batches.{_name}",
-        _of,
+        lambda n, batch_size, key: batches.batch_plan(n, batch_size, key=key).steps(),
         takes={
             "n": st.integers(1, 12),
             "batch_size": st.integers(1, 15),
@@ -590,7 +570,6 @@ subject(
         "labels": st.sampled_from([[0, 0], [1], [0, 2, 1], [[0, 1]], []]),
         "ratio": st.integers(-1, 0),
     },
-    words=("ratio",),
 )
 
 # Tables.
@@ -737,7 +716,6 @@ subject(
     reference=lambda name: (
         tuple(TABLE)[name] if isinstance(name, int | slice) else TABLE.values[:, column(name)]
     ),
-    words=("column", "Table"),
 )
 
 # Text.
@@ -766,7 +744,6 @@ subject(
     takes={"text": TEXTS, "unknown": st.sampled_from([0, 127])},
     reference=codes_of,
     near={"unknown": st.sampled_from([None, 128, -1, 0.0])},
-    words=("codes",),
 )
 
 

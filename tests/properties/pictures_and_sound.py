@@ -79,7 +79,6 @@ subject(
     takes={"image": PHOTOS, "size": SIZES},
     reference=resized,
     near={"image": NOT_PHOTOS, "size": NOT_SIZES},
-    words=("only uint8",),
 )
 
 
@@ -183,7 +182,6 @@ subject(
     reference=normalized,
     agrees=lambda result, expected: same(result, expected, rtol=1e-3, atol=1e-4),
     near={"images": NOT_PHOTOS, "scale": st.sampled_from([imagenet.SCALE])},
-    words=("x of", "x has"),
 )
 
 
@@ -207,7 +205,6 @@ subject(
     takes={"picture": st.sampled_from(recipes("arange(60, dtype=np.uint8).reshape(4, 5, 3)"))},
     reference=prepared,
     near={"picture": NOT_PHOTOS},
-    words=("image",),
 )
 
 # Sound.
@@ -310,7 +307,6 @@ subject(
         "step": st.sampled_from([(0, "h"), (-1, "h"), (1, "x"), (7, "s", 1), "1h", (1, None)]),
     },
     fixed=(),
-    words=("times",),
 )
 subject(
     "data.series.check_regular",
@@ -340,7 +336,6 @@ subject(
         "x": st.sampled_from(recipes("ones((47, 3))", "ones(48)")),
         "hours": st.sampled_from([0, -1, 2.0]),
     },
-    words=("size",),
 )
 
 
@@ -378,7 +373,6 @@ subject(
         "low": st.sampled_from([0, -3, 2]),
         "high": st.sampled_from([0, 10**30]),
     },
-    words=("codes",),
 )
 
 # Volumes.
@@ -707,7 +701,6 @@ subject(
     )[3],
     agrees=lambda result, x: same(np.asarray(result).shape, x.shape),
     near={"x": st.sampled_from(recipes("ones(4)", "ones((4, 4, 1), int8)"))},
-    words=("axes", "x "),
     examples=(6, 60),
 )
 

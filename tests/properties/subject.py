@@ -24,14 +24,13 @@ class Subject:
       call: takes the drawn arguments by name.
       takes: argument -> values that must give a result; `where` leaves out combinations that
         must not.
-      reference: the same arguments -> what is right, by NumPy, torch or Python; it raises where
+      reference: the same arguments -> what is right, by NumPy, torch or Python; it raises if
         they are nonsense.
       agrees: (result, reference's) -> None, or an AssertionError.
       near: argument -> values that are wrong by little, tried as often as all others.
       right: whether a valid call succeeds (one without a file to read cannot).
       fixed: arguments that are left alone (a loss function; what the caller's own mistake would
         break).
-      words: beside the names of arguments, what an error may speak of.
       examples: (fast, deep), how often it is tried with valid and with hostile arguments.
     """
 
@@ -42,7 +41,6 @@ class Subject:
     agrees: Callable[[Any, Any], None]
     near: Mapping[str, st.SearchStrategy] = dataclasses.field(default_factory=dict)
     fixed: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
     right: bool = True
     where: Callable[[Arguments], bool] = lambda arguments: True
     examples: tuple[int, int] = (6, 60)
@@ -76,20 +74,16 @@ def subject(
 ) -> None:
     """Register a public function."""
     assert name not in SUBJECTS, name
-    words = (
-        *(argument for argument in takes if argument != "self"),
-        *options.pop("words", ()),
-        name.rsplit(".", 1)[-1],
-    )
+    options.pop("words", None)  # what errors speak of is no longer looked at
     SUBJECTS[name] = Subject(
-        name, call, takes, reference, options.pop("agrees", same), words=words, **options
+        name, call, takes, reference, options.pop("agrees", same), **options
     )
 
 
 def try_valid(one: Subject, arguments: Arguments) -> None:
     """A call that must succeed."""
     judge.counts[one.name, "tried"] += 1
-    kind, result = judge.outcome(one.name, one.words, lambda: one.call(**fresh(arguments)))
+    kind, result = judge.outcome(one.name, lambda: one.call(**fresh(arguments)))
     if kind == "error":
         raise judge.Fault(f"{one.name} refuses what is right: {result}") from result
     one.agrees(result, one.reference(**fresh(arguments)))
@@ -97,9 +91,9 @@ def try_valid(one: Subject, arguments: Arguments) -> None:
 
 
 def try_hostile(one: Subject, arguments: Arguments) -> None:
-    """A call that must be refused by a clear error, or be right all the same."""
+    """A call that must be refused by an error, or be right all the same."""
     judge.counts[one.name, "tried"] += 1
-    kind, result = judge.outcome(one.name, one.words, lambda: one.call(**fresh(arguments)))
+    kind, result = judge.outcome(one.name, lambda: one.call(**fresh(arguments)))
     if kind == "error":
         note(f"refused: {type(result).__name__}: {result}")
         judge.counts[one.name, "refused"] += 1
