@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
 from dlwp_jax.checks import as_held, is_array, numbers_of
@@ -42,14 +42,14 @@ class Call:
         """The result as arrays of this process, which compute with any others."""
         if not self.is_joint:
             return result
-        kept = type(self.state) if self.is_on_mesh else ()
 
-        def is_kept(node: Any) -> bool:
-            return self.is_on_mesh and isinstance(node, kept)
+        def stays(node: Any) -> bool:
+            return self.is_on_mesh and isinstance(node, type(self.state))
 
-        return jax.tree.map(
-            lambda node: node if is_kept(node) else _given_back(node), result, is_leaf=is_kept
-        )
+        def leave(node: Any) -> Any:
+            return node if stays(node) else _given_back(node)
+
+        return jax.tree.map(leave, result, is_leaf=stays)
 
 
 def enter(
@@ -288,7 +288,7 @@ def _no_rows(like: PyTree, kinds: dict[str, Any]) -> PyTree:
     return jax.tree_util.tree_map_with_path(empty, like)
 
 
-def _joined(mesh: Mesh, counts: list[int], leaf: Any) -> jax.Array:
+def _joined(mesh: Mesh | AbstractMesh, counts: list[int], leaf: Any) -> jax.Array:
     """The rows of all processes, one after the other."""
     leaf, shape = np.asarray(leaf), (sum(counts), *leaf.shape[1:])
     is_even = len(set(counts)) == 1 and counts[0] % jax.local_device_count() == 0

@@ -202,10 +202,10 @@ def _types_meshes(trees: PyTree) -> Iterator[AbstractMesh]:
 def _common_mesh(trees: dict[str, PyTree]) -> Mesh | None:
     """The mesh of several devices on which all trees are."""
     meshes = {name: _mesh_of_all(tree, name) for name, tree in trees.items()}
-    first = next((name for name, mesh in meshes.items() if mesh is not None), None)
-    if first is None:
+    found = [(name, mesh) for name, mesh in meshes.items() if mesh is not None]
+    if not found:
         return None
-    mesh = meshes[first]
+    first, mesh = found[0]
     for name, other in meshes.items():
         if other is None:
             raise ValueError(

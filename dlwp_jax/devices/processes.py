@@ -25,6 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dlwp_jax.devices.meeting import meet
 
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
+LAUNCHED = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
+TOO_LATE = "hosts.start must come before JAX touches a device: call it first in the program."
 SHORT = 1020  # bytes that processes exchange in one step; a longer text takes two
 THE_END = "the end of the program"
 
@@ -37,18 +39,12 @@ class PeerError(RuntimeError):
 
 @dataclass
 class Group:
-    """The processes of which this is one.
-
-    Attributes:
-      index, count: which one this is, and how many there are.
-      who: how each is called in messages.
-      shared: the last exception that every process knows of.
-    """
+    """The processes of which this is one."""
 
     index: int
     count: int
-    who: list[str]
-    shared: BaseException | None = None
+    who: list[str]  # how each is called in messages
+    shared: BaseException | None = None  # the last exception that every process knows of
 
 
 _group: Group | None = None
@@ -88,18 +84,18 @@ def start(
     _check_numbers(num_processes, process_id, timeout)
     if num_processes == 1:
         return
-    is_complete = None not in given
-    if given == (None, None, None) and not _may_be_launched():
-        return
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    if given == (None, None, None) and in_pod and not _is_launched():
+        return  # a notebook's pod
     if jax.distributed.is_initialized():
         raise RuntimeError("hosts.start was called before; call it once in a process.")
-    if is_complete:
+    if None not in given:
         host, port = _address(str(coordinator))
         _check_no_device_is_used()
         meet(host, port, int(num_processes or 0), int(process_id or 0), timeout)
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    with _stdout_is_stderr(), _deadline(timeout):  # Gloo prints a line
-        if not _initialize(given, is_complete, timeout, keepalive) or jax.process_count() == 1:
+    with _stdout_is_stderr():  # Gloo prints a line
+        if not _initialize(given, timeout, keepalive) or jax.process_count() == 1:
             return
         everyone = [f"process {i}" for i in range(jax.process_count())]
         _group = Group(jax.process_index(), jax.process_count(), everyone)
@@ -108,7 +104,8 @@ def start(
     sys.excepthook = functools.partial(_excepthook, sys.excepthook)
     atexit.register(part_company)
     if not is_writer():
-        _silence()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # C++ writes there too
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
 
 
 def many() -> bool:
@@ -246,6 +243,10 @@ def end(sentence: str) -> NoReturn:
     """
     if _group is None:
         sys.exit(sentence)
+    _die(sentence)
+
+
+def _die(sentence: str) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # a closed pipe must not keep it
         sys.stdout.flush()
         sys.stderr.write(f"{sentence}\n")
@@ -348,56 +349,45 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _may_be_launched() -> bool:
-    """Whether to ask JAX for a launcher. A pod that is not one of an indexed Job has none."""
-    in_job = "JOB_COMPLETION_INDEX" in os.environ
-    by_mpi_or_slurm = "SLURM_PROCID" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
-    return "KUBERNETES_SERVICE_HOST" not in os.environ or in_job or by_mpi_or_slurm
+def _is_launched() -> bool:
+    return any(name in os.environ for name in LAUNCHED)
 
 
-def _initialize(given: tuple, is_complete: bool, timeout: float, keepalive: float) -> bool:
+def _initialize(given: tuple, timeout: float, keepalive: float) -> bool:
     """Start JAX's service; False if no launcher has started this process."""
-    host = str(given[0]).rpartition(":")[0]
-    is_local = host == "localhost" or host.startswith("127.")
-    with warnings.catch_warnings():
-        # In Kubernetes JAX warns if the package is missing, and would go on alone.
-        warnings.filterwarnings("error", message="(?s).*kubernetes", category=UserWarning)
-        try:
+    missing = [flag for flag, value in zip(FLAGS, given, strict=True) if value is None]
+    is_local = str(given[0]).startswith(("localhost:", "127."))
+    late = f"JAX could not connect this process to the others within {timeout:g} s."
+    timer = threading.Timer(timeout + 10, _die, [late])  # JAX would print a stack trace
+    timer.daemon = True
+    timer.start()
+    try:
+        with warnings.catch_warnings():
+            # In Kubernetes JAX warns if the package is missing, and would go on alone.
+            warnings.filterwarnings("error", message="(?s).*kubernetes", category=UserWarning)
             jax.distributed.initialize(
                 *given,
-                cluster_detection_method="deactivate" if is_complete else None,
-                initialization_timeout=int(timeout) + 60,  # `_deadline` has the first word
+                cluster_detection_method=None if missing else "deactivate",
+                initialization_timeout=int(timeout) + 60,
                 heartbeat_timeout_seconds=max(int(keepalive), 1),
-                coordinator_bind_address=given[0] if is_complete and is_local else None,
+                coordinator_bind_address=given[0] if is_local and not missing else None,
             )
-        except (RuntimeError, UserWarning, ValueError) as error:
-            if given == (None, None, None) and _is_alone(error):
-                return False
-            if "must be called before" in str(error):
-                raise RuntimeError(
-                    "hosts.start must come before JAX touches a device: call it first in the "
-                    "program."
-                ) from None
-            missing = [flag for flag, value in zip(FLAGS, given, strict=True) if value is None]
-            raise ValueError(
-                f"{' and '.join(missing) or 'something'} is missing, and JAX could not take it "
-                f"from a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, or "
-                "--num-processes 1."
-            ) from error
+    except (RuntimeError, UserWarning, ValueError) as error:
+        is_late = "must be called before" in str(error)
+        has_no_launcher = "coordinator_address should be" in str(error)
+        if given == (None, None, None) and (
+            has_no_launcher or (is_late and not _is_launched())
+        ):
+            return False
+        if is_late:
+            raise RuntimeError(TOO_LATE) from None
+        raise ValueError(
+            f"{' and '.join(missing) or 'something'} is missing, and JAX could not take it from "
+            f"a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, or --num-processes 1."
+        ) from error
+    finally:
+        timer.cancel()
     return True
-
-
-def _is_alone(error: Exception) -> bool:
-    """Whether JAX found no launcher, or was not asked because devices are used already."""
-    variables = (
-        "SLURM_PROCID",
-        "OMPI_COMM_WORLD_RANK",
-        "JOB_COMPLETION_INDEX",
-        "TPU_WORKER_ID",
-    )
-    is_late = "must be called before" in str(error)
-    is_launched = any(name in os.environ for name in variables)
-    return "coordinator_address should be" in str(error) or (is_late and not is_launched)
 
 
 def _check_no_device_is_used() -> None:
@@ -407,28 +397,7 @@ def _check_no_device_is_used() -> None:
     except ValueError:
         return
     except RuntimeError:
-        raise RuntimeError(
-            "hosts.start must come before JAX touches a device: call it first in the program."
-        ) from None
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """End the process with a sentence before JAX ends it with a stack trace."""
-    sentence = f"JAX could not connect this process to the others within {seconds:g} s.\n"
-
-    def late() -> None:
-        sys.stderr.write(sentence)
-        sys.stderr.flush()
-        os._exit(1)
-
-    timer = threading.Timer(seconds + 10, late)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        raise RuntimeError(TOO_LATE) from None
 
 
 @contextlib.contextmanager
@@ -442,15 +411,6 @@ def _stdout_is_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _silence() -> None:
-    """Throw standard output away, that of C++ too."""
-    sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
 
 
 def _first_line(error: BaseException) -> str:
