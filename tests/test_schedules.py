@@ -240,9 +240,9 @@ PLATEAUS = [
 ]
 
 
-def plateau_rates(options, values):
+def plateau_rates(options, values, lr=LR):
     p = torch.nn.Parameter(torch.zeros(1))
-    opt = torch.optim.SGD([p], lr=LR)
+    opt = torch.optim.SGD([p], lr=lr)
     scheduler, rates = theirs.ReduceLROnPlateau(opt, **options), []
     for value in values:
         rates.append(opt.param_groups[0]["lr"])
@@ -250,33 +250,64 @@ def plateau_rates(options, values):
     return rates
 
 
-@pytest.mark.parametrize("options", PLATEAUS)
-@pytest.mark.parametrize("steps_per_epoch", [1, 3])
-def test_reduce_lr_on_plateau(options, steps_per_epoch):
-    """1000 losses that fall, stall, rise and are sometimes nan."""
-    rng = np.random.default_rng(0)
-    values = (
-        1 / (1 + np.arange(STEPS) / 50)
-        + 0.05 * rng.standard_normal(STEPS)
-        + 0.2 * (np.arange(STEPS) > 700)
-    )
+def plateau_values():
+    """Losses that fall, stall, rise and are once nan."""
+    rng, epochs = np.random.default_rng(0), np.arange(STEPS)
+    values = 1 / (1 + epochs / 50) + 0.05 * rng.standard_normal(STEPS) + 0.2 * (epochs > 700)
     values = values.astype("f")
     values[333] = np.nan
-    expected = np.repeat(plateau_rates(options, values.astype(float)), steps_per_epoch)
-    tx = optax.chain(
-        optim.sgd(LR),
-        optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=steps_per_epoch),
-    )
+    return values
+
+
+def assert_rates(rates, expected):
+    # Each reduction is one float32 product.
+    np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", PLATEAUS)
+def test_reduce_lr_on_plateau_of_the_loss_of_each_epoch_of_three_steps(options):
+    tx = optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=3)
+    tx = optax.chain(optim.sgd(LR), tx)
 
     def body(state, value):
         updates, state = tx.update(jnp.ones(()), state, jnp.ones(()), value=value)
         return state, -updates
 
-    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(
-        np.repeat(values, steps_per_epoch)
-    )
-    # Each reduction is one float32 product.
-    np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12)
+    values = plateau_values()
+    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(values.repeat(3))
+    assert_rates(rates, np.repeat(plateau_rates(options, values.astype(float)), 3))
+
+
+@pytest.mark.parametrize("options", PLATEAUS)
+def test_reduce_lr_on_plateau_of_a_metric_of_each_epoch(options):
+    """In a loop under vmap, with two learning rates, in one group of two."""
+    values, rates_of_members = plateau_values(), jnp.array([LR, 3 * LR])
+
+    def rates(lr):
+        plateau = optim.reduce_lr_on_plateau(lr, **options, monitor="val/loss")
+        tx = optax.partition(
+            {"a": optax.chain(optim.sgd(lr), plateau), "b": optim.sgd(lr)}, {"a": "a", "b": "b"}
+        )
+        params = {"a": jnp.ones(()), "b": jnp.ones(())}
+
+        def body(state, value):
+            updates, state = tx.update(params, state, params)
+            state = optim.plateau.end_of_epoch(state, {"val/loss": value, "train/loss": 0.0})
+            return state, (-updates["a"], -updates["b"])
+
+        return jax.lax.scan(body, tx.init(params), values)[1]
+
+    ours, others = jax.jit(jax.vmap(rates))(rates_of_members)
+    for i, lr in enumerate((LR, 3 * LR)):
+        assert_rates(ours[i], plateau_rates(options, values.astype(float), lr))
+        np.testing.assert_array_equal(others[i], rates_of_members[i])
+
+
+def test_a_monitored_metric_must_be_recorded():
+    state = optim.reduce_lr_on_plateau(LR, monitor="val/f1").init(None)
+    assert optim.plateau.monitors((state, optim.sgd(LR).init({}))) == {"val/f1"}
+    with pytest.raises(ValueError, match="'val/f1', which is not recorded.*'val/loss'"):
+        optim.plateau.end_of_epoch((state,), {"val/loss": 1.0})
 
 
 def test_per_epoch():
