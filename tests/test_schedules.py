@@ -306,7 +306,7 @@ def test_reduce_lr_on_plateau_of_a_metric_of_each_epoch(options):
 def test_a_monitored_metric_must_be_recorded():
     state = optim.reduce_lr_on_plateau(LR, monitor="val/f1").init(None)
     assert optim.plateau.monitors((state, optim.sgd(LR).init({}))) == {"val/f1"}
-    with pytest.raises(ValueError, match="'val/f1', which is not recorded.*'val/loss'"):
+    with pytest.raises(ValueError, match=r"'val/f1', which is not recorded.*'val/loss'"):
         optim.plateau.end_of_epoch((state,), {"val/loss": 1.0})
 
 
