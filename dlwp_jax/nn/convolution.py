@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
-from dlwp_jax.nn.convolution_primitive import Geometry, convolve
+from dlwp_jax.nn.convolution_plain import Geometry
 from dlwp_jax.nn.padding import PadMode, pad
 from dlwp_jax.nn.shapes import (
     Sizes,
@@ -21,6 +21,7 @@ from dlwp_jax.nn.shapes import (
     promote,
     to_tuple,
 )
+from dlwp_jax.nn.xla_cpu import convolve
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 

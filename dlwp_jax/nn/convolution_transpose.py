@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution import ConvolutionLayer, check_floating
-from dlwp_jax.nn.convolution_primitive import Geometry, convolve_transpose
+from dlwp_jax.nn.convolution_plain import Geometry
 from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
+from dlwp_jax.nn.xla_cpu import convolve_transpose
 
 __all__ = [
     "ConvTranspose",
