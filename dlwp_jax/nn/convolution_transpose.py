@@ -51,7 +51,7 @@ def conv_transpose(
       + output_padding + 1`.
 
     Raises:
-      RuntimeError: where ranks, channels or sizes do not fit.
+      RuntimeError: if ranks, channels or sizes do not fit.
 
     >>> conv_transpose(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 8, 3)), stride=2).shape
     (1, 8, 8, 8)
@@ -60,17 +60,14 @@ def conv_transpose(
     owner = f"conv_transpose over {n} axes"
     check_input(x, n, owner, kernel.shape[-1])
     check_floating(x, owner)
-    stride, dilation = (
-        positive_tuple(stride, n, "stride"),
-        positive_tuple(dilation, n, "dilation"),
-    )
-    padding, extra = (
-        to_tuple(padding, n, "padding"),
-        to_tuple(output_padding, n, "output_padding"),
-    )
+    stride = positive_tuple(stride, n, "stride")
+    dilation = positive_tuple(dilation, n, "dilation")
+    padding = to_tuple(padding, n, "padding")
+    extra = to_tuple(output_padding, n, "output_padding")
     if any(e < 0 or e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise RuntimeError(
-            f"output_padding={extra} must be at least 0 and less than stride={stride} or dilation={dilation}."
+            f"output_padding={extra} must be at least 0 and less than stride={stride} or "
+            f"dilation={dilation}."
         )
     spatial = tuple(
         (size - 1) * s - 2 * p + d * (k - 1) + e + 1
@@ -80,10 +77,11 @@ def conv_transpose(
     )
     if min(spatial) < 1:
         raise RuntimeError(
-            f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}."
+            f"{owner}: padding={padding} leaves nothing of the output, whose size would be "
+            f"{spatial}."
         )
-    # The convolution that maps the output's places back to the input's: the added end is cut
-    # off its padding.
+    # The convolution that maps the places of the output back to those of the input has less
+    # padding at the added end.
     pairs = tuple((p, p - e) for p, e in zip(padding, extra, strict=True))
     geometry = Geometry(stride, pairs, dilation, groups)
     y = over_batch(lambda x: convolve_transpose(x, kernel, geometry, spatial), x, n)
@@ -103,8 +101,8 @@ class ConvTranspose(ConvolutionLayer):
       stride, padding, output_padding, groups, dilation: as in `conv_transpose`.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype, param_dtype: of the computation (None: what input and parameters promote to), of
-        the parameters.
+      dtype: of the computation; None promotes input and parameters.
+      param_dtype: of the parameters.
       kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(f), 1/sqrt(f)), f =
         window * out / groups.
 
@@ -112,7 +110,7 @@ class ConvTranspose(ConvolutionLayer):
     [out_channels]`.
 
     Raises:
-      ValueError: where `groups` does not divide both channel counts.
+      ValueError: if `groups` does not divide both channel counts.
 
     >>> layer = ConvTranspose(3, 16, (2, 2), stride=2, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 8, 8, 3))).shape
@@ -146,16 +144,14 @@ class ConvTranspose(ConvolutionLayer):
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
     def __call__(self, x: jax.Array, output_size: tuple[int, ...] | None = None) -> jax.Array:
-        """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides
-        `output_padding`.
+        """`[N *spatial in_channels] -> [N *spatial' out_channels]`; `output_size` (spatial)
+        overrides `output_padding`.
         """
         x, kernel, bias = self._operands(x)
         spatial = x.shape[-len(self.kernel_size) - 1 : -1]
-        extra = (
-            self.output_padding
-            if output_size is None
-            else self._padding_for(output_size, spatial)
-        )
+        extra = self.output_padding
+        if output_size is not None:
+            extra = self._padding_for(output_size, spatial)
         return conv_transpose(
             x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
@@ -171,7 +167,8 @@ class ConvTranspose(ConvolutionLayer):
         largest = tuple(size + s - 1 for size, s in zip(smallest, self.stride, strict=True))
         if any(not a <= w <= b for a, w, b in zip(smallest, wanted, largest, strict=True)):
             raise ValueError(
-                f"output_size={wanted} must lie between {smallest} and {largest} for an input of {spatial}."
+                f"output_size={wanted} must lie between {smallest} and {largest} for an input of "
+                f"{spatial}."
             )
         return tuple(w - a for w, a in zip(wanted, smallest, strict=True))
 

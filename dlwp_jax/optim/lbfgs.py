@@ -14,8 +14,8 @@ def lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS: the minimum `torch.optim.LBFGS` finds, through optax's interface.
 
-    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration,
-    so the paths are not compared, only where they end. The line search of `'strong_wolfe'`
+    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration.
+    Both end in the same minimum, by different paths. The line search of `'strong_wolfe'`
     evaluates the loss itself: `tx.update(grads, state, params, value=loss, grad=grads,
     value_fn=loss_fn)`.
 

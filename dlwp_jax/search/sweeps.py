@@ -17,9 +17,7 @@ from dlwp_jax.train import EarlyStopping, Run, checks, run
 from dlwp_jax.train.resume import jaxprs_in
 
 PyTree = Any
-MEMORY = (
-    2**30
-)  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
+MEMORY = 2**30  # bytes for all members of a chunk together, by the estimate of `_chunk`
 
 
 def sweep(
@@ -39,8 +37,8 @@ def sweep(
     """Train a model under many settings: learning rates, penalties, noise, dropout rates,
     seeds, folds.
 
-    One program is compiled for all members (two where folds differ in length by an example).
-    Each is the same training as `train.run` on its own, to float32 rounding, early stopping
+    One program is compiled for all members (two if folds differ in length by an example). Each
+    member is the training that `train.run` gives alone, to float32 rounding, early stopping
     included.
 
     Args:
@@ -50,7 +48,7 @@ def sweep(
       train, val: pytrees of arrays `[n ...]`, as for `run`.
       over: `{name: values}`, of which every combination is trained; or a list of `{name:
         value}`, the members themselves (random search). Under the name `key` whole numbers
-        stand for `jax.random.key` of them.
+        are the seeds of PRNG keys.
       epochs, batch_size, stop, val_batch_size: as for `run`; each member stops by itself.
       folds: pairs of training and validation rows of `train`, from `data.k_fold`: every setting
         is trained on every fold, and `val` is left out.
@@ -64,7 +62,7 @@ def sweep(
       A `Sweep`: a table, histories, the best member.
 
     Raises:
-      TypeError: naming the value that cannot be traced, and what to do instead.
+      TypeError: for a value that cannot be traced, with its name and what to do instead.
       ValueError: as `run`.
 
     >>> import optax
@@ -83,7 +81,8 @@ def sweep(
         raise ValueError(f"how must be 'vmap', 'map' or None; got {checks.describe(how)}.")
     if not callable(make):
         raise TypeError(
-            f"make must be a function that returns (learner, state); got {checks.describe(make)}."
+            "make must be a function that returns (learner, state); got "
+            f"{checks.describe(make)}."
         )
     if chunk is not None:
         checks.count(chunk, "chunk")
@@ -113,8 +112,12 @@ def train_members(
     stop: EarlyStopping | None = None,
     **options: Any,
 ) -> Sweep:
-    """`sweep` for members and data that are checked: values `[members]`, and for each its rows
-    of `train`, or None.
+    """`sweep` of checked members and data.
+
+    Args:
+      values: `name -> [members]`.
+      rows: the rows of `train` to train and validate on, for each member, or None.
+      make, train, val, how, chunk, stop, **options: as for `sweep`.
     """
     begun = time.perf_counter()
 
@@ -141,18 +144,13 @@ def train_members(
         size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
         results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
         order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
-    together = jax.block_until_ready(
-        _in_order(parts, order)
-    )  # the clock must not stop when the work is only queued
+    # The work may only be queued: the clock stops when it is done.
+    together = jax.block_until_ready(_in_order(parts, order))
     seconds = time.perf_counter() - begun
-    monitor = (
-        stop.monitor
-        if stop is not None
-        else "train/loss"
-        if val is None and rows is None
-        else "val/loss"
-    )
-    mode = "min" if stop is None else stop.mode
+    monitor = "train/loss" if val is None and rows is None else "val/loss"
+    mode = "min"
+    if stop is not None:
+        monitor, mode = stop.monitor, stop.mode
     return Sweep(values, together, monitor, mode, way, seconds, compiling, make)
 
 
@@ -214,15 +212,14 @@ def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
 
 
 def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run], float]:
-    """The members' runs, chunk by chunk through one program, and the seconds spent on compiling
-    it.
+    """The runs of the members, chunk by chunk through one program, and the seconds of its
+    compilation.
     """
     axes = (0, None if rows is None else 0, None, None)
     program = jax.jit(jax.vmap(member, in_axes=axes) if how == "vmap" else member)
 
     def chunk(begin):
-        # The last chunk is filled up with its own last member, so that one program does for
-        # all.
+        # One program serves all chunks: the last one repeats its last member.
         index = np.minimum(np.arange(begin, begin + size), count - 1)
         index = index if how == "vmap" else index[0]
         return jax.tree.map(lambda a: a[index], (inputs, rows))
@@ -241,8 +238,8 @@ def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run
 
 
 def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
-    """vmap, except for convolutions on a CPU: with a kernel for each member they run as slow
-    grouped ones.
+    """vmap, except for convolutions on a CPU: with a kernel for each member they become grouped
+    convolutions, which are slow there.
     """
     convolves = any(
         equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr)
@@ -253,9 +250,9 @@ def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
 def _chunk(jaxpr: Any, shapes: PyTree, count: int, wanted: int | None) -> int:
     """How many members fit into MEMORY, in chunks of about equal size.
 
-    A member is taken to need its result three times over (a loop's carry, and a copy on the way
-    in and out) and its largest intermediate value four times: forward, backward, and what is
-    fused with them.
+    The estimate for a member is three times its result (the carry of a loop, and a copy before
+    and after it) and four times its largest intermediate value (forward, backward, and the
+    operations that are fused with them).
     """
     if wanted is None:
         largest = max(
