@@ -113,8 +113,8 @@ def check_gradients(
       atol: absolute tolerance; by default `rtol`'s default times the largest slope.
 
     Raises:
-      AssertionError: if they disagree, or one is nan, with the leaf, the index and both slopes of
-        the largest difference.
+      AssertionError: if they disagree, or one is nan, with the leaf, the index and both slopes
+        of the largest difference.
       TypeError: for arguments that are not real floating point.
 
     >>> import jax, jax.numpy as jnp
@@ -125,8 +125,8 @@ def check_gradients(
     >>> check_gradients(lambda p: jnp.sum(cube(p["w"])), {"w": jnp.array([0.0, 2.0])})
     Traceback (most recent call last):
       ...
-    AssertionError: the gradient is wrong at args[0]['w'][1]: jax.grad gives 8..., central differences give
-      12...
+    AssertionError: the gradient is wrong at args[0]['w'][1]: jax.grad gives 8..., central
+      differences give 12...
     """
     args = jax.tree.map(_floating, args)
     result = jnp.asarray(f(*args))
@@ -187,8 +187,8 @@ def grad_where(
 ) -> Callable[..., tuple[jax.Array, nnx.State[Any, Any]]]:
     """Value and gradient with respect to some of the parameters (torch's `requires_grad`).
 
-    The other parameters are not differentiated, so their backward pass is not computed. The book
-    saves this by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
+    The other parameters are not differentiated, so their backward pass is not computed. The
+    book saves this by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
 
     Args:
       loss_fn: `loss_fn(model, *args) -> scalar`, with `model` an `nnx.Module`.
@@ -223,8 +223,8 @@ def accumulate_gradients(
     """Sum of the gradients of several batches, as torch sums into `.grad` until `zero_grad()`.
 
     It is one compiled loop with the memory of one batch: the step of a large batch on a small
-    device. The sum starts from zero; divide by the number of batches (or scale the loss) for the
-    mean.
+    device. The sum starts from zero; divide by the number of batches (or scale the loss) for
+    the mean.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> scalar`.
@@ -237,7 +237,8 @@ def accumulate_gradients(
 
     >>> import jax.numpy as jnp
     >>> loss = lambda w, x: jnp.sum(w * x)
-    >>> losses, grads = accumulate_gradients(loss, jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [1.0, 1.0]]))
+    >>> batches = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> losses, grads = accumulate_gradients(loss, jnp.array([1.0, 2.0]), batches)
     >>> losses.tolist(), grads.tolist()
     ([1.0, 3.0], [2.0, 1.0])
     """

@@ -7,13 +7,13 @@ they compute a wrong number without a word:
   `refuse_too_large`;
 - ragged rows, masked values, dates, text: `numbers_of`, `on_host`, `real_on_host`, `names_of`;
 - NaN in data: `refuse_nan`;
-- a negative row number, which counts from the end, or one beyond the end, which JAX moves to the
-  last row: `row_numbers`;
+- a negative row number, which counts from the end, or one beyond the end, which JAX moves to
+  the last row: `row_numbers`;
 - True for 1, or 2.7 for 2: `whole`, `wholes`, `real`.
 
-A wrong type is a TypeError, a bad value of the right type a ValueError, and an integer that does
-not fit an OverflowError. That the arrays of a data set have equally many rows is checked by
-`train.checks.rows`.
+A wrong type is a TypeError, a bad value of the right type a ValueError, and an integer that
+does not fit an OverflowError. That the arrays of a data set have equally many rows is checked
+by `train.checks.rows`.
 """
 
 import math
@@ -195,7 +195,8 @@ def on_host(value: Any, argument: str) -> np.ndarray:
     array = numbers_of(value, argument)
     if isinstance(array, Tracer):
         raise TypeError(
-            f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside of them."
+            f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside "
+            "of them."
         )
     return np.asarray(array)
 

@@ -236,7 +236,8 @@ def ema(
     >>> from dlwp_jax import train
     >>> loss_fn = lambda model, batch: (jnp.mean(model(batch) ** 2), {})
     >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
-    >>> learner, state = train.make_learner(model, loss_fn, ema(optax.sgd(0.1), 0.9), key=jax.random.key(0))
+    >>> tx, key = ema(optax.sgd(0.1), 0.9), jax.random.key(0)
+    >>> learner, state = train.make_learner(model, loss_fn, tx, key=key)
     >>> result = train.run(learner, state, jnp.ones((4, 1)), epochs=20, batch_size=2)
     >>> quiet = averaged(result.state)
     >>> bool(train.evaluate(learner, quiet, jnp.ones((4, 1)))["loss"] > 0)
@@ -254,9 +255,9 @@ def swa(
     (stochastic weight averaging).
 
     The mean of steps `start + every`, `start + 2 every`, ...: torch's
-    `swa_utils.AveragedModel`, updated at these steps. Before the first of them, `averaged` gives
-    the newest parameters up to `start`. Train with a constant or cyclic learning rate while it
-    averages, and call `update_bn` on the result if the model has batch norm.
+    `swa_utils.AveragedModel`, updated at these steps. Before the first of them, `averaged`
+    gives the newest parameters up to `start`. Train with a constant or cyclic learning rate
+    while it averages, and call `update_bn` on the result if the model has batch norm.
 
     Args:
       tx: the optimizer.
@@ -349,8 +350,8 @@ def update_bn(
     n, size = checks.rows(data, "data"), checks.count(batch_size, "batch_size")
     model = learner.model(state, train=True)
     layers = _paths(model, _RUNNING)
-    # Each batch leaves its own moments, not a running mean. torch's momentum is the weight of the
-    # new value, Flax's that of the old one.
+    # Each batch leaves its own moments, not a running mean. torch's momentum is the weight of
+    # the new value, Flax's that of the old one.
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, RunningMoments):
             layer.momentum = 1.0

@@ -10,8 +10,8 @@ CLOSED = 141  # 128 + SIGPIPE: the status that a shell gives to a program ended 
 
 @contextlib.contextmanager
 def output() -> Iterator[None]:
-    """End the program without a message, with status 141, if the reader of its output has ended,
-    as in `... | head -1`.
+    """End the program without a message, with status 141, if the reader of its output has
+    ended, as in `... | head -1`.
 
     The signal SIGPIPE ends other programs like this. Python ignores the signal, and should: a
     broken connection to another process sends it, too.

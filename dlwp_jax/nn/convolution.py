@@ -141,8 +141,9 @@ def _check_reach(spatial, window, dilation, pairs, owner):
     for size, k, d, (low, high) in zip(spatial, window, dilation, pairs, strict=True):
         if size + low + high < d * (k - 1) + 1:
             raise RuntimeError(
-                f"{owner}: the window {window} with dilation {dilation} reaches over the padded "
-                f"input ({spatial} with padding {pairs}); take a smaller window or more padding."
+                f"{owner}: the window {window} with dilation {dilation} reaches over the "
+                f"padded input ({spatial} with padding {pairs}); take a smaller window or "
+                "more padding."
             )
 
 
@@ -283,7 +284,7 @@ class Conv(ConvolutionLayer):
 class Conv1d(Conv):
     """`Conv` over `[N L C]`; torch.nn.Conv1d.
 
-    >>> Conv1d(4, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 10, 4))).shape
+    >>> jax.eval_shape(Conv1d(4, 8, 3, rngs=nnx.Rngs(0)), jnp.ones((2, 10, 4))).shape
     (2, 8, 8)
     """
 
@@ -293,7 +294,8 @@ class Conv1d(Conv):
 class Conv2d(Conv):
     """`Conv` over `[N H W C]`; torch.nn.Conv2d.
 
-    >>> Conv2d(3, 8, 3, stride=2, padding=1, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3))).shape
+    >>> layer = Conv2d(3, 8, 3, stride=2, padding=1, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 8)
     """
 
@@ -303,7 +305,8 @@ class Conv2d(Conv):
 class Conv3d(Conv):
     """`Conv` over `[N D H W C]`; torch.nn.Conv3d.
 
-    >>> Conv3d(1, 8, 3, padding="same", rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 1))).shape
+    >>> layer = Conv3d(1, 8, 3, padding="same", rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 4, 4, 4, 1))).shape
     (2, 4, 4, 4, 8)
     """
 

@@ -51,7 +51,8 @@ def convolve_transpose(
       spatial: the sizes of the input of `convolve`.
 
     >>> g, kernel = jax.numpy.ones((1, 2, 1)), jax.numpy.ones((2, 1, 1))
-    >>> convolve_transpose(g, kernel, Geometry((2,), ((0, 0),), (1,), 1), (4,))[0, :, 0].tolist()
+    >>> geometry = Geometry((2,), ((0, 0),), (1,), 1)
+    >>> convolve_transpose(g, kernel, geometry, (4,))[0, :, 0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
     channels = kernel.shape[-2] * geometry.groups

@@ -167,8 +167,8 @@ class ConvTranspose(ConvolutionLayer):
         largest = tuple(size + s - 1 for size, s in zip(smallest, self.stride, strict=True))
         if any(not a <= w <= b for a, w, b in zip(smallest, wanted, largest, strict=True)):
             raise ValueError(
-                f"output_size={wanted} must lie between {smallest} and {largest} for an input of "
-                f"{spatial}."
+                f"output_size={wanted} must lie between {smallest} and {largest} for an input "
+                f"of {spatial}."
             )
         return tuple(w - a for w, a in zip(wanted, smallest, strict=True))
 
@@ -176,7 +176,8 @@ class ConvTranspose(ConvolutionLayer):
 class ConvTranspose1d(ConvTranspose):
     """`ConvTranspose` over `[N L C]`; torch.nn.ConvTranspose1d.
 
-    >>> ConvTranspose1d(4, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 10, 4))).shape
+    >>> layer = ConvTranspose1d(4, 8, 3, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 10, 4))).shape
     (2, 12, 8)
     """
 
@@ -186,8 +187,8 @@ class ConvTranspose1d(ConvTranspose):
 class ConvTranspose2d(ConvTranspose):
     """`ConvTranspose` over `[N H W C]`; torch.nn.ConvTranspose2d.
 
-    >>> layer = ConvTranspose2d(3, 8, 3, stride=2, padding=1, output_padding=1, rngs=nnx.Rngs(0))
-    >>> layer(jnp.ones((2, 4, 4, 3))).shape
+    >>> layer = ConvTranspose2d(3, 8, 2, stride=2, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 4, 4, 3))).shape
     (2, 8, 8, 8)
     """
 
@@ -197,7 +198,8 @@ class ConvTranspose2d(ConvTranspose):
 class ConvTranspose3d(ConvTranspose):
     """`ConvTranspose` over `[N D H W C]`; torch.nn.ConvTranspose3d.
 
-    >>> ConvTranspose3d(1, 8, 2, stride=2, rngs=nnx.Rngs(0))(jnp.ones((2, 2, 2, 2, 1))).shape
+    >>> layer = ConvTranspose3d(1, 8, 2, stride=2, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 2, 2, 2, 1))).shape
     (2, 4, 4, 4, 8)
     """
 

@@ -71,7 +71,8 @@ def transformation(
     def update(updates, state, params=None):
         if params is None:
             raise ValueError(
-                "params is missing; call update(grads, state, params), since torch's rules read them."
+                "params is missing; call update(grads, state, params), since torch's rules "
+                "read them."
             )
         rate, step = _lr_at(lr, state.step), state.step + 1
         grads, tree = jax.tree.flatten(updates)

@@ -64,7 +64,7 @@ def adam(
     >>> import jax.numpy as jnp
     >>> tx, params = adam(0.1), jnp.array([2.0, -30.0])
     >>> updates, state = tx.update(params, tx.init(params), params)
-    >>> [round(u, 4) for u in updates.tolist()]  # the first step is lr, whatever the gradient's size
+    >>> [round(u, 4) for u in updates.tolist()]  # the size of the first step is lr
     [-0.1, 0.1]
     """
     return _adam("adam", lr, betas, eps, amsgrad, l2=weight_decay, maximize=maximize)

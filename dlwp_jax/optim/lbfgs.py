@@ -37,7 +37,8 @@ def lbfgs(
     >>> @jax.jit
     ... def step(params, state):
     ...     value, grads = jax.value_and_grad(loss)(params)
-    ...     updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+    ...     more = {"value": value, "grad": grads, "value_fn": loss}
+    ...     updates, state = tx.update(grads, state, params, **more)
     ...     return params + updates, state
     >>> state = tx.init(params)
     >>> for _ in range(10):

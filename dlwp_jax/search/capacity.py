@@ -201,9 +201,9 @@ def search_capacity(
       epochs, batch_size, stop, val_batch_size: as for `run`.
       baseline: as for `diagnose`; the reachable loss is that of the best size.
       how: "nested" trains all sizes at once in one program, inside the largest one. This is
-        possible if a size changes nothing but the shapes of the same arrays, as hidden widths and
-        channels do. "each" compiles a program for each size and stops as soon as the answer is
-        known. None takes nested if the family allows it.
+        possible if a size changes nothing but the shapes of the same arrays, as hidden widths
+        and channels do. "each" compiles a program for each size and stops as soon as the answer
+        is known. None takes nested if the family allows it.
 
     Returns:
       A `CapacityReport`.
@@ -219,11 +219,13 @@ def search_capacity(
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(width, key):
     ...     rngs = nnx.Rngs(key)
-    ...     model = nnx.Sequential(nnx.Linear(1, width, rngs=rngs), jnp.tanh, nnx.Linear(width, 1, rngs=rngs))
+    ...     first, last = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+    ...     model = nnx.Sequential(first, jnp.tanh, last)
     ...     return make_learner(model, loss_fn, optax.adam(1e-2), key=key)
     >>> x = jnp.linspace(-1, 1, 32)[:, None]
     >>> data = {"x": x, "y": jnp.sin(4 * x)}
-    >>> report = search_capacity(make, data, data, sizes=[1, 4], seeds=2, epochs=100, batch_size=32)
+    >>> options = {"seeds": 2, "epochs": 100, "batch_size": 32}
+    >>> report = search_capacity(make, data, data, sizes=[1, 4], **options)
     >>> report.recommended, [found.parameters for found in report.sizes]
     (4, [4, 13])
     """

@@ -23,8 +23,9 @@ def expand(
     """The members of a sweep, `name -> [members]`: all combinations of a mapping, or the
     mappings of a list.
 
-    >>> {name: column.tolist() for name, column in expand({"lr": [0.1, 0.2], "key": [0, 1]}).items()}
-    {'lr': [0.1, 0.1, 0.2, 0.2], 'key': [0, 1, 0, 1]}
+    >>> columns = expand({"lr": [0.1, 0.2], "key": [0, 1]})
+    >>> columns["lr"].tolist(), columns["key"].tolist()
+    ([0.1, 0.1, 0.2, 0.2], [0, 1, 0, 1])
     """
     if isinstance(over, Mapping):
         columns = {name: _numbers(name, values) for name, values in over.items()}
@@ -119,8 +120,8 @@ def trace(
         names = " and ".join(map(repr, culprits))
         reason = str(error).splitlines()[0][:200]
         raise TypeError(
-            f"{names} cannot be swept: make or the loss takes it as a Python number, in a shape, "
-            "a branch or a static option, and in a sweep it is a traced array "
+            f"{names} cannot be swept: make or the loss takes it as a Python number, in a "
+            "shape, a branch or a static option, and in a sweep it is a traced array "
             f"({reason}). Sizes are for search_capacity; the height of an optax schedule is "
             "swept as a factor, lambda step: lr * schedule(step), of a schedule made for 1; "
             "dropout rates need dlwp_jax.nn.Dropout, not Flax's; random seeds are swept as "

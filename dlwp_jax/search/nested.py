@@ -117,8 +117,8 @@ def nest(
             expected, got = np.asarray(expected), np.asarray(got)
             if not np.all(np.abs(expected - got) <= RTOL * max(np.max(np.abs(expected)), TINY)):
                 raise NotNested(
-                    f"size {sizes[0]} has another {quantity} inside size {sizes[-1]} than on its "
-                    "own"
+                    f"size {sizes[0]} has another {quantity} inside size {sizes[-1]} than on "
+                    "its own"
                 )
     return learner, together
 
@@ -168,8 +168,8 @@ def _check_shapes(size: Any, small: TrainState, largest: Any, large: TrainState)
             n > big for n, big in zip(a.shape, b.shape, strict=True)
         ):
             raise NotNested(
-                f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at size "
-                f"{largest}"
+                f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at "
+                f"size {largest}"
             )
         if a.shape != b.shape and not (jnp.issubdtype(b.dtype, jnp.number) or b.dtype == bool):
             raise NotNested(f"an array of dtype {b.dtype} changes its shape with the size")

@@ -85,7 +85,8 @@ def find_learning_rate(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(lr):
-    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    ...     model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    ...     return make_learner(model, loss_fn, optax.sgd(lr), key=jax.random.key(0))
     >>> data = {"x": jnp.linspace(-1, 1, 16)[:, None], "y": jnp.linspace(-3, 3, 16)[:, None]}
     >>> found = find_learning_rate(make, data, batch_size=16, low=1e-4, high=100.0)
     >>> 0.01 < found.suggestion < 2 < found.limit
@@ -111,8 +112,8 @@ def find_learning_rate(
     lowest = int(np.argmin(smoothed[:end])) if end else 0
     if lowest < 2 or not smoothed[lowest] < smoothed[0]:
         raise ValueError(
-            f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and "
-            "loss."
+            f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model "
+            "and loss."
         )
     suggestion = float(rates[_steepest(smoothed[: lowest + 1], steps)])
     limit = float(rates[end]) if end < len(losses) else None
@@ -191,7 +192,8 @@ def memorises(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> data = {"x": jnp.eye(8), "y": jnp.arange(8.0)[:, None]}
-    >>> pair = make_learner(nnx.Linear(8, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(0.5), key=jax.random.key(0))
+    >>> model = nnx.Linear(8, 1, rngs=nnx.Rngs(0))
+    >>> pair = make_learner(model, loss_fn, optax.sgd(0.5), key=jax.random.key(0))
     >>> bool(memorises(*pair, data)), bool(memorises(*pair, data | {"x": jnp.zeros((8, 8))}))
     (True, False)
     """

@@ -23,8 +23,8 @@ MOST_ROWS = 40  # of a printed table
 def deviation(values: np.ndarray) -> float:
     """Standard deviation (n - 1); NaN for a single value, and if a value is not finite.
 
-    >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0])), deviation(np.array([1.0, np.inf]))
-    (1.4142135623730951, nan, nan)
+    >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0]))
+    (1.4142135623730951, nan)
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return float("nan")

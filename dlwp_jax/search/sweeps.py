@@ -71,7 +71,8 @@ def sweep(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(lr):
-    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    ...     model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    ...     return make_learner(model, loss_fn, optax.sgd(lr), key=jax.random.key(0))
     >>> data = {"x": jnp.ones((8, 1)), "y": jnp.zeros((8, 1))}
     >>> result = sweep(make, data, data, over={"lr": [1e-3, 1e-1]}, epochs=5, batch_size=4)
     >>> result.history["val/loss"].shape, result.values["lr"][result.best].item()
@@ -170,7 +171,8 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     if folds is None:
         if not values:
             raise ValueError(
-                "over is empty and there are no folds, so there is nothing to sweep; use train.run."
+                "over is empty and there are no folds, so there is nothing to sweep; use "
+                "train.run."
             )
         return values, None
     if val is not None:
@@ -179,7 +181,8 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     folds = [tuple(map(_side, fold)) if np.iterable(fold) else () for fold in folds]
     if not folds or not all(map(_is_fold, folds)):
         raise ValueError(
-            "folds must be pairs of row numbers (training, validation), as data.k_fold gives them."
+            "folds must be pairs of row numbers (training, validation), as data.k_fold gives "
+            "them."
         )
     for fold in folds:
         if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:

@@ -1,9 +1,11 @@
-"""The convolution under every convolution layer: the forms for the CPU, the plain form elsewhere.
+"""The convolution under every convolution layer: the forms for the CPU, the plain form
+elsewhere.
 
 The derivative is given as a `custom_jvp`, so that forward mode works: its tangents are the
-*transposes* of the gradients. Reverse mode transposes tangents, and so finds the gradients again,
-to the letter. `lax.platform_dependent` chooses the platform while lowering, so it costs nothing
-at run time; cuDNN and the TPU compiler recognise JAX's own gradient as a backward convolution.
+*transposes* of the gradients. Reverse mode transposes tangents, and so finds the gradients
+again, to the letter. `lax.platform_dependent` chooses the platform while lowering, so it costs
+nothing at run time; cuDNN and the TPU compiler recognise JAX's own gradient as a backward
+convolution.
 """
 
 from functools import partial

@@ -49,8 +49,8 @@ def kernel_gradient(
       x, g: the input, and the gradient by the output.
       kernel_shape, padding: of the convolution.
       columns: the number of output columns in a row of the product.
-      merge: whether examples and places become one axis. XLA copies an operand that it sums over
-        two axes of; but devices split the first of the two.
+      merge: whether examples and places become one axis. XLA copies an operand that it sums
+        over two axes of; but devices split the first of the two.
 
     >>> x, g = jnp.ones((1, 4, 1)), jnp.ones((1, 2, 1))
     >>> kernel_gradient(x, g, (3, 1, 1), ((0, 0),), 2, merge=True)[:, 0, 0].tolist()
