@@ -6,14 +6,13 @@ they compute a wrong number without a word:
 - integers beyond 32 bits, which JAX cuts to other integers: `on_device`, `as_held`,
   `refuse_too_large`;
 - ragged rows, masked values, dates, text: `numbers_of`, `on_host`, `real_on_host`, `names_of`;
-- NaN in data: `refuse_nan`;
+- NaN in data, and arrays of a data set with different numbers of rows: `train.checks.dataset`;
 - a negative row number, which counts from the end, or one beyond the end, which JAX moves to
   the last row: `row_numbers`;
 - True for 1, or 2.7 for 2: `whole`, `wholes`, `real`.
 
 A wrong type is a TypeError, a bad value of the right type a ValueError, and an integer that
-does not fit an OverflowError. That the arrays of a data set have equally many rows is checked
-by `train.checks.rows`.
+does not fit an OverflowError.
 """
 
 import math
@@ -245,18 +244,6 @@ def refuse_too_large(data: np.ndarray | jax.Array, dtype: np.dtype, argument: st
         raise OverflowError(
             f"{argument} of {data.dtype} reaches {least}..{most} and does not fit {dtype}"
         )
-
-
-def refuse_nan(data: Any, argument: str) -> None:
-    """Raise ValueError if an array holds NaN. Traced arrays pass unseen."""
-    if isinstance(data, Tracer) or not jnp.issubdtype(data.dtype, jnp.inexact):
-        return
-    with jax.ensure_compile_time_eval():  # inside jit, for arrays that are not traced
-        has_nan = bool(jnp.isnan(data).any())
-    if has_nan:
-        places = np.argwhere(np.isnan(np.asarray(data)))
-        place = f", the first at row {places[0][0]}" if data.ndim else ""
-        raise ValueError(f"{argument} holds {len(places)} NaN{place}; drop or fill them.")
 
 
 def row_numbers(value: Any, argument: str, n: int) -> np.ndarray:

@@ -273,7 +273,7 @@ def _report():
 
 def gives_views(op) -> bool:
     """Whether a write through the result can reach the storage of a float32 input."""
-    copies = op.name.endswith(("_copy", "_scatter")) or op.name in ("clone", "contiguous")
+    copies = op.name.endswith(("_copy", "_scatter")) or op.name == "clone"
     return not copies and op.name not in COMPLEX_ALIAS - {"H", "mH", "real"}
 
 

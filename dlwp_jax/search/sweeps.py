@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlwp_jax.checks import row_numbers
 from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep
@@ -177,33 +178,19 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
         return values, None
     if val is not None:
         raise ValueError("folds take their validation examples from train; leave val out.")
-    folds = list(folds) if np.iterable(folds) else []
-    folds = [tuple(map(_side, fold)) if np.iterable(fold) else () for fold in folds]
-    if not folds or not all(map(_is_fold, folds)):
+    pairs = list(folds) if np.iterable(folds) else []
+    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
         raise ValueError(
             "folds must be pairs of row numbers (training, validation), as data.k_fold gives "
             "them."
         )
-    for fold in folds:
-        if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:
-            raise ValueError(
-                f"folds hold a row outside the {n} examples of train (0 to {n - 1})."
-            )
+    folds = [
+        tuple(row_numbers(side, "each side of folds", n) for side in pair) for pair in pairs
+    ]
+    if not all(side.size for fold in folds for side in fold):
+        raise ValueError("each side of folds must hold at least one row.")
     values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
-
-
-def _side(rows: Any) -> np.ndarray:
-    try:
-        return checks.on_host(rows, "folds")
-    except (TypeError, ValueError):
-        return np.empty(0)  # which `_is_fold` refuses
-
-
-def _is_fold(sides: tuple[np.ndarray, ...]) -> bool:
-    return len(sides) == 2 and all(
-        side.ndim == 1 and side.dtype.kind in "iu" and side.size for side in sides
-    )
 
 
 def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
