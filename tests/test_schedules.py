@@ -292,7 +292,7 @@ def test_reduce_lr_on_plateau_of_the_loss_of_each_epoch_of_three_steps():
         assert_rates(ours, options, values, repeats=3)
 
 
-def test_reduce_lr_on_plateau_of_a_metric_of_each_epoch():
+def test_reduce_lr_on_plateau():
     """In a loop under vmap, with two learning rates, in one group of two."""
     values, members = plateau_values(), jnp.array([LR, 3 * LR])
 

@@ -59,7 +59,7 @@ class PlateauState(NamedTuple):
 
     `lr` is the learning rate of the next step; `best`, `num_bad_epochs` and `cooldown_counter`
     are torch's. `value_sum` and `count` gather the values of the current epoch, and are None if
-    a metric is monitored.
+    a metric is monitored. `rule` is the `PlateauRule`, which is static.
     """
 
     lr: Any
@@ -68,7 +68,7 @@ class PlateauState(NamedTuple):
     cooldown_counter: Any
     value_sum: Any
     count: Any
-    rule: PlateauRule
+    rule: Any
 
 
 def reduce_lr_on_plateau(
