@@ -1,10 +1,9 @@
-"""What torch's autograd keeps in its tensors, as functions (chapter 5.5).
+"""torch's autograd as functions (chapter 5.5).
 
-- `requires_grad=True` on some parameters: `grad_where(loss, trainable)` says which parameters
-  are trained.
+- `requires_grad=True` on some parameters: `grad_where(loss, trainable)`.
 - `x.detach()`: `detach(x)`, which is `lax.stop_gradient`.
-- `with torch.no_grad()`: nothing; what `jax.grad` is not asked for is not recorded.
-- `zero_grad()` left out, `backward()` twice: `accumulate_gradients(loss, params, batches)` sums
+- `with torch.no_grad()`: nothing is needed; only functions under `jax.grad` are recorded.
+- `backward()` twice without `zero_grad()`: `accumulate_gradients(loss, params, batches)` sums
   gradients.
 - `torch.autograd.gradcheck`: `check_gradients`, by `numerical_gradient`.
 """
@@ -44,8 +43,8 @@ def numerical_gradient(
       A pytree like `x` of numpy arrays.
 
     Raises:
-      TypeError: for leaves that are not real floating point. ValueError: where f does not
-        return a scalar.
+      TypeError: for leaves that are not real floating point.
+      ValueError: if f does not return a scalar.
 
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.array(3.0), "b": jnp.array(1.0)}
@@ -69,13 +68,12 @@ def numerical_gradient(
     def slopes(i, leaf):
         result = np.zeros(leaf.shape, leaf.dtype)
         for index in np.ndindex(leaf.shape):
-            step = eps or float(np.finfo(leaf.dtype).eps) ** (1 / 3) * max(
-                1.0, abs(leaf[index])
-            )
+            balanced = float(np.finfo(leaf.dtype).eps) ** (1 / 3) * max(1.0, abs(leaf[index]))
+            step = eps or balanced
             above, below = leaf.copy(), leaf.copy()
             above[index] += step
             below[index] -= step
-            # The difference of what was stored: in float32, x + eps is not eps away from x.
+            # In float32 the stored x + eps is not exactly eps away from x.
             width = float(above[index]) - float(below[index])
             result[index] = (value(i, above) - value(i, below)) / width
         return result
@@ -87,7 +85,8 @@ def _floating(leaf) -> np.ndarray:
     array = np.array(leaf)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
-            f"an argument has dtype {array.dtype}; slopes are taken of real floating point numbers."
+            f"an argument has dtype {array.dtype}; slopes are taken of real floating point "
+            "numbers."
         )
     return array
 
@@ -109,14 +108,13 @@ def check_gradients(
       f: the function; it returns one floating point array.
       *args: pytrees of floating point arrays, each of which is checked.
       eps: as for `numerical_gradient`.
-      rtol: relative tolerance; without it 1e-5 in float64 and 1e-2 in float32, what central
-        differences can show.
-      atol: absolute tolerance, relative to the largest slope where it is not given; the same
-        default.
+      rtol: relative tolerance; by default 1e-5 in float64 and 1e-2 in float32, which is the
+        precision of central differences.
+      atol: absolute tolerance; by default `rtol`'s default times the largest slope.
 
     Raises:
-      AssertionError: naming the leaf, the index and both slopes where they disagree most, nan
-        included.
+      AssertionError: if they disagree, or one is nan, with the leaf, the index and both slopes
+        of the largest difference.
       TypeError: for arguments that are not real floating point.
 
     >>> import jax, jax.numpy as jnp
@@ -127,8 +125,8 @@ def check_gradients(
     >>> check_gradients(lambda p: jnp.sum(cube(p["w"])), {"w": jnp.array([0.0, 2.0])})
     Traceback (most recent call last):
       ...
-    AssertionError: the gradient is wrong at args[0]['w'][1]: jax.grad gives 8..., central differences give
-      12...
+    AssertionError: the gradient is wrong at args[0]['w'][1]: jax.grad gives 8..., central
+      differences give 12...
     """
     args = jax.tree.map(_floating, args)
     result = jnp.asarray(f(*args))
@@ -146,9 +144,10 @@ def check_gradients(
     rtol = default if rtol is None else rtol
     worst = max(_disagreements(exact, numeric, rtol, atol, default), default=None)
     if worst is not None:
-        _, where, ours, theirs = worst
+        _, place, ours, theirs = worst
         raise AssertionError(
-            f"the gradient is wrong at args{where}: jax.grad gives {ours:.6g}, central differences give {theirs:.6g}."
+            f"the gradient is wrong at args{place}: jax.grad gives {ours:.6g}, central "
+            f"differences give {theirs:.6g}."
         )
 
 
@@ -167,14 +166,13 @@ def _disagreements(exact, numeric, rtol, atol, default):
         excess = np.where(np.isnan(excess), np.inf, excess)
         if excess.size and excess.max() > 0:
             index = np.unravel_index(np.argmax(excess), excess.shape)
-            where = jax.tree_util.keystr(path) + (
-                f"[{', '.join(map(str, index))}]" if index else ""
-            )
-            yield float(excess[index]), where, float(ours[index]), float(theirs[index])
+            place = jax.tree_util.keystr(path)
+            place += f"[{', '.join(map(str, index))}]" if index else ""
+            yield float(excess[index]), place, float(ours[index]), float(theirs[index])
 
 
 def detach(x: _T) -> _T:
-    """The same values, taken as constants by every derivative (`Tensor.detach`):
+    """The same values, which are constants for every derivative (`Tensor.detach`):
     `lax.stop_gradient`.
 
     >>> import jax
@@ -189,8 +187,8 @@ def grad_where(
 ) -> Callable[..., tuple[jax.Array, nnx.State[Any, Any]]]:
     """Value and gradient with respect to some of the parameters (torch's `requires_grad`).
 
-    What is left out is not differentiated at all, so its backward pass is not computed: what
-    the book saves by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
+    The other parameters are not differentiated, so their backward pass is not computed. The
+    book saves this by `requires_grad=False` when it fine-tunes the last layers (chapter 14).
 
     Args:
       loss_fn: `loss_fn(model, *args) -> scalar`, with `model` an `nnx.Module`.
@@ -224,9 +222,9 @@ def accumulate_gradients(
 ) -> tuple[jax.Array, PyTree]:
     """Sum of the gradients of several batches, as torch sums into `.grad` until `zero_grad()`.
 
-    One compiled loop, and the memory of one batch: the step of a large batch on a small device.
-    Start from zero is what the function does; divide by the number of batches (or scale the
-    loss) for the mean.
+    It is one compiled loop with the memory of one batch: the step of a large batch on a small
+    device. The sum starts from zero; divide by the number of batches (or scale the loss) for
+    the mean.
 
     Args:
       loss_fn: `loss_fn(params, batch) -> scalar`.
@@ -239,7 +237,8 @@ def accumulate_gradients(
 
     >>> import jax.numpy as jnp
     >>> loss = lambda w, x: jnp.sum(w * x)
-    >>> losses, grads = accumulate_gradients(loss, jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [1.0, 1.0]]))
+    >>> batches = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> losses, grads = accumulate_gradients(loss, jnp.array([1.0, 2.0]), batches)
     >>> losses.tolist(), grads.tolist()
     ([1.0, 3.0], [2.0, 1.0])
     """

@@ -1,8 +1,20 @@
-"""What the checks of all rooms share: is this one number, one key, and how is what came told in
-a few words.
+"""Checks that all packages share.
+
+NumPy, JAX and Flax refuse most wrong input themselves. The checks here are for input from which
+they compute a wrong number without a word:
+
+- integers beyond 32 bits, which JAX cuts to other integers: `on_device`, `as_held`,
+  `refuse_too_large`;
+- ragged rows, masked values, dates, text: `numbers_of`, `on_host`, `real_on_host`, `names_of`;
+- NaN in data, and arrays of a data set with different numbers of rows: `train.checks.dataset`;
+- a negative row number, which counts from the end, or one beyond the end, which JAX moves to
+  the last row: `row_numbers`;
+- True for 1, or 2.7 for 2: `whole`, `wholes`, `real`.
+
+A wrong type is a TypeError, a bad value of the right type a ValueError, and an integer that
+does not fit an OverflowError.
 """
 
-import contextlib
 import math
 import numbers
 import operator
@@ -15,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# NumPy's alone; where a platform has none they are float64 and complex128.
+# Only NumPy has these; on platforms without them they are float64 and complex128.
 LONG: dict[Any, Any] = {
     np.dtype(np.longdouble): np.float64,
     np.dtype(np.clongdouble): np.complex128,
@@ -23,7 +35,7 @@ LONG: dict[Any, Any] = {
 
 
 def describe(value: Any) -> str:
-    """What came, in a few words.
+    """A value in a few words, for an error message.
 
     >>> describe(np.zeros((2, 3))), describe(int), describe("seven")
     ('an array of shape (2, 3) and dtype float64', 'the class int', "str 'seven'")
@@ -33,11 +45,9 @@ def describe(value: Any) -> str:
     if is_array(value):
         return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
     shown = repr(value)
-    return (
-        f"{type(value).__name__} {shown}"
-        if len(shown) <= 60 and "\n" not in shown
-        else f"a {type(value).__name__}"
-    )
+    if len(shown) > 60 or "\n" in shown:
+        return f"a {type(value).__name__}"
+    return f"{type(value).__name__} {shown}"
 
 
 def is_array(value: Any) -> bool:
@@ -46,8 +56,8 @@ def is_array(value: Any) -> bool:
 
 
 def as_int(value: Any) -> int | None:
-    """A whole number of any kind as an int, a 0-d array included; None for anything else, bools
-    too.
+    """A whole number of any kind as an int, from a 0-d array too; None for anything else, also
+    for bools and traced numbers.
 
     >>> as_int(np.int8(3)), as_int(True), as_int(3.0)
     (3, None, None)
@@ -58,17 +68,18 @@ def as_int(value: Any) -> int | None:
         return None
     if getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
-    with contextlib.suppress(TypeError):  # a traced one among them
+    try:
         return operator.index(value)
-    return None
+    except TypeError:  # for example a traced number
+        return None
 
 
 def whole(value: Any, argument: str, least: int | None = None, most: int = 2**31 - 1) -> int:
     """A whole number between two limits.
 
     Raises:
-      TypeError: it is no whole number.
-      ValueError: it is beyond the limits.
+      TypeError: if it is not a whole number.
+      ValueError: if it is beyond the limits.
 
     >>> whole(np.int64(3), "n", 1)
     3
@@ -76,68 +87,66 @@ def whole(value: Any, argument: str, least: int | None = None, most: int = 2**31
     number = as_int(value)
     if number is None:
         raise TypeError(f"{argument} must be a whole number; got {describe(value)}.")
-    if (least is not None and number < least) or number > most:
-        limits = (
-            f"at least {least}" if least is not None and number < least else f"at most {most}"
-        )
-        raise ValueError(f"{argument} must be {limits}; got {describe(value)}.")
+    if least is not None and number < least:
+        raise ValueError(f"{argument} must be at least {least}; got {describe(value)}.")
+    if number > most:
+        raise ValueError(f"{argument} must be at most {most}; got {describe(value)}.")
     return number
 
 
 def real(
     value: Any, argument: str, least: float = -math.inf, *, above: float = -math.inf
 ) -> float:
-    """A finite number, of `least` or more, and more than `above`.
+    """A finite number, at least `least` and greater than `above`.
 
     Raises:
-      TypeError: it is no number.
-      ValueError: it is not finite, or too small.
+      TypeError: if it is not a real number.
+      ValueError: if it is not finite, or too small.
 
     >>> real(np.float32(0.5), "rate", above=0)
     0.5
     """
-    try:
-        is_number = (
-            not isinstance(value, bool | np.bool_ | str | bytes | complex)
-            and np.ndim(value) == 0
-        )
-        is_number = is_number and not str(getattr(value, "dtype", "")).endswith("bool")
-        given: Any = value
-        number = (
-            float(given)
-            if is_number and (is_array(value) or isinstance(value, numbers.Real))
-            else None
-        )
-    except (TypeError, ValueError, OverflowError):
-        number = None
+    number = _as_float(value)
     if number is None:
         raise TypeError(f"{argument} must be a number; got {describe(value)}.")
     if not math.isfinite(number) or number < least or number <= above:
-        limits = f" of {least:g} or more" * (least > -math.inf) + f" above {above:g}" * (
-            above > -math.inf
-        )
+        limits = f" of {least:g} or more" if least > -math.inf else ""
+        limits += f" above {above:g}" if above > -math.inf else ""
         raise ValueError(f"{argument} must be a finite number{limits}; got {describe(value)}.")
     return number
 
 
-def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
-    """Numbers of any container as an array: a JAX array as it is, a traced one too, anything
-    else as NumPy reads it.
+def _as_float(value: Any) -> float | None:
+    if is_array(value):
+        is_real = not value.ndim and is_numeric(value.dtype) and value.dtype.kind not in "bc"
+    else:
+        is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real:
+        return None
+    try:
+        return float(value)
+    except (TypeError, OverflowError):  # a traced number, 10**400
+        return None
 
-    The other byte order, which files have and JAX has not, is turned.
+
+def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
+    """Numbers of any container as an array: a JAX array, traced or not, as it is, and anything
+    else as a NumPy array.
+
+    Numbers in the byte order of another machine, which JAX does not read, are converted.
 
     Raises:
-      TypeError: they are no numbers: text, dates, objects, records, PRNG keys, masked values.
-      ValueError: they are ragged.
+      TypeError: if they are not numbers but text, dates, objects, records, PRNG keys or masked
+        values.
+      ValueError: if they are ragged.
 
     >>> numbers_of([1, 2], "x").tolist()
     [1, 2]
     """
     array: Any = value if isinstance(value, jax.Array) else _read(value, argument)
-    is_held = isinstance(
-        array, jax.Array | np.ndarray | np.generic
-    )  # not a shape and a dtype, as jax.eval_shape gives
-    if not is_held or not is_numeric(array.dtype):
+    # A jax.ShapeDtypeStruct has a dtype as well, but no numbers.
+    has_numbers = isinstance(array, jax.Array | np.ndarray | np.generic)
+    if not has_numbers or not is_numeric(array.dtype):
         raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -147,18 +156,17 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
 
 
 def is_numeric(dtype: Any) -> bool:
-    """Whether a dtype is one of numbers, bool and bfloat16 among them; NumPy counts spans of
-    time as integers.
-    """
+    """Whether a dtype is one of numbers, bool and bfloat16 included, spans of time excluded."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
-    return (jnp.issubdtype(dtype, np.number) and dtype.kind != "m") or dtype.kind == "b"
+    is_number = jnp.issubdtype(dtype, np.number) and dtype.kind != "m"  # NumPy's timedelta64
+    return is_number or dtype.kind == "b"
 
 
 def _read(value: Any, argument: str) -> np.ndarray | jax.Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{argument} is a masked array; fill it (.filled(...)) or drop what is masked."
+            f"{argument} is a masked array; fill it (.filled(...)) or drop the masked values."
         )
     if isinstance(value, list | tuple) and any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)
@@ -173,7 +181,7 @@ def _read(value: Any, argument: str) -> np.ndarray | jax.Array:
     except (TypeError, RuntimeError, OverflowError) as error:
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise TypeError(
-            f"{argument} must be numbers; got {describe(value)}, which is no array: {why}"
+            f"{argument} must be numbers; got {describe(value)}, which is not an array: {why}"
         ) from error
 
 
@@ -181,12 +189,13 @@ def on_host(value: Any, argument: str) -> np.ndarray:
     """Numbers of any container as a NumPy array.
 
     Raises:
-      TypeError, ValueError: as `numbers_of`; and where they are traced.
+      TypeError, ValueError: as `numbers_of`, and if they are traced.
     """
     array = numbers_of(value, argument)
     if isinstance(array, Tracer):
         raise TypeError(
-            f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside of them."
+            f"{argument} is traced by jax.jit, vmap or grad; this runs on the host, outside "
+            "of them."
         )
     return np.asarray(array)
 
@@ -200,20 +209,18 @@ def real_on_host(value: Any, argument: str) -> np.ndarray:
 
 
 def on_device(value: Any, argument: str) -> jax.Array:
-    """Numbers of any container as a JAX array, refused where JAX would cut 64-bit integers to
-    other numbers.
+    """Numbers of any container as a JAX array.
 
     Raises:
       TypeError, ValueError: as `numbers_of`.
-      OverflowError: an integer does not fit.
+      OverflowError: for 64-bit integers that JAX would cut to other numbers.
     """
     array = as_held(value, argument)
     return array if isinstance(array, jax.Array) else jnp.asarray(array)
 
 
 def as_held(value: Any, argument: str) -> np.ndarray | jax.Array:
-    """Numbers of any container in a dtype that JAX holds, still where they are: for whoever
-    puts them elsewhere.
+    """Numbers of any container in a dtype that JAX has, not yet copied to a device.
 
     Raises:
       TypeError, ValueError, OverflowError: as `on_device`.
@@ -228,22 +235,36 @@ def as_held(value: Any, argument: str) -> np.ndarray | jax.Array:
 
 
 def refuse_too_large(data: np.ndarray | jax.Array, dtype: np.dtype, argument: str) -> None:
-    """Raise OverflowError where an integer dtype cannot hold the data; what is traced is not
-    looked at.
-    """
-    same = data.dtype == dtype or data.dtype == bool
-    if (
-        same
-        or isinstance(data, Tracer)
-        or not jnp.issubdtype(dtype, jnp.integer)
-        or not data.size
-    ):
+    """Raise OverflowError if an integer dtype cannot hold the data. Traced data pass unseen."""
+    fits_anyway = data.dtype in (dtype, bool) or not data.size
+    if fits_anyway or isinstance(data, Tracer) or not jnp.issubdtype(dtype, jnp.integer):
         return
     limits, least, most = jnp.iinfo(dtype), data.min().item(), data.max().item()
-    if not limits.min <= least <= most <= limits.max:  # NaN neither
+    if not limits.min <= least <= most <= limits.max:  # also refuses NaN
         raise OverflowError(
             f"{argument} of {data.dtype} reaches {least}..{most} and does not fit {dtype}"
         )
+
+
+def row_numbers(value: Any, argument: str, n: int) -> np.ndarray:
+    """Row numbers `[k]`, each from 0 to n - 1.
+
+    Raises:
+      TypeError: if they are not whole numbers in one axis.
+      ValueError: if one is negative, n or more.
+
+    >>> row_numbers([2, 0], "fold", 3).tolist()
+    [2, 0]
+    """
+    numbers = on_host(value, argument)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise TypeError(f"{argument} must be a list of row numbers; got {describe(value)}.")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < n:
+        raise ValueError(
+            f"{argument} holds row {numbers.min() if numbers.min() < 0 else numbers.max()}; "
+            f"the rows are 0 to {n - 1}."
+        )
+    return numbers
 
 
 def names_of(value: Any, argument: str) -> np.ndarray:
@@ -251,8 +272,8 @@ def names_of(value: Any, argument: str) -> np.ndarray:
     compared.
 
     Raises:
-      TypeError: they are of several kinds, or of none of these.
-      ValueError: they are ragged.
+      TypeError: if they are of several kinds, or of none of these.
+      ValueError: if they are ragged.
 
     >>> names_of(["b", "a"], "labels").tolist()
     ['b', 'a']
@@ -265,7 +286,7 @@ def names_of(value: Any, argument: str) -> np.ndarray:
         and array.ndim
         and all(isinstance(name, str) for name in array.flat)
     ):
-        array = array.astype(str)  # as pandas keeps text
+        array = array.astype(str)  # pandas keeps text as objects
     if array.dtype.kind not in "biufUSMm":
         raise TypeError(
             f"{argument} must be names or numbers of one kind; got {describe(value)}."
@@ -274,7 +295,7 @@ def names_of(value: Any, argument: str) -> np.ndarray:
 
 
 def key(value: Any, argument: str = "key") -> jax.Array:
-    """A PRNG key in the typed form; both of JAX's forms are taken."""
+    """A PRNG key in the typed form, from either of JAX's two forms."""
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
             return value
@@ -289,7 +310,7 @@ def key(value: Any, argument: str = "key") -> jax.Array:
 
 
 def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2**31 - 1) -> Any:
-    """So many whole numbers between two limits, such as a height and a width.
+    """`count` whole numbers between two limits, such as a height and a width.
 
     >>> wholes([3, 4], "size", 2)
     (3, 4)
@@ -309,7 +330,7 @@ def wholes(value: Any, argument: str, count: int, least: int = 1, most: int = 2*
 
 
 def path(value: Any, argument: str = "path") -> None:
-    """Refuse what is no path of a file system."""
+    """Refuse a value that is not the path of a file or folder."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(
             f"{argument} must be a path, a str or a pathlib.Path; got {describe(value)}."
@@ -319,6 +340,6 @@ def path(value: Any, argument: str = "path") -> None:
 
 
 def text(value: Any, argument: str) -> None:
-    """Refuse what is no str."""
+    """Refuse a value that is not a str."""
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be a str; got {describe(value)}.")

@@ -1,4 +1,4 @@
-"""Arrays as JAX holds them: where they lie, weakly typed or not, PRNG keys among them."""
+"""Properties of JAX arrays that NumPy does not know: sharding, weak types, PRNG keys."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from jax.extend.core import primitives
 
 
 def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array where a sharding says, the devices of other processes included, which hold the
-    same array.
+    """An array with a sharding, which may include devices of other processes; these must call
+    this with the same array.
     """
     if sharding.is_fully_addressable or (
         isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
@@ -26,11 +26,10 @@ def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def as_was(leaf: Any, before: jax.Array) -> jax.Array:
-    """What was read, as the kind of array in whose place it comes, for which the same program
-    is compiled.
+    """An array that was read from a file, as an array of the same kind as `before`.
 
-    A key; where that lay, and not tied to a device, where it was not; weakly typed, where it
-    was.
+    It becomes a PRNG key, has the sharding, is committed to a device, is weakly typed, if
+    `before` is; so the same compiled program takes it.
     """
     raw = jax.random.key_data(before) if is_key(before) else before
     leaf = lay(leaf, raw.sharding) if before.committed else jnp.asarray(np.asarray(leaf))
@@ -40,7 +39,7 @@ def as_was(leaf: Any, before: jax.Array) -> jax.Array:
 
 
 def weakly(leaf: jax.Array) -> jax.Array:
-    """The same, weakly typed."""
+    """The same array, weakly typed."""
     return primitives.convert_element_type_p.bind(
         leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None
     )

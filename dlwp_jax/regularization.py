@@ -1,28 +1,29 @@
-"""Against overfitting: penalties, noise and averages that go into any loss; where the other
-cures live (chapters 5, 8).
+"""Cures for overfitting: penalties, noise, weight averages, and the places of the other cures
+(chapters 5 and 8).
 
 A model that fits its training examples better than new ones has learned some of their noise.
-The book names the cures; each has one home here:
+The book names the cures; each has one place here:
 
-| cure | here | what it is for |
+| cure | here | how it helps |
 | --- | --- | --- |
-| more data, or changed copies | `data.augment.augment` | the one cure that adds knowledge: what must not matter |
+| more data, or changed copies | `data.augment.augment` | the one cure that adds knowledge: which changes do not matter |
 | a smaller model | `search.search_capacity` | too few weights to learn examples by heart |
 | stop in time | `train.EarlyStopping` | keep the weights from before the validation loss rose |
 | L2, L1 penalty | `l2`, `l1` | small weights make slow functions; L1 makes many of them zero |
 | weight decay | `optim.adamw`, `optim.sgd` | the same pull in the optimizer's update (`weight_decay=`) |
-| smoothness penalty | `smoothness` | the output may not change fast around the examples |
-| noise on the input | `InputNoise` | each epoch sees other copies, so no single reading can be learned |
+| smoothness penalty | `smoothness` | the output changes slowly around the examples |
+| noise on the input | `InputNoise` | each epoch sees other copies, so no single value can be learned |
 | dropout | `nn.Dropout`, `nn.Dropout2d` | noise inside: no unit can rely on one other unit |
-| label smoothing | `losses.cross_entropy` | do not chase labels that may be wrong to infinity (`label_smoothing=`) |
-| batch normalisation | `nn.BatchNorm2d` | made for speed; that each batch has other moments is noise, too |
+| label smoothing | `losses.cross_entropy` | logits stay finite, even for wrong labels (`label_smoothing=`) |
+| batch normalisation | `nn.BatchNorm2d` | made for speed; the moments of each batch are noise, too |
 | weight averaging | `ema`, `swa`, `averaged`, `update_bn` | the mean of the last weights is quieter than any of them |
 
 Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try many in one
 program:
 
     def loss_fn(model, batch):
-        return losses.mse_loss(model(batch["x"]), batch["y"]) + strength * regularization.l2(model, biases=False), {}
+        loss = losses.mse_loss(model(batch["x"]), batch["y"])
+        return loss + strength * regularization.l2(model, biases=False), {}
 """
 
 from __future__ import annotations
@@ -69,16 +70,16 @@ def l2(
     Args:
       model: an NNX module.
       of: the NNX filter of the parameters that are penalised.
-      biases: whether those called `bias` are among them. A bias shifts a function and does not
-        steepen it.
-      norms: whether scale and bias of normalisation layers are among them. The layers before
-        them undo a pull on their size anyway.
+      biases: whether parameters called `bias` are included. A bias shifts a function and does
+        not make it steeper.
+      norms: whether scale and bias of normalisation layers are included. A penalty on them has
+        little effect, since the layers before them can compensate for it.
 
     Returns:
       A scalar, float32 or wider.
 
     Raises:
-      ValueError: where nothing is left to penalise.
+      ValueError: if no parameter is left to penalise.
 
     >>> layer = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
     >>> layer.kernel[...], layer.bias[...] = jnp.array([[3.0]]), jnp.array([2.0])
@@ -91,8 +92,7 @@ def l2(
 def l1(
     model: nnx.Module, of: Any = nnx.Param, *, biases: bool = True, norms: bool = True
 ) -> jax.Array:
-    """The sum of absolute parameters: pulls all of them equally hard, and the needless ones to
-    zero.
+    """The sum of absolute parameters: it pulls all of them equally, and needless ones to zero.
 
     Arguments, result and errors as for `l2`.
 
@@ -131,7 +131,7 @@ def _sum_of(
 
 
 def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:
-    """Where in a model the modules of some kinds are."""
+    """The paths of all modules of some kinds."""
     return {path for path, module in nnx.iter_modules(model) if isinstance(module, kinds)}
 
 
@@ -141,16 +141,16 @@ def smoothness(
     """The mean over examples of |d output / d input|^2, to be added to a loss (the gradient
     penalty).
 
-    It asks for what L2 only hints at: that the function itself be flat around the examples,
-    whatever its weights. Double backpropagation: a step costs two to three times a plain one.
+    L2 makes a function flat through small weights; this penalty does it directly, around the
+    examples. It needs double backpropagation: a step takes two to three times as long.
 
     Args:
       function: an NNX module, or a function; `[n ...] -> [n ...]`, each example by itself. A
         module is copied: its batch statistics and random streams stay.
       x: `[n ...]`, floating: the inputs of a batch, or points between them.
       key: None takes the whole Jacobian, one backward pass for each output value of an example.
-        With a key it is estimated from a single pass along a random direction: unbiased, and
-        the way for many outputs.
+        With a key it is estimated without bias by one pass along a random direction, which is
+        faster for many outputs.
 
     Returns:
       A scalar: the squared Frobenius norm of the Jacobian, averaged over the n examples.
@@ -165,7 +165,8 @@ def smoothness(
         output, pull = jax.vjp(function, x)
     if output.shape[:1] != x.shape[:1]:
         raise ValueError(
-            f"function must give one output for each of the {len(x)} examples; it gives {output.shape}."
+            f"function must give one output for each of the {len(x)} examples; it gives "
+            f"{output.shape}."
         )
     if key is not None:
         (slopes,) = pull(jax.random.normal(key, output.shape, output.dtype))
@@ -178,13 +179,12 @@ def smoothness(
 
 @shown
 class InputNoise(nnx.Module):
-    """Normal noise on the input in train mode, nothing in eval mode: the book's cheapest way to
-    "more" data.
+    """Normal noise on the input in train mode, nothing in eval mode.
 
     Args:
-      std: standard deviation, in the unit of the input; a number, or a traced scalar to be
-        swept.
-      rngs: its `noise` stream (or its default one) is forked: the layer holds an own stream of
+      std: standard deviation, in the unit of the input: a number, or a traced scalar in a
+        sweep.
+      rngs: its `noise` stream (or its default one) is forked: the layer has its own stream of
         keys.
 
     >>> layer = InputNoise(0.1, rngs=nnx.Rngs(0))
@@ -207,12 +207,12 @@ class InputNoise(nnx.Module):
         return x if self.deterministic else augment.noise(self.rngs(), x, self.std)
 
 
-# Weight averaging: the optimizer keeps it, so that it is jitted, mapped, saved and resumed with
-# the rest.
+# The optimizer keeps the average, so that it is jitted, mapped, saved and resumed with the rest
+# of the training.
 
 
 class AveragingState(NamedTuple):
-    """What `ema` and `swa` keep: the average, and how many weights are in it.
+    """State of `ema` and `swa`: the average, and the number of weights in it.
 
     `inner` is the state of the wrapped optimizer, `step` counts its updates.
     """
@@ -226,7 +226,7 @@ class AveragingState(NamedTuple):
 def ema(
     tx: optax.GradientTransformation, decay: float | jax.Array = 0.999
 ) -> optax.GradientTransformationExtraArgs:
-    """Beside what `tx` does, keep an exponential moving average of the parameters; read it with
+    """An optimizer that also keeps an exponential moving average of the parameters, for
     `averaged`.
 
     average <- decay average + (1 - decay) params after every step, from the first step's
@@ -236,7 +236,8 @@ def ema(
     >>> from dlwp_jax import train
     >>> loss_fn = lambda model, batch: (jnp.mean(model(batch) ** 2), {})
     >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
-    >>> learner, state = train.make_learner(model, loss_fn, ema(optax.sgd(0.1), 0.9), key=jax.random.key(0))
+    >>> tx, key = ema(optax.sgd(0.1), 0.9), jax.random.key(0)
+    >>> learner, state = train.make_learner(model, loss_fn, tx, key=key)
     >>> result = train.run(learner, state, jnp.ones((4, 1)), epochs=20, batch_size=2)
     >>> quiet = averaged(result.state)
     >>> bool(train.evaluate(learner, quiet, jnp.ones((4, 1)))["loss"] > 0)
@@ -250,13 +251,13 @@ def ema(
 def swa(
     tx: optax.GradientTransformation, *, start: int, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """Beside what `tx` does, keep the plain mean of the parameters of late steps (stochastic
-    weight averaging).
+    """An optimizer that also keeps the mean of the parameters of late steps, for `averaged`
+    (stochastic weight averaging).
 
     The mean of steps `start + every`, `start + 2 every`, ...: torch's
-    `swa_utils.AveragedModel`, updated then. Until there is one, `averaged` gives the newest
-    parameters before `start`. Train with a constant or cyclic learning rate while it averages,
-    and where the model has batch norm call `update_bn` on the result.
+    `swa_utils.AveragedModel`, updated at these steps. Before the first of them, `averaged`
+    gives the newest parameters up to `start`. Train with a constant or cyclic learning rate
+    while it averages, and call `update_bn` on the result if the model has batch norm.
 
     Args:
       tx: the optimizer.
@@ -271,7 +272,7 @@ def swa(
 
 
 def _averaging(tx, weight, *, start, every) -> optax.GradientTransformationExtraArgs:
-    """The newest of `count` members enters the average with `weight(count)`, the first with
+    """The newest of `count` members enters the average with `weight(count)`, the first one with
     1.
     """
     tx = optax.with_extra_args_support(tx)
@@ -283,7 +284,7 @@ def _averaging(tx, weight, *, start, every) -> optax.GradientTransformationExtra
     def update(updates, state, params=None, **more):
         if params is None:
             raise ValueError(
-                "params is missing; call update(grads, state, params), an average is of parameters."
+                "params is missing; call update(grads, state, params) to average parameters."
             )
         updates, inner = tx.update(updates, state.inner, params, **more)
         step = state.step + 1
@@ -299,7 +300,7 @@ def _averaging(tx, weight, *, start, every) -> optax.GradientTransformationExtra
 
 
 def _wide(leaf: jax.Array) -> jax.Array:
-    """At least float32, in which the small steps of an average are not rounded away."""
+    """At least float32: in 16 bits the small steps of an average would be rounded away."""
     return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
@@ -307,10 +308,10 @@ def averaged(state: TrainState) -> TrainState:
     """The state with the averaged parameters that `ema` or `swa` kept, for `evaluate` and
     `predict`.
 
-    The rest (batch statistics, the optimizer's state) is as it was.
+    The rest (batch statistics, the optimizer's state) stays as it is.
 
     Raises:
-      ValueError: where the optimizer keeps no average.
+      ValueError: if the optimizer keeps no average.
     """
     is_average = lambda node: isinstance(node, AveragingState)  # noqa: E731
     found = [
@@ -331,31 +332,31 @@ def averaged(state: TrainState) -> TrainState:
 def update_bn(
     learner: Learner, state: TrainState, data: PyTree, *, batch_size: int
 ) -> TrainState:
-    """The state with batch norm's statistics measured anew; torch's `swa_utils.update_bn`.
+    """The state with new statistics of batch norm; torch's `swa_utils.update_bn`.
 
-    Running statistics belong to the weights that made them; averaged weights have none. This is
-    one pass over the data in train mode, without a gradient: each layer's mean and variance
-    become the plain average over the batches.
+    Running statistics belong to the weights of the training; averaged weights need new ones.
+    They take one pass over the data in train mode, without a gradient: each layer's mean and
+    variance become the average over the batches.
 
     Args:
-      learner, state: from `make_learner`, the parameters most often from `averaged`.
+      learner, state: from `make_learner`, usually with the parameters of `averaged`.
       data: pytree of arrays `[n ...]`, the training data.
       batch_size: as in training.
 
     Returns:
-      The state with new `extra`; the same where the model has no batch norm.
+      The state with new `extra`; the same state if the model has no batch norm.
     """
     data = checks.dataset(data, "data")
     n, size = checks.rows(data, "data"), checks.count(batch_size, "batch_size")
     model = learner.model(state, train=True)
     layers = _paths(model, _RUNNING)
-    for _, layer in nnx.iter_modules(
-        model
-    ):  # each batch is to leave its own moments, not a running mean
+    # Each batch leaves its own moments, not a running mean. torch's momentum is the weight of
+    # the new value, Flax's that of the old one.
+    for _, layer in nnx.iter_modules(model):
         if isinstance(layer, RunningMoments):
-            layer.momentum = 1.0  # torch's momentum is the weight of the new value,
+            layer.momentum = 1.0
         elif isinstance(layer, nnx.BatchNorm):
-            layer.momentum = 0.0  # Flax's that of the old one
+            layer.momentum = 0.0
     probe = dataclasses.replace(learner, train_def=nnx.graphdef(model))
     paths = [
         path
@@ -378,5 +379,5 @@ def update_bn(
 
 @partial(jax.jit, static_argnums=0)
 def _extra(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> PyTree:
-    """What a forward pass in train mode makes of `state.extra`."""
+    """`state.extra` after a forward pass in train mode."""
     return learner.loss(state, state.params, batch, key, train=True)[1][1]

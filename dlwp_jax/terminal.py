@@ -1,38 +1,37 @@
-"""What a program does whose output nobody reads."""
+"""The end of a program whose output nobody reads any more."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
 
-CLOSED = 141  # 128 + SIGPIPE: what a shell says of a program that the signal has ended
+CLOSED = 141  # 128 + SIGPIPE: the status that a shell gives to a program ended by this signal
 
 
 @contextlib.contextmanager
 def output() -> Iterator[None]:
-    """End the program in silence, with status 141, where the reader of its output has gone:
-    `... | head -1`.
+    """End the program without a message, with status 141, if the reader of its output has
+    ended, as in `... | head -1`.
 
-    So end programs that know nothing of it, by the signal SIGPIPE. Python ignores that signal,
-    and so it must stay: it would come of a broken connection to another process, too.
+    The signal SIGPIPE ends other programs like this. Python ignores the signal, and should: a
+    broken connection to another process sends it, too.
 
     >>> with output():
     ...     print("read")
     read
     """
-    streams = [
-        stream for stream in (sys.stdout, sys.stderr) if stream
-    ]  # None where it was closed before the start
+    # A stream that was closed before the start of the program is None.
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream]
     try:
         try:
             yield
         finally:
             for stream in streams:
-                stream.flush()  # now, not when Python has ended and can only complain
+                stream.flush()  # at the end of Python it is too late to handle the error
     except BrokenPipeError:
         for stream in streams:
             try:
                 stream.flush()
-            except BrokenPipeError:  # whatever is left in it goes nowhere
+            except BrokenPipeError:  # the rest of the output is dropped
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(CLOSED)

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.filterwarnings(
 # (spatial size, in, out, options); the sizes are unequal so that no two axes can be mistaken
 # for each other
 CONVS = {
-    "plain": ((7, 6), 3, 4, {"kernel_size": 3}),
     "padding": ((7, 6), 3, 4, {"kernel_size": (3, 5), "padding": (1, 2)}),
     "stride": ((7, 6), 3, 4, {"kernel_size": 3, "stride": (2, 3), "padding": 1}),
     "stride leaves an end": ((8, 9), 3, 4, {"kernel_size": 2, "stride": (3, 4)}),
@@ -50,7 +49,6 @@ CONVS = {
     "four columns at once": ((5, 8), 9, 3, {"kernel_size": 3, "padding": 1}),
     "four columns at once, 1d": ((12,), 9, 4, {"kernel_size": 4, "padding": "same"}),
     "one more row": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
-    "dilation": ((9, 8), 3, 4, {"kernel_size": 3, "dilation": (2, 3), "padding": 2}),
     "dilation and stride": (
         (9, 8),
         3,
@@ -60,7 +58,6 @@ CONVS = {
     "groups": ((7, 6), 4, 6, {"kernel_size": 3, "groups": 2, "stride": 2}),
     "depthwise": ((7, 6), 4, 8, {"kernel_size": 3, "groups": 4, "padding": 1, "bias": False}),
     "same": ((7, 6), 3, 4, {"kernel_size": (3, 4), "padding": "same", "dilation": (2, 1)}),
-    "valid": ((7, 6), 3, 4, {"kernel_size": 3, "padding": "valid"}),
     "padding over window": ((4, 5), 2, 3, {"kernel_size": 1, "padding": 2}),
     "reflect": ((7, 6), 3, 4, {"kernel_size": 3, "padding": (2, 1), "padding_mode": "reflect"}),
     "replicate": ((7, 6), 3, 4, {"kernel_size": 3, "padding": 3, "padding_mode": "replicate"}),
@@ -78,7 +75,7 @@ CONVS = {
     ),
     "1d": ((11,), 3, 4, {"kernel_size": 4, "stride": 2, "padding": 1}),
     "1d dilated groups": ((11,), 4, 4, {"kernel_size": 3, "dilation": 2, "groups": 2}),
-    "3d": ((5, 6, 4), 2, 4, {"kernel_size": 3, "padding": 1}),
+    "valid": ((7, 6), 3, 4, {"kernel_size": 3, "padding": "valid"}),
     "3d stride and dilation": (
         (7, 6, 5),
         3,
@@ -100,7 +97,6 @@ CONVS = {
 }
 TRANSPOSED = {
     "plain": ((5, 4), 3, 4, {"kernel_size": 3}),
-    "upsample": ((5, 4), 3, 4, {"kernel_size": 2, "stride": 2}),
     "padding": ((5, 4), 3, 4, {"kernel_size": (3, 4), "stride": (2, 1), "padding": (1, 2)}),
     "padding over window": ((5, 4), 3, 4, {"kernel_size": 1, "stride": 2, "padding": 1}),
     "output padding": (
@@ -123,7 +119,6 @@ TRANSPOSED = {
         {"kernel_size": 3, "dilation": (1, 2), "stride": 2, "bias": False},
     ),
     "1d": ((7,), 3, 4, {"kernel_size": 4, "stride": 3, "padding": 2, "output_padding": 1}),
-    "3d": ((3, 4, 2), 2, 4, {"kernel_size": 2, "stride": 2}),
     "3d output padding": (
         (3, 4, 2),
         2,
@@ -157,18 +152,14 @@ def build(kind, spatial, c_in, c_out, options):
     )
 
 
-EAGER = [
-    "plain",
-    "groups",
-    "3d",
-    "output padding",
-]  # eager runs the same operations one by one, and compiles each
+# Without jit the same operations run one by one, and each is compiled.
+EAGER = [("Conv", "groups"), ("ConvTranspose", "output padding")]
 
 
 @pytest.mark.parametrize(("kind", "name"), [case[:2] for case in CASES])
 def test_output_and_gradients(kind, name):
     theirs, ours, x = build(kind, *(CONVS if kind == "Conv" else TRANSPOSED)[name])
-    check(theirs, ours, x, modes=("jit", "eager") if name in EAGER else ("jit",))
+    check(theirs, ours, x, modes=("jit", "eager") if (kind, name) in EAGER else ("jit",))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -181,10 +172,15 @@ def test_depths_are_summed_before_they_are_rounded(dtype):
 
 @pytest.mark.parametrize(("n", "depth", "height"), [(0, 3, 3), (2, 3, 0), (2, 0, 3)])
 def test_volumes_of_nothing(n, depth, height):
+    @jax.jit
+    def output_and_gradients(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: nn.conv(x, kernel, padding=2), x, kernel)
+        return y, pull(y)
+
     x, kernel = jnp.ones((n, depth, height, 4, 1)), jnp.ones((3, 3, 3, 1, 4))
-    y, pull = jax.vjp(lambda x, kernel: nn.conv(x, kernel, padding=2), x, kernel)
+    y, gradients = output_and_gradients(x, kernel)
     assert y.shape == (n, depth + 2, height + 2, 6, 4)
-    for gradient, primal in zip(pull(y), (x, kernel), strict=True):
+    for gradient, primal in zip(gradients, (x, kernel), strict=True):
         assert gradient.shape == primal.shape
         assert not gradient.any()
 
@@ -196,22 +192,18 @@ def test_one_example_without_a_batch_axis(kind):
     assert_close(ours(x[0]), ours(x)[0])
 
 
+# One case for each form that a convolution takes on the CPU.
 IN_SCAN = [
-    "plain",
-    "stride",
-    "dilation and stride",
-    "groups",
-    "same",
-    "product",
-    "one more row",
-    "3d stride and dilation",
-    "3d all",
-    "upsample",
-    "output padding",
+    ("Conv", "dilation and stride"),
+    ("Conv", "groups"),
+    ("Conv", "product"),
+    ("Conv", "one more row"),
+    ("Conv", "3d stride and dilation"),
+    ("ConvTranspose", "output padding"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "name"), [(c[0], c[1]) for c in CASES if c[1] in IN_SCAN])
+@pytest.mark.parametrize(("kind", "name"), IN_SCAN)
 def test_gradients_inside_scan(kind, name):
     theirs, ours, x = build(kind, *(CONVS if kind == "Conv" else TRANSPOSED)[name])
     load(ours, theirs)
@@ -229,7 +221,7 @@ def test_gradients_inside_scan(kind, name):
     for i in (
         0,
         1,
-    ):  # the kernel's gradient is linear in x, so the second step gives twice the first
+    ):  # the kernel's gradient is linear in x: the second step gives twice the first
         assert_close(ours_dparams["kernel"][...][i], (1 + i) * dparams["kernel"])
 
 
@@ -285,9 +277,15 @@ def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
 @pytest.mark.parametrize("shape", [(0, 6, 6, 3), (0, 6, 5, 3)])
 def test_nothing_in_nothing_out(shape):
     layer = nn.Conv2d(3, 16, 3, padding=1, rngs=nnx.Rngs(0))
-    y, pull = jax.vjp(layer, jnp.ones(shape))
+
+    @jax.jit
+    def output_and_gradient(x):
+        y, pull = jax.vjp(layer, x)
+        return y, *pull(y)
+
+    y, gradient = output_and_gradient(jnp.ones(shape))
     assert y.shape == (*shape[:-1], 16)
-    assert pull(y)[0].shape == shape
+    assert gradient.shape == shape
 
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])

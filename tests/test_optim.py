@@ -10,7 +10,8 @@ from flax import nnx
 
 from dlwp_jax import optim
 
-STEPS = 200
+STEPS = 100
+HALF = STEPS // 2
 
 # (ours, torch's class, options). Each option of each class appears at least once.
 TABLE = [
@@ -24,15 +25,17 @@ TABLE = [
     (optim.adam, "Adam", {"lr": 0.05, "amsgrad": True, "maximize": True}),
     (optim.adam, "Adam", {"lr": 0.05, "betas": (0.0, 0.9)}),
     (optim.adamw, "AdamW", {}),
-    (optim.adamw, "AdamW", {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True}),
-    (optim.adamw, "AdamW", {"lr": 0.05, "weight_decay": 0.0, "maximize": True, "eps": 1e-2}),
+    (
+        optim.adamw,
+        "AdamW",
+        {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True, "maximize": True},
+    ),
     (optim.adamax, "Adamax", {}),
     (
         optim.adamax,
         "Adamax",
-        {"lr": 0.05, "betas": (0.7, 0.9), "weight_decay": 0.1, "eps": 1e-2},
+        {"lr": 0.05, "betas": (0.7, 0.9), "weight_decay": 0.1, "eps": 1e-2, "maximize": True},
     ),
-    (optim.adamax, "Adamax", {"maximize": True}),
     (optim.nadam, "NAdam", {}),
     (
         optim.nadam,
@@ -97,11 +100,11 @@ IDS = [f"{name}-{'-'.join(options) or 'defaults'}" for _, name, options in TABLE
 
 
 def random_problem(dtype):
-    """Parameters of several ranks, and a gradient for each step whose size varies over six
+    """Parameters of two ranks, and a gradient for each step whose size varies over six
     decades.
     """
     rng = np.random.default_rng(0)
-    shapes = {"b": (4,), "k": (2, 3, 2), "s": (), "w": (3, 4)}
+    shapes = {"b": (4,), "w": (2, 3, 4)}
     params = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
     scale = 10 ** rng.uniform(-4, 2, STEPS)
     grads = {
@@ -186,31 +189,27 @@ def float64():
 
 @pytest.mark.parametrize(("ours", "name", "options"), TABLE, ids=IDS)
 def test_formula_is_torchs(float64, ours, name, options):
-    """In double precision rounding is out of the way: 200 steps agree to 1e-11, the state
+    """In double precision rounding is out of the way: 100 steps agree to 1e-11, the state
     included.
     """
     params, grads = random_problem(np.float64)
-    theirs = list(
-        torch_run(name, options, params, {k: g[: STEPS // 2] for k, g in grads.items()})
-    )
+    first, second = ({k: g[i] for k, g in grads.items()} for i in np.split(np.arange(STEPS), 2))
+    theirs = list(torch_run(name, options, params, first))
     tx = ours(**options)
     run = scan(tx)
-    first, second = (
-        {k: g[half] for k, g in grads.items()} for half in (slice(0, 100), slice(100, 200))
-    )
     _, half_state, path = run(params, tx.init(params), first)
-    # 1e-11: 200 steps each round by 1e-16, amplified where lr / eps is large.
-    for step in (0, 1, 2, 10, 99):
+    # 1e-11: 100 steps each round by 1e-16, amplified if lr / eps is large.
+    for step in (0, 1, 2, 10, HALF - 1):
         assert_trees_close(
             {k: p[step] for k, p in path.items()}, theirs[step][0], rtol=1e-11, atol=1e-12
         )
-    expected = state_from_torch(half_state, theirs[-1][1], step=100)
+    expected = state_from_torch(half_state, theirs[-1][1], step=HALF)
     for field in half_state._fields[1:]:
         if getattr(half_state, field) is not None:
             assert_trees_close(
                 getattr(half_state, field), getattr(expected, field), rtol=1e-10, atol=1e-12
             )
-    assert half_state.step == 100
+    assert half_state.step == HALF
     # Training goes on in JAX from torch's own parameters and state.
     carried, _, _ = run(theirs[-1][0], expected, second)
     *_, (final, _) = torch_run(name, options, params, grads)
@@ -220,25 +219,28 @@ def test_formula_is_torchs(float64, ours, name, options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("ours", "name", "options"), TABLE, ids=IDS)
 def test_float32(ours, name, options):
-    """The same 200 gradients in single precision."""
+    """The same gradients in single precision."""
     params, grads = random_problem(np.float32)
     *_, (theirs, _) = torch_run(name, options, params, grads)
     tx = ours(**options)
     final, _, _ = scan(tx)(params, tx.init(params), grads)
-    # 200 steps of 6e-8 each, about 1e-5 if they all lean the same way.
+    # 100 steps of 6e-8 each, less than 1e-5 if they all lean the same way.
     assert_trees_close(final, theirs, rtol=1e-5, atol=1e-5)
 
 
-# Defaults, but for RMSprop: with eps 1e-8 it divides rounding by rounding once the gradient is
-# gone.
-REAL = [row for row in TABLE if row[2] == {} and row[1] != "RMSprop"] + [
-    (optim.rmsprop, "RMSprop", {"lr": 0.02, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1})
+# With eps 1e-8 RMSprop divides rounding by rounding once the gradient is gone.
+REAL = [
+    (optim.adam, "Adam", {}),
+    (optim.asgd, "ASGD", {}),
+    (optim.rprop, "Rprop", {}),
+    (optim.adafactor, "Adafactor", {}),
+    (optim.rmsprop, "RMSprop", {"lr": 0.02, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
 ]
 
 
 @pytest.mark.parametrize(("ours", "name", "options"), REAL, ids=[name for _, name, _ in REAL])
 def test_float32_with_a_real_loss(ours, name, options):
-    """A small network trained 200 steps by both, each with its own gradients."""
+    """A small network trained 100 steps by both, each with its own gradients."""
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((16, 3)).astype("f"), rng.standard_normal((16, 2)).astype("f")
     params = {
@@ -270,15 +272,16 @@ def test_float32_with_a_real_loss(ours, name, options):
         return jax.lax.fori_loop(0, STEPS, body, (params, tx.init(params)))[0]
 
     # Float32 rounds by 6e-8 a step; rules that divide by the gradient's size turn the rounding
-    # of a tiny
-    # gradient into a step of another size, which the loss then pulls back.
+    # of a tiny gradient into a step of another size, which the loss then pulls back.
     final = train({k: jnp.asarray(p) for k, p in params.items()})
     assert_trees_close(
         final, {k: t.detach().numpy() for k, t in tensors.items()}, rtol=1e-3, atol=2e-4
     )
 
 
-@pytest.mark.parametrize(("ours", "name", "options"), REAL, ids=[name for _, name, _ in REAL])
+@pytest.mark.parametrize(
+    ("ours", "name", "options"), [REAL[0], REAL[3]], ids=["Adam", "Adafactor"]
+)
 def test_without_jit(ours, name, options):
     """Two eager steps, in float32, on a dictionary of one matrix."""
     params, grads = random_problem(np.float32)
@@ -308,7 +311,7 @@ def test_muon_rounds_where_torch_rounds(options, shape):
     *_, (theirs, state) = torch_run("Muon", options, params, grads)
     tx = optim.muon(**options)
     final, ours, _ = scan(tx)(params, tx.init(params), grads)
-    # Float32 sums over 200 steps; one bfloat16 rounding the other way would show as lr * 2^-8 =
+    # Float32 sums over 100 steps; one bfloat16 rounding the other way would show as lr * 2^-8 =
     # 4e-6 to 8e-5.
     np.testing.assert_allclose(final["w"], theirs["w"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(
@@ -319,8 +322,6 @@ def test_muon_rounds_where_torch_rounds(options, shape):
 SCHEDULED = [
     (optim.sgd, "SGD", {"momentum": 0.9, "dampening": 0.1}),
     (optim.adamw, "AdamW", {"weight_decay": 0.3}),
-    (optim.nadam, "NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
-    (optim.rmsprop, "RMSprop", {"momentum": 0.9}),
     (optim.adagrad, "Adagrad", {"lr_decay": 0.01}),
     (optim.asgd, "ASGD", {"lambd": 0.1}),
     (optim.rprop, "Rprop", {}),
@@ -334,7 +335,7 @@ SCHEDULED = [
 def test_schedule_in_torchs_order(float64, ours, name, options):
     """A schedule as `lr` equals optimizer.step(); scheduler.step()."""
     params, grads = random_problem(np.float64)
-    grads = {k: g[:60] for k, g in grads.items()}
+    grads = {k: g[:20] for k, g in grads.items()}
     step_lr = lambda opt: torch.optim.lr_scheduler.StepLR(opt, step_size=7, gamma=0.5)  # noqa: E731
     *_, (theirs, _) = torch_run(name, {"lr": 0.1, **options}, params, grads, step_lr)
     tx = ours(lr=optim.step_lr(0.1, step_size=7, gamma=0.5), **options)
@@ -356,9 +357,7 @@ def test_one_cycle_with_momentum(float64):
     assert_trees_close(final, theirs, rtol=1e-11, atol=1e-12)  # double precision, as above
 
 
-@pytest.mark.parametrize(
-    "ours", [optim.sgd, optim.adamw, optim.asgd, optim.rprop, optim.adafactor]
-)
+@pytest.mark.parametrize("ours", [optim.adamw, optim.asgd, optim.rprop])
 def test_learning_rates_under_vmap(ours):
     """A sweep: one compiled program, each member as if it were alone."""
     params, grads = random_problem(np.float32)
@@ -369,11 +368,11 @@ def test_learning_rates_under_vmap(ours):
         tx = ours(lr=lr)
         return scan(tx)(params, tx.init(params), grads)[0]
 
-    together = jax.jit(jax.vmap(train))(rates)
+    together, alone = jax.jit(jax.vmap(train))(rates), jax.jit(train)
     for i, lr in enumerate(rates):
         # The batched program may fuse multiply-adds another way: a few units in the last place.
         assert_trees_close(
-            {k: v[i] for k, v in together.items()}, train(float(lr)), rtol=2e-6, atol=1e-6
+            {k: v[i] for k, v in together.items()}, alone(lr), rtol=2e-6, atol=1e-6
         )
 
 

@@ -175,21 +175,31 @@ def torch_rates(make, entry="lr"):
     return np.array(rates)
 
 
-def our_rates(schedule):
-    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(STEPS)))
+@pytest.fixture(scope="module")
+def our_rates():
+    """The rates of all schedules, `[row][step]`, in double and in single precision: one program
+    each.
+    """
+    schedules = [ours for ours, _ in [*TABLE, *MOMENTA]]
+
+    def rates(steps):
+        return [jax.vmap(schedule)(steps) for schedule in schedules]
+
+    with jax.enable_x64(True):
+        double = jax.jit(rates)(jnp.arange(STEPS))
+    return double, jax.jit(rates)(jnp.arange(STEPS))
 
 
 @pytest.mark.parametrize("row", range(len(TABLE)))
-def test_schedule(row):
-    ours, make = TABLE[row]
-    expected = torch_rates(make)
-    with jax.enable_x64(True):
-        # torch multiplies 1000 times, rounding by 1e-16 each; its cosine recursion amplifies
-        # that near zero.
-        np.testing.assert_allclose(our_rates(ours), expected, rtol=1e-11, atol=1e-12)
+def test_schedule(row, our_rates):
+    double, single = our_rates
+    expected = torch_rates(TABLE[row][1])
+    # torch multiplies 1000 times, rounding by 1e-16 each; its cosine recursion amplifies that
+    # near zero.
+    np.testing.assert_allclose(double[row], expected, rtol=1e-11, atol=1e-12)
     # Single precision: roundings of 6e-8 of the first rate and of the exponent step *
     # log(gamma) <= 10.
-    np.testing.assert_allclose(our_rates(ours), expected, rtol=3e-6, atol=1e-7)
+    np.testing.assert_allclose(single[row], expected, rtol=3e-6, atol=1e-7)
 
 
 MOMENTA = [
@@ -210,18 +220,18 @@ MOMENTA = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "make"), MOMENTA)
-def test_momentum(ours, make):
+@pytest.mark.parametrize("row", range(len(MOMENTA)))
+def test_momentum(row, our_rates):
+    ours = our_rates[1][len(TABLE) + row]
     # Single precision; nothing near zero.
-    np.testing.assert_allclose(our_rates(ours), torch_rates(make, "momentum"), rtol=1e-6)
+    np.testing.assert_allclose(ours, torch_rates(MOMENTA[row][1], "momentum"), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "row", [0, 2, 16, 19, 25]
-)  # a floor, milestones, restarts, phases, a loop
-def test_a_step_may_be_a_plain_number(row):
-    schedule, _ = TABLE[row]
-    np.testing.assert_allclose(schedule(17), our_rates(schedule)[17], rtol=1e-6)  # float32
+# A floor, milestones, restarts, phases, a loop.
+@pytest.mark.parametrize("row", [0, 2, 16, 19, 25])
+def test_a_step_may_be_a_plain_number(row, our_rates):
+    rate = TABLE[row][0](17)
+    np.testing.assert_allclose(rate, our_rates[1][row][17], rtol=1e-6)  # float32
 
 
 def test_one_cycle_ends_where_torch_raises():
@@ -259,31 +269,34 @@ def plateau_values():
     return values
 
 
-def assert_rates(rates, expected):
+def assert_rates(rates, options, values, lr=LR, repeats=1):
     # Each reduction is one float32 product.
-    np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12)
+    expected = np.repeat(plateau_rates(options, values.astype(float), lr), repeats)
+    np.testing.assert_allclose(rates, expected, rtol=3e-6, atol=1e-12, err_msg=str(options))
 
 
-@pytest.mark.parametrize("options", PLATEAUS)
-def test_reduce_lr_on_plateau_of_the_loss_of_each_epoch_of_three_steps(options):
-    tx = optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=3)
-    tx = optax.chain(optim.sgd(LR), tx)
+def test_reduce_lr_on_plateau_of_the_loss_of_each_epoch_of_three_steps():
+    def rates(options, values):
+        tx = optim.reduce_lr_on_plateau(LR, **options, steps_per_epoch=3)
+        tx = optax.chain(optim.sgd(LR), tx)
 
-    def body(state, value):
-        updates, state = tx.update(jnp.ones(()), state, jnp.ones(()), value=value)
-        return state, -updates
+        def body(state, value):
+            updates, state = tx.update(jnp.ones(()), state, jnp.ones(()), value=value)
+            return state, -updates
+
+        return jax.lax.scan(body, tx.init(jnp.ones(())), values)[1]
 
     values = plateau_values()
-    _, rates = jax.jit(lambda v: jax.lax.scan(body, tx.init(jnp.ones(())), v))(values.repeat(3))
-    assert_rates(rates, np.repeat(plateau_rates(options, values.astype(float)), 3))
+    all_rates = jax.jit(lambda v: [rates(options, v) for options in PLATEAUS])(values.repeat(3))
+    for options, ours in zip(PLATEAUS, all_rates, strict=True):
+        assert_rates(ours, options, values, repeats=3)
 
 
-@pytest.mark.parametrize("options", PLATEAUS)
-def test_reduce_lr_on_plateau_of_a_metric_of_each_epoch(options):
+def test_reduce_lr_on_plateau():
     """In a loop under vmap, with two learning rates, in one group of two."""
-    values, rates_of_members = plateau_values(), jnp.array([LR, 3 * LR])
+    values, members = plateau_values(), jnp.array([LR, 3 * LR])
 
-    def rates(lr):
+    def rates(options, lr):
         plateau = optim.reduce_lr_on_plateau(lr, **options, monitor="val/loss")
         tx = optax.partition(
             {"a": optax.chain(optim.sgd(lr), plateau), "b": optim.sgd(lr)}, {"a": "a", "b": "b"}
@@ -297,10 +310,11 @@ def test_reduce_lr_on_plateau_of_a_metric_of_each_epoch(options):
 
         return jax.lax.scan(body, tx.init(params), values)[1]
 
-    ours, others = jax.jit(jax.vmap(rates))(rates_of_members)
-    for i, lr in enumerate((LR, 3 * LR)):
-        assert_rates(ours[i], plateau_rates(options, values.astype(float), lr))
-        np.testing.assert_array_equal(others[i], rates_of_members[i])
+    all_rates = jax.jit(jax.vmap(lambda lr: [rates(options, lr) for options in PLATEAUS]))
+    for options, (ours, others) in zip(PLATEAUS, all_rates(members), strict=True):
+        for i, lr in enumerate((LR, 3 * LR)):
+            assert_rates(ours[i], options, values, lr)
+            np.testing.assert_array_equal(others[i], members[i])
 
 
 def test_a_monitored_metric_must_be_recorded():
@@ -312,9 +326,8 @@ def test_a_monitored_metric_must_be_recorded():
 
 def test_per_epoch():
     schedule = optim.per_epoch(optim.exponential_lr(1.0, 0.5), 4)
-    np.testing.assert_allclose(
-        our_rates(schedule)[:9], [1] * 4 + [0.5] * 4 + [0.25], rtol=1e-6
-    )  # float32
+    rates = jax.vmap(schedule)(jnp.arange(9))
+    np.testing.assert_allclose(rates, [1] * 4 + [0.5] * 4 + [0.25], rtol=1e-6)  # float32
 
 
 WRONG = [

@@ -349,8 +349,10 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"how": "pmap"}, ValueError, "how must be"),
         ({"chunk": 0}, ValueError, "chunk must be a whole number"),
         ({"folds": [([0, 1], [2])]}, ValueError, "leave val out"),
-        ({"folds": [([0, 1], [99])], "val": None}, ValueError, "outside the 37 examples"),
-        ({"folds": [([0, 1], [])], "val": None}, ValueError, "pairs of row numbers"),
+        ({"folds": [([0, 1], [99])], "val": None}, ValueError, "row 99; the rows are 0 to 36"),
+        ({"folds": [([0, -1], [2])], "val": None}, ValueError, "row -1; the rows are 0 to 36"),
+        ({"folds": [([0, 0.5], [2])], "val": None}, TypeError, "a list of row numbers"),
+        ({"folds": [([0, 1], [])], "val": None}, ValueError, "at least one row"),
         ({"folds": [], "val": None}, ValueError, "pairs of row numbers"),
         ({"folds": 3, "val": None}, ValueError, "pairs of row numbers"),
         (

@@ -6,6 +6,7 @@ the result shares, the gradient of a weighted sum with respect to the whole stor
 storage after a write through the result.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -311,7 +312,10 @@ def start(op, dtype: torch.dtype) -> Iterator[tuple[Case, list[torch.Tensor], li
 @every_dtype
 def test_geometry_values_and_sharing(op, dtype):
     before = sum(TALLY.values())
-    for case, bases, storages in start(op, dtype):
+    # A copy is a program for every sample; complex64, in the slow tests, takes all of them.
+    copies = op.name.endswith(("_copy", "_scatter")) or op.name in ("clone", "contiguous")
+    most = 8 if copies and dtype == torch.float32 else None
+    for case, bases, storages in itertools.islice(start(op, dtype), most):
         theirs, ours = torch_call(op, case, bases), our_call(op, case, storages)
         assert len(theirs) == len(ours)
         for their, our in zip(theirs, ours, strict=True):

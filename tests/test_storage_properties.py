@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from dlwp_jax import storage
 from dlwp_jax.storage import Layout, StridedTensor
-from dlwp_jax.storage.lowering import positions, read, write
+from dlwp_jax.storage.lowering import read, write
 from dlwp_jax.storage.overlap import overlap
 
 # The same examples in every run, and no deadline: the first call of a geometry compiles.
 examples = settings(max_examples=150, deadline=None, derandomize=True)
 few_examples = settings(examples, max_examples=12)
 
-# Op by op every new geometry compiles its steps, so the fast suite sees a few and the slow one
+# Every new geometry is compiled, so the fast suite sees a few and the slow one
 # many.
 how_many = pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
 
@@ -156,20 +156,23 @@ LAYOUTS = st.builds(
 )
 
 
+def numpy_positions(layout: Layout) -> np.ndarray:
+    """The storage position of every element, by NumPy's strides."""
+    line = np.arange(layout.end + layout.offset + 1)
+    steps = [line.itemsize * step for step in layout.stride]
+    return np.lib.stride_tricks.as_strided(line[layout.offset :], layout.size, steps)
+
+
 @how_many
 def test_any_layout_is_read_as_by_index(count):
-    """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...],
-    op by op.
-    """
+    """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...]."""
 
     @settings(examples, max_examples=count)
     @given(layout=LAYOUTS, slack=st.integers(0, 9))
     def check(layout, slack):
         line = np.arange(float(layout.end + slack + 1), dtype=np.float32)
-        with jax.disable_jit():
-            np.testing.assert_array_equal(
-                read(jnp.asarray(line), layout), line[np.asarray(positions(layout))]
-            )
+        ours = jax.jit(read, static_argnums=1)(line, layout)
+        np.testing.assert_array_equal(ours, line[numpy_positions(layout)])
 
     check()
 
@@ -179,15 +182,14 @@ def test_any_layout_is_written_as_by_index(count):
     @settings(examples, max_examples=count)
     @given(layout=LAYOUTS, slack=st.integers(0, 9))
     def check(layout, slack):
-        where = np.asarray(positions(layout))
+        where = numpy_positions(layout)
         unique = np.unique(where).size == where.size
         assert (overlap(layout) is None) == unique
         if not unique:
             return
         line = np.zeros(layout.end + slack + 1, np.float32)
         values = np.arange(1.0, 1.0 + layout.numel, dtype=np.float32).reshape(layout.size)
-        with jax.disable_jit():
-            written = write(jnp.asarray(line), layout, jnp.asarray(values))
+        written = jax.jit(write, static_argnums=1)(line, layout, values)
         line[where] = values
         np.testing.assert_array_equal(written, line)
 
@@ -199,7 +201,6 @@ def test_any_layout_is_written_as_by_index(count):
 def test_add_sums_where_indices_meet(layout, slack):
     line = np.ones(layout.end + slack + 1, np.float32)
     added = StridedTensor(jnp.asarray(line), layout).add(2.0)
-    np.add.at(line, np.asarray(positions(layout)), 2.0)
-    np.testing.assert_array_equal(
-        added.storage, line
-    )  # small whole numbers: exact in any order
+    np.add.at(line, numpy_positions(layout), 2.0)
+    # Small whole numbers are exact in any order.
+    np.testing.assert_array_equal(added.storage, line)

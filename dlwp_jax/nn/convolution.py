@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
-from dlwp_jax.nn.convolution_primitive import Geometry, convolve
+from dlwp_jax.nn.convolution_plain import Geometry
 from dlwp_jax.nn.padding import PadMode, pad
 from dlwp_jax.nn.shapes import (
     Sizes,
@@ -21,6 +21,7 @@ from dlwp_jax.nn.shapes import (
     promote,
     to_tuple,
 )
+from dlwp_jax.nn.xla_cpu import convolve
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "conv"]
 
@@ -51,11 +52,11 @@ def conv(
     c, o]`
 
     Derivatives of any order and mode work; a first gradient is fast inside `lax.scan` too (see
-    `convolution_primitive`).
+    `nn.xla_cpu`).
 
     Args:
       x: `[N *spatial in]`, or `[*spatial in]` for one example.
-      kernel: `[*window in/groups out]`; its rank says how many spatial axes there are.
+      kernel: `[*window in/groups out]`, with one to three spatial axes.
       bias: `[out]` or None.
       stride, dilation: an int, or one per spatial axis.
       padding: an int or one per axis, added on both sides; 'valid' is 0; 'same' keeps the size
@@ -68,7 +69,8 @@ def conv(
       stride + 1`.
 
     Raises:
-      RuntimeError: where ranks or channels do not fit; ValueError: for a wrong option.
+      RuntimeError: if ranks or channels do not fit.
+      ValueError: for a wrong option.
 
     >>> conv(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 8)), padding="same").shape
     (1, 5, 5, 8)
@@ -77,10 +79,8 @@ def conv(
     owner = f"conv over {n} axes"
     check_input(x, n, owner, kernel.shape[-2] * groups)
     check_floating(x, owner)
-    stride, dilation = (
-        positive_tuple(stride, n, "stride"),
-        positive_tuple(dilation, n, "dilation"),
-    )
+    stride = positive_tuple(stride, n, "stride")
+    dilation = positive_tuple(dilation, n, "dilation")
     window = kernel.shape[:n]
     pairs = padding_pairs(padding, window, stride, dilation)
     if padding_mode not in PADDING_MODES:
@@ -132,7 +132,8 @@ def check_floating(x: jax.Array, owner: str) -> None:
     """Refuse whole numbers, as torch does."""
     if is_integer(x):
         raise RuntimeError(
-            f"{owner} takes floating input; this one is {x.dtype}: convert it with x.astype(float)."
+            f"{owner} takes floating input; this one is {x.dtype}: convert it with "
+            "x.astype(float)."
         )
 
 
@@ -140,13 +141,14 @@ def _check_reach(spatial, window, dilation, pairs, owner):
     for size, k, d, (low, high) in zip(spatial, window, dilation, pairs, strict=True):
         if size + low + high < d * (k - 1) + 1:
             raise RuntimeError(
-                f"{owner}: the window {window} with dilation {dilation} reaches over the padded input "
-                f"({spatial} with padding {pairs}); take a smaller window or more padding."
+                f"{owner}: the window {window} with dilation {dilation} reaches over the "
+                f"padded input ({spatial} with padding {pairs}); take a smaller window or "
+                "more padding."
             )
 
 
 class ConvolutionLayer(nnx.Module):
-    """What convolutions and transposed convolutions share: options, kernel and bias."""
+    """Base of convolutions and transposed convolutions: options, kernel and bias."""
 
     _spatial_axes: int | None = None
 
@@ -164,7 +166,8 @@ class ConvolutionLayer(nnx.Module):
         n = spatial_axes(self._spatial_axes, kernel_size, type(self).__name__)
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}."
+                f"groups={groups} must divide in_channels={in_channels} and "
+                f"out_channels={out_channels}."
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -178,8 +181,8 @@ class ConvolutionLayer(nnx.Module):
     def _make_parameters(
         self, channels: tuple[int, int], bias: bool, rngs, param_dtype, kernel_init, bias_init
     ):
-        """Draw `kernel [*kernel_size *channels]` and `bias [out_channels]`; without
-        initialisers, as torch does.
+        """Draw `kernel [*kernel_size *channels]` and `bias [out_channels]`, by default as torch
+        does.
         """
         shape = (*self.kernel_size, *channels)
         kernel_init = kernel_init or init.torch_kernel
@@ -213,8 +216,8 @@ class Conv(ConvolutionLayer):
       stride, padding, dilation, groups, padding_mode: as in `conv`.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype, param_dtype: of the computation (None: what input and parameters promote to) and of
-        the parameters.
+      dtype: of the computation; None promotes input and parameters.
+      param_dtype: of the parameters.
       kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(fan_in),
         1/sqrt(fan_in)).
 
@@ -222,7 +225,7 @@ class Conv(ConvolutionLayer):
     [out_channels]`.
 
     Raises:
-      ValueError: where `groups` does not divide both channel counts.
+      ValueError: if `groups` does not divide both channel counts.
 
     >>> layer = Conv(3, 16, (3, 3), padding=1, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 8, 8, 3))).shape
@@ -257,17 +260,14 @@ class Conv(ConvolutionLayer):
         self.padding: Literal["valid", "same"] | tuple[int, ...] = (
             padding if isinstance(padding, str) else to_tuple(padding, n, "padding")
         )
-        padding_pairs(
-            self.padding, self.kernel_size, self.stride, self.dilation
-        )  # refuse a wrong one here and now
+        # Refuse a wrong padding now, not at the first call.
+        padding_pairs(self.padding, self.kernel_size, self.stride, self.dilation)
         self.padding_mode: PaddingMode = padding_mode
         channels = (in_channels // groups, out_channels)
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
-    def __call__(
-        self, x: jax.Array
-    ) -> jax.Array:  # [N *spatial in_channels] -> [N *spatial' out_channels]
-        """Convolve `x`."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[N *spatial in_channels] -> [N *spatial' out_channels]`."""
         x, kernel, bias = self._operands(x)
         return conv(
             x,
@@ -284,7 +284,7 @@ class Conv(ConvolutionLayer):
 class Conv1d(Conv):
     """`Conv` over `[N L C]`; torch.nn.Conv1d.
 
-    >>> Conv1d(4, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 10, 4))).shape
+    >>> jax.eval_shape(Conv1d(4, 8, 3, rngs=nnx.Rngs(0)), jnp.ones((2, 10, 4))).shape
     (2, 8, 8)
     """
 
@@ -294,7 +294,8 @@ class Conv1d(Conv):
 class Conv2d(Conv):
     """`Conv` over `[N H W C]`; torch.nn.Conv2d.
 
-    >>> Conv2d(3, 8, 3, stride=2, padding=1, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3))).shape
+    >>> layer = Conv2d(3, 8, 3, stride=2, padding=1, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 8)
     """
 
@@ -304,7 +305,8 @@ class Conv2d(Conv):
 class Conv3d(Conv):
     """`Conv` over `[N D H W C]`; torch.nn.Conv3d.
 
-    >>> Conv3d(1, 8, 3, padding="same", rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 1))).shape
+    >>> layer = Conv3d(1, 8, 3, padding="same", rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 4, 4, 4, 1))).shape
     (2, 4, 4, 4, 8)
     """
 
@@ -312,14 +314,12 @@ class Conv3d(Conv):
 
 
 def spatial_axes(fixed: int | None, kernel_size: Sizes, owner: str) -> int:
-    """How many spatial axes a layer has: its class says so, or else the length of
-    `kernel_size`.
-    """
+    """The number of spatial axes: that of the class, otherwise the length of `kernel_size`."""
     if fixed is not None:
         return fixed
     if isinstance(kernel_size, int) or not 1 <= len(kernel_size) <= 3:
         raise ValueError(
-            f"{owner} counts the spatial axes of kernel_size, a tuple of 1 to 3 ints; it is {kernel_size!r}."
-            f" Write {owner}2d(...) or kernel_size=(3, 3)."
+            f"{owner} counts the spatial axes of kernel_size, a tuple of 1 to 3 ints; it is "
+            f"{kernel_size!r}. Write {owner}2d(...) or kernel_size=(3, 3)."
         )
     return len(kernel_size)

@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.convolution import ConvolutionLayer, check_floating
-from dlwp_jax.nn.convolution_primitive import Geometry, convolve_transpose
+from dlwp_jax.nn.convolution_plain import Geometry
 from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
+from dlwp_jax.nn.xla_cpu import convolve_transpose
 
 __all__ = [
     "ConvTranspose",
@@ -50,7 +51,7 @@ def conv_transpose(
       + output_padding + 1`.
 
     Raises:
-      RuntimeError: where ranks, channels or sizes do not fit.
+      RuntimeError: if ranks, channels or sizes do not fit.
 
     >>> conv_transpose(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 8, 3)), stride=2).shape
     (1, 8, 8, 8)
@@ -59,17 +60,14 @@ def conv_transpose(
     owner = f"conv_transpose over {n} axes"
     check_input(x, n, owner, kernel.shape[-1])
     check_floating(x, owner)
-    stride, dilation = (
-        positive_tuple(stride, n, "stride"),
-        positive_tuple(dilation, n, "dilation"),
-    )
-    padding, extra = (
-        to_tuple(padding, n, "padding"),
-        to_tuple(output_padding, n, "output_padding"),
-    )
+    stride = positive_tuple(stride, n, "stride")
+    dilation = positive_tuple(dilation, n, "dilation")
+    padding = to_tuple(padding, n, "padding")
+    extra = to_tuple(output_padding, n, "output_padding")
     if any(e < 0 or e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise RuntimeError(
-            f"output_padding={extra} must be at least 0 and less than stride={stride} or dilation={dilation}."
+            f"output_padding={extra} must be at least 0 and less than stride={stride} or "
+            f"dilation={dilation}."
         )
     spatial = tuple(
         (size - 1) * s - 2 * p + d * (k - 1) + e + 1
@@ -79,10 +77,11 @@ def conv_transpose(
     )
     if min(spatial) < 1:
         raise RuntimeError(
-            f"{owner}: padding={padding} leaves nothing of the output, whose size would be {spatial}."
+            f"{owner}: padding={padding} leaves nothing of the output, whose size would be "
+            f"{spatial}."
         )
-    # The convolution that maps the output's places back to the input's: the added end is cut
-    # off its padding.
+    # The convolution that maps the places of the output back to those of the input has less
+    # padding at the added end.
     pairs = tuple((p, p - e) for p, e in zip(padding, extra, strict=True))
     geometry = Geometry(stride, pairs, dilation, groups)
     y = over_batch(lambda x: convolve_transpose(x, kernel, geometry, spatial), x, n)
@@ -102,8 +101,8 @@ class ConvTranspose(ConvolutionLayer):
       stride, padding, output_padding, groups, dilation: as in `conv_transpose`.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype, param_dtype: of the computation (None: what input and parameters promote to), of
-        the parameters.
+      dtype: of the computation; None promotes input and parameters.
+      param_dtype: of the parameters.
       kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(f), 1/sqrt(f)), f =
         window * out / groups.
 
@@ -111,7 +110,7 @@ class ConvTranspose(ConvolutionLayer):
     [out_channels]`.
 
     Raises:
-      ValueError: where `groups` does not divide both channel counts.
+      ValueError: if `groups` does not divide both channel counts.
 
     >>> layer = ConvTranspose(3, 16, (2, 2), stride=2, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 8, 8, 3))).shape
@@ -145,16 +144,14 @@ class ConvTranspose(ConvolutionLayer):
         self._make_parameters(channels, bias, rngs, param_dtype, kernel_init, bias_init)
 
     def __call__(self, x: jax.Array, output_size: tuple[int, ...] | None = None) -> jax.Array:
-        """Apply to `x` `[N *spatial in_channels]`; `output_size` (spatial) overrides
-        `output_padding`.
+        """`[N *spatial in_channels] -> [N *spatial' out_channels]`; `output_size` (spatial)
+        overrides `output_padding`.
         """
         x, kernel, bias = self._operands(x)
         spatial = x.shape[-len(self.kernel_size) - 1 : -1]
-        extra = (
-            self.output_padding
-            if output_size is None
-            else self._padding_for(output_size, spatial)
-        )
+        extra = self.output_padding
+        if output_size is not None:
+            extra = self._padding_for(output_size, spatial)
         return conv_transpose(
             x, kernel, bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
@@ -170,7 +167,8 @@ class ConvTranspose(ConvolutionLayer):
         largest = tuple(size + s - 1 for size, s in zip(smallest, self.stride, strict=True))
         if any(not a <= w <= b for a, w, b in zip(smallest, wanted, largest, strict=True)):
             raise ValueError(
-                f"output_size={wanted} must lie between {smallest} and {largest} for an input of {spatial}."
+                f"output_size={wanted} must lie between {smallest} and {largest} for an input "
+                f"of {spatial}."
             )
         return tuple(w - a for w, a in zip(wanted, smallest, strict=True))
 
@@ -178,7 +176,8 @@ class ConvTranspose(ConvolutionLayer):
 class ConvTranspose1d(ConvTranspose):
     """`ConvTranspose` over `[N L C]`; torch.nn.ConvTranspose1d.
 
-    >>> ConvTranspose1d(4, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 10, 4))).shape
+    >>> layer = ConvTranspose1d(4, 8, 3, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 10, 4))).shape
     (2, 12, 8)
     """
 
@@ -188,8 +187,8 @@ class ConvTranspose1d(ConvTranspose):
 class ConvTranspose2d(ConvTranspose):
     """`ConvTranspose` over `[N H W C]`; torch.nn.ConvTranspose2d.
 
-    >>> layer = ConvTranspose2d(3, 8, 3, stride=2, padding=1, output_padding=1, rngs=nnx.Rngs(0))
-    >>> layer(jnp.ones((2, 4, 4, 3))).shape
+    >>> layer = ConvTranspose2d(3, 8, 2, stride=2, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 4, 4, 3))).shape
     (2, 8, 8, 8)
     """
 
@@ -199,7 +198,8 @@ class ConvTranspose2d(ConvTranspose):
 class ConvTranspose3d(ConvTranspose):
     """`ConvTranspose` over `[N D H W C]`; torch.nn.ConvTranspose3d.
 
-    >>> ConvTranspose3d(1, 8, 2, stride=2, rngs=nnx.Rngs(0))(jnp.ones((2, 2, 2, 2, 1))).shape
+    >>> layer = ConvTranspose3d(1, 8, 2, stride=2, rngs=nnx.Rngs(0))
+    >>> jax.eval_shape(layer, jnp.ones((2, 2, 2, 2, 1))).shape
     (2, 4, 4, 4, 8)
     """
 

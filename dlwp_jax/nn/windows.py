@@ -1,11 +1,11 @@
-"""Windows along one axis: how many there are, and what they hold."""
+"""Windows along one axis: their number and their elements."""
 
 import jax
 from jax import lax
 
 
 def count(size: int, window: int, stride: int, dilation: int) -> int:
-    """How many windows fit; the end that none reaches is ignored.
+    """The number of windows that fit; an end that none reaches is ignored.
 
     >>> count(8, window=3, stride=2, dilation=1), count(8, window=3, stride=1, dilation=2)
     (3, 4)
@@ -14,7 +14,7 @@ def count(size: int, window: int, stride: int, dilation: int) -> int:
 
 
 def places(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> list[jax.Array]:
-    """What the windows hold at each of their places: `window` arrays with one entry per window.
+    """The elements of all windows: `window` arrays, each with one entry for every window.
 
     >>> [place.tolist() for place in places(jax.numpy.arange(5), 0, window=2, stride=2, dilation=1)]
     [[0, 2], [1, 3]]

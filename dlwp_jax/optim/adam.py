@@ -1,4 +1,4 @@
-"""Adam and what was made of it."""
+"""Adam and its relatives."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ from dlwp_jax.optim._rule import (
 
 
 class AdamState(NamedTuple):
-    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, the latter's
-    maximum.
-
-    `max_exp_avg_sq` is there with `amsgrad` only.
+    """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, and with
+    `amsgrad` the maximum of the latter.
     """
 
     step: Any
@@ -66,7 +64,7 @@ def adam(
     >>> import jax.numpy as jnp
     >>> tx, params = adam(0.1), jnp.array([2.0, -30.0])
     >>> updates, state = tx.update(params, tx.init(params), params)
-    >>> [round(u, 4) for u in updates.tolist()]  # the first step is lr, whatever the gradient's size
+    >>> [round(u, 4) for u in updates.tolist()]  # the size of the first step is lr
     [-0.1, 0.1]
     """
     return _adam("adam", lr, betas, eps, amsgrad, l2=weight_decay, maximize=maximize)
@@ -195,7 +193,7 @@ def nadam(
 ) -> optax.GradientTransformation:
     """Adam with Nesterov momentum, whose coefficient warms up (`torch.optim.NAdam`).
 
-    optax.nadam has no warm-up.
+    optax.nadam has no warm-up of the coefficient.
 
     mu_t = b1 (1 - 0.96^(t momentum_decay) / 2); p <- p - lr (1 - mu_t) / (1 - prod mu) g / d
     - lr mu_{t+1} / (1 - mu_{t+1} prod mu) m / d with d = sqrt(v / (1 - b2^t)) + eps.
@@ -271,10 +269,10 @@ def radam(
     *,
     maximize: bool = False,
 ) -> optax.GradientTransformation:
-    """Adam that waits for its second average to be known (`torch.optim.RAdam`).
+    """Adam without its second average in the first steps (`torch.optim.RAdam`).
 
-    rho_t = rho - 2 t b2^t / (1 - b2^t), rho = 2 / (1 - b2) - 1. Where rho_t > 5 the step is
-    Adam's times a rectification, else it is plain momentum, lr m / (1 - b1^t). Arguments,
+    rho_t = rho - 2 t b2^t / (1 - b2^t), rho = 2 / (1 - b2) - 1. If rho_t > 5 the step is
+    Adam's times a rectification, otherwise plain momentum, lr m / (1 - b1^t). Arguments,
     result and errors are those of `adam`, without amsgrad and with `decoupled_weight_decay`;
     the state is `RAdamState`.
 

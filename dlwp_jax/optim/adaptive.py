@@ -22,10 +22,8 @@ from dlwp_jax.optim._rule import (
 
 
 class RmspropState(NamedTuple):
-    """torch's fields: `square_avg`, the average of the squared gradient, and what momentum and
-    centering keep.
-
-    `momentum_buffer` and `grad_avg` are None without them.
+    """torch's fields: `square_avg`, the average of the squared gradient, `momentum_buffer`
+    (None without momentum) and `grad_avg` (None unless centered).
     """
 
     step: Any
@@ -119,8 +117,8 @@ def adagrad(
       lr: learning rate: a number, a traced scalar or a schedule.
       lr_decay: how fast the learning rate falls with the steps.
       weight_decay: L2 penalty, added to the gradient.
-      initial_accumulator_value: where s starts.
-      eps: added to the root, outside of it.
+      initial_accumulator_value: the first value of s.
+      eps: added to the root; optax.adagrad adds it inside the root.
       maximize: climb instead of descend.
 
     Returns:

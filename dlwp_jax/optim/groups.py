@@ -17,16 +17,16 @@ def groups(
     `optax.partition`.
 
     Args:
-      transforms: filter -> transformation. A filter is whatever `flax.nnx` takes: a Variable
-        type, `nnx.PathContains("bias")`, a function of (path, variable), `nnx.Any(...)`. The
-        first that holds wins. `optax.set_to_zero()` as a transformation freezes.
-      default: for parameters no filter holds for; without it there may be none.
+      transforms: filter -> transformation. A filter is one of `flax.nnx`: a Variable type,
+        `nnx.PathContains("bias")`, a function of (path, variable), `nnx.Any(...)`. The first
+        that matches a parameter counts. The transformation `optax.set_to_zero()` freezes.
+      default: for parameters that no filter matches; without it there may be none.
 
     Returns:
       The transformation of all parameters.
 
     Raises:
-      ValueError: from `init`, for a filter that holds for no parameter and for a parameter
+      ValueError: from `init`, for a filter that matches no parameter and for a parameter
         without a group.
 
     >>> import jax, jax.numpy as jnp, optax
@@ -34,8 +34,8 @@ def groups(
     >>> tx = groups({nnx.PathContains("bias"): optim.sgd(1.0)}, default=optim.sgd(0.1))
     >>> params = {"layer": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
     >>> updates, _ = tx.update(params, tx.init(params), params)
-    >>> round(float(updates["layer"]["kernel"][0]), 2), round(float(updates["layer"]["bias"][0]), 2)
-    (-0.1, -1.0)
+    >>> [round(float(updates["layer"][name][0]), 2) for name in ("kernel", "bias")]
+    [-0.1, -1.0]
     """
     filters = list(transforms)
     holds = [nnx.filterlib.to_predicate(f) for f in filters]

@@ -14,8 +14,8 @@ def lbfgs(
 ) -> optax.GradientTransformationExtraArgs:
     """L-BFGS: the minimum `torch.optim.LBFGS` finds, through optax's interface.
 
-    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration,
-    so the paths are not compared, only where they end. The line search of `'strong_wolfe'`
+    torch calls a closure up to 20 times inside one `step`; an `update` here is one iteration.
+    Both end in the same minimum, by different paths. The line search of `'strong_wolfe'`
     evaluates the loss itself: `tx.update(grads, state, params, value=loss, grad=grads,
     value_fn=loss_fn)`.
 
@@ -37,7 +37,8 @@ def lbfgs(
     >>> @jax.jit
     ... def step(params, state):
     ...     value, grads = jax.value_and_grad(loss)(params)
-    ...     updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+    ...     more = {"value": value, "grad": grads, "value_fn": loss}
+    ...     updates, state = tx.update(grads, state, params, **more)
     ...     return params + updates, state
     >>> state = tx.init(params)
     >>> for _ in range(10):

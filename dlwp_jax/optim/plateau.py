@@ -59,7 +59,7 @@ class PlateauState(NamedTuple):
 
     `lr` is the learning rate of the next step; `best`, `num_bad_epochs` and `cooldown_counter`
     are torch's. `value_sum` and `count` gather the values of the current epoch, and are None if
-    a metric is monitored.
+    a metric is monitored. `rule` is the `PlateauRule`, which is static.
     """
 
     lr: Any
@@ -68,7 +68,7 @@ class PlateauState(NamedTuple):
     cooldown_counter: Any
     value_sum: Any
     count: Any
-    rule: PlateauRule
+    rule: Any
 
 
 def reduce_lr_on_plateau(
@@ -93,8 +93,8 @@ def reduce_lr_on_plateau(
     Adafactor.
 
     With `monitor="val/loss"`, `train.fit` and `train.run` look at this column of the history at
-    the end of every epoch: `optax.chain(sgd(lr), reduce_lr_on_plateau(lr, monitor="val/loss"))`.
-    In a training loop of your own, call `optim.plateau.end_of_epoch`.
+    the end of every epoch: `optax.chain(sgd(lr), reduce_lr_on_plateau(lr,
+    monitor="val/loss"))`. In a training loop of your own, call `optim.plateau.end_of_epoch`.
 
     Without `monitor`, every update takes the metric of its own step, `tx.update(grads, state,
     params, value=loss)`; `train` passes the loss of the minibatch. The metric of a step acts on
@@ -179,9 +179,9 @@ def reduce_lr_on_plateau(
 def end_of_epoch(opt_state: Any, values: Mapping[str, ArrayLike]) -> Any:
     """The optimizer state after the end of an epoch.
 
-    Every `reduce_lr_on_plateau(..., monitor=name)` within it looks at `values[name]` and reduces
-    its learning rate if it has to. All else stays as it is. It is a pure function, for `jit`,
-    loops and `vmap`.
+    Every `reduce_lr_on_plateau(..., monitor=name)` within it looks at `values[name]` and
+    reduces its learning rate if it has to. All else stays as it is. It is a pure function, for
+    `jit`, loops and `vmap`.
 
     Args:
       opt_state: the state of any optimizer.

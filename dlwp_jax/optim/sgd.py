@@ -1,4 +1,4 @@
-"""Gradient descent and its two old relatives: momentum, averaging, and signs only."""
+"""Gradient descent with momentum, with averaging, and by signs only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dlwp_jax.optim._rule import (
 
 
 class SgdState(NamedTuple):
-    """`momentum_buffer` is torch's. torch has no `step`: any step > 0 says that the buffer is
+    """`momentum_buffer` is torch's. torch has no `step`; here step > 0 means that the buffer is
     filled.
     """
 
@@ -90,9 +90,7 @@ def sgd(
 
 class AsgdState(NamedTuple):
     """torch's fields: the rate `eta`, the weight `mu` of the average, and `ax`, the running
-    average of the parameters.
-
-    `ax` is the thing to use in the end.
+    average of the parameters, which is the result to use in the end.
     """
 
     step: Any
@@ -154,8 +152,8 @@ def asgd(
 
 
 class RpropState(NamedTuple):
-    """torch's fields: `prev`, the last gradient (0 where its sign turned), and `step_size`,
-    each element's own step.
+    """torch's fields: `prev`, the last gradient (0 for elements whose sign turned), and
+    `step_size`, each element's own step.
     """
 
     step: Any

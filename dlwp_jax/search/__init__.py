@@ -1,5 +1,5 @@
-"""Many trainings to one end: sweeps, the right size of a model, and the small questions before
-them (chapter 5).
+"""Many trainings at once: sweeps, the right size of a model, and quick checks before a long
+training (chapter 5).
 
 `sweep` trains every setting in one compiled program, `search_capacity` grows a model until it
 fits and shrinks it until it no longer overfits. `find_learning_rate`, `memorises` and

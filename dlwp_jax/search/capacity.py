@@ -23,19 +23,17 @@ from dlwp_jax.train import EarlyStopping, Learner, TrainState, checks
 
 PyTree = Any
 PATIENCE = 2  # sizes in a row without a better validation loss, after which growing ends
-NEAR = 0.05  # a difference of validation losses, as a share of the best, that is not worth a larger model
-UNSETTLED = (
-    "too few epochs to tell",
-    "not converged",
-    "not learning",
-    "diverged",
-)  # no verdict on a size
-BETWEEN = 3  # sizes that are tried between the last one that does not overfit and the first one that does
+# A difference of validation losses, as a share of the best, that is not worth a larger model.
+NEAR = 0.05
+# Verdicts that say nothing about a size.
+UNSETTLED = ("too few epochs to tell", "not converged", "not learning", "diverged")
+# The number of sizes between the last that does not overfit and the first that does.
+BETWEEN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What the trainings of one size showed.
+    """The results of the trainings of one size.
 
     Attributes:
       size, parameters: as given to `make`, and how many numbers are trained.
@@ -44,9 +42,9 @@ class Size:
       train_end, val_end: training and validation loss of the last epoch, means over the seeds.
       best_epoch: the median over the seeds.
       verdict: the most frequent one. verdicts: all of them, in the order of the seeds.
-      seconds: of its trainings (in one program with other sizes: its share).
-      members: its trainings in `sweep`.
-      sweep: where its histories are.
+      seconds: of its trainings (its share, if they were in one program with other sizes).
+      members: the numbers of its trainings in `sweep`.
+      sweep: the sweep that holds its histories.
     """
 
     size: Any
@@ -65,12 +63,12 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class CapacityReport:
-    """What a capacity search found.
+    """The result of a capacity search.
 
     Attributes:
       sizes: every size that was trained, the smallest first.
       recommended: the size to take. reason: why, in a sentence or two.
-      how: "nested" (all sizes in one program) or "each" (a program a size), and why not nested.
+      how: whether all sizes were trained in one program or each in its own, and why.
       seconds: of the whole search, compiling included.
       make: as given.
     """
@@ -83,7 +81,7 @@ class CapacityReport:
     make: Make = dataclasses.field(repr=False)
 
     def __getitem__(self, size: Any) -> Size:
-        """What one size showed."""
+        """The results of one size."""
         for found in self.sizes:
             if found.size == size:
                 return found
@@ -103,7 +101,7 @@ class CapacityReport:
         return learner, nested.cut(state, small)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a size."""
+        """One row for each size."""
         return [
             {
                 "size": found.size,
@@ -120,7 +118,8 @@ class CapacityReport:
         ]
 
     def __str__(self) -> str:
-        return f"{text.table(self.table())}\n{self.reason}\n{self.how}; {self.seconds:.1f} s in all, compiling included"
+        timing = f"{self.how}; {self.seconds:.1f} s in all, compiling included"
+        return f"{text.table(self.table())}\n{self.reason}\n{timing}"
 
     def figure(self) -> Any:
         """Loss against size, the recommended one marked: a matplotlib figure."""
@@ -189,30 +188,29 @@ def search_capacity(
 
     Growing goes through `sizes` and ends at the first that overfits, or after two that bring no
     lower validation loss. Shrinking tries whole numbers between that size and the one before
-    it. (Sizes that are trained in one program are all trained, and chosen from.) Recommended is
-    the smallest size that does not overfit and whose validation loss is not above the best by
-    more than a standard error, or NEAR of it.
+    it. (If the sizes are trained in one program, all of them are.) Recommended is the smallest
+    size that does not overfit and whose validation loss is above the best by no more than a
+    standard error, or a share of 0.05.
 
     Args:
       make: `make(size, key) -> (learner, state)`; `size` is a plain Python value, `key` a
         (traced) PRNG key. Loss and optimizer must be the same for all sizes.
       train, val: pytrees of arrays `[n ...]`, as for `run`.
-      sizes: what `make` takes, the smallest first: widths, depths, tuples, anything.
+      sizes: the values for `make`, the smallest first: widths, depths, tuples, anything.
       seeds: how many initial weights each size is trained from, or the seeds themselves.
       epochs, batch_size, stop, val_batch_size: as for `run`.
-      baseline: as for `diagnose`; what is reachable is taken from the best size.
-      how: "nested" trains all sizes in one program, inside the largest (hidden widths of dense
-        layers, channels:
-        whatever only changes the shapes of the same arrays, see `search.nested`); then all are trained at once
-        and none is left out. "each" compiles a program for each size and stops when it knows. None takes nested
-        where the family allows it.
+      baseline: as for `diagnose`; the reachable loss is that of the best size.
+      how: "nested" trains all sizes at once in one program, inside the largest one. This is
+        possible if a size changes nothing but the shapes of the same arrays, as hidden widths
+        and channels do. "each" compiles a program for each size and stops as soon as the answer
+        is known. None takes nested if the family allows it.
 
     Returns:
       A `CapacityReport`.
 
     Raises:
-      ValueError: where `sizes` has fewer than two, has one twice, or is not ascending by
-        parameters; or where `how="nested"` and the family does not nest, with the reason.
+      ValueError: if `sizes` has fewer than two, has one twice, or is not ascending by
+        parameters; or if `how="nested"` and the family does not nest, with the reason.
 
     >>> import jax.numpy as jnp, optax
     >>> from flax import nnx
@@ -221,11 +219,13 @@ def search_capacity(
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(width, key):
     ...     rngs = nnx.Rngs(key)
-    ...     model = nnx.Sequential(nnx.Linear(1, width, rngs=rngs), jnp.tanh, nnx.Linear(width, 1, rngs=rngs))
+    ...     first, last = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+    ...     model = nnx.Sequential(first, jnp.tanh, last)
     ...     return make_learner(model, loss_fn, optax.adam(1e-2), key=key)
     >>> x = jnp.linspace(-1, 1, 32)[:, None]
     >>> data = {"x": x, "y": jnp.sin(4 * x)}
-    >>> report = search_capacity(make, data, data, sizes=[1, 4], seeds=2, epochs=100, batch_size=32)
+    >>> options = {"seeds": 2, "epochs": 100, "batch_size": 32}
+    >>> report = search_capacity(make, data, data, sizes=[1, 4], **options)
     >>> report.recommended, [found.parameters for found in report.sizes]
     (4, [4, 13])
     """
@@ -233,17 +233,19 @@ def search_capacity(
     sizes = list(sizes) if np.iterable(sizes) else [sizes]
     numbers = list(seeds) if np.iterable(seeds) else range(checks.count(seeds, "seeds"))
     checks.count(batch_size, "batch_size")
-    known_losses(baseline)  # refuses now what would be refused after the training
+    known_losses(baseline)  # a wrong one is refused now, not after the training
     if how not in (None, "nested", "each"):
         raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
     train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
     if stop is not None and stop.mode == "max":
         raise ValueError(
-            f"stop must monitor what should fall, such as val/loss; {stop.monitor!r} is to rise."
+            "stop must monitor a value that should fall, such as val/loss; "
+            f"{stop.monitor!r} should rise."
         )
     if len(numbers) == 0 or not all(isinstance(number, int | np.integer) for number in numbers):
         raise ValueError(
-            f"seeds must be a number of them or a list of whole numbers, at least one; got {seeds!r}."
+            "seeds must be their number or a list of whole numbers, at least one; got "
+            f"{seeds!r}."
         )
     if not all(isinstance(size, Hashable) for size in sizes) or len(set(sizes)) < len(sizes):
         raise ValueError(
@@ -262,14 +264,14 @@ def search_capacity(
         "val_batch_size": val_batch_size,
     }
     search = _Search(make, count, train, val, list(numbers), options, baseline)
-    told, is_nested = search.choose_way(sizes, how)
+    way, is_nested = search.choose_way(sizes, how)
     if not is_nested:
         search.grow(sizes)
         search.shrink()
     found = search.judged()
     recommended, reason = recommend(found)
     return CapacityReport(
-        tuple(found), recommended, reason, told, time.perf_counter() - begun, make
+        tuple(found), recommended, reason, way, time.perf_counter() - begun, make
     )
 
 
@@ -290,8 +292,8 @@ class _Search:
     overfits: dict[Any, bool] = dataclasses.field(default_factory=dict)
 
     def choose_way(self, sizes: list, how: str | None) -> tuple[str, bool]:
-        """Train all sizes at once where they nest; the way taken in words, and whether it was
-        this one.
+        """Train all sizes at once if they nest; returns the way taken, in words, and whether it
+        was this one.
         """
         if how == "each":
             return "each size was compiled by itself", False
@@ -336,7 +338,7 @@ class _Search:
             self.done[size] = (result, tuple(range(len(self.seeds))), result.seconds)
 
     def grow(self, sizes: list) -> None:
-        """Up through the sizes until one overfits, or larger ones bring nothing."""
+        """Train larger and larger sizes until one overfits, or they are no better."""
         best, since = math.inf, 0
         for size in sizes:
             self.visit(size)
@@ -345,16 +347,13 @@ class _Search:
             if self.is_overfitting(size):
                 return
             error = np.nan_to_num(deviation(scores) / math.sqrt(len(scores)))
-            best, since = (
-                (float(scores.mean()), 0) if scores.mean() < best - error else (best, since + 1)
-            )
+            is_better = scores.mean() < best - error
+            best, since = (float(scores.mean()), 0) if is_better else (best, since + 1)
             if since == PATIENCE:
                 return
 
     def shrink(self) -> None:
-        """Down from the first size that overfits, through whole numbers between it and the one
-        before.
-        """
+        """Train smaller sizes, between the first one that overfits and the one before it."""
         sizes = sorted(self.done, key=self.count)
         too_large = next((i for i, size in enumerate(sizes) if self.is_overfitting(size)), 0)
         low, high = sizes[too_large - 1], sizes[too_large]
@@ -378,12 +377,12 @@ class _Search:
         return self.overfits[size]
 
     def verdicts(self, size: Any, baseline: Any) -> tuple[str, ...]:
-        """Of each seed."""
+        """The verdict on each seed."""
         result, its, _ = self.done[size]
         return tuple(result.diagnose(i, baseline=baseline).verdict for i in its)
 
     def judged(self) -> list[Size]:
-        """Every size, the smallest first, judged by what the best one reached."""
+        """Every size, the smallest first, judged by the loss of the best one."""
         means = {
             size: float(result.scores[list(its)].mean())
             for size, (result, its, _) in self.done.items()
@@ -419,38 +418,36 @@ class _Search:
         )
 
     def _last(self, result: Sweep, index: list[int], name: str) -> float:
-        """The mean of the last values that the members recorded; NaN where one recorded
-        none.
-        """
+        """The mean of the last values that the members recorded; NaN if one recorded none."""
         columns = [column[np.isfinite(column)] for column in result.history[name][index]]
         return float(np.mean([column[-1] if column.size else np.nan for column in columns]))
 
 
 def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
-    """The smallest size that is about as good as the best, one that does not overfit if there
-    is one; and why.
+    """The smallest size that is about as good as the best, preferably one that does not
+    overfit; and the reason.
     """
     finite = [found for found in sizes if math.isfinite(found.val)]
     if not finite:
-        return sizes[
-            0
-        ].size, "No size could be trained: every one diverged. Lower the learning rate."
+        reason = "No size could be trained: every one diverged. Lower the learning rate."
+        return sizes[0].size, reason
     best = min(finite, key=lambda found: found.val)
     error = 0.0 if math.isnan(best.spread) else best.spread / math.sqrt(len(best.members))
     tolerance = max(error, NEAR * abs(best.val))
     near = [found for found in finite if found.val <= best.val + tolerance]
     calm = [found for found in near if found.verdict != "overfitting"]
     chosen = (calm or near)[0]
-    reason = (
-        f"Size {chosen.size} is recommended: the smallest "
-        + "that does not overfit " * bool(calm)
-    )
-    reason += f"with a validation loss, {chosen.val:.4g}, not above the best by more than {tolerance:.2g}"
+    reason = f"Size {chosen.size} is recommended: the smallest "
+    reason += "that does not overfit " if calm else ""
+    reason += f"with a validation loss, {chosen.val:.4g}, "
+    reason += f"not above the best by more than {tolerance:.2g}"
     reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
     if not calm:
-        reason += f" Every size this good overfits later: stop near epoch {chosen.best_epoch}, or regularise."
+        reason += " Every size this good overfits later: stop near epoch "
+        reason += f"{chosen.best_epoch}, or regularise."
     elif chosen.verdict in UNSETTLED:
-        reason += f" But its verdict is {chosen.verdict}: train longer, or with another rate, before you believe it."
+        reason += f" But its verdict is {chosen.verdict}: train longer, or with another rate, "
+        reason += "before you believe it."
     elif chosen is sizes[-1]:
         reason += " It is the largest that was tried: grow further."
     return chosen.size, reason
@@ -461,7 +458,7 @@ def _most(verdicts: Sequence[str]) -> str:
 
 
 def _parameters(make: Make, size: Any) -> int:
-    """How many numbers are trained, by shapes alone."""
+    """The number of trained parameters, from shapes alone."""
     shapes = jax.eval_shape(
         lambda key: members.made(make, size, key)[1].params, jax.random.key(0)
     )

@@ -1,12 +1,12 @@
 """Small networks inside a large one: all sizes of a family as members of one program.
 
-The arrays of a small network, laid into the corner of the large one's and surrounded by zeros,
-compute the same function: a hidden unit without outgoing weights says nothing. Its outgoing
-weights stay zero if they are not trained, and then its incoming ones have no gradient. So the
-small network is drawn by `make` itself, with the distribution that its own fan-in asks for, and
-the optimizer alone needs a mask. Which entries belong to which size is read off the shapes that
-`make` gives; whether the family nests at all (a layer norm over the hidden units does not) is
-computed, not believed.
+The arrays of a small network, put into the corner of the large one's and surrounded by zeros,
+compute the same function, since a hidden unit without outgoing weights has no effect. Its
+outgoing weights stay zero if they are not trained, and then its incoming ones have no gradient.
+So `make` itself draws the small network, from the distribution for its own fan-in, and only the
+optimizer needs a mask. The shapes that `make` gives tell which entries belong to which size.
+Some families do not nest (those with a layer norm over the hidden units): this is found out by
+computing loss, gradient and update both ways.
 """
 
 import dataclasses
@@ -25,27 +25,27 @@ from dlwp_jax.train import Learner, TrainState, precision
 from dlwp_jax.train.step import accepted
 
 PyTree = Any
-TINY = 1e-6  # below this an entry is taken for rounding
-QUICKLY = {
-    "xla_backend_optimization_level": 0
-}  # drawing weights once is not worth optimizing: half the compile time
-RTOL = 1e-3  # of the largest entry of a leaf; float32 sums in another order differ by 1e-6
+TINY = 1e-6  # smaller entries are taken for rounding
+# Weights are drawn once, which is not worth optimizing: this halves the compile time.
+QUICKLY = {"xla_backend_optimization_level": 0}
+# A share of the largest entry of a leaf; float32 sums in another order differ by 1e-6.
+RTOL = 1e-3
 
 
 class NotNested(ValueError):
-    """The sizes of a family are not corners of its largest member; says why."""
+    """The sizes of a family do not fit into its largest member; the message says why."""
 
 
 class MaskedState(NamedTuple):
-    """The wrapped optimizer's state, and which entries are trained."""
+    """The state of the wrapped optimizer, and a mask of the trained entries."""
 
     inner: optax.OptState
     mask: PyTree
 
 
 def masked(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`tx` for the entries that the mask in its state allows: it sees no other gradient and
-    moves nothing else.
+    """`tx` for the entries of the mask in its state: the others have no gradient and do not
+    move.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -83,12 +83,13 @@ def nest(
       The learner, and states with a leading axis of `len(sizes) * seeds` members, sizes first.
 
     Raises:
-      NotNested: in a sentence, where the family does not nest.
+      NotNested: if the family does not nest.
     """
     large, _ = members.made(make, sizes[-1], keys[0])
     if counted := sorted({"norms", "dead_units"} & set(large.record)):
         raise NotNested(
-            f"record={counted} would count the units that size {sizes[-1]} has and size {sizes[0]} has not"
+            f"record={counted} would count units that size {sizes[-1]} has and size {sizes[0]} "
+            "does not have"
         )
     learner = dataclasses.replace(large, tx=masked(large.tx))
     shapes = [
@@ -111,19 +112,20 @@ def nest(
         return together, _compared(small_learner, small, learner, first, batch)
 
     together, compared = states(keys, batch)
-    for what, pairs in compared.items():
+    for quantity, pairs in compared.items():
         for expected, got in pairs:
             expected, got = np.asarray(expected), np.asarray(got)
             if not np.all(np.abs(expected - got) <= RTOL * max(np.max(np.abs(expected)), TINY)):
                 raise NotNested(
-                    f"size {sizes[0]} has another {what} inside size {sizes[-1]} than on its own"
+                    f"size {sizes[0]} has another {quantity} inside size {sizes[-1]} than on "
+                    "its own"
                 )
     return learner, together
 
 
 def cut(state: TrainState, small: TrainState) -> TrainState:
-    """The small network in the corner of a large one's state, as a state of its own (with a
-    fresh optimizer).
+    """The small network in the corner of a large one's state, as a state of its own with a new
+    optimizer state.
     """
 
     def corner(leaf, like):
@@ -150,7 +152,7 @@ def _inside(small: TrainState, large: TrainState, learner: Learner) -> TrainStat
 
 
 def _pad(leaf: jax.Array, like: Any) -> jax.Array:
-    """Zeros behind every axis, up to the shape of `like`."""
+    """`leaf` with zeros at the end of every axis, in the shape of `like`."""
     width = [(0, big - n) for n, big in zip(leaf.shape, like.shape, strict=True)]
     return jnp.pad(leaf, width) if width else leaf
 
@@ -166,7 +168,8 @@ def _check_shapes(size: Any, small: TrainState, largest: Any, large: TrainState)
             n > big for n, big in zip(a.shape, b.shape, strict=True)
         ):
             raise NotNested(
-                f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at size {largest}"
+                f"an array of shape {a.shape} at size {size} does not fit into {b.shape} at "
+                f"size {largest}"
             )
         if a.shape != b.shape and not (jnp.issubdtype(b.dtype, jnp.number) or b.dtype == bool):
             raise NotNested(f"an array of dtype {b.dtype} changes its shape with the size")

@@ -1,5 +1,5 @@
-"""Small questions before a long training: which rate, can it learn at all, would more data
-help?
+"""Questions to answer before a long training: which learning rate? Can the model learn at all?
+Would more data help?
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ from dlwp_jax.train.state import check_pair
 
 PyTree = Any
 SMOOTHING = 0.9  # of the losses of a rate finder, per step
-BLOWN_UP = 4.0  # times the lowest loss: there the rate is too high
-POWERS = np.linspace(
-    0.25, 2.0, 36
-)  # how fast a learning curve may fall with the number of examples
-MATTERS = 0.02  # a gain of validation loss, as a share of it, that is worth gathering data for
+BLOWN_UP = 4.0  # times the lowest loss means that the rate is too high
+# The powers of the number of examples with which a learning curve may fall.
+POWERS = np.linspace(0.25, 2.0, 36)
+# The smallest gain, as a share of the validation loss, that is worth gathering data for.
+MATTERS = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningRates:
-    """What a rate finder saw.
+    """The result of `find_learning_rate`.
 
     Attributes:
-      rates, losses, smoothed: `[steps]`, up to the step where the loss blew up.
+      rates, losses, smoothed: `[steps]`, up to the step at which the loss blew up.
       suggestion: the rate at which the smoothed loss fell fastest (per factor of the rate).
-      limit: the rate at which it blew up; None where it did not.
+      limit: the rate at which the loss blew up; None if it did not.
     """
 
     rates: np.ndarray
@@ -54,7 +54,8 @@ class LearningRates:
 
     def __str__(self) -> str:
         end = "never blew up" if self.limit is None else f"blew up at {self.limit:.2g}"
-        return f"learning rate {self.suggestion:.2g} is suggested: the loss falls fastest there, and {end}"
+        suggestion = f"learning rate {self.suggestion:.2g} is suggested"
+        return f"{suggestion}: the loss falls fastest there, and {end}"
 
 
 def find_learning_rate(
@@ -66,8 +67,8 @@ def find_learning_rate(
     high: float = 10.0,
     steps: int = 200,
 ) -> LearningRates:
-    """Train with a rate that grows from step to step, and see where the loss falls and where it
-    blows up (Smith 2017).
+    """Train with a learning rate that grows from step to step, to find the rate at which the
+    loss falls fastest and the one at which it blows up (Smith 2017).
 
     Args:
       make: `make(lr) -> (learner, state)`; `lr` comes as a schedule, which every optimizer of
@@ -77,7 +78,7 @@ def find_learning_rate(
       low, high: the first and the last rate, in geometric progression over `steps` steps.
 
     Raises:
-      ValueError: where the loss fell at no rate.
+      ValueError: if the loss fell at no rate.
 
     >>> import optax
     >>> from flax import nnx
@@ -85,7 +86,8 @@ def find_learning_rate(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(lr):
-    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    ...     model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    ...     return make_learner(model, loss_fn, optax.sgd(lr), key=jax.random.key(0))
     >>> data = {"x": jnp.linspace(-1, 1, 16)[:, None], "y": jnp.linspace(-3, 3, 16)[:, None]}
     >>> found = find_learning_rate(make, data, batch_size=16, low=1e-4, high=100.0)
     >>> 0.01 < found.suggestion < 2 < found.limit
@@ -102,9 +104,7 @@ def find_learning_rate(
         before = int(state.epoch)
         state, logs = train_epoch(learner, state, data, batch_size=batch_size)
         is_finite, values = int(state.epoch) > before, np.asarray(logs["loss"], np.float64)
-        taken = values[
-            ~np.isnan(values)
-        ]  # in float16 steps are left out that no rate belongs to
+        taken = values[~np.isnan(values)]  # a step that float16 left out has no rate either
         losses = np.concatenate([losses, taken, [] if is_finite else [np.inf]])
     rates, losses = low * (high / low) ** (np.arange(steps) / (steps - 1)), losses[:steps]
     smoothed = _smoothed(np.where(np.isfinite(losses), losses, np.inf))
@@ -113,7 +113,8 @@ def find_learning_rate(
     lowest = int(np.argmin(smoothed[:end])) if end else 0
     if lowest < 2 or not smoothed[lowest] < smoothed[0]:
         raise ValueError(
-            f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model and loss."
+            f"the loss fell at no rate from {low:g} to {high:g}; start lower, or check model "
+            "and loss."
         )
     suggestion = float(rates[_steepest(smoothed[: lowest + 1], steps)])
     limit = float(rates[end]) if end < len(losses) else None
@@ -121,10 +122,10 @@ def find_learning_rate(
 
 
 def _steepest(smoothed: np.ndarray, steps: int) -> int:
-    """The step around which the loss falls most, over a tenth of all steps: from one to the
-    next, batches decide.
+    """The step around which the loss falls most within a tenth of all steps.
 
-    The first values are left out, being means of few batches.
+    From one step to the next the batches decide. The first values are left out, since they are
+    means of few batches.
     """
     settled = min(round(1 / (1 - SMOOTHING)), len(smoothed) // 3)
     half = max(1, min(steps // 20, (len(smoothed) - settled - 1) // 2))
@@ -133,7 +134,7 @@ def _steepest(smoothed: np.ndarray, steps: int) -> int:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Exponential moving average from the first value on, its start not biased towards zero."""
+    """Exponential moving average, without a bias towards zero at the start."""
     weights = SMOOTHING ** np.arange(len(values))
     sums = np.array([np.dot(weights[: i + 1], values[i::-1]) for i in range(len(values))])
     return sums / np.cumsum(weights)
@@ -141,10 +142,12 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Whether a model learned a few examples by heart, with the losses (eval mode) before and
-    after.
+    """The result of `memorises`: true if the model learned the examples by heart.
 
-    `examples` were shown, in `steps` steps of the optimizer.
+    Attributes:
+      learned: whether it did.
+      before, after: the losses in eval mode.
+      examples, steps: the number of examples, and of steps of the optimizer.
     """
 
     learned: bool
@@ -157,10 +160,12 @@ class Memory:
         return self.learned
 
     def __str__(self) -> str:
-        told = f"loss {self.before:.4g} -> {self.after:.4g} on {self.examples} examples in {self.steps} steps"
+        losses = f"loss {self.before:.4g} -> {self.after:.4g}"
+        losses += f" on {self.examples} examples in {self.steps} steps"
         if self.learned:
-            return f"memorised: {told}"
-        return f"NOT memorised: {told}; look for a fault in model, loss, data or learning rate before anything else"
+            return f"memorised: {losses}"
+        advice = "look for a fault in model, loss, data or learning rate before anything else"
+        return f"NOT memorised: {losses}; {advice}"
 
 
 def memorises(
@@ -172,15 +177,15 @@ def memorises(
     steps: int = 500,
     share: float = 0.05,
 ) -> Memory:
-    """Can it learn the first few examples by heart? What cannot has a fault, and no amount of
-    data mends it.
+    """Whether a model can learn the first few examples by heart. If it cannot, it has a fault
+    that no amount of data mends.
 
     Args:
       learner, state: from `make_learner`; the state is not changed.
       data: pytree of arrays `[n ...]`, of which the first `examples` are taken.
       steps: full-batch steps.
-      share: the loss must fall to less than this share of where it began (a loss whose lowest
-        value is not zero, such as one with label smoothing or a penalty, needs a larger one).
+      share: the loss must fall to less than this share of its first value. A loss whose lowest
+        value is not zero, such as one with label smoothing or a penalty, needs a larger share.
 
     >>> import optax
     >>> from flax import nnx
@@ -188,7 +193,8 @@ def memorises(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> data = {"x": jnp.eye(8), "y": jnp.arange(8.0)[:, None]}
-    >>> pair = make_learner(nnx.Linear(8, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(0.5), key=jax.random.key(0))
+    >>> model = nnx.Linear(8, 1, rngs=nnx.Rngs(0))
+    >>> pair = make_learner(model, loss_fn, optax.sgd(0.5), key=jax.random.key(0))
     >>> bool(memorises(*pair, data)), bool(memorises(*pair, data | {"x": jnp.zeros((8, 8))}))
     (True, False)
     """
@@ -223,8 +229,8 @@ class LearningCurve:
 
     @property
     def gain(self) -> tuple[float, float]:
-        """By how much twice the data should lower the validation loss: mean over the draws, and
-        its standard error.
+        """By how much twice the data should lower the validation loss: the mean over the draws
+        and its standard error.
         """
         gains = self.val[-1] - self.doubled
         error = float(np.nan_to_num(deviation(gains))) / math.sqrt(len(gains))
@@ -232,7 +238,7 @@ class LearningCurve:
 
     @property
     def more_data_would_help(self) -> bool:
-        """Whether that gain is beyond its error, and a share of the loss that matters."""
+        """Whether the gain is larger than its error, and large enough to matter."""
         gain, error = self.gain
         return gain > max(2 * error, MATTERS * float(self.val[-1].mean()))
 
@@ -242,15 +248,15 @@ class LearningCurve:
             for n, train, val in zip(self.sizes, self.train, self.val, strict=True)
         ]
         last, gain, error = float(self.val[-1].mean()), *self.gain
-        told = f"{2 * self.sizes[-1]} examples should bring it from {last:.4g} to {last - gain:.4g} ± {error:.2g}"
         if not math.isfinite(gain):
-            return f"{text.table(rows)}\nno telling whether more data would help: not every training stayed finite"
-        answer = (
-            "more data would help"
-            if self.more_data_would_help
-            else "more data would hardly help"
-        )
-        return f"{text.table(rows)}\n{told}: {answer}"
+            unknown = (
+                "no telling whether more data would help: not every training stayed finite"
+            )
+            return f"{text.table(rows)}\n{unknown}"
+        expected = f"{last:.4g} to {last - gain:.4g} ± {error:.2g}"
+        expected = f"{2 * self.sizes[-1]} examples should bring it from {expected}"
+        hardly = "" if self.more_data_would_help else "hardly "
+        return f"{text.table(rows)}\n{expected}: more data would {hardly}help"
 
 
 def _mean(values: np.ndarray) -> str:
@@ -269,20 +275,19 @@ def learning_curve(
     draws: int = 3,
     stop: EarlyStopping | None = None,
 ) -> LearningCurve:
-    """Would more data help? Train on more and more of what there is, and carry the curve on to
-    twice as much.
+    """Whether more data would help: train on more and more of the examples, and extrapolate the
+    curve to twice as many.
 
-    Every size is given as many optimizer steps as the whole set gets in `epochs` epochs. The
-    curve floor + b n^-c is fitted to the validation losses of each draw; one that has come down
-    to its floor says that more examples of this kind bring nothing.
+    Every size is trained for as many optimizer steps as the whole set in `epochs` epochs. The
+    curve floor + b n^-c is fitted to the validation losses of each draw; if it is at its floor,
+    more examples of this kind bring nothing.
 
     Args:
       make: `make(key) -> (learner, state)`.
       train, val: pytrees of arrays `[n ...]`.
       key: a PRNG key for the draws.
       sizes: numbers of examples, ascending; None takes n/8, n/4, n/2 and n.
-      draws: how many random subsets of each size are trained on, each from initial weights of
-        its own.
+      draws: the number of random subsets of each size, each trained from other initial weights.
       epochs, batch_size, stop: as for `run`.
 
     Returns:
@@ -305,22 +310,24 @@ def learning_curve(
         0 < a < b <= n for a, b in zip([0.5, *sizes], sizes, strict=False)
     ):
         raise ValueError(
-            f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got {sizes}."
+            f"sizes must be three or more, ascending, from 1 to the {n} examples of train; got "
+            f"{sizes}."
         )
     kinds, others = checks.row_kinds(train), checks.row_kinds(val)
     if kinds != others:
         raise ValueError(
-            f"train and val must hold arrays of the same kinds; train has {kinds}, and val {others}."
+            f"train and val must hold arrays of the same kinds; train has {kinds}, and val "
+            f"{others}."
         )
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, val)
     keys = jax.random.split(key, 2 * checks.count(draws, "draws"))
     orders = [np.asarray(jax.random.permutation(k, n)) for k in keys[:draws]]
     steps = epochs * -(-n // batch_size)
 
-    numbers, held = {"draw": np.arange(draws)}, np.arange(n, n + m)
+    numbers, val_rows = {"draw": np.arange(draws)}, np.arange(n, n + m)
     sweeps = []
     for size in sizes:
-        rows = [(order[:size], held) for order in orders]
+        rows = [(order[:size], val_rows) for order in orders]
         its_epochs = -(-steps // -(-size // batch_size))
         options = {"epochs": its_epochs, "batch_size": batch_size, "stop": stop}
         sweeps.append(
@@ -338,9 +345,7 @@ def learning_curve(
 
 def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
     """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the
-    lowest loss.
-
-    NaN where a training diverged.
+    lowest loss; NaN if a training diverged.
     """
     if not np.isfinite(losses).all():
         return math.nan

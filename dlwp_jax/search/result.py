@@ -1,4 +1,4 @@
-"""What a sweep gives back: every member's history, a table, the best model."""
+"""The result of a sweep: every member's history, a table, the best model."""
 
 import dataclasses
 import functools
@@ -14,29 +14,26 @@ from dlwp_jax.search import members, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.train import Learner, Run, TrainState
 
-REPEATS = (
-    "key",
-    "fold",
-)  # what is averaged over: a setting is good if it is good with any seed, on any part
+# Members that differ in nothing else are averaged: a good setting is good with any seed and on
+# any part of the data.
+REPEATS = ("key", "fold")
 MOST_ROWS = 40  # of a printed table
 
 
 def deviation(values: np.ndarray) -> float:
-    """Standard deviation (n - 1); NaN for one value, and where one is not finite.
+    """Standard deviation (n - 1); NaN for a single value, and if a value is not finite.
 
-    >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0])), deviation(np.array([1.0, np.inf]))
-    (1.4142135623730951, nan, nan)
+    >>> deviation(np.array([1.0, 3.0])), deviation(np.array([1.0]))
+    (1.4142135623730951, nan)
     """
-    return (
-        float(np.std(values, ddof=1))
-        if len(values) > 1 and np.isfinite(values).all()
-        else float("nan")
-    )
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan")
+    return float(np.std(values, ddof=1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The members that differ in their seed or fold only.
+    """The members that differ only in their seed or fold.
 
     Attributes:
       values: their common values.
@@ -58,7 +55,7 @@ class Sweep:
     """The trainings of a sweep.
 
     Attributes:
-      values: the settings, `name -> [members]`; `fold` among them where there were folds.
+      values: the settings, `name -> [members]`; with folds, `fold` is one of the names.
       run: a `train.Run` whose arrays all have a leading axis of members; histories are NaN
         after a member's end.
       monitor, mode: the name in the history by which members are compared, and whether it
@@ -84,15 +81,15 @@ class Sweep:
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
-        """The monitored value at each member's best epoch, `[members]`; NaN where no epoch was
+        """The monitored value at each member's best epoch, `[members]`; NaN if no epoch was
         finished.
         """
         return self._monitored[np.arange(len(self._monitored)), self.best_index]
 
     @functools.cached_property
     def best_index(self) -> np.ndarray:
-        """Where each member's best epoch stands in its history, `[members]`; 0 where no epoch
-        was finished.
+        """The index of each member's best epoch in its history, `[members]`; 0 if no epoch was
+        finished.
         """
         empty = np.isnan(self._monitored).all(axis=1, keepdims=True)
         at_best = np.nanargmin if self.mode == "min" else np.nanargmax
@@ -105,9 +102,8 @@ class Sweep:
         """
         values, failed = self.history[self.monitor].copy(), np.asarray(self.run.failure)[:, 0]
         its = np.flatnonzero(failed)
-        values[its, failed[its] - 1] = (
-            np.nan
-        )  # the running mean of an epoch that was not finished
+        # The history has the mean over the first steps of an epoch that was not finished.
+        values[its, failed[its] - 1] = np.nan
         return values
 
     @property
@@ -150,20 +146,19 @@ class Sweep:
         )
 
     def settings(self, repeats: Sequence[str] = REPEATS) -> list[Setting]:
-        """The members by setting, those that differ in the `repeats` only taken together."""
+        """The settings: members that differ only in the `repeats` are taken together."""
         names = [name for name in self.values if name not in repeats]
         groups: dict[tuple, list[int]] = {}
         for i in range(len(self)):
-            groups.setdefault(tuple(self.values[name][i].item() for name in names), []).append(
-                i
-            )
+            values = tuple(self.values[name][i].item() for name in names)
+            groups.setdefault(values, []).append(i)
         return [
             self._setting(dict(zip(names, values, strict=True)), group)
             for values, group in groups.items()
         ]
 
     def best_setting(self, repeats: Sequence[str] = REPEATS) -> Setting:
-        """The setting whose mean is best; one with a member that never finished an epoch is
+        """The setting with the best mean; settings with a member that finished no epoch come
         last.
         """
         sign, settings = (1 if self.mode == "min" else -1), self.settings(repeats)
@@ -173,8 +168,8 @@ class Sweep:
         )
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a member: its values, the monitored value at its best epoch, that epoch,
-        epochs trained, verdict.
+        """One row for each member: its values, the monitored value at its best epoch, that
+        epoch, the epochs trained, the verdict.
         """
         epochs, best = np.asarray(self.run.state.epoch), np.asarray(self.run.best.epoch)
         return [
@@ -189,7 +184,7 @@ class Sweep:
         ]
 
     def __str__(self) -> str:
-        """The settings, best first where there are many; one row a member where nothing is
+        """The settings, best first if there are many; one row for each member if nothing is
         repeated.
         """
         if not set(REPEATS) & set(self.values):
@@ -207,7 +202,8 @@ class Sweep:
             )[:MOST_ROWS]
             rows = [rows[i] for i in order] + [dict.fromkeys(rows[0], "...")]
         running = self.seconds - self.compile_seconds
-        timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, and {self.compile_seconds:.1f} s to compile"
+        timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, "
+        timing += f"and {self.compile_seconds:.1f} s to compile"
         return f"{text.table(rows)}\n{timing}"
 
     def _row(self, setting: Setting) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlwp_jax.checks import on_host
+from dlwp_jax.checks import row_numbers
 from dlwp_jax.saving.identity import jaxprs_in
 from dlwp_jax.search import members
 from dlwp_jax.search.members import Make
@@ -18,9 +18,7 @@ from dlwp_jax.search.result import Sweep
 from dlwp_jax.train import EarlyStopping, Run, checks, run
 
 PyTree = Any
-MEMORY = (
-    2**30
-)  # bytes that the members of a chunk may take together, by the estimate of `_chunk`
+MEMORY = 2**30  # bytes for all members of a chunk together, by the estimate of `_chunk`
 
 
 def sweep(
@@ -40,8 +38,8 @@ def sweep(
     """Train a model under many settings: learning rates, penalties, noise, dropout rates,
     seeds, folds.
 
-    One program is compiled for all members (two where folds differ in length by an example).
-    Each is the same training as `train.run` on its own, to float32 rounding, early stopping
+    One program is compiled for all members (two if folds differ in length by an example). Each
+    member is the training that `train.run` gives alone, to float32 rounding, early stopping
     included.
 
     Args:
@@ -51,7 +49,7 @@ def sweep(
       train, val: pytrees of arrays `[n ...]`, as for `run`.
       over: `{name: values}`, of which every combination is trained; or a list of `{name:
         value}`, the members themselves (random search). Under the name `key` whole numbers
-        stand for `jax.random.key` of them.
+        are the seeds of PRNG keys.
       epochs, batch_size, stop, val_batch_size: as for `run`; each member stops by itself.
       folds: pairs of training and validation rows of `train`, from `data.k_fold`: every setting
         is trained on every fold, and `val` is left out.
@@ -65,7 +63,7 @@ def sweep(
       A `Sweep`: a table, histories, the best member.
 
     Raises:
-      TypeError: naming the value that cannot be traced, and what to do instead.
+      TypeError: for a value that cannot be traced, with its name and what to do instead.
       ValueError: as `run`.
 
     >>> import optax
@@ -74,7 +72,8 @@ def sweep(
     >>> def loss_fn(model, batch):
     ...     return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
     >>> def make(lr):
-    ...     return make_learner(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), loss_fn, optax.sgd(lr), key=jax.random.key(0))
+    ...     model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    ...     return make_learner(model, loss_fn, optax.sgd(lr), key=jax.random.key(0))
     >>> data = {"x": jnp.ones((8, 1)), "y": jnp.zeros((8, 1))}
     >>> result = sweep(make, data, data, over={"lr": [1e-3, 1e-1]}, epochs=5, batch_size=4)
     >>> result.history["val/loss"].shape, result.values["lr"][result.best].item()
@@ -84,7 +83,8 @@ def sweep(
         raise ValueError(f"how must be 'vmap', 'map' or None; got {checks.describe(how)}.")
     if not callable(make):
         raise TypeError(
-            f"make must be a function that returns (learner, state); got {checks.describe(make)}."
+            "make must be a function that returns (learner, state); got "
+            f"{checks.describe(make)}."
         )
     if chunk is not None:
         checks.count(chunk, "chunk")
@@ -117,8 +117,12 @@ def train_members(
     stop: EarlyStopping | None = None,
     **options: Any,
 ) -> Sweep:
-    """`sweep` for members and data that are checked: values `[members]`, and for each its rows
-    of `train`, or None.
+    """`sweep` of checked members and data.
+
+    Args:
+      values: `name -> [members]`.
+      rows: the rows of `train` to train and validate on, for each member, or None.
+      make, train, val, how, chunk, stop, **options: as for `sweep`.
     """
     begun = time.perf_counter()
 
@@ -145,18 +149,13 @@ def train_members(
         size = _chunk(jaxpr.jaxpr, shapes, len(group), chunk) if way == "vmap" else 1
         results, seconds = _train(member, inputs, its_rows, train, val, len(group), size, way)
         order, parts, compiling = [*order, *group], [*parts, *results], compiling + seconds
-    together = jax.block_until_ready(
-        _in_order(parts, order)
-    )  # the clock must not stop when the work is only queued
+    # The work may only be queued: the clock stops when it is done.
+    together = jax.block_until_ready(_in_order(parts, order))
     seconds = time.perf_counter() - begun
-    monitor = (
-        stop.monitor
-        if stop is not None
-        else "train/loss"
-        if val is None and rows is None
-        else "val/loss"
-    )
-    mode = "min" if stop is None else stop.mode
+    monitor = "train/loss" if val is None and rows is None else "val/loss"
+    mode = "min"
+    if stop is not None:
+        monitor, mode = stop.monitor, stop.mode
     return Sweep(values, together, monitor, mode, way, seconds, compiling, make)
 
 
@@ -176,37 +175,25 @@ def _with_folds(values, folds, val, n) -> tuple[dict[str, np.ndarray], list | No
     if folds is None:
         if not values:
             raise ValueError(
-                "over is empty and there are no folds, so there is nothing to sweep; use train.run."
+                "over is empty and there are no folds, so there is nothing to sweep; use "
+                "train.run."
             )
         return values, None
     if val is not None:
         raise ValueError("folds take their validation examples from train; leave val out.")
-    folds = list(folds) if np.iterable(folds) else []
-    folds = [tuple(map(_side, fold)) if np.iterable(fold) else () for fold in folds]
-    if not folds or not all(map(_is_fold, folds)):
+    pairs = list(folds) if np.iterable(folds) else []
+    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
         raise ValueError(
-            "folds must be pairs of row numbers (training, validation), as data.k_fold gives them."
+            "folds must be pairs of row numbers (training, validation), as data.k_fold gives "
+            "them."
         )
-    for fold in folds:
-        if min(map(np.min, fold)) < 0 or max(map(np.max, fold)) >= n:
-            raise ValueError(
-                f"folds hold a row outside the {n} examples of train (0 to {n - 1})."
-            )
+    folds = [
+        tuple(row_numbers(side, "each side of folds", n) for side in pair) for pair in pairs
+    ]
+    if not all(side.size for fold in folds for side in fold):
+        raise ValueError("each side of folds must hold at least one row.")
     values = {name: np.repeat(column, len(folds)) for name, column in values.items()}
     return values | {"fold": np.tile(np.arange(len(folds)), members_)}, folds * members_
-
-
-def _side(rows: Any) -> np.ndarray:
-    try:
-        return on_host(rows, "folds")
-    except (TypeError, ValueError):
-        return np.empty(0)  # which `_is_fold` refuses
-
-
-def _is_fold(sides: tuple[np.ndarray, ...]) -> bool:
-    return len(sides) == 2 and all(
-        side.ndim == 1 and side.dtype.kind in "iu" and side.size for side in sides
-    )
 
 
 def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
@@ -218,15 +205,14 @@ def _same_shapes(rows: Sequence | None, count: int) -> list[list[int]]:
 
 
 def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run], float]:
-    """The members' runs, chunk by chunk through one program, and the seconds spent on compiling
-    it.
+    """The runs of the members, chunk by chunk through one program, and the seconds of its
+    compilation.
     """
     axes = (0, None if rows is None else 0, None, None)
     program = jax.jit(jax.vmap(member, in_axes=axes) if how == "vmap" else member)
 
     def chunk(begin):
-        # The last chunk is filled up with its own last member, so that one program does for
-        # all.
+        # One program serves all chunks: the last one repeats its last member.
         index = np.minimum(np.arange(begin, begin + size), count - 1)
         index = index if how == "vmap" else index[0]
         return jax.tree.map(lambda a: a[index], (inputs, rows))
@@ -245,8 +231,8 @@ def _train(member, inputs, rows, train, val, count, size, how) -> tuple[list[Run
 
 
 def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
-    """vmap, except for convolutions on a CPU: with a kernel for each member they run as slow
-    grouped ones.
+    """vmap, except for convolutions on a CPU: with a kernel for each member they become grouped
+    convolutions, which are slow there.
     """
     convolves = any(
         equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr)
@@ -257,9 +243,9 @@ def _faster(jaxpr: Any) -> Literal["vmap", "map"]:
 def _chunk(jaxpr: Any, shapes: PyTree, count: int, wanted: int | None) -> int:
     """How many members fit into MEMORY, in chunks of about equal size.
 
-    A member is taken to need its result three times over (a loop's carry, and a copy on the way
-    in and out) and its largest intermediate value four times: forward, backward, and what is
-    fused with them.
+    The estimate for a member is three times its result (the carry of a loop, and a copy before
+    and after it) and four times its largest intermediate value (forward, backward, and the
+    operations that are fused with them).
     """
     if wanted is None:
         largest = max(

@@ -41,4 +41,5 @@ def spread(mean: float, deviation: float) -> str:
     if not np.isfinite(mean) or not np.isfinite(deviation) or deviation <= 0:
         return shown(float(mean))
     digits = 1 - int(np.floor(np.log10(deviation)))
-    return f"{round(mean, digits):.{max(digits, 0)}f} ± {round(deviation, digits):.{max(digits, 0)}f}"
+    mean, deviation, places = round(mean, digits), round(deviation, digits), max(digits, 0)
+    return f"{mean:.{places}f} ± {deviation:.{places}f}"

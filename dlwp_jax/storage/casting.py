@@ -1,6 +1,4 @@
-"""Which values may become which: torch's rules for copying and adding into a tensor, and no
-silent overflow.
-"""
+"""torch's rules for copying and adding values into a tensor, without silent overflow."""
 
 from typing import Any
 
@@ -10,21 +8,17 @@ import numpy as np
 
 from dlwp_jax.checks import on_device
 
-KINDS = (
-    jnp.bool_,
-    jnp.integer,
-    jnp.floating,
-    jnp.complexfloating,
-)  # each holds the ones before it
+# Each kind can represent the ones before it.
+KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
 
 
 def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values, if `torch.Tensor.copy_` takes them: what broadcasts to the size and can be
+    """The values, if `torch.Tensor.copy_` takes them: if they broadcast to the size and can be
     cast to the dtype.
 
     Raises:
-      TypeError, ValueError, OverflowError: they are no numbers that JAX can hold.
-      RuntimeError: the values do not broadcast, or they are complex and the dtype is not.
+      TypeError, ValueError, OverflowError: if they are not numbers of a JAX dtype.
+      RuntimeError: if they do not broadcast, or they are complex and the dtype is not.
 
     >>> copyable([1.5], jnp.dtype("int32"), (2,))
     Array([1.5], dtype=float32)
@@ -32,18 +26,19 @@ def copyable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
     array = jnp.asarray(numeric(values, "values"))
     if _kind(array.dtype) > _kind(dtype) and jnp.iscomplexobj(array):
         raise RuntimeError(
-            f"{array.dtype} values would lose their imaginary part in a tensor of {dtype}; take .real first"
+            f"{array.dtype} values would lose their imaginary part in a tensor of {dtype}; "
+            "take .real first"
         )
     return _fitting(array, size)
 
 
 def addable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
-    """The values, if `torch.Tensor.add_` takes them: what broadcasts to the size, of no higher
-    kind than the dtype.
+    """The values, if `torch.Tensor.add_` takes them: if they broadcast to the size and are of
+    no higher kind than the dtype.
 
     Raises:
-      RuntimeError: the values do not broadcast, or the sum would be of another kind (int +
-        float is float).
+      RuntimeError: if they do not broadcast, or the sum is of another kind (int + float is
+        float).
     """
     array = jnp.asarray(numeric(values, "values"))
     if _kind(array.dtype) > _kind(dtype):
@@ -54,14 +49,11 @@ def addable(values: Any, dtype: np.dtype, size: tuple[int, ...]) -> jax.Array:
 
 
 def numeric(data: Any, name: str) -> Any:
-    """Data as JAX can hold it: numbers, and no 64-bit integers that it would cut down to 32
-    bits without a word.
-
-    A Python number stays one: its type is weak.
+    """Data as a JAX array. A Python number stays as it is, since its type is weak.
 
     Raises:
-      TypeError, ValueError: the data are no numbers, or ragged.
-      OverflowError: an integer does not fit.
+      TypeError, ValueError: if the data are not numbers, or ragged.
+      OverflowError: for 64-bit integers that JAX would cut to 32 bits.
     """
     array = on_device(data, name)
     return data if isinstance(data, bool | int | float | complex) else array

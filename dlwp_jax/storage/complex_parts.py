@@ -1,8 +1,8 @@
-"""Complex numbers as pairs of real ones and back, on a whole storage: the layout's strides
-double or halve.
+"""Complex numbers as pairs of real ones and back, for a whole storage: the strides of the
+layout double or halve.
 
-JAX cannot lay two types over the same bytes, so the storage is a new one; the values are
-torch's, the aliasing is not.
+Two JAX arrays of different types cannot share bytes, so the storage is a new one: the values
+are as in torch, the aliasing is not.
 """
 
 import jax
@@ -13,8 +13,8 @@ from .layout import Layout
 
 
 def as_pairs(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
-    """A storage of real and imaginary parts in turn, and a layout with one more dimension of
-    size 2.
+    """A storage of alternating real and imaginary parts, and a layout with one more dimension,
+    of size 2.
     """
     if not jnp.iscomplexobj(storage):
         raise RuntimeError(
@@ -26,12 +26,13 @@ def as_pairs(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
 
 
 def as_complex(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
-    """A storage of complex numbers made of neighbours, and a layout without the last
+    """A storage of complex numbers, each made of two neighbours, and a layout without the last
     dimension.
     """
     if storage.dtype not in (jnp.float32, jnp.float64):
         raise RuntimeError(
-            f"view_as_complex is only supported for float32 and float64 tensors, got {storage.dtype}"
+            "view_as_complex is only supported for float32 and float64 tensors, got "
+            f"{storage.dtype}"
         )
     if not layout.ndim or layout.size[-1] != 2:
         raise RuntimeError(
@@ -43,7 +44,8 @@ def as_complex(storage: jax.Array, layout: Layout) -> tuple[jax.Array, Layout]:
         )
     if any(step % 2 for step in layout.stride[:-1]):
         raise RuntimeError(
-            f"Tensor must have a stride divisible by 2 for all but last dimension, got stride {list(layout.stride)}"
+            "Tensor must have a stride divisible by 2 for all but last dimension, got stride "
+            f"{list(layout.stride)}"
         )
     if layout.offset % 2:
         raise RuntimeError(

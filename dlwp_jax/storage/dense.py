@@ -4,11 +4,11 @@ from .geometry import Geometry
 
 
 def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
-    """The strides that `torch.Tensor.clone` gives: its own where they leave no gaps, else their
-    order.
+    """The strides that `torch.Tensor.clone` gives: its own if they leave no gaps, otherwise
+    dense ones in the same order.
 
-    >>> dense_copy_strides(Geometry((4, 3), (1, 4))), dense_copy_strides(Geometry((4, 3), (2, 16)))
-    ((1, 4), (1, 4))
+    >>> dense_copy_strides(Geometry((4, 3), (2, 16)))
+    (1, 4)
     """
     if not layout.numel or _is_dense(layout):
         return layout.stride
@@ -20,13 +20,11 @@ def dense_copy_strides(layout: Geometry) -> tuple[int, ...]:
 
 
 def _is_dense(layout: Geometry) -> bool:
-    """Whether the elements fill a stretch of storage without gaps or repeats, in whatever
-    order.
-    """
+    """Whether the elements fill a part of the storage without gaps or repeats, in any order."""
     step = 1
-    for stride, size in sorted(
-        (t, n) for n, t in zip(layout.size, layout.stride, strict=True) if n != 1
-    ):
+    for stride, size in sorted(zip(layout.stride, layout.size, strict=True)):
+        if size == 1:
+            continue
         if stride != step:
             return False
         step *= size
@@ -34,8 +32,8 @@ def _is_dense(layout: Geometry) -> bool:
 
 
 def _innermost_first(layout: Geometry) -> list[int]:
-    """Torch's insertion sort by stride; a stride of 0 compares equal to all and stays where it
-    is.
+    """Torch's insertion sort by stride, in which a stride of 0 equals all others and keeps its
+    place.
     """
     order = list(range(layout.ndim))[::-1]
     for i in range(1, len(order)):
@@ -50,7 +48,7 @@ def _innermost_first(layout: Geometry) -> list[int]:
 
 
 def _compare(layout: Geometry, a: int, b: int) -> int:
-    """1 where dimension a belongs outside dimension b, -1 inside, 0 undecided."""
+    """1 if dimension a belongs outside dimension b, -1 if inside, 0 if undecided."""
     stride_a, stride_b = layout.stride[a], layout.stride[b]
     if 0 in (stride_a, stride_b):
         return 0

@@ -1,6 +1,4 @@
-"""Size, stride, offset: the three facts that turn a line of numbers into a tensor, in integer
-arithmetic.
-"""
+"""Size, stride and offset, which make a tensor of a line of numbers, in integer arithmetic."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -9,24 +7,25 @@ from typing import Any, Self
 
 from dlwp_jax.checks import as_int, describe
 
-MOST = 2**63 - 1  # what torch's and XLA's sizes can be
+MOST = 2**63 - 1  # the largest size in torch and XLA
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the elements of a tensor lie in its storage.
+    """The positions of a tensor's elements in its storage.
 
-    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... The facts only; `Layout` adds
-    the view operations. Frozen and hashable, so that it can be static in `jax.jit`.
+    Element (i, j, ...) is at offset + i·stride₀ + j·stride₁ + ... `Layout` adds the view
+    operations. Frozen and hashable, so that it can be static in `jax.jit`.
 
     Args:
       size: the length of every dimension.
-      stride: how many storage elements one step along each dimension skips.
+      stride: the distance in storage elements of one step along each dimension.
       offset: the storage position of element (0, 0, ...).
 
     Raises:
-      RuntimeError: size and stride differ in length, or a number is negative or beyond 64 bits.
-      TypeError: something is no whole number.
+      RuntimeError: if size and stride differ in length, or a number is negative or beyond 64
+        bits.
+      TypeError: for values that are not whole numbers.
     """
 
     size: tuple[int, ...]
@@ -39,7 +38,8 @@ class Geometry:
         object.__setattr__(self, "offset", integer(self.offset, "the storage offset"))
         if len(self.size) != len(self.stride):
             raise RuntimeError(
-                f"mismatch in length of strides and shape: size {list(self.size)}, stride {list(self.stride)}"
+                f"mismatch in length of strides and shape: size {list(self.size)}, stride "
+                f"{list(self.stride)}"
             )
         if self.size and min(self.size) < 0:
             raise RuntimeError(
@@ -53,12 +53,13 @@ class Geometry:
             raise RuntimeError(f"the storage offset must be non-negative, got {self.offset}")
         if math.prod(self.size) > MOST or max((self.offset, *self.size, *self.stride)) > MOST:
             raise RuntimeError(
-                f"size {list(self.size)}, stride {list(self.stride)}, storage offset {self.offset}: beyond 64 bits"
+                f"size {list(self.size)}, stride {list(self.stride)}, storage offset "
+                f"{self.offset}: beyond 64 bits"
             )
 
     @classmethod
     def contiguous(cls, size: Iterable[int]) -> Self:
-        """The row-major layout of a fresh tensor: the last dimension is the fast one.
+        """The row-major layout of a new tensor: the last dimension has stride 1.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((3, 2))
@@ -69,26 +70,23 @@ class Geometry:
 
     @property
     def ndim(self) -> int:
-        """How many dimensions there are."""
+        """The number of dimensions."""
         return len(self.size)
 
     @property
     def numel(self) -> int:
-        """How many elements there are."""
+        """The number of elements."""
         return math.prod(self.size)
 
     @property
     def end(self) -> int:
-        """One past the last storage position in use, 0 without elements: how long a storage
-        must be.
+        """The length that a storage must have: one past the last position in use, 0 without
+        elements.
         """
         if not self.numel:
             return 0
-        return (
-            self.offset
-            + 1
-            + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        )
+        steps = ((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        return self.offset + 1 + sum(steps)
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps
@@ -110,8 +108,7 @@ class Geometry:
     def replace_dim(
         self, dim: int, size: tuple[int, ...], stride: tuple[int, ...], skip: int = 0
     ) -> Self:
-        """Put other dimensions (or none) in the place of one, `skip` elements further into the
-        storage.
+        """Replace one dimension by others (or none), `skip` elements further into the storage.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).replace_dim(0, (), (), skip=4)  # row 2
@@ -126,8 +123,8 @@ class Geometry:
         )
 
     def new_dim(self, dim: int) -> Self:
-        """A dimension of size 1 before dimension `dim`; its stride spans what follows, as in
-        torch.
+        """Add a dimension of size 1 before dimension `dim`, whose stride spans the following
+        dimensions, as in torch.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout((3, 2), (2, 1)).new_dim(0)
@@ -142,25 +139,25 @@ class Geometry:
         )
 
     def _place(self, name: str, dim: int, last: int) -> int:
-        """A place among the dimensions, counted from the front."""
-        if not 0 <= (place := integer(dim, name)) <= last:
+        """The index of a dimension, counted from the front."""
+        place = integer(dim, name)
+        if not 0 <= place <= last:
             raise IndexError(f"{name} must be from 0 to {last}, got {place}")
         return place
 
 
 def integer(value: Any, name: str) -> int:
-    """One whole number: an int, a NumPy integer, an integer array without dimensions; a bool is
-    none.
+    """One whole number: an int, a NumPy integer, an integer array without dimensions; not a
+    bool.
     """
-    if (number := as_int(value)) is None:
+    number = as_int(value)
+    if number is None:
         raise TypeError(f"{name} must be an integer, got {describe(value)}")
     return number
 
 
 def as_ints(args: tuple[Any, ...], name: str) -> tuple[int, ...]:
-    """Integers given one by one or as one sequence: `f(2, 3)` and `f((2, 3))` are alike, as in
-    torch.
-    """
+    """Integers given one by one or as one sequence: `f(2, 3)` or `f((2, 3))`, as in torch."""
     if len(args) == 1 and type(args[0]) is tuple:
         (args,) = args
     elif len(args) == 1 and as_int(args[0]) is None:
@@ -171,7 +168,7 @@ def as_ints(args: tuple[Any, ...], name: str) -> tuple[int, ...]:
                 f"{name} must be integers, one by one or as one sequence, got {describe(only)}"
             )
         args = tuple(only)
-    if {*map(type, args)} <= {int}:  # nearly always: every view makes two such tuples
+    if {*map(type, args)} <= {int}:  # the frequent case: every view makes two such tuples
         return args
     return tuple(integer(value, name) for value in args)
 
@@ -188,7 +185,8 @@ def wrap_dim(dim: int, ndim: int) -> int:
     dim, ndim = integer(dim, "a dimension"), max(ndim, 1)
     if not -ndim <= dim < ndim:
         raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})"
+            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], "
+            f"but got {dim})"
         )
     return dim % ndim
 
@@ -203,7 +201,7 @@ def contiguous_strides(size: Iterable[int]) -> tuple[int, ...]:
 
 
 def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
-    """Replace the one -1 that a shape may hold by what makes it fit `numel` elements."""
+    """Replace a -1 in a shape by the size with which it has `numel` elements."""
     for i, n in enumerate(size):
         if n < -1:
             raise RuntimeError(
@@ -225,7 +223,7 @@ def infer_size(size: tuple[int, ...], numel: int) -> tuple[int, ...]:
 
 
 def view_strides(old: Geometry, size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Strides under which `old` can be seen with another size, or None where only a copy can
+    """Strides under which `old` can be seen with another size, or None if only a copy can
     (torch's rule).
 
     The old dimensions fall into runs that are evenly spaced in storage; each run may be divided

@@ -1,9 +1,9 @@
 """Strided reads and writes as XLA programs: a `Layout` over a 1-D array becomes reshapes and
 slices.
 
-A fused gather with iota indices is as fast for a bare copy, but 3-15 times slower in gradients
-and in what is fused with it, so an index array is the last resort. The `*_at` forms are for
-eager use: the offset is an argument of the compiled program, so that 64 rows of one tensor
+A gather by computed indices is as fast for a bare copy, but 3-15 times slower in gradients and
+in operations that are fused with it, so an index array is the last resort. The `*_at` forms are
+for eager use: the offset is an argument of the compiled program, so that 64 rows of one tensor
 share one program.
 """
 
@@ -18,9 +18,12 @@ from .layout import Layout
 from .overlap import crossing_dim, overlap
 from .plan import Pad, Step, plan
 
-MAX_SLICES = 32  # windows read as a stack of slices up to here, by index beyond: each slice is an operation to compile
+# Up to so many windows are read as a stack of slices, more by index: each slice is an operation
+# to compile.
+MAX_SLICES = 32
 
-MAX_COPIED = 8  # elements copied for each element written, up to where slices are cheaper than writing by index
+# Slices are cheaper than writing by index up to so many copied elements for each written one.
+MAX_COPIED = 8
 
 
 def read(storage: jax.Array, layout: Layout, max_slices: int = MAX_SLICES) -> jax.Array:
@@ -46,7 +49,8 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     """The storage after the view, which must not overlap itself, holds `values` (broadcast and
     cast to it).
 
-    Written in place where XLA may reuse the storage (donated, or made inside the same program).
+    It is written in place if XLA may reuse the storage (if it is donated, or made inside the
+    same program).
 
     >>> write(jnp.zeros(6), Layout.contiguous((3, 2))[:, 1], jnp.ones(3))
     Array([0., 1., 0., 1., 0., 1.], dtype=float32)
@@ -54,19 +58,15 @@ def write(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     if not layout.numel:
         return storage
     values = jnp.broadcast_to(values, layout.size).astype(storage.dtype)
-    cutting = (
-        plan(storage.shape[0], layout, whole_rows=True)
-        if crossing_dim(layout) is None
-        else None
-    )
+    cutting = None
+    if crossing_dim(layout) is None:
+        cutting = plan(storage.shape[0], layout, whole_rows=True)
     if cutting is None or cutting.copied > MAX_COPIED * layout.numel:
         return storage.at[positions(layout)].set(
             values, unique_indices=True, mode="promise_in_bounds"
         )
     steps, dims, padded = cutting
-    if (
-        padded is not None
-    ):  # the storage ends before the last row does, so that row is written by itself
+    if padded is not None:  # the storage ends within the last row, which is written by itself
         last = layout.size[padded] - 1
         rows = lax.slice_in_dim(values, 0, last, axis=padded)
         storage = write(storage, layout.narrow(padded, 0, last), rows)
@@ -83,7 +83,7 @@ def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     """The storage after `values` (broadcast to the view) are added at every index of it.
 
     As in torch, the sum is made in the type that both promote to, and then cast to the
-    storage's. Where indices meet in one element their values sum up: the transpose of reading.
+    storage's. If indices meet in one element, their values sum up: the transpose of reading.
 
     >>> add(jnp.zeros(2), Layout.contiguous((2, 1)).expand(2, 3), jnp.ones((2, 3)))
     Array([3., 3.], dtype=float32)
@@ -92,20 +92,19 @@ def add(storage: jax.Array, layout: Layout, values: jax.Array) -> jax.Array:
     if overlap(layout) is None:
         return write(storage, layout, read(storage, layout).astype(values.dtype) + values)
     if expanded := tuple(dim for dim, step in enumerate(layout.stride) if step == 0):
-        # Repeats of one element are one sum; what is left may still overlap in windows.
+        # Repeats of one element are one sum; the rest may still overlap in windows.
         once = layout
         for dim in expanded:
             once = once.slice(dim, 0, 1)
         return add(storage, once, values.sum(expanded, keepdims=True, dtype=values.dtype))
-    where = storage.astype(values.dtype).at[positions(layout)]
-    summed = (
-        where.max if storage.dtype == bool else where.add
-    )  # the sum of truth values is "or", as in torch
+    elements = storage.astype(values.dtype).at[positions(layout)]
+    # The sum of truth values is "or", as in torch.
+    summed = elements.max if storage.dtype == bool else elements.add
     return summed(values, mode="promise_in_bounds").astype(storage.dtype)
 
 
 def _sum_dtype(storage: jax.Array, values: jax.Array) -> jnp.dtype:
-    """The type in which torch adds: the promoted one, where Python numbers do not count."""
+    """The type in which torch adds: the promoted one, without that of Python numbers."""
     weak = getattr(values, "weak_type", False)
     return storage.dtype if weak else jnp.promote_types(storage.dtype, values.dtype)
 
@@ -114,7 +113,7 @@ def positions(layout: Layout, dtype: DTypeLike = jnp.int32) -> jax.Array:
     """The storage position of every element of the view.
 
     Raises:
-      OverflowError: the view reaches further than `dtype` counts.
+      OverflowError: if the view reaches further than `dtype` counts.
 
     >>> positions(Layout((2, 2), (3, 1), 1))
     Array([[1, 2],
@@ -122,8 +121,8 @@ def positions(layout: Layout, dtype: DTypeLike = jnp.int32) -> jax.Array:
     """
     if layout.end > jnp.iinfo(dtype).max:
         raise OverflowError(
-            f"a view that reaches past element {jnp.iinfo(dtype).max} of its storage cannot be cut out by slices "
-            "here and not be indexed either; take it apart with .unbind() first"
+            f"this view reaches past element {jnp.iinfo(dtype).max} of its storage and can be "
+            "neither sliced nor indexed; take it apart with .unbind() first"
         )
     steps = (
         lax.broadcasted_iota(dtype, layout.size, dim) * step
@@ -143,9 +142,7 @@ def _read_nested(storage: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _put(x: jax.Array, steps: tuple[Step, ...], values: jax.Array) -> jax.Array:
-    """Run the steps forwards to where the values belong, and back with what became of each
-    result.
-    """
+    """Run the steps forwards to the place of the values, and back with the results."""
     if not steps:
         return values.reshape(x.shape)
     step, *rest = steps

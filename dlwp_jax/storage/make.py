@@ -15,20 +15,20 @@ from .strided import StridedTensor
 
 
 def tensor(data: Any, dtype: Any = None) -> StridedTensor:
-    """A contiguous tensor over fresh storage, like `torch.tensor`.
+    """A contiguous tensor over a new storage, like `torch.tensor`.
 
     Args:
       data: nested lists of numbers, or an array or tensor of any kind that NumPy or JAX can
         read; it is copied.
-      dtype: of the elements; what JAX makes of the data if left out (Python floats become
-        float32, ints int32).
+      dtype: of the elements; by default that of JAX for the data (float32 for Python floats,
+        int32 for ints).
 
     Raises:
-      ValueError: the lists are ragged, or a 64-bit dtype is asked for while JAX has them
-        switched off.
-      TypeError: the data are no numbers, or the dtype is none of numbers.
-      OverflowError: a number does not fit an integer dtype (too large, NaN, infinite).
-      RuntimeError: the data are complex and the dtype is not.
+      ValueError: if the lists are ragged, or for a 64-bit dtype while JAX has them switched
+        off.
+      TypeError: if the data are not numbers, or the dtype is not one of numbers.
+      OverflowError: if a number does not fit an integer dtype (too large, NaN, infinite).
+      RuntimeError: if the data are complex and the dtype is not.
 
     >>> tensor([[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]])
     StridedTensor([[4., 1.],
@@ -42,7 +42,8 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
         array = np.asarray(data) if isinstance(data, bool | int | float | complex) else data
         if jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise RuntimeError(
-                f"data of {array.dtype} would lose their imaginary part as {dtype}; take .real first"
+                f"data of {array.dtype} would lose their imaginary part as {dtype}; take .real "
+                "first"
             )
         refuse_too_large(array, dtype, "data")
     array = jnp.array(data, dtype)
@@ -50,7 +51,7 @@ def tensor(data: Any, dtype: Any = None) -> StridedTensor:
 
 
 def _numbers(dtype: Any) -> np.dtype:
-    """A dtype of numbers that JAX has switched on."""
+    """A dtype of numbers that is switched on in JAX."""
     try:
         found = np.dtype(dtype) if isinstance(dtype, str | type | np.dtype) else None
     except (TypeError, ValueError):

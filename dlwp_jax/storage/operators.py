@@ -1,6 +1,4 @@
-"""Arithmetic and comparison on tensors: each reads the elements and hands them to
-`jax.numpy`.
-"""
+"""Arithmetic and comparison of tensors, by `jax.numpy` on their elements."""
 
 import operator
 from collections.abc import Callable
@@ -35,9 +33,8 @@ class DenseOperators:
     Array([ 8., 10.], dtype=float32)
     """
 
-    __array_priority__ = (
-        100  # NumPy arrays leave their operators with tensors to us, as they do with jax.Array
-    )
+    # NumPy arrays leave operators between them and tensors to this class, as with jax.Array.
+    __array_priority__ = 100
 
     def to_array(self) -> jax.Array:
         """The elements as a dense array."""
@@ -56,4 +53,4 @@ class DenseOperators:
     __lt__, __le__ = _binary(operator.lt), _binary(operator.le)
     __gt__, __ge__ = _binary(operator.gt), _binary(operator.ge)
     __neg__, __pos__, __abs__ = _unary(operator.neg), _unary(operator.pos), _unary(abs)
-    __hash__ = None  # compared element by element, as jax.Array is  # type: ignore[assignment]
+    __hash__ = None  # compared element by element, like jax.Array  # type: ignore[assignment]

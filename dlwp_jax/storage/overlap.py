@@ -1,4 +1,4 @@
-"""Do two indices of a view reach the same storage element? Decided from the layout alone."""
+"""Whether two indices of a view reach the same storage element, found from the layout alone."""
 
 import functools
 import math
@@ -18,19 +18,20 @@ def moving_dims(layout: Layout) -> list[int]:
 
 
 def span(layout: Layout, dim: int) -> int:
-    """How far the last index along a dimension lies from the first, in storage elements."""
+    """The distance from the first index of a dimension to the last, in storage elements."""
     return (layout.size[dim] - 1) * layout.stride[dim]
 
 
 def crossing_dim(layout: Layout) -> int | None:
-    """The dimension to take apart first where dimensions cross, or None where they nest.
+    """The dimension to take apart first if dimensions cross, or None if they nest.
 
-    Dimensions nest if each stride is longer than all that lies inside it, as the digits of a
-    number do. Windows (`unfold`) and interleaved strides cross: an inner dimension runs past an
+    Dimensions nest if each stride is longer than all that is inside it, like the digits of a
+    number. Windows (`unfold`) and interleaved strides cross: an inner dimension runs past an
     outer one's next step. Of the dimensions that take part in the innermost crossing, the
     shortest is the one to take apart.
 
-    >>> crossing_dim(Layout.contiguous((3, 4)).T), crossing_dim(Layout.contiguous((7,)).unfold(0, 3, 1))
+    >>> windows = Layout.contiguous((7,)).unfold(0, 3, 1)
+    >>> crossing_dim(Layout.contiguous((3, 4)).T), crossing_dim(windows)
     (None, 1)
     """
     dims = moving_dims(layout)
@@ -48,7 +49,7 @@ def crossing_dim(layout: Layout) -> int | None:
 def overlap(layout: Layout) -> str | None:
     """Why two indices of the view reach one storage element, or None if no two do.
 
-    Exact, where torch looks for expanded dimensions only.
+    The answer is exact; torch looks only for expanded dimensions.
 
     >>> overlap(Layout.contiguous((3, 1)).expand(3, 4))
     'dimension 1 is expanded: size 4, stride 0'
@@ -72,10 +73,12 @@ def overlap(layout: Layout) -> str | None:
 
 def refuse_overlap(layout: Layout) -> None:
     """Raise torch's error for a write through a view that overlaps itself, with the reason."""
-    if reason := overlap(layout):
+    reason = overlap(layout)
+    if reason:
         raise RuntimeError(
-            "unsupported operation: more than one element of the written-to tensor refers to a single memory "
-            f"location ({reason}). Please clone() the tensor before performing the operation, or use .add()."
+            "unsupported operation: more than one element of the written-to tensor refers to a "
+            f"single memory location ({reason}). Please clone() the tensor before performing "
+            "the operation, or use .add()."
         )
 
 
@@ -101,8 +104,8 @@ def _pair_meets(layout: Layout, a: int, b: int) -> bool:
 
 
 def _counted_overlap(layout: Layout, dims: list[int]) -> str | None:
-    """The exact answer by counting, for three or more dimensions that cross where no two of
-    them meet.
+    """The exact answer by counting, for three or more dimensions that cross and of which no two
+    meet.
     """
     positions = np.zeros((), np.int64)
     for dim in dims:

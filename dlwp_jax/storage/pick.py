@@ -1,5 +1,5 @@
-"""Views that leave elements out or visit them in windows: select, slice, narrow, diagonal,
-unfold, x[...].
+"""Views of a part of the elements, or of windows: select, slice, narrow, diagonal, unfold,
+x[...].
 """
 
 from typing import Any, Self
@@ -19,7 +19,7 @@ class Picking(Geometry):
         (`torch.Tensor.select`).
 
         Raises:
-          IndexError: the dimension or the index does not exist.
+          IndexError: if the dimension or the index does not exist.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((3, 2)).select(0, -1)
@@ -29,7 +29,8 @@ class Picking(Geometry):
         index = integer(index, "index")
         if not -n <= index < n:
             raise IndexError(
-                f"select(): index {index} out of range for tensor of size {list(self.size)} at dimension {dim}"
+                f"select(): index {index} out of range for tensor of size {list(self.size)} "
+                f"at dimension {dim}"
             )
         return self.replace_dim(dim, (), (), skip=index % n * self.stride[dim])
 
@@ -42,7 +43,7 @@ class Picking(Geometry):
         Out of range ends are clipped, as Python's are.
 
         Raises:
-          RuntimeError: the step is not positive.
+          RuntimeError: if the step is not positive.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((5, 2)).slice(0, 1, None, 2)
@@ -57,7 +58,7 @@ class Picking(Geometry):
         if step <= 0:
             raise RuntimeError(f"slice step must be positive, got {step}")
         picked = range(n)[start:end:step]
-        # An empty slice keeps the place where it would have begun: torch's offset.
+        # An empty slice keeps the offset of its first element, as in torch.
         return self.replace_dim(
             dim,
             (len(picked),),
@@ -70,8 +71,9 @@ class Picking(Geometry):
         is an error.
 
         Raises:
-          IndexError: start lies outside the dimension.
-          RuntimeError: length is negative or runs past the end, or start is not a whole number.
+          IndexError: if start is outside the dimension.
+          RuntimeError: if length is negative or goes past the end, or start is not a whole
+            number.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((5, 2)).narrow(0, 1, 3)
@@ -84,7 +86,8 @@ class Picking(Geometry):
             raise RuntimeError(f"narrow(): length must be non-negative, got {length}")
         if not is_int(start):
             raise RuntimeError(
-                f"narrow(): start must be an int or a 0-dim integral tensor, got {describe(start)}"
+                "narrow(): start must be an int or a 0-dim integral tensor, got "
+                f"{describe(start)}"
             )
         dim, start = wrap_dim(dim, self.ndim), integer(start, "start")
         n = self.size[dim]
@@ -106,7 +109,7 @@ class Picking(Geometry):
         at once.
 
         Raises:
-          RuntimeError: dim1 and dim2 are the same.
+          RuntimeError: if dim1 and dim2 are the same.
 
         >>> from dlwp_jax.storage import Layout
         >>> Layout.contiguous((3, 4)).diagonal(1)
@@ -130,7 +133,7 @@ class Picking(Geometry):
         """Windows of `size` elements, one every `step`; within a window runs a new last
         dimension.
 
-        `torch.Tensor.unfold`. Windows overlap where step < size: elements are then seen several
+        `torch.Tensor.unfold`. Windows overlap if step < size: elements are then seen several
         times, not copied.
 
         Raises:
@@ -188,7 +191,8 @@ class Picking(Geometry):
                 number, n = integer(part, "index"), view.size[dim]
                 if not -n <= number < n:
                     raise IndexError(
-                        f"index {number} is out of bounds for dimension {position} with size {n}"
+                        f"index {number} is out of bounds for dimension {position} with size "
+                        f"{n}"
                     )
                 view = view.select(dim, number)
         return view
@@ -230,6 +234,6 @@ def _check_basic(part: Any) -> None:
             raise ValueError(f"slice step must be greater than zero, got {part.step}")
     elif part is not None and part is not Ellipsis and not is_int(part):
         raise TypeError(
-            f"only basic indexing (int, slice, None, ...) gives a view, got {type(part).__name__}; "
-            "index .to_array() for a copy"
+            "only basic indexing (int, slice, None, ...) gives a view, got "
+            f"{type(part).__name__}; index .to_array() for a copy"
         )

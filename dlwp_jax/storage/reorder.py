@@ -27,8 +27,8 @@ class Reordering(Geometry):
         order = as_ints(dims, "dims")
         if len(order) != self.ndim:
             raise RuntimeError(
-                "permute: number of dimensions in the tensor input does not match the length of the desired "
-                "ordering of dimensions "
+                "permute: number of dimensions in the tensor input does not match the length "
+                "of the desired ordering of dimensions "
                 f"i.e. input.dim() = {self.ndim} is not equal to len(dims) = {len(order)}"
             )
         order = [wrap_dim(dim, self.ndim) for dim in order]
@@ -80,8 +80,9 @@ class Reordering(Geometry):
         )
         if len(sources) != len(destinations):
             raise RuntimeError(
-                f"movedim: Invalid source or destination dims: source ({list(sources)} dims) should contain "
-                f"the same number of dims as destination ({list(destinations)} dims)"
+                f"movedim: Invalid source or destination dims: source ({list(sources)} dims) "
+                f"should contain the same number of dims as destination ({list(destinations)} "
+                "dims)"
             )
         sources = self._distinct("source", sources)
         destinations = self._distinct("destination", destinations)
@@ -138,6 +139,7 @@ class Reordering(Geometry):
         """
         if self.ndim == 1:
             raise RuntimeError(
-                "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
+                "tensor.mT is only supported on matrices or batches of matrices. Got 1-D "
+                "tensor."
             )
         return self.transpose(-2, -1) if self.ndim else self

@@ -30,9 +30,9 @@ class Resizing(Geometry):
         stride = view_strides(self, size)
         if stride is None:
             raise RuntimeError(
-                f"view size {list(size)} is not compatible with input tensor's size {list(self.size)} and "
-                f"stride {list(self.stride)} (at least one dimension spans across two contiguous subspaces). "
-                "Use .reshape(...) instead."
+                f"view size {list(size)} is not compatible with input tensor's size "
+                f"{list(self.size)} and stride {list(self.stride)} (at least one dimension "
+                "spans across two contiguous subspaces). Use .reshape(...) instead."
             )
         return type(self)(size, stride, self.offset)
 
@@ -49,7 +49,8 @@ class Resizing(Geometry):
         start, end = wrap_dim(start_dim, self.ndim), wrap_dim(end_dim, self.ndim)
         if start > end:
             raise RuntimeError(
-                f"flatten() has invalid args: start_dim cannot come after end_dim, got {start_dim}, {end_dim}"
+                "flatten() has invalid args: start_dim cannot come after end_dim, got "
+                f"{start_dim}, {end_dim}"
             )
         return (
             *self.size[:start],
@@ -89,8 +90,8 @@ class Resizing(Geometry):
             inferred = infer_size(sizes, self.size[dim])
         except RuntimeError:
             raise RuntimeError(
-                f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {dim} "
-                f"({self.size[dim]}) in the input tensor"
+                f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of "
+                f"dim {dim} ({self.size[dim]}) in the input tensor"
             ) from None
         return self.view(*self.size[:dim], *inferred, *self.size[dim + 1 :])
 
@@ -142,19 +143,20 @@ class Resizing(Geometry):
         lead = len(wanted) - self.ndim
         if lead < 0:
             raise RuntimeError(
-                f"expand: the number of sizes provided ({len(wanted)}, {list(wanted)}) must be greater "
-                f"or equal to the number of dimensions in the tensor ({self.ndim}, {list(self.size)})"
+                f"expand: the number of sizes provided ({len(wanted)}, {list(wanted)}) must "
+                f"be greater or equal to the number of dimensions in the tensor ({self.ndim}, "
+                f"{list(self.size)})"
             )
         if -1 in wanted[:lead]:
             raise RuntimeError(
-                "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing dimension "
-                f"{wanted.index(-1)}"
+                "The expanded size of the tensor (-1) isn't allowed in a leading, "
+                f"non-existing dimension {wanted.index(-1)}"
             )
         expanded = []
         for dim in reversed(range(len(wanted))):
             if dim >= lead:
                 n, step = self.size[dim - lead], self.stride[dim - lead]
-            else:  # a new dimension, of the stride that unsqueeze(0) would give to what is expanded already
+            else:  # a new dimension, with the stride that unsqueeze(0) would give it
                 n, step = 1, math.prod(expanded[-1]) if self.ndim else 0
             expanded.append(_expand_dim(dim, wanted, n, step))
         size, stride = zip(*reversed(expanded), strict=True) if expanded else ((), ())
@@ -171,17 +173,18 @@ class Resizing(Geometry):
 
 
 def _expand_dim(dim: int, wanted: tuple[int, ...], n: int, step: int) -> tuple[int, int]:
-    """Size and stride of one dimension of size n after it is expanded to what is wanted."""
+    """Size and stride of one dimension of size n after it is expanded to the wanted size."""
     want = wanted[dim]
     if want in (-1, n):
         return n, step
     if want < 0:
         raise RuntimeError(
-            f"The expanded size of the tensor ({want}) must be non-negative or -1, got {list(wanted)}"
+            f"The expanded size of the tensor ({want}) must be non-negative or -1, got "
+            f"{list(wanted)}"
         )
     if n != 1:
         raise RuntimeError(
-            f"The expanded size of the tensor ({want}) must match the existing size ({n}) at non-singleton "
-            f"dimension {dim}.  Target sizes: {list(wanted)}."
+            f"The expanded size of the tensor ({want}) must match the existing size ({n}) at "
+            f"non-singleton dimension {dim}.  Target sizes: {list(wanted)}."
         )
     return want, 0

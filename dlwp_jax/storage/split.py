@@ -20,7 +20,7 @@ class Splitting(Picking):
         (`torch.Tensor.split`).
 
         Raises:
-          RuntimeError: the lengths do not add up to the dimension, or one is negative.
+          RuntimeError: if the lengths do not add up to the dimension, or one is negative.
 
         >>> from dlwp_jax.storage import Layout
         >>> [part.size for part in Layout.contiguous((5, 2)).split(2)]
@@ -38,7 +38,8 @@ class Splitting(Picking):
             )
         if step == 0 and n:
             raise RuntimeError(
-                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
+                "split_size can only be 0 if dimension size is 0, but got dimension size of "
+                f"{n}"
             )
         starts = range(0, n, step) if n else (0,)
         return tuple(self.narrow(dim, start, min(step, n - start)) for start in starts)
@@ -54,8 +55,8 @@ class Splitting(Picking):
         sizes = as_ints((split_sizes,), "split_sizes")
         if sum(sizes) != n or any(size < 0 for size in sizes):
             raise RuntimeError(
-                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} (input tensor's size "
-                f"at dimension {dim}), but got split_sizes={list(sizes)}"
+                f"split_with_sizes expects non-negative split_sizes that sum exactly to {n} "
+                f"(input tensor's size at dimension {dim}), but got split_sizes={list(sizes)}"
             )
         return tuple(
             self.narrow(dim, start, stop - start)
@@ -83,11 +84,11 @@ class Splitting(Picking):
         )
 
     def tensor_split(self, indices_or_sections: Any, dim: int = 0) -> tuple[Self, ...]:
-        """So many parts, as equal as can be, or parts that end at the indices
+        """`indices_or_sections` parts of nearly equal length, or parts that end at the indices
         (`torch.Tensor.tensor_split`).
 
         Raises:
-          RuntimeError: fewer than one section.
+          RuntimeError: for fewer than one section.
 
         >>> from dlwp_jax.storage import Layout
         >>> [part.size for part in Layout.contiguous((5,)).tensor_split(3)]
@@ -100,7 +101,8 @@ class Splitting(Picking):
             sections = integer(indices_or_sections, "sections")
             if not 0 < sections <= MOST_PARTS:
                 raise RuntimeError(
-                    f"number of sections must be larger than 0 and at most {MOST_PARTS}, got {sections}"
+                    f"number of sections must be larger than 0 and at most {MOST_PARTS}, got "
+                    f"{sections}"
                 )
             return self.split_with_sizes(
                 [n // sections + (i < n % sections) for i in range(sections)], dim
@@ -147,13 +149,13 @@ class Splitting(Picking):
             sections == 0 or self.size[dim] % integer(sections, "sections")
         ):
             raise RuntimeError(
-                f"torch.{name} attempted to split along dimension {dim}, but the size of the dimension "
-                f"{self.size[dim]} is not divisible by the split_size {sections}!"
+                f"torch.{name} attempted to split along dimension {dim}, but the size of the "
+                f"dimension {self.size[dim]} is not divisible by the split_size {sections}!"
             )
         return self.tensor_split(sections, dim)
 
     def unbind(self, dim: int = 0) -> tuple[Self, ...]:
-        """Every index of a dimension for itself (`torch.Tensor.unbind`).
+        """One part for every index of a dimension (`torch.Tensor.unbind`).
 
         >>> from dlwp_jax.storage import Layout
         >>> [part.offset for part in Layout.contiguous((3, 2)).unbind()]

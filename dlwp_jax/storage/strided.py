@@ -60,10 +60,10 @@ class StridedTensor(DenseOperators):
     """A tensor as torch has it, as an immutable value: a storage, and a layout over it.
 
     Element (i, j, ...) is storage[offset + i·stride₀ + j·stride₁ + ...]. A view operation
-    changes three small tuples and moves no data; the new tensor holds the same storage. Writing
-    returns the view over a *new* storage, and `over` lays any other view on that. The storage
-    is the only leaf of the pytree, the layout is static, so that tensors pass through jit,
-    grad, vmap (over storages) and scan. The book's chapter 3, "Tensors: scenic views of
+    changes three small tuples and moves no data; the new tensor has the same storage. Writing
+    returns the view over a *new* storage, and `over` gives any other view of that. The storage
+    is the only leaf of the pytree and the layout is static, so tensors pass through jit, grad,
+    vmap (over storages) and scan. The book's chapter 3, "Tensors: scenic views of
     storage".
 
     Args:
@@ -71,8 +71,8 @@ class StridedTensor(DenseOperators):
       layout: size, stride and offset.
 
     Raises:
-      TypeError: the storage is not an array of numbers, or the layout is none.
-      RuntimeError: the storage is not 1-D, or the layout reaches beyond its end.
+      TypeError: if the storage is not an array of numbers, or the layout not a `Layout`.
+      RuntimeError: if the storage is not 1-D, or the layout reaches beyond its end.
 
     The names are those of `torch.Tensor`. `jnp` functions and arithmetic take a tensor and give
     an array.
@@ -93,11 +93,13 @@ class StridedTensor(DenseOperators):
     def __init__(self, storage: jax.Array, layout: Layout):
         if not isinstance(storage, jax.Array):
             raise TypeError(
-                f"storage must be a 1-D jax.Array, got {type(storage).__name__}; storage.tensor() makes one"
+                f"storage must be a 1-D jax.Array, got {type(storage).__name__}; "
+                "storage.tensor() makes one"
             )
         if storage.ndim != 1:
             raise RuntimeError(
-                f"storage must be 1-D, got shape {storage.shape}; a batch of storages is used inside jax.vmap"
+                f"storage must be 1-D, got shape {storage.shape}; a batch of storages is used "
+                "inside jax.vmap"
             )
         if not isinstance(layout, Layout):
             raise TypeError(f"layout must be a Layout, got {describe(layout)}")
@@ -105,20 +107,23 @@ class StridedTensor(DenseOperators):
             raise TypeError(f"storage must be numbers, got PRNG keys of shape {storage.shape}")
         if layout.end > storage.shape[0]:
             raise RuntimeError(
-                f"size {list(layout.size)}, stride {list(layout.stride)} and storage offset {layout.offset} "
-                f"need a storage of {layout.end} elements and are out of bounds for storage of {storage.shape[0]}"
+                f"size {list(layout.size)}, stride {list(layout.stride)} and storage offset "
+                f"{layout.offset} need a storage of {layout.end} elements and are out of "
+                f"bounds for storage of {storage.shape[0]}"
             )
         object.__setattr__(self, "storage", storage)
         object.__setattr__(self, "layout", layout)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"a StridedTensor is immutable: cannot set {name!r}; .set(), .at[] and .over() make new ones"
+            f"a StridedTensor is immutable: cannot set {name!r}; .set(), .at[] and .over() "
+            "make new ones"
         )
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError(
-            "a StridedTensor is immutable: use t = t.at[index].set(value) instead of t[index] = value"
+            "a StridedTensor is immutable: use t = t.at[index].set(value) instead of "
+            "t[index] = value"
         )
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, jax.Array]], Layout]:
@@ -127,15 +132,15 @@ class StridedTensor(DenseOperators):
 
     @classmethod
     def tree_unflatten(cls, layout: Layout, leaves: Sequence[Any]) -> StridedTensor:
-        """The inverse; unchecked, since transformations put batches and placeholders in for the
-        storage.
+        """The inverse, without checks, since transformations use batches and placeholders as
+        the storage.
         """
         self = object.__new__(cls)
         object.__setattr__(self, "storage", leaves[0])
         object.__setattr__(self, "layout", layout)
         return self
 
-    # What it is.
+    # Properties.
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -144,7 +149,7 @@ class StridedTensor(DenseOperators):
 
     @property
     def ndim(self) -> int:
-        """How many dimensions there are."""
+        """The number of dimensions."""
         return self.layout.ndim
 
     @property
@@ -169,11 +174,11 @@ class StridedTensor(DenseOperators):
         return self.layout.offset
 
     def dim(self) -> int:
-        """How many dimensions there are (`torch.Tensor.dim`)."""
+        """The number of dimensions (`torch.Tensor.dim`)."""
         return self.layout.ndim
 
     def numel(self) -> int:
-        """How many elements there are (`torch.Tensor.numel`)."""
+        """The number of elements (`torch.Tensor.numel`)."""
         return self.layout.numel
 
     def is_contiguous(self) -> bool:
@@ -182,7 +187,7 @@ class StridedTensor(DenseOperators):
         """
         return self.layout.is_contiguous()
 
-    # Views: the layout's own operations. Each is documented there, by the same name.
+    # Views: the operations of `Layout`, documented there under the same names.
 
     as_strided = _view(Layout.as_strided)
     permute = _view(Layout.permute)
@@ -229,7 +234,7 @@ class StridedTensor(DenseOperators):
         """`expand` to the shape of another tensor or array."""
         return self.expand(_shape_of(other))
 
-    # Views where they can be, copies where not.
+    # Views if possible, otherwise copies.
 
     def reshape(self, *shape: int | Sequence[int]) -> StridedTensor:
         """The same elements in another shape: a view if one exists, else a copy
@@ -279,16 +284,16 @@ class StridedTensor(DenseOperators):
         )
 
     def clone(self) -> StridedTensor:
-        """A copy over a storage of its own (`torch.Tensor.clone`).
+        """A copy over a new storage (`torch.Tensor.clone`).
 
-        As in torch the copy keeps the order of the strides (a transpose stays one), without the
-        gaps.
+        As in torch the copy keeps the order of the strides (a transpose stays a transpose),
+        without gaps.
         """
         stride = dense_copy_strides(self.layout)
         outermost_first = sorted(range(self.ndim), key=lambda dim: -stride[dim])
         return _fresh(self.permute(outermost_first).to_array(), Layout(self.shape, stride))
 
-    # Complex numbers: torch's values, over a storage of their own.
+    # Complex numbers: torch's values, over a new storage.
 
     def view_as_real(self) -> StridedTensor:
         """Complex numbers as pairs in a new last dimension (`torch.view_as_real`, over a new
@@ -325,7 +330,8 @@ class StridedTensor(DenseOperators):
         """The conjugate transpose of a matrix (`torch.Tensor.H`)."""
         if self.ndim not in (0, 2):
             raise RuntimeError(
-                f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D tensor."
+                f"tensor.H is only supported on matrices (2-D tensors). Got {self.ndim}-D "
+                "tensor."
             )
         return self.mH
 
@@ -336,7 +342,7 @@ class StridedTensor(DenseOperators):
 
         Eagerly the storage offset is an argument of the compiled program, so a loop over
         `x[i].to_array()` compiles once. Inside a transformation it is a constant, which lets
-        XLA fuse the read with what uses it.
+        XLA fuse the read with the operations after it.
 
         >>> from dlwp_jax.storage import tensor
         >>> tensor([[4.0, 1.0], [5.0, 3.0]]).t().to_array()
@@ -356,7 +362,7 @@ class StridedTensor(DenseOperators):
         nothing is copied.
 
         >>> from dlwp_jax.storage import tensor
-        >>> tensor([[4, 1], [5, 3]]).t().numpy().strides  # bytes, where ours are elements
+        >>> tensor([[4, 1], [5, 3]]).t().numpy().strides  # in bytes, ours in elements
         (4, 8)
         """
         self._require_one_storage()
@@ -376,7 +382,7 @@ class StridedTensor(DenseOperators):
         """The only element as a Python number (`torch.Tensor.item`).
 
         Raises:
-          RuntimeError: there is not exactly one element.
+          RuntimeError: if there is not exactly one element.
         """
         if self.numel() != 1:
             raise RuntimeError(
@@ -396,7 +402,8 @@ class StridedTensor(DenseOperators):
     def __index__(self) -> int:
         if self.ndim or not jnp.issubdtype(self.dtype, jnp.integer):
             raise TypeError(
-                f"only a 0-dim integer tensor is an index, got {self.dtype} of size {list(self.shape)}"
+                f"only a 0-dim integer tensor is an index, got {self.dtype} of size "
+                f"{list(self.shape)}"
             )
         return int(self.item())
 
@@ -424,16 +431,16 @@ class StridedTensor(DenseOperators):
     # Writing: the same view over a new storage.
 
     def over(self, storage: jax.Array) -> StridedTensor:
-        """This view of another storage: how a tensor sees what was written through a view of
-        it.
+        """This view of another storage, for example of one that was written through another
+        view.
 
         Args:
           storage: as long as this tensor's own and of the same dtype, usually `.storage` of the
             result of a write.
 
         Raises:
-          TypeError: it is not an array, or of another dtype.
-          ValueError: it has another length.
+          TypeError: if it is not an array, or of another dtype.
+          ValueError: if it has another length.
         """
         if isinstance(storage, StridedTensor):
             raise TypeError("over() takes a storage, got a StridedTensor; pass its .storage")
@@ -458,11 +465,11 @@ class StridedTensor(DenseOperators):
         Args:
           values: anything that broadcasts to this size, cast to this dtype by XLA: as in torch,
             except that a float beyond an integer type's range becomes its nearest limit and NaN
-            becomes 0, where torch's result depends on the machine.
+            becomes 0; torch's result depends on the machine.
 
         Raises:
-          RuntimeError: two indices of this view reach the same element (expand, unfold), the
-            values do not broadcast to its size, or they are complex and it is not.
+          RuntimeError: if two indices of this view reach the same element (expand, unfold), if
+            the values do not broadcast to its size, or if they are complex and it is not.
 
         >>> from dlwp_jax.storage import tensor
         >>> points = tensor([[4.0, 1.0], [5.0, 3.0]])
@@ -480,13 +487,13 @@ class StridedTensor(DenseOperators):
         """This view over a new storage to which `values` were added at every index
         (`torch.Tensor.add_`).
 
-        Sums are made in the type that both promote to, and then cast to this dtype. Where
-        indices meet in one element (expand, unfold) the values sum up, which is the transpose
-        of reading.
+        Sums are made in the type that both promote to, and then cast to this dtype. If indices
+        meet in one element (expand, unfold), the values sum up, which is the transpose of
+        reading.
 
         Raises:
-          RuntimeError: the values do not broadcast to this size, or adding them would change
-            the dtype's kind.
+          RuntimeError: if the values do not broadcast to this size, or adding them would change
+            the kind of the dtype.
 
         >>> from dlwp_jax.storage import tensor
         >>> tensor([1.0, 2.0]).unsqueeze(1).expand(2, 3).add(1.0).storage
@@ -519,24 +526,24 @@ class StridedTensor(DenseOperators):
         )
 
     def _offset_is_constant(self) -> bool:
-        """Inside a transformation, and where an int32 could not hold the offset."""
+        """Whether the offset is compiled in: inside a transformation, or beyond int32."""
         return isinstance(self.storage, Tracer) or self.layout.offset > np.iinfo(np.int32).max
 
     def _without_offset(self) -> Layout:
         return Layout(self.layout.size, self.layout.stride)
 
     def _require_one_storage(self) -> None:
-        """What `jax.tree.map` made of the storage is checked before use, not when the tensor is
-        put together.
-        """
+        """Check a storage that comes from `jax.tree.map`; `tree_unflatten` does not."""
         if getattr(self.storage, "ndim", 1) != 1:
             raise RuntimeError(
-                f"storage must be 1-D, got shape {self.storage.shape}; a batch of storages is used inside jax.vmap"
+                f"storage must be 1-D, got shape {self.storage.shape}; a batch of storages is "
+                "used inside jax.vmap"
             )
         length = np.shape(self.storage)[0] if np.ndim(self.storage) else 0
         if self.layout.end > length:
             raise RuntimeError(
-                f"the layout needs a storage of {self.layout.end} elements, and this one has {length}"
+                f"the layout needs a storage of {self.layout.end} elements, and this one has "
+                f"{length}"
             )
 
 

@@ -16,8 +16,8 @@ def broadcast_tensors(*tensors: StridedTensor) -> tuple[StridedTensor, ...]:
     (`torch.broadcast_tensors`).
 
     Raises:
-      RuntimeError: the sizes do not broadcast.
-      TypeError: one is no StridedTensor.
+      RuntimeError: if the sizes do not broadcast.
+      TypeError: if one is not a StridedTensor.
 
     >>> from dlwp_jax import storage
     >>> column, row = broadcast_tensors(storage.tensor([[1], [2]]), storage.tensor([3, 4, 5]))
@@ -44,7 +44,7 @@ def meshgrid(
         places.
 
     Raises:
-      RuntimeError: there is no axis, one has several dimensions, or `indexing` is neither.
+      RuntimeError: if there is no axis, one has several dimensions, or for another `indexing`.
 
     >>> from dlwp_jax import storage
     >>> rows, columns = meshgrid(storage.tensor([1, 2]), storage.tensor([3, 4, 5]))
@@ -56,7 +56,8 @@ def meshgrid(
         raise RuntimeError("meshgrid expects at least one tensor")
     if not isinstance(indexing, str) or indexing not in ("ij", "xy"):
         raise RuntimeError(
-            f'meshgrid: indexing must be one of "xy" or "ij", but received: {describe(indexing)}'
+            'meshgrid: indexing must be one of "xy" or "ij", but received: '
+            f"{describe(indexing)}"
         )
     if indexing == "xy" and len(tensors) > 1:
         return _swap_first_two(meshgrid(*_swap_first_two(tensors)))
@@ -86,13 +87,9 @@ def atleast_1d(tensor: StridedTensor) -> StridedTensor:
 def atleast_2d(tensor: StridedTensor) -> StridedTensor:
     """A vector becomes one row (`torch.atleast_2d`)."""
     _check(tensor)
-    return (
-        tensor.view(1, 1)
-        if tensor.ndim == 0
-        else tensor.unsqueeze(0)
-        if tensor.ndim == 1
-        else tensor
-    )
+    if tensor.ndim == 0:
+        return tensor.view(1, 1)
+    return tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
 
 
 def atleast_3d(tensor: StridedTensor) -> StridedTensor:
@@ -105,5 +102,6 @@ def _check(*tensors: Any) -> None:
     for tensor in tensors:
         if not isinstance(tensor, StridedTensor):
             raise TypeError(
-                f"expected a StridedTensor as tensor, got {describe(tensor)}; storage.tensor() makes one"
+                f"expected a StridedTensor as tensor, got {describe(tensor)}; storage.tensor() "
+                "makes one"
             )
