@@ -329,7 +329,7 @@ WRONG = [
     (
         lambda: losses.cross_entropy(LOGITS, CLASSES + 1.0),
         RuntimeError,
-        "class indices are integers",
+        "dtype float64; it takes integers",
     ),
     (
         lambda: losses.cross_entropy(LOGITS, CLASSES + 4),

@@ -17,11 +17,13 @@ from jax.typing import ArrayLike
 from dlwp_jax.losses._common import (
     Reduction,
     absolute,
+    as_floats,
     at_class,
     checked_classes,
     clamp_min,
     class_weights,
     floating,
+    labels,
     reduce,
     same_shape,
     weighted,
@@ -148,12 +150,13 @@ def multi_margin_loss(
     >>> float(multi_margin_loss(jnp.array([[0.5, 0.0, 2.0]]), jnp.array([2])))
     0.0
     """
-    x, target = floating("input", input), jnp.asarray(target)
+    x = floating("input", input)
     if p not in (1, 2):
         raise ValueError(f"p={p} is not supported; multi_margin_loss takes 1 or 2.")
-    if x.ndim not in (1, 2) or x.shape[:-1] != target.shape:
+    if x.ndim not in (1, 2) or x.shape[:-1] != jnp.shape(target):
         raise ValueError(
-            f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}."
+            f"target has shape {jnp.shape(target)}, but input {x.shape} (classes last) needs "
+            f"{x.shape[:-1]}."
         )
     n_classes = x.shape[-1]
     target = checked_classes(target, n_classes)
@@ -189,10 +192,11 @@ def multilabel_margin_loss(
     >>> round(float(multilabel_margin_loss(scores, labels)), 4)
     0.85
     """
-    x, target = same_shape(input=input, target=target)
-    if x.ndim not in (1, 2):
+    x, target = floating("input", input), labels("target", target)
+    if x.ndim not in (1, 2) or target.shape != x.shape:
         raise ValueError(
-            f"input has shape {x.shape}; multilabel_margin_loss takes [n C] or [C]."
+            f"input has shape {x.shape} and target {target.shape}; multilabel_margin_loss takes "
+            "[n C] or [C], both of one shape."
         )
     n_classes = x.shape[-1]
     given = jnp.cumsum(target == -1, axis=-1) == 0  # before the first -1
@@ -322,7 +326,7 @@ def cosine_embedding_loss(
     2.0
     """
     x1, x2 = same_shape(input1=input1, input2=input2)
-    target = jnp.asarray(target)
+    target = as_floats(target, x1.dtype)
     if target.shape != x1.shape[:-1]:
         raise ValueError(
             f"target has shape {target.shape}, but input1 {x1.shape} needs {x1.shape[:-1]}."

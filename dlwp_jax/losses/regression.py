@@ -74,7 +74,8 @@ def _weighted_mean_loss(error, input, target, weight, reduction):
     if weight is None:
         return reduce(error(x, y), reduction)
     _, weight = same_shape(input=x, weight=weight)
-    return reduce(error(x, y) * weight, reduction, total=jnp.sum(weight))
+    total = jnp.sum(weight, dtype=jnp.promote_types(weight.dtype, jnp.float32))
+    return reduce(error(x, y) * weight, reduction, total=total)
 
 
 def smooth_l1_loss(

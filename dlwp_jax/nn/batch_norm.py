@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from dlwp_jax.nn.shapes import layout
+from dlwp_jax.nn.shapes import floating, layout
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
@@ -38,8 +38,9 @@ def normalize(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least
-    float32.
+    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`.
+
+    The computation is in at least float32.
 
     >>> normalize(jnp.array([3.0]), 1.0, 4.0, 0.0).tolist()
     [1.0]
@@ -138,7 +139,7 @@ class RunningMoments(Affine):
         )
 
     def _normalize(self, x, mean, var):
-        return normalize(x, mean, var, self.eps, *self._affine())
+        return normalize(floating(x), mean, var, self.eps, *self._affine())
 
     def _running(self):
         """The running (mean, var) where eval mode is to use them, else None: the batch's own
@@ -154,9 +155,11 @@ class RunningMoments(Affine):
         """
         if self.use_running_average or self.mean is None or self.var is None or count == 0:
             return
-        mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
-        self.mean[...] = (1 - weight) * self.mean[...] + weight * mean
-        self.var[...] = (1 - weight) * self.var[...] + weight * var
+        unbiased = var * (count / (count - 1))
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            old = running[...]
+            moved = (1 - weight) * old + weight * jax.lax.stop_gradient(new)
+            running[...] = moved.astype(old.dtype)
 
 
 class _BatchNorm(RunningMoments):
@@ -211,7 +214,9 @@ class _BatchNorm(RunningMoments):
         bias = (
             jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
         )
-        y, mean, var = normalize_by_moments(x, scale, bias, self.eps, tuple(range(x.ndim - 1)))
+        y, mean, var = normalize_by_moments(
+            floating(x), scale, bias, self.eps, tuple(range(x.ndim - 1))
+        )
         self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
         return y
 

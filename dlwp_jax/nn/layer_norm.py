@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
-from dlwp_jax.nn.shapes import check_input, over_batch
+from dlwp_jax.nn.shapes import check_input, floating, over_batch
 
 __all__ = [
     "GroupNorm",
@@ -80,6 +80,7 @@ class LayerNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
+        x = floating(x)
         return normalize(x, *moments(x, self._axes(x)), self.eps, *self._affine())
 
 
@@ -114,6 +115,7 @@ class RMSNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
+        x = floating(x)
         eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         power = jnp.square(wide).mean(self._axes(x), keepdims=True)
@@ -168,7 +170,7 @@ class GroupNorm(Affine):
             raise RuntimeError(
                 f"GroupNorm takes [N ... {self.num_channels}], channels last; the input has shape {x.shape}."
             )
-        grouped = x.reshape(*x.shape[:-1], self.num_groups, -1)
+        grouped = floating(x).reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
         affine = (
             None if value is None else value.reshape(grouped.shape[-2:])
@@ -206,6 +208,7 @@ class _InstanceNorm(RunningMoments):
         return over_batch(self._batched, x, n)
 
     def _batched(self, x):
+        x = floating(x)
         running = self._running()
         if running is not None:
             return self._normalize(x, *running)

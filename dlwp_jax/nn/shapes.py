@@ -95,3 +95,22 @@ def promote(*arrays: ArrayLike | None, dtype: DTypeLike | None = None) -> tuple[
 def is_integer(x: jax.Array) -> bool:
     """Whether an array holds whole numbers."""
     return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def floating(x: ArrayLike) -> jax.Array:
+    """`x` in floating point: whole numbers and booleans become JAX's default float.
+
+    >>> floating(jnp.array([1, 2])).dtype, floating(jnp.ones(2, jnp.bfloat16)).dtype
+    (dtype('float32'), dtype(bfloat16))
+    """
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """A floating point `x` in at least float32, for sums.
+
+    >>> wide(jnp.ones(2, jnp.float16)).dtype
+    dtype('float32')
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.nn.activations import hardtanh
-from dlwp_jax.nn.shapes import layout
+from dlwp_jax.nn.shapes import floating, layout
 
 __all__ = ["affine_grid", "grid_sample"]
 
@@ -91,17 +91,13 @@ def grid_sample(
     """
     n = x.ndim - 2
     _check_sample(x, grid, n, mode, padding_mode)
-    coordinates = [  # one array [N *spatial'] for each spatial axis, in places of x
-        _outside(
-            _to_places(grid[..., n - 1 - axis], extent, align_corners),
-            extent,
-            padding_mode,
-            align_corners,
-        )
-        for axis, extent in enumerate(x.shape[1:-1])
-    ]
+    x, grid = floating(x), floating(grid)
+    coordinates = []  # one array [N *spatial'] for each spatial axis, in places of x
+    for axis, extent in enumerate(x.shape[1:-1]):
+        place = _to_places(grid[..., n - 1 - axis], extent, align_corners)
+        coordinates.append(_outside(place, extent, padding_mode, align_corners, n == 3))
     if mode == "nearest":
-        return _read(x, [jnp.round(c) for c in coordinates])
+        return _read(x, [jnp.round(c) for c in coordinates])[0]
     lower = [jnp.floor(c) for c in coordinates]
     total = jnp.zeros((), x.dtype)
     for corner in itertools.product((0, 1), repeat=n):
@@ -109,8 +105,10 @@ def grid_sample(
             (c - low) if side else (low + 1 - c)
             for side, c, low in zip(corner, coordinates, lower, strict=True)
         ]
-        values = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
-        total = total + values * jnp.prod(jnp.stack(shares), 0)[..., None]
+        values, inside = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
+        share = jnp.prod(jnp.stack(shares), 0)[..., None]
+        # In torch a place at infinity is NaN in an image and 0 in a volume.
+        total = total + values * (share if n == 2 else jnp.where(inside, share, 0))
     return total
 
 
@@ -139,15 +137,17 @@ def _to_places(coordinate, extent, align_corners):
     return ((coordinate + 1) * extent - 1) / 2
 
 
-def _outside(place, extent, padding_mode, align_corners):
-    """Bring places outside the axis back in, except for 'zeros'; the derivative is 0 where one
-    is cut.
+def _outside(place, extent, padding_mode, align_corners, volume):
+    """Bring places outside the axis back in, except for 'zeros'. The derivative of a place that
+    is cut is 0.
     """
     if padding_mode == "zeros":
         return place
     if padding_mode == "reflection":
         low, span = (0.0, extent - 1) if align_corners else (-0.5, extent)
         place = _reflect(place, low, span) if span else jnp.zeros_like(place)
+    # torch's kernels for images read NaN as the first place, its kernels for volumes as the last.
+    place = jnp.where(jnp.isnan(place), extent - 1 if volume else 0.0, place)
     return hardtanh(place, 0.0, extent - 1)
 
 
@@ -158,11 +158,12 @@ def _reflect(place, low, span):
 
 
 def _read(x, places):
-    """`x` at whole-numbered places `[N *spatial']` per axis, 0 outside."""
+    """`x` at whole-numbered places `[N *spatial']` per axis, 0 outside; and which are inside."""
     inside = jnp.ones((), bool)
     index = []
     for place, extent in zip(places, x.shape[1:-1], strict=True):
         inside = inside & (place >= 0) & (place <= extent - 1)
         index.append(jnp.clip(place, 0, extent - 1).astype(jnp.int32))
     example = jnp.arange(x.shape[0]).reshape(-1, *(1,) * (places[0].ndim - 1))
-    return jnp.where(inside[..., None], x[(example, *index)], jnp.zeros((), x.dtype))
+    inside = inside[..., None]
+    return jnp.where(inside, x[(example, *index)], jnp.zeros((), x.dtype)), inside
