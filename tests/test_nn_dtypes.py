@@ -1,4 +1,4 @@
-"""Every function and layer of `nn` and every loss, in every dtype: torch's number, or a sentence.
+"""Every function and layer of `nn` and every loss in every dtype: torch's number, or a sentence.
 
 The referee is torch in float64, given the same values: a whole number means the same number in
 floating point, also if torch refuses its dtype. uint8 pictures are resized to uint8, rounded.
@@ -32,7 +32,7 @@ def spatial(axes):
 
 
 def values(array, dtype):
-    """The array in a dtype; if the dtype is wider than int8, with numbers that int8 cannot hold."""
+    """The array in a dtype; unless that is int8, with numbers that int8 cannot hold."""
     if dtype == "bool":
         return array > 2
     if dtype != "int8":
@@ -182,7 +182,7 @@ def _is_layer(function):
 LOGITS = rng.standard_normal((6, 300))
 X, P = rng.standard_normal((3, 4)), rng.uniform(0.1, 0.9, (3, 4))
 BITS, SIGNS = rng.integers(0, 2, (3, 4)), rng.choice([-1, 1], (3, 4))
-# name -> prediction, target, which dtypes the target can have
+# name -> prediction, target
 TARGETS = {
     "mse_loss": (X, BITS),
     "l1_loss": (X, BITS * 100),
@@ -221,8 +221,21 @@ def test_a_class_is_the_number_it_says(dtype):
         loss = jax.jit(getattr(losses, name), static_argnames="reduction")
         got = loss(LOGITS.astype("f"), labels, reduction="none")
         np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=name)
-    rows = nn.Embedding(300, 2, rngs=nnx.Rngs(0))
+    rows = nn.Embedding(300, 2, padding_idx=200, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(rows(labels), rows.embedding[...][labels.astype(int)])
+
+
+def test_padding_with_a_value_that_the_dtype_has_not():
+    picture = jnp.ones((1, 2, 1), jnp.uint8)
+    for value in (-1, 0.5, 256):
+        with pytest.raises(ValueError, match="is none of uint8"):
+            nn.pad(picture, [(1, 1)], value=value)
+
+
+def test_a_whole_affine_map():
+    theta = np.array([[[2, 0, 1], [0, 1, 0]]])
+    want = F.affine_grid(torch.tensor(theta).float(), [1, 1, 3, 4], align_corners=False)
+    np.testing.assert_allclose(nn.affine_grid(theta, (1, 3, 4, 1)), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint32", "uint64"])
@@ -232,6 +245,8 @@ def test_a_number_beyond_32_bits_is_no_class(dtype):
         if number <= np.iinfo(dtype).max:
             with pytest.raises(IndexError, match="out of bounds"):
                 losses.cross_entropy(jnp.zeros((1, 3)), np.array([number], dtype))
+            with pytest.raises(IndexError, match="rows 0 to 2"):
+                nn.Embedding(3, 1, rngs=nnx.Rngs(0))(np.array([number], dtype))
 
 
 def test_many_pixels_in_half_precision():

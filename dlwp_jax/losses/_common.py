@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from dlwp_jax.labels import labels
+
 Reduction = Literal["none", "mean", "sum"]
 
 
@@ -81,23 +83,6 @@ def weighted(loss: jax.Array, weight: ArrayLike | None) -> jax.Array:
     return loss * weight
 
 
-def labels(name: str, values: ArrayLike) -> jax.Array:
-    """Whole numbers in a signed dtype of at least 32 bits, so that none changes its meaning.
-
-    In uint8 the mark -100 of an ignored label would be class 156, and in int8 there is no room
-    for a number of classes above 127. A number that the widest integer dtype cannot hold (int32
-    without `jax_enable_x64`) becomes the largest or smallest one: no class, in any case.
-    """
-    array = values if isinstance(values, jax.Array) else np.asarray(values)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise RuntimeError(f"{name} has dtype {array.dtype}; it takes integers.")
-    wide = jnp.int64 if jax.config.jax_enable_x64 and array.dtype.itemsize > 2 else jnp.int32
-    limits, own = jnp.iinfo(wide), jnp.iinfo(array.dtype)
-    if own.max > limits.max:
-        array = array.clip(max(own.min, limits.min), limits.max)
-    return jnp.asarray(array).astype(wide)
-
-
 def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
     """Class indices in 0 .. n_classes - 1. A wrong one raises if it can be seen; under `jit`
     it becomes n_classes.
@@ -149,10 +134,10 @@ def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
 
 
 def absolute(x: jax.Array) -> jax.Array:
-    """|x| with torch's derivative: zero at x = 0, where `jnp.abs` has one."""
+    """|x| with torch's derivative at 0: zero. `jnp.abs` has one."""
     return x * jnp.sign(x)
 
 
 def clamp_min(x: jax.Array, minimum: float) -> jax.Array:
-    """max(x, minimum) with torch's derivative: 1 at x = minimum, where `jnp.maximum` has 1/2."""
+    """max(x, minimum) with torch's derivative at the minimum: 1. `jnp.maximum` has 1/2."""
     return jnp.where(x < minimum, minimum, x)

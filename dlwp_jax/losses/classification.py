@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
+from dlwp_jax.labels import labels
 from dlwp_jax.losses._common import (
     Reduction,
     as_floats,
@@ -18,7 +19,6 @@ from dlwp_jax.losses._common import (
     class_weights,
     floating,
     is_seen,
-    labels,
     reduce,
     same_shape,
     weighted,
@@ -36,8 +36,8 @@ def nll_loss(
     """Negative log-likelihood -w[y] x[y] of the true class (chapter 7.2.6,
     `torch.nn.functional.nll_loss`).
 
-    'mean' divides by the sum of the weights w[y] that took part, not by n; where every target
-    is ignored it is nan.
+    'mean' divides by the sum of the weights w[y] that took part, not by n; if every target is
+    ignored it is nan.
 
     Args:
       input: log-probabilities `[... C]`. torch has the classes second, `[n C ...]`: move that
@@ -51,7 +51,7 @@ def nll_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+      IndexError: for a class outside 0 .. C-1 if it can be seen; under `jit` the loss is nan
         then.
       ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
         dtypes.
@@ -94,7 +94,7 @@ def cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+      IndexError: for a class outside 0 .. C-1 if it can be seen; under `jit` the loss is nan
         then.
       ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
         dtypes or smoothing.
@@ -110,7 +110,7 @@ def cross_entropy(
     if jnp.shape(target) == log_probs.shape and _is_floating(target):
         if ignore_index >= 0:
             raise RuntimeError(
-                f"ignore_index={ignore_index} has no meaning where the targets are probabilities."
+                f"ignore_index={ignore_index} has no meaning if the targets are probabilities."
             )
         target = jnp.asarray(target)
         return _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing)
@@ -156,7 +156,7 @@ def _class_arguments(input, target):
 
 
 def _pick(log_probs, target, weight, ignore_index):
-    """log_probs and weight at the target class; both are 0 where the target is ignored."""
+    """log_probs and weight at the target class; both are 0 if the target is ignored."""
     n_classes = log_probs.shape[-1]
     kept = target != ignore_index
     index = checked_classes(jnp.where(kept, target, 0), n_classes)
@@ -188,7 +188,7 @@ def binary_cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      RuntimeError: for an input outside 0 .. 1 where it can be seen; under `jit` the loss is
+      RuntimeError: for an input outside 0 .. 1 if it can be seen; under `jit` the loss is
         nan then.
       ValueError: for different shapes or an unknown reduction.
 
@@ -244,7 +244,8 @@ def binary_cross_entropy_with_logits(
         logits.
 
     >>> import jax.numpy as jnp
-    >>> round(float(binary_cross_entropy_with_logits(jnp.array([0.0]), jnp.array([1.0]), pos_weight=3.0)), 4)
+    >>> logit, target = jnp.array([0.0]), jnp.array([1.0])
+    >>> round(float(binary_cross_entropy_with_logits(logit, target, pos_weight=3.0)), 4)
     2.0794
     """
     x, y = same_shape(input=input, target=target)

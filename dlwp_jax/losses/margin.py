@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from dlwp_jax.labels import labels
 from dlwp_jax.losses._common import (
     Reduction,
     absolute,
@@ -23,7 +24,6 @@ from dlwp_jax.losses._common import (
     clamp_min,
     class_weights,
     floating,
-    labels,
     reduce,
     same_shape,
     weighted,
@@ -49,7 +49,8 @@ def hinge_embedding_loss(
         predictions.
 
     >>> import jax.numpy as jnp
-    >>> hinge_embedding_loss(jnp.array([0.5, 0.25]), jnp.array([1, -1]), reduction="none").tolist()
+    >>> distances, similar = jnp.array([0.5, 0.25]), jnp.array([1, -1])
+    >>> hinge_embedding_loss(distances, similar, reduction="none").tolist()
     [0.5, 0.75]
     """
     x, y = same_shape(input=input, target=target)
@@ -143,8 +144,7 @@ def multi_margin_loss(
 
     Raises:
       ValueError: for shapes that do not fit, another p, or an unknown reduction. IndexError:
-        for a class that is not
-      there; under `jit` the loss is nan then.
+        for a class that is not there; under `jit` the loss is nan then.
 
     >>> import jax.numpy as jnp
     >>> float(multi_margin_loss(jnp.array([[0.5, 0.0, 2.0]]), jnp.array([2])))
@@ -176,7 +176,7 @@ def multilabel_margin_loss(
     Args:
       input: scores `[n C]` or `[C]`.
       target: the labels of each row, as torch wants them: class indices followed by -1 up to
-        the length C. What comes after the first -1 is not read. The shape is that of `input`.
+        the length C. Values after the first -1 are not read. The shape is that of `input`.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
@@ -195,7 +195,8 @@ def multilabel_margin_loss(
     x, target = floating("input", input), labels("target", target)
     if x.ndim not in (1, 2) or target.shape != x.shape:
         raise ValueError(
-            f"input has shape {x.shape} and target {target.shape}; multilabel_margin_loss takes "
+            f"input has shape {x.shape} and target {target.shape}; multilabel_margin_loss "
+            "takes "
             "[n C] or [C], both of one shape."
         )
     n_classes = x.shape[-1]

@@ -37,7 +37,8 @@ def dice_loss(
     p, y = same_shape(prediction=prediction, label=label)
     if p.ndim < 2:
         raise ValueError(
-            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example."
+            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each "
+            "example."
         )
     axes = tuple(range(1, p.ndim))
     # A mask may have more pixels than float16 can count.

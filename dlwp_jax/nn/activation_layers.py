@@ -63,8 +63,8 @@ class _Elementwise(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The function of `x`, with this layer's options."""
-        options = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return self._function(x, *options)
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return self._function(x, *(getattr(self, field.name) for field in fields))
 
 
 class CELU(_Elementwise):
@@ -371,7 +371,8 @@ class PReLU(nnx.Module):
         """`activations.prelu` of `x` with the learned slope."""
         if self.num_parameters not in (1, x.shape[-1]):
             raise RuntimeError(
-                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last."
+                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, "
+                "channels last."
             )
         return activations.prelu(x, self.weight[...])
 

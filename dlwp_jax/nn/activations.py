@@ -134,7 +134,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 @_of_floats
 def leaky_relu(x: jax.Array, negative_slope: float | jax.Array = 0.01) -> jax.Array:
-    """`x` where positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
+    """`x` if positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
 
     >>> leaky_relu(jnp.array([-1.0, 2.0]), 0.5).tolist()
     [-0.5, 2.0]
@@ -174,7 +174,7 @@ def rrelu(
 
 @_of_floats
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """`x` where positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
+    """`x` if positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
 
     >>> elu(jnp.array([0.0, 2.0])).tolist()
     [0.0, 2.0]
@@ -184,7 +184,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
 @_of_floats
 def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """`x` where positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
+    """`x` if positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
 
     >>> celu(jnp.array([0.0, 2.0])).tolist()
     [0.0, 2.0]
@@ -257,7 +257,7 @@ def mish(x: jax.Array) -> jax.Array:
 
 @_of_floats
 def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
-    """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`;
+    """`log(1 + exp(beta x)) / beta`, and `x` itself if `beta x > threshold`;
     torch.nn.functional.softplus.
 
     >>> print(softplus(jnp.array([0.0, 30.0])).round(4))
@@ -290,7 +290,7 @@ def tanhshrink(x: jax.Array) -> jax.Array:
 
 @_of_floats
 def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
-    """0 where `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
+    """0 if `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
 
     >>> hardshrink(jnp.array([0.5, 1.0])).tolist()
     [0.0, 1.0]
@@ -312,7 +312,7 @@ def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
 
 @_of_floats
 def threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
-    """`x` where above the threshold, else `value`; torch.nn.functional.threshold.
+    """`x` if above the threshold, else `value`; torch.nn.functional.threshold.
 
     >>> threshold(jnp.array([0.5, 2.0]), 1.0, 7.0).tolist()
     [7.0, 2.0]

@@ -82,7 +82,8 @@ def _sizes(output_size, n) -> tuple[int | None, ...]:
     )
     if len(sizes) != n or any(size is not None and size < 1 for size in sizes):
         raise ValueError(
-            f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis)."
+            f"output_size={output_size!r} must be a positive int, or {n} of them (None "
+            "keeps an axis)."
         )
     return sizes
 
@@ -112,10 +113,10 @@ def _max_axis(x, axis, outputs):
     # The windows side by side, short ones filled up with their own last place: that changes
     # neither the maximum nor the first place that has it.
     places = np.minimum(start[:, None] + np.arange(longest), stop[:, None] - 1).reshape(-1)
-    laid_out = x if size == outputs * longest else jnp.take(x, places, axis)
+    side_by_side = x if size == outputs * longest else jnp.take(x, places, axis)
     window = [1] * (x.ndim - 2)
     window[axis - 1] = longest
-    return max_pool(laid_out, tuple(window))
+    return max_pool(side_by_side, tuple(window))
 
 
 class _AdaptivePool(nnx.Module):

@@ -23,9 +23,7 @@ __all__ = [
 
 
 class _OverLastAxes(Affine):
-    """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape
-    `normalized_shape`.
-    """
+    """A normalisation over the last axes, of shape `normalized_shape`."""
 
     def _set_shape(self, normalized_shape):
         one = isinstance(normalized_shape, int)
@@ -38,7 +36,8 @@ class _OverLastAxes(Affine):
         if x.shape[-n:] != self.normalized_shape:
             wanted = " ".join(str(size) for size in self.normalized_shape)
             raise RuntimeError(
-                f"{type(self).__name__} takes [... {wanted}], channels last; the input has shape {x.shape}."
+                f"{type(self).__name__} takes [... {wanted}], channels last; the input has "
+                f"shape {x.shape}."
             )
         return tuple(range(-n, 0))
 
@@ -56,7 +55,7 @@ class LayerNorm(_OverLastAxes):
     Parameters: `scale` and `bias`, of shape `normalized_shape`.
 
     Raises:
-      RuntimeError: where the last axes have another shape.
+      RuntimeError: if the last axes have another shape.
 
     >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(2).tolist()
     [[-1.0, 1.0]]
@@ -135,8 +134,8 @@ class GroupNorm(Affine):
     Parameters: `scale [C]`, `bias [C]`.
 
     Raises:
-      ValueError: where the groups do not divide the channels; RuntimeError: where the input has
-        other channels.
+      ValueError: if the groups do not divide the channels.
+      RuntimeError: if the input has other channels.
 
     >>> GroupNorm(2, 6)(jnp.ones((3, 4, 4, 6))).shape
     (3, 4, 4, 6)
@@ -168,7 +167,8 @@ class GroupNorm(Affine):
         """Normalise the groups of channels of `x`."""
         if x.ndim < 2 or x.shape[-1] != self.num_channels:
             raise RuntimeError(
-                f"GroupNorm takes [N ... {self.num_channels}], channels last; the input has shape {x.shape}."
+                f"GroupNorm takes [N ... {self.num_channels}], channels last; the input "
+                f"has shape {x.shape}."
             )
         grouped = floating(x).reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
@@ -200,8 +200,8 @@ class _InstanceNorm(RunningMoments):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
-        """Normalise every channel of every example, by the running moments where eval mode has
-        them.
+        """Normalise every channel of every example; in eval mode by the running moments, if
+        there are any.
         """
         n = self._spatial_axes
         check_input(x, n, type(self).__name__, self.num_features, ValueError)

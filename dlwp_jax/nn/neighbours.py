@@ -9,6 +9,9 @@ place of the input knows the places of the output that read it.
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,11 +60,12 @@ def _gathered(x, axis, index, weight):
         read = jnp.take(x, index.reshape(-1), axis, mode="clip")
         read = read.reshape(*x.shape[:axis], outputs, neighbours, *x.shape[axis + 1 :])
         return (read * weight.reshape(outputs, neighbours, *behind)).sum(axis + 1)
-    total = 0
-    for k in range(neighbours):
+
+    def term(k):
         read = jnp.take(x, index[:, k], axis, mode="clip")
-        total = total + read * weight[:, k].reshape(outputs, *behind)
-    return total
+        return read * weight[:, k].reshape(outputs, *behind)
+
+    return functools.reduce(operator.add, map(term, range(neighbours)))
 
 
 def _transposed(index, weight, size):
@@ -75,7 +79,7 @@ def _transposed(index, weight, size):
     most = max(int(count.max(initial=0)), 1)
     readers, shares = np.zeros((size, most), int), np.zeros((size, most), weight.dtype)
     readers[places, rank], shares[places, rank] = outputs, weights
-    # An unused entry repeats the first, so that a NaN reaches no place that it does not concern.
+    # An unused entry repeats the first, so that a NaN reaches no other place.
     unused = np.arange(most) >= count[:, None]
     readers = np.where(unused, readers[:, :1], readers)
     return readers, shares

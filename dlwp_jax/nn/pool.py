@@ -211,7 +211,8 @@ def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisP
     n = _spatial_axes(x, window)
     if n not in (1, 2, 3):
         raise RuntimeError(
-            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
+            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape "
+            f"{x.shape}."
         )
     check_input(x, n, owner)
     window = positive_tuple(window, n, "window")

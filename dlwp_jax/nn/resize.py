@@ -89,7 +89,7 @@ def interpolate(
     y = x if mode.startswith("nearest") else wide(floating(x))
     for axis, (new, factor) in enumerate(zip(sizes, factors, strict=True), start=1):
         y = _resize_axis(y, axis, new, factor, mode, bool(align_corners), copies)
-    if y.dtype == x.dtype or x.dtype == bool:
+    if y.dtype == x.dtype:
         return y
     if x.dtype == jnp.uint8:
         return jnp.clip(jnp.round(y), 0, 255).astype(x.dtype)
@@ -253,7 +253,8 @@ def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
     r = upscale_factor
     if x.ndim < 3 or x.shape[-1] % (r * r):
         raise RuntimeError(
-            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}."
+            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape "
+            f"{x.shape}."
         )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h, w, channels // (r * r), r, r)
@@ -273,7 +274,8 @@ def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     r = downscale_factor
     if x.ndim < 3 or x.shape[-3] % r or x.shape[-2] % r:
         raise RuntimeError(
-            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}."
+            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has "
+            f"shape {x.shape}."
         )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h // r, r, w // r, r, channels)

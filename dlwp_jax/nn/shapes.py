@@ -1,6 +1,4 @@
-"""What every layer asks of its arguments: tuples of the right length, arrays of the right rank,
-one dtype.
-"""
+"""The arguments of layers: tuples of the right length, arrays of the right rank, one dtype."""
 
 from __future__ import annotations
 
@@ -31,7 +29,8 @@ def to_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
         values = tuple(operator.index(v) for v in value)
     if len(values) != n:
         raise ValueError(
-            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints."
+            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or "
+            f"{n} ints."
         )
     return values
 
@@ -65,7 +64,8 @@ def check_input(
     """
     if x.ndim not in (n + 1, n + 2):
         raise error(
-            f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}."
+            f"{owner} takes {layout(n)}, or the same without N, channels last; the input "
+            f"has shape {x.shape}."
         )
     if channels is not None and x.shape[-1] != channels:
         first = x.shape[-n - 1] == channels
@@ -75,7 +75,8 @@ def check_input(
             else ""
         )
         raise error(
-            f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}."
+            f"{owner} takes {layout(n, channels)}, channels last; the input has shape "
+            f"{x.shape}{hint}."
         )
 
 
