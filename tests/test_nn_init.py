@@ -133,9 +133,7 @@ def test_default_distribution_of_kernel_and_bias(name, groups):
             [np.asarray(getattr(layer, attribute)[...]).ravel() for layer in many]
         )
         assert np.abs(values).max() <= bound
-        assert (
-            parameter.abs().max() <= bound
-        )  # torch's own draw obeys the formula that ours is held to
+        assert parameter.abs().max() <= bound  # torch's own draw obeys the same formula
         assert (
             stats.kstest(values / bound, stats.uniform(-1, 2).cdf, method="asymp").pvalue
             > LEVEL
@@ -148,9 +146,7 @@ def test_default_distribution_of_kernel_and_bias(name, groups):
 
 def test_linear_is_narrower_than_flaxs_at_fan_in_100():
     layer = nn.Linear(100, 1000, rngs=nnx.Rngs(0))
-    assert layer.kernel[...].std() == pytest.approx(
-        0.0577, rel=0.01
-    )  # DESIGN §5: 0.058 against Flax's 0.100
+    assert layer.kernel[...].std() == pytest.approx(0.0577, rel=0.01)  # Flax's own has 0.100
 
 
 def test_default_embedding_and_norms():

@@ -13,10 +13,10 @@ from torch.testing._internal.common_modules import module_db
 from dlwp_jax import nn
 from tests.nn_parity import load, parameter_map, takes_rngs
 
-RECURRENT = "recurrent layers are refused by name (issue 5)"
-ATTENTION = "attention layers are refused by name (issue 5)"
+RECURRENT = "recurrent layers are refused by name"
+ATTENTION = "attention layers are refused by name"
 LAZY = "Flax layers are given their sizes"
-NOT_OURS = "not among the layers of issue 5"
+NOT_OURS = "not among the layers of this library"
 # Everything of the database that is left out: modules, options of single cases, inputs. Losses
 # are in test_losses.py.
 EXCEPTIONS = {
@@ -33,7 +33,7 @@ EXCEPTIONS = {
         "draws its windows from torch's generator",
     ),
     **dict.fromkeys(["Bilinear", "LocalResponseNorm"], NOT_OURS),
-    "option return_indices": "max pooling returns values only (issue 5: indices not needed)",
+    "option return_indices": "max pooling returns values only",
     "option max_norm": "renormalises the table in place while reading it",
     "option device": "arrays are put on a device by JAX's own means",
     "option dtype": "always float32 here",

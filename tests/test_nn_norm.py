@@ -86,8 +86,7 @@ def test_two_pass_variance_at_a_mean_of_1000():
     theirs, ours = torch.nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     got = ours(jnp.asarray(last(x)))
     exact = torch.nn.BatchNorm2d(3).double()(torch.tensor(x).double()).detach().numpy()
-    # The mean itself is rounded to 1000 * 6e-8 = 6e-5; E[x^2] - E[x]^2 would be wrong by 0.28
-    # (DESIGN §5).
+    # The mean itself is rounded to 1000 * 6e-8 = 6e-5; E[x^2] - E[x]^2 would be wrong by 0.28.
     assert_close(got, last(exact), 2e-4)
     assert_close(got, last(theirs(torch.tensor(x)).detach()), 2e-4)
 

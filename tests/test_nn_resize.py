@@ -1,5 +1,7 @@
 """Padding, interpolation, pixel shuffling, affine grids and grid sampling against torch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,13 @@ UPSAMPLES = [
     ((3, 4, 2), {"scale_factor": 2, "mode": "trilinear"}),
     ((3, 4, 2), {"size": (2, 7, 5), "mode": "trilinear", "align_corners": True}),
     ((8, 9), {"size": (3, 4), "mode": "area"}),
+    # The size of an axis stays, or doubles, though the factor says a little more.
+    ((4, 5), {"scale_factor": (1.2, 1.15)}),
+    ((4, 5), {"scale_factor": (2.2, 1.15)}),
+    ((4, 5), {"scale_factor": (1.2, 2.0), "mode": "nearest-exact"}),
+    ((4, 5), {"scale_factor": (1.2, 2.0), "mode": "bilinear"}),
+    ((3, 4, 2), {"scale_factor": (1.3, 2.0, 1.4), "mode": "trilinear"}),
+    ((2, 3), {"size": (31, 40), "mode": "bilinear"}),  # one place is read by many
 ]
 
 
@@ -65,6 +74,15 @@ def test_upsample(spatial, options):
         random(2, 3, *spatial),
         modes=("jit",),
     )
+
+
+@pytest.mark.parametrize(("spatial", "mode"), [((5,), "nearest"), ((4, 5), "bicubic")])
+def test_a_size_that_stays_is_read_by_the_factor(spatial, mode):
+    """Only the values: torch's own gradient is that of a copy here, and not of its values."""
+    x, options = random(1, 2, *spatial), {"scale_factor": 1.15, "mode": mode}
+    want = torch.nn.functional.interpolate(torch.tensor(x), **options)
+    assert want.shape == x.shape
+    assert_close(nn.interpolate(jnp.asarray(last(x)), **options), last(want))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
@@ -125,10 +143,18 @@ def test_affine_grid(n, align_corners):
     assert_close(pull(jnp.asarray(weight))[0], theta.grad)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-@pytest.mark.parametrize("n", [2, 3])
+SAMPLES = [
+    (n, mode, padding_mode, align_corners)
+    for n in (2, 3)
+    for mode in ("bilinear", "nearest")
+    for padding_mode in ("zeros", "border", "reflection")
+    for align_corners in (False, True)
+    # The two readings of -1 and 1 are one line of code; volumes need them once.
+    if n == 2 or align_corners == (padding_mode == "border")
+]
+
+
+@pytest.mark.parametrize(("n", "mode", "padding_mode", "align_corners"), SAMPLES)
 def test_grid_sample(n, mode, padding_mode, align_corners):
     x = random(*SIZES[n])
     grid = 1.3 * random(2, *(3, 6, 2)[:n], n, seed=2)  # a good part of it lies outside
@@ -138,17 +164,52 @@ def test_grid_sample(n, mode, padding_mode, align_corners):
     want = torch.nn.functional.grid_sample(tx, tgrid, **options)
     weight = random(*want.shape, seed=3)
     want.backward(torch.tensor(weight))
-    run = jax.jit(
-        lambda x, grid, w: (lambda y, pull: (y, *pull(w)))(
-            *jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid)
-        )
-    )
+
+    @jax.jit
+    def run(x, grid, weight):
+        y, pull = jax.vjp(lambda *a: nn.grid_sample(*a, **options), x, grid)
+        return y, *pull(weight)
+
     y, dx, dgrid = run(last(x), grid, last(weight))
     # Coordinates up to 12 places outside carry 1e-6 of rounding, times differences of values up
     # to 5.
     assert_close(y, last(want.detach()), 1e-5)
     assert_close(dx, last(tx.grad), 1e-5)
     assert_close(dgrid, tgrid.grad, 2e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_grid_sample_at_nan_and_infinity(n):
+    """torch's answers, which are not the same in images and in volumes."""
+    shape = SIZES[n]
+    x = random(1, *shape[1:])
+    odd = (np.nan, np.inf, -np.inf, 0.3, -0.9, 1e30)
+    places = np.array(list(itertools.product(odd, repeat=n)), np.float32)
+    grid = places.reshape(1, *(1,) * (n - 1), -1, n)
+    huge = (np.abs(places) > 1e9).any(1)  # torch promises no reflection of these
+    for mode in ("bilinear", "nearest"):
+        for padding_mode in ("zeros", "border", "reflection"):
+            options = {"mode": mode, "padding_mode": padding_mode, "align_corners": False}
+            want = torch.nn.functional.grid_sample(
+                torch.tensor(x), torch.tensor(grid), **options
+            )
+            got = nn.grid_sample(jnp.asarray(last(x)), jnp.asarray(grid), **options)
+            asked = ~huge if padding_mode == "reflection" else np.full(len(huge), True)
+            got, want = (np.asarray(a).reshape(-1, 3)[asked] for a in (got, last(want)))
+            np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(options))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
+def test_four_times_the_pixels_cost_four_times_the_work(mode):
+    """Forwards and backwards, as the compiler counts it; it was eight times."""
+
+    def work(side):
+        x = jax.ShapeDtypeStruct((1, side, side, 2), jnp.float32)
+        size = side * 3 // 2 if mode != "area" else side * 2 // 3
+        loss = jax.grad(lambda x: (nn.interpolate(x, size=size, mode=mode) ** 2).sum())
+        return jax.jit(loss).lower(x).compile().cost_analysis()["flops"]
+
+    assert work(120) < 4.5 * work(60)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])

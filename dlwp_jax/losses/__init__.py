@@ -6,8 +6,8 @@ Each takes predictions first and targets second and finishes with `reduction='no
 
 - arrays are channels-last here, so the class axis of `cross_entropy` and `nll_loss` is the
   *last* one:
-  logits `[n ... C]` and targets `[n ...]`, where torch has `[n C ...]`;
-- prediction and target of different shape are refused, where torch warns and broadcasts.
+  logits `[n ... C]` and targets `[n ...]`, torch has `[n C ...]`;
+- prediction and target of different shape are refused; torch warns and broadcasts them.
 """
 
 from dlwp_jax.losses.classification import (

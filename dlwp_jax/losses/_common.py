@@ -1,6 +1,4 @@
-"""What all losses share: the reduction, the checks, and maxima whose gradient at the kink is
-torch's.
-"""
+"""Shared by all losses: reductions, checks, and maxima with torch's gradient at the kink."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,26 +9,32 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from dlwp_jax.labels import labels
+
 Reduction = Literal["none", "mean", "sum"]
 
 
 def reduce(
     loss: jax.Array, reduction: Reduction, *, total: ArrayLike | None = None
 ) -> jax.Array:
-    """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides it by `total` (default:
-    size).
+    """Finish a loss: `'none'` keeps it, `'sum'` sums, `'mean'` divides the sum by `total`.
+
+    `total` is the number of values by default. Sums are taken in at least float32: in float16
+    they end at 65504, which a picture of 256 x 256 pixels reaches.
     """
     if reduction == "none":
         return loss
+    wide = jnp.promote_types(loss.dtype, jnp.float32)
     if reduction == "sum":
-        return jnp.sum(loss)
+        return jnp.sum(loss, dtype=wide).astype(loss.dtype)
     if reduction == "mean":
-        return jnp.mean(loss) if total is None else jnp.sum(loss) / total
+        total = loss.size if total is None else total
+        return (jnp.sum(loss, dtype=wide) / total).astype(loss.dtype)
     raise ValueError(f"reduction={reduction!r} is unknown; take 'none', 'mean' or 'sum'.")
 
 
 def floating(name: str, values: ArrayLike) -> jax.Array:
-    """`values` as an array of floating point numbers; anything else is refused by name."""
+    """`values` as an array of floating point numbers; other dtypes are refused by name."""
     array = jnp.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise RuntimeError(
@@ -40,46 +44,53 @@ def floating(name: str, values: ArrayLike) -> jax.Array:
 
 
 def same_shape(**arrays: ArrayLike) -> list[jax.Array]:
-    """The named values as arrays of one shape. The first is the prediction and must be floating
-    point.
+    """The named values as floating point arrays of one shape.
 
-    torch broadcasts some of these pairs with a warning ([n] against [n 1] becomes [n n]); here
-    they are refused.
+    The first is the prediction and must be floating point. Whole numbers and booleans among the
+    others take its dtype: a mask may be 0 and 255 in uint8, and `1 - y` would wrap around.
+    torch broadcasts some of these pairs with a warning (`[n]` against `[n 1]` becomes `[n n]`);
+    here they are refused.
     """
     (first, *rest) = arrays
-    results = [floating(first, arrays[first])] + [jnp.asarray(arrays[name]) for name in rest]
-    for name, array in zip(rest, results[1:], strict=True):
+    results = [floating(first, arrays[first])]
+    for name in rest:
+        array = as_floats(arrays[name], results[0].dtype)
         if array.shape != results[0].shape:
             raise ValueError(
-                f"{name} has shape {array.shape}, but {first} has {results[0].shape}; make them equal."
+                f"{name} has shape {array.shape}, but {first} has {results[0].shape}; "
+                "make them equal."
             )
+        results.append(array)
     return results
 
 
+def as_floats(values: ArrayLike, dtype: DTypeLike) -> jax.Array:
+    """`values` as an array; whole numbers and booleans become `dtype`."""
+    array = jnp.asarray(values)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(dtype)
+
+
 def weighted(loss: jax.Array, weight: ArrayLike | None) -> jax.Array:
-    """`loss` times an optional weight that broadcasts to its shape, as torch's `weight`
-    arguments do.
-    """
+    """`loss` times an optional weight that broadcasts to its shape, as in torch."""
     if weight is None:
         return loss
     weight = jnp.asarray(weight)
     if jnp.broadcast_shapes(weight.shape, loss.shape) != loss.shape:
         raise ValueError(
-            f"weight of shape {weight.shape} does not broadcast to the loss of shape {loss.shape}."
+            f"weight of shape {weight.shape} does not broadcast to the loss of shape "
+            f"{loss.shape}."
         )
     return loss * weight
 
 
 def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
-    """Class indices, all in 0 .. n_classes - 1: a wrong one raises if it can be seen, else it
-    is n_classes.
+    """Class indices in 0 .. n_classes - 1. A wrong one raises if it can be seen; under `jit`
+    it becomes n_classes.
 
-    Reading at n_classes with `mode="fill"` then gives nan: no wrong class is ever counted as
+    Reading at n_classes with `mode="fill"` then gives NaN: a wrong class is never counted as
     another one.
     """
-    target = jnp.asarray(target)
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise RuntimeError(f"target has dtype {target.dtype}; class indices are integers.")
+    target = labels("target", target)
 
     def is_wrong(target):
         return (target < 0) | (target >= n_classes)
@@ -93,17 +104,16 @@ def checked_classes(target: ArrayLike, n_classes: int) -> jax.Array:
 
 
 def at_class(x: jax.Array, index: jax.Array) -> jax.Array:
-    """`x[..., index[...]]`, and nan where `checked_classes` found a wrong class."""
-    return jnp.take_along_axis(x, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[
-        ..., 0
-    ]
+    """`x[..., index[...]]`, and NaN if `checked_classes` found a wrong class."""
+    index = index[..., None]
+    return jnp.take_along_axis(x, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
 def class_weights(weight: ArrayLike | None, n_classes: int, dtype: DTypeLike) -> jax.Array:
-    """The weight of each class `[C]`; ones where none is given."""
+    """The weight of each class `[C]`; ones if none is given."""
     if weight is None:
         return jnp.ones(n_classes, dtype)
-    weight = jnp.asarray(weight)
+    weight = as_floats(weight, dtype)
     if weight.shape != (n_classes,):
         raise ValueError(
             f"weight has shape {weight.shape}; {n_classes} classes need ({n_classes},)."
@@ -112,10 +122,10 @@ def class_weights(weight: ArrayLike | None, n_classes: int, dtype: DTypeLike) ->
 
 
 def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
-    """Whether `test` holds anywhere in an array, as far as its values can be looked at now.
+    """Whether `test` holds anywhere in an array whose values are known now.
 
-    What is traced by `jit`, `grad` or `vmap` cannot be; constants that a traced function closes
-    over can.
+    The values of an array that `jit`, `grad` or `vmap` traces are not known; those of constants
+    that a traced function closes over are.
     """
     if isinstance(array, Tracer):
         return False
@@ -124,12 +134,10 @@ def is_seen(test: Callable[[jax.Array], jax.Array], array: jax.Array) -> bool:
 
 
 def absolute(x: jax.Array) -> jax.Array:
-    """|x| with torch's derivative: zero at x = 0, where `jnp.abs` has one."""
+    """|x| with torch's derivative at 0: zero. `jnp.abs` has one."""
     return x * jnp.sign(x)
 
 
 def clamp_min(x: jax.Array, minimum: float) -> jax.Array:
-    """max(x, minimum) with torch's derivative: one at x = minimum, where `jnp.maximum` has a
-    half.
-    """
+    """max(x, minimum) with torch's derivative at the minimum: 1. `jnp.maximum` has 1/2."""
     return jnp.where(x < minimum, minimum, x)

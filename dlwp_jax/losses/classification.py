@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
+from dlwp_jax.labels import labels
 from dlwp_jax.losses._common import (
     Reduction,
+    as_floats,
     at_class,
     checked_classes,
     clamp_min,
@@ -34,8 +36,8 @@ def nll_loss(
     """Negative log-likelihood -w[y] x[y] of the true class (chapter 7.2.6,
     `torch.nn.functional.nll_loss`).
 
-    'mean' divides by the sum of the weights w[y] that took part, not by n; where every target
-    is ignored it is nan.
+    'mean' divides by the sum of the weights w[y] that took part, not by n; if every target is
+    ignored it is nan.
 
     Args:
       input: log-probabilities `[... C]`. torch has the classes second, `[n C ...]`: move that
@@ -49,7 +51,7 @@ def nll_loss(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+      IndexError: for a class outside 0 .. C-1 if it can be seen; under `jit` the loss is nan
         then.
       ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
         dtypes.
@@ -61,7 +63,7 @@ def nll_loss(
     """
     log_probs, target = _class_arguments(input, target)
     picked, class_weight = _pick(log_probs, target, weight, ignore_index)
-    return reduce(-picked * class_weight, reduction, total=jnp.sum(class_weight))
+    return reduce(-picked * class_weight, reduction, total=_total(class_weight))
 
 
 def cross_entropy(
@@ -92,7 +94,7 @@ def cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      IndexError: for a class outside 0 .. C-1 where it can be seen; under `jit` the loss is nan
+      IndexError: for a class outside 0 .. C-1 if it can be seen; under `jit` the loss is nan
         then.
       ValueError: for shapes that do not fit or an unknown reduction. RuntimeError: for wrong
         dtypes or smoothing.
@@ -105,12 +107,12 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing={label_smoothing} must lie between 0 and 1.")
     log_probs = jax.nn.log_softmax(floating("input", input), axis=-1)
-    target = jnp.asarray(target)
-    if target.shape == log_probs.shape and jnp.issubdtype(target.dtype, jnp.floating):
+    if jnp.shape(target) == log_probs.shape and _is_floating(target):
         if ignore_index >= 0:
             raise RuntimeError(
-                f"ignore_index={ignore_index} has no meaning where the targets are probabilities."
+                f"ignore_index={ignore_index} has no meaning if the targets are probabilities."
             )
+        target = jnp.asarray(target)
         return _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing)
     log_probs, target = _class_arguments(log_probs, target)
     loss, class_weight = _pick(log_probs, target, weight, ignore_index)
@@ -121,7 +123,16 @@ def cross_entropy(
         )
         smooth = jnp.where(target == ignore_index, 0.0, smooth) / log_probs.shape[-1]
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth
-    return reduce(loss, reduction, total=jnp.sum(class_weight))
+    return reduce(loss, reduction, total=_total(class_weight))
+
+
+def _is_floating(values):
+    return jnp.issubdtype(jnp.result_type(values), jnp.floating)
+
+
+def _total(weight):
+    """The sum of the weights, in at least float32."""
+    return jnp.sum(weight, dtype=jnp.promote_types(weight.dtype, jnp.float32))
 
 
 def _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing):
@@ -135,17 +146,17 @@ def _soft_cross_entropy(log_probs, target, weight, reduction, label_smoothing):
 
 
 def _class_arguments(input, target):
-    x, target = floating("input", input), jnp.asarray(target)
-    if x.ndim == 0 or x.shape[:-1] != target.shape:
+    x = floating("input", input)
+    if x.ndim == 0 or x.shape[:-1] != jnp.shape(target):
         raise ValueError(
-            f"target has shape {target.shape}, but input {x.shape} needs {x.shape[:-1]}: classes are "
-            "the last axis of input (torch's [n C ...] has them second)."
+            f"target has shape {jnp.shape(target)}, but input {x.shape} needs {x.shape[:-1]}: "
+            "classes are the last axis of input (torch's [n C ...] has them second)."
         )
-    return x, target
+    return x, labels("target", target)
 
 
 def _pick(log_probs, target, weight, ignore_index):
-    """log_probs and weight at the target class; both are 0 where the target is ignored."""
+    """log_probs and weight at the target class; both are 0 if the target is ignored."""
     n_classes = log_probs.shape[-1]
     kept = target != ignore_index
     index = checked_classes(jnp.where(kept, target, 0), n_classes)
@@ -177,7 +188,7 @@ def binary_cross_entropy(
       A scalar, or `[...]` for `'none'`.
 
     Raises:
-      RuntimeError: for an input outside 0 .. 1 where it can be seen; under `jit` the loss is
+      RuntimeError: for an input outside 0 .. 1 if it can be seen; under `jit` the loss is
         nan then.
       ValueError: for different shapes or an unknown reduction.
 
@@ -233,11 +244,14 @@ def binary_cross_entropy_with_logits(
         logits.
 
     >>> import jax.numpy as jnp
-    >>> round(float(binary_cross_entropy_with_logits(jnp.array([0.0]), jnp.array([1.0]), pos_weight=3.0)), 4)
+    >>> logit, target = jnp.array([0.0]), jnp.array([1.0])
+    >>> round(float(binary_cross_entropy_with_logits(logit, target, pos_weight=3.0)), 4)
     2.0794
     """
     x, y = same_shape(input=input, target=target)
-    positive = 1 if pos_weight is None else 1 + weighted(y, jnp.asarray(pos_weight) - 1)
+    positive = 1
+    if pos_weight is not None:
+        positive += weighted(y, as_floats(pos_weight, x.dtype) - 1)
     loss = (1 - y) * x - positive * jax.nn.log_sigmoid(x)
     return reduce(weighted(loss, weight), reduction)
 

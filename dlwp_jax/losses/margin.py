@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from dlwp_jax.labels import labels
 from dlwp_jax.losses._common import (
     Reduction,
     absolute,
+    as_floats,
     at_class,
     checked_classes,
     clamp_min,
@@ -47,7 +49,8 @@ def hinge_embedding_loss(
         predictions.
 
     >>> import jax.numpy as jnp
-    >>> hinge_embedding_loss(jnp.array([0.5, 0.25]), jnp.array([1, -1]), reduction="none").tolist()
+    >>> distances, similar = jnp.array([0.5, 0.25]), jnp.array([1, -1])
+    >>> hinge_embedding_loss(distances, similar, reduction="none").tolist()
     [0.5, 0.75]
     """
     x, y = same_shape(input=input, target=target)
@@ -141,19 +144,19 @@ def multi_margin_loss(
 
     Raises:
       ValueError: for shapes that do not fit, another p, or an unknown reduction. IndexError:
-        for a class that is not
-      there; under `jit` the loss is nan then.
+        for a class that is not there; under `jit` the loss is nan then.
 
     >>> import jax.numpy as jnp
     >>> float(multi_margin_loss(jnp.array([[0.5, 0.0, 2.0]]), jnp.array([2])))
     0.0
     """
-    x, target = floating("input", input), jnp.asarray(target)
+    x = floating("input", input)
     if p not in (1, 2):
         raise ValueError(f"p={p} is not supported; multi_margin_loss takes 1 or 2.")
-    if x.ndim not in (1, 2) or x.shape[:-1] != target.shape:
+    if x.ndim not in (1, 2) or x.shape[:-1] != jnp.shape(target):
         raise ValueError(
-            f"target has shape {target.shape}, but input {x.shape} (classes last) needs {x.shape[:-1]}."
+            f"target has shape {jnp.shape(target)}, but input {x.shape} (classes last) needs "
+            f"{x.shape[:-1]}."
         )
     n_classes = x.shape[-1]
     target = checked_classes(target, n_classes)
@@ -173,7 +176,7 @@ def multilabel_margin_loss(
     Args:
       input: scores `[n C]` or `[C]`.
       target: the labels of each row, as torch wants them: class indices followed by -1 up to
-        the length C. What comes after the first -1 is not read. The shape is that of `input`.
+        the length C. Values after the first -1 are not read. The shape is that of `input`.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
@@ -189,10 +192,12 @@ def multilabel_margin_loss(
     >>> round(float(multilabel_margin_loss(scores, labels)), 4)
     0.85
     """
-    x, target = same_shape(input=input, target=target)
-    if x.ndim not in (1, 2):
+    x, target = floating("input", input), labels("target", target)
+    if x.ndim not in (1, 2) or target.shape != x.shape:
         raise ValueError(
-            f"input has shape {x.shape}; multilabel_margin_loss takes [n C] or [C]."
+            f"input has shape {x.shape} and target {target.shape}; multilabel_margin_loss "
+            "takes "
+            "[n C] or [C], both of one shape."
         )
     n_classes = x.shape[-1]
     given = jnp.cumsum(target == -1, axis=-1) == 0  # before the first -1
@@ -322,7 +327,7 @@ def cosine_embedding_loss(
     2.0
     """
     x1, x2 = same_shape(input1=input1, input2=input2)
-    target = jnp.asarray(target)
+    target = as_floats(target, x1.dtype)
     if target.shape != x1.shape[:-1]:
         raise ValueError(
             f"target has shape {target.shape}, but input1 {x1.shape} needs {x1.shape[:-1]}."

@@ -74,7 +74,8 @@ def _weighted_mean_loss(error, input, target, weight, reduction):
     if weight is None:
         return reduce(error(x, y), reduction)
     _, weight = same_shape(input=x, weight=weight)
-    return reduce(error(x, y) * weight, reduction, total=jnp.sum(weight))
+    total = jnp.sum(weight, dtype=jnp.promote_types(weight.dtype, jnp.float32))
+    return reduce(error(x, y) * weight, reduction, total=total)
 
 
 def smooth_l1_loss(
@@ -82,12 +83,13 @@ def smooth_l1_loss(
 ) -> jax.Array:
     """Squared error near zero, absolute error further out (`F.smooth_l1_loss`).
 
-    d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - y. `beta=0` is `l1_loss`.
+    d^2 / (2 beta) if |d| < beta, else |d| - beta / 2, with d = x - y. `beta=0` is `l1_loss`.
 
     Args:
       input: predictions `[...]`.
       target: the truth, of the same shape.
-      beta: where the square turns into the absolute value; a number, not traced.
+      beta: the distance at which the square turns into the absolute value; a number, not
+        traced.
       reduction: `'none'`, `'mean'` or `'sum'`.
 
     Returns:
@@ -121,12 +123,12 @@ def huber_loss(
 ) -> jax.Array:
     """Squared error near zero, slope `delta` further out (`F.huber_loss`).
 
-    d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2): `smooth_l1_loss` times delta.
+    d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2): `smooth_l1_loss` times delta.
 
     Args:
       input: predictions `[...]`.
       target: the truth, of the same shape.
-      delta: where the square ends; a number, not traced.
+      delta: the distance at which the square ends; a number, not traced.
       weight: optional factors of the same shape; as in torch, 'mean' still divides by the
         number of elements.
       reduction: `'none'`, `'mean'` or `'sum'`.
@@ -164,7 +166,7 @@ def poisson_nll_loss(
     """Negative log-likelihood of a count under a Poisson distribution (`F.poisson_nll_loss`).
 
     exp(x) - y x for a predicted log-rate, x - y log(x + eps) for a predicted rate; `full` adds
-    Stirling's y log y - y + log(2 pi y) / 2 where y > 1.
+    Stirling's y log y - y + log(2 pi y) / 2 if y > 1.
 
     Args:
       input: predicted log-rates (`log_input=True`) or rates `[...]`.
@@ -188,7 +190,7 @@ def poisson_nll_loss(
     x, y = same_shape(input=input, target=target)
     loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
     if full:
-        counts = jnp.where(y > 1, y, 1.0)  # keeps log(0) out of the gradient of what is masked
+        counts = jnp.where(y > 1, y, 1.0)  # keeps log(0) out of the masked gradients
         loss += jnp.where(
             y > 1, xlogy(counts, counts) - counts + 0.5 * jnp.log(2 * math.pi * counts), 0.0
         )
@@ -221,7 +223,7 @@ def gaussian_nll_loss(
       A scalar, or `[... d]` for `'none'`.
 
     Raises:
-      ValueError: for shapes that do not fit, and for a negative variance where it can be seen
+      ValueError: for shapes that do not fit, and for a negative variance if it can be seen
         (not under `jit`).
 
     >>> import jax.numpy as jnp
@@ -250,5 +252,6 @@ def _variance(var, x):
     if var.ndim == x.ndim and mismatches == [1]:
         return var
     raise ValueError(
-        f"var has shape {var.shape}; for input {x.shape} take that shape or one value for each row."
+        f"var has shape {var.shape}; for input {x.shape} take that shape or one value for "
+        "each row."
     )

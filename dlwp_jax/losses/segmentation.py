@@ -37,9 +37,12 @@ def dice_loss(
     p, y = same_shape(prediction=prediction, label=label)
     if p.ndim < 2:
         raise ValueError(
-            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each example."
+            f"prediction has shape {p.shape}; dice_loss needs [n ...], one mask for each "
+            "example."
         )
-    y = y.astype(p.dtype)
     axes = tuple(range(1, p.ndim))
-    overlap = (2 * jnp.sum(p * y, axes) + eps) / (jnp.sum(p, axes) + jnp.sum(y, axes) + eps)
-    return reduce(1 - overlap, reduction)
+    # A mask may have more pixels than float16 can count.
+    wide = jnp.promote_types(p.dtype, jnp.float32)
+    both, predicted, true = (jnp.sum(a, axes, dtype=wide) for a in (p * y, p, y))
+    overlap = (2 * both + eps) / (predicted + true + eps)
+    return reduce((1 - overlap).astype(p.dtype), reduction)

@@ -1,14 +1,15 @@
-"""The activations as layers, for `Sequential`: torch.nn's classes, one line each over
+"""The activations as layers for `Sequential`: torch.nn's classes over the functions of
 `activations`.
 
 Torch's `inplace` has no counterpart: arrays here do not change. Axes are counted in our
-channels-last arrays, so torch's `dim=1` of an image, the channels, is -1 here; that is the
-default.
+channels-last arrays: torch's `dim=1` of an image, the channels, is -1 here, and the default.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, Literal, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -49,353 +50,287 @@ __all__ = [
 ]
 
 
-class CELU(nnx.Module):
-    """Continuously differentiable ELU; torch.nn.CELU. The function is `activations.celu`.
+@dataclass_transform(eq_default=False)
+class _Elementwise(nnx.Module):
+    """A layer that is one function of its input; its fields are the function's options."""
+
+    _function: ClassVar[Callable[..., jax.Array]]
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "_function" in vars(cls):
+            dataclasses.dataclass(cls, eq=False, repr=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The function of `x`, with this layer's options."""
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return self._function(x, *(getattr(self, field.name) for field in fields))
+
+
+class CELU(_Elementwise):
+    """Continuously differentiable ELU; torch.nn.CELU.
 
     >>> print(CELU()(jnp.array([-1.0])).round(4))
     [-0.6321]
     """
 
-    def __init__(self, alpha: float = 1.0):
-        self.alpha = alpha
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.celu` of `x`."""
-        return activations.celu(x, self.alpha)
+    _function = staticmethod(activations.celu)
+    alpha: float = 1.0
 
 
-class ELU(nnx.Module):
-    """Exponential linear unit; torch.nn.ELU. The function is `activations.elu`.
+class ELU(_Elementwise):
+    """Exponential linear unit; torch.nn.ELU.
 
     >>> print(ELU()(jnp.array([-1.0])).round(4))
     [-0.6321]
     """
 
-    def __init__(self, alpha: float = 1.0):
-        self.alpha = alpha
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.elu` of `x`."""
-        return activations.elu(x, self.alpha)
+    _function = staticmethod(activations.elu)
+    alpha: float = 1.0
 
 
-class GELU(nnx.Module):
-    """Gaussian error linear unit, exact by default; torch.nn.GELU. The function is
-    `activations.gelu`.
+class GELU(_Elementwise):
+    """Gaussian error linear unit, exact by default; torch.nn.GELU.
 
     >>> print(GELU()(jnp.array([1.0])).round(4))
     [0.84129995]
     """
 
-    def __init__(self, approximate: Literal["none", "tanh"] = "none"):
-        self.approximate: Literal["none", "tanh"] = approximate
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.gelu` of `x`."""
-        return activations.gelu(x, self.approximate)
+    _function = staticmethod(activations.gelu)
+    approximate: Literal["none", "tanh"] = "none"
 
 
-class GLU(nnx.Module):
-    """Gated linear unit; torch.nn.GLU. The function is `activations.glu`.
+class GLU(_Elementwise):
+    """Gated linear unit; torch.nn.GLU.
 
     >>> print(GLU()(jnp.array([4.0, 0.0])).round(4))
     [2.]
     """
 
-    def __init__(self, dim: int = -1):
-        self.dim = dim
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.glu` of `x`."""
-        return activations.glu(x, self.dim)
+    _function = staticmethod(activations.glu)
+    dim: int = -1
 
 
-class Hardshrink(nnx.Module):
-    """Zero between -lambd and lambd; torch.nn.Hardshrink. The function is
-    `activations.hardshrink`.
+class Hardshrink(_Elementwise):
+    """Zero between -lambd and lambd; torch.nn.Hardshrink.
 
     >>> print(Hardshrink()(jnp.array([0.4])).round(4))
     [0.]
     """
 
-    def __init__(self, lambd: float = 0.5):
-        self.lambd = lambd
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.hardshrink` of `x`."""
-        return activations.hardshrink(x, self.lambd)
+    _function = staticmethod(activations.hardshrink)
+    lambd: float = 0.5
 
 
-class Hardsigmoid(nnx.Module):
-    """Piecewise linear sigmoid; torch.nn.Hardsigmoid. The function is
-    `activations.hardsigmoid`.
+class Hardsigmoid(_Elementwise):
+    """Piecewise linear sigmoid; torch.nn.Hardsigmoid.
 
     >>> print(Hardsigmoid()(jnp.array([0.0])).round(4))
     [0.5]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.hardsigmoid` of `x`."""
-        return activations.hardsigmoid(x)
+    _function = staticmethod(activations.hardsigmoid)
 
 
-class Hardswish(nnx.Module):
-    """Piecewise quadratic SiLU; torch.nn.Hardswish. The function is `activations.hardswish`.
+class Hardswish(_Elementwise):
+    """Piecewise quadratic SiLU; torch.nn.Hardswish.
 
     >>> print(Hardswish()(jnp.array([3.0])).round(4))
     [3.]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.hardswish` of `x`."""
-        return activations.hardswish(x)
+    _function = staticmethod(activations.hardswish)
 
 
-class Hardtanh(nnx.Module):
-    """Cut to [min_val, max_val]; torch.nn.Hardtanh. The function is `activations.hardtanh`.
+class Hardtanh(_Elementwise):
+    """Cut to [min_val, max_val]; torch.nn.Hardtanh.
 
     >>> print(Hardtanh()(jnp.array([2.0])).round(4))
     [1.]
     """
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0):
-        self.min_val = min_val
-        self.max_val = max_val
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.hardtanh` of `x`."""
-        return activations.hardtanh(x, self.min_val, self.max_val)
+    _function = staticmethod(activations.hardtanh)
+    min_val: float = -1.0
+    max_val: float = 1.0
 
 
-class LeakyReLU(nnx.Module):
-    """ReLU with a slope below 0; torch.nn.LeakyReLU. The function is `activations.leaky_relu`.
+class LeakyReLU(_Elementwise):
+    """ReLU with a slope below 0; torch.nn.LeakyReLU.
 
     >>> print(LeakyReLU(0.5)(jnp.array([-1.0])).round(4))
     [-0.5]
     """
 
-    def __init__(self, negative_slope: float = 0.01):
-        self.negative_slope = negative_slope
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.leaky_relu` of `x`."""
-        return activations.leaky_relu(x, self.negative_slope)
+    _function = staticmethod(activations.leaky_relu)
+    negative_slope: float = 0.01
 
 
-class LogSigmoid(nnx.Module):
-    """Logarithm of the sigmoid; torch.nn.LogSigmoid. The function is `activations.log_sigmoid`.
+class LogSigmoid(_Elementwise):
+    """Logarithm of the sigmoid; torch.nn.LogSigmoid.
 
     >>> print(LogSigmoid()(jnp.array([0.0])).round(4))
     [-0.6931]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.log_sigmoid` of `x`."""
-        return activations.log_sigmoid(x)
+    _function = staticmethod(activations.log_sigmoid)
 
 
-class LogSoftmax(nnx.Module):
-    """Logarithm of the softmax along an axis; torch.nn.LogSoftmax. The function is
-    `activations.log_softmax`.
+class LogSoftmax(_Elementwise):
+    """Logarithm of the softmax along an axis; torch.nn.LogSoftmax.
 
     >>> print(LogSoftmax()(jnp.array([1.0, 1.0])).round(4))
     [-0.6931 -0.6931]
     """
 
-    def __init__(self, dim: int = -1):
-        self.dim = dim
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.log_softmax` of `x`."""
-        return activations.log_softmax(x, self.dim)
+    _function = staticmethod(activations.log_softmax)
+    dim: int = -1
 
 
-class Mish(nnx.Module):
-    """`x tanh(softplus(x))`; torch.nn.Mish. The function is `activations.mish`.
+class Mish(_Elementwise):
+    """`x tanh(softplus(x))`; torch.nn.Mish.
 
     >>> print(Mish()(jnp.array([1.0])).round(4))
     [0.86509997]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.mish` of `x`."""
-        return activations.mish(x)
+    _function = staticmethod(activations.mish)
 
 
-class ReLU(nnx.Module):
-    """Rectified linear unit; torch.nn.ReLU. The function is `activations.relu`.
+class ReLU(_Elementwise):
+    """Rectified linear unit; torch.nn.ReLU.
 
     >>> print(ReLU()(jnp.array([-1.0, 2.0])).round(4))
     [0. 2.]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.relu` of `x`."""
-        return activations.relu(x)
+    _function = staticmethod(activations.relu)
 
 
-class ReLU6(nnx.Module):
-    """ReLU cut at 6; torch.nn.ReLU6. The function is `activations.relu6`.
+class ReLU6(_Elementwise):
+    """ReLU cut at 6; torch.nn.ReLU6.
 
     >>> print(ReLU6()(jnp.array([9.0])).round(4))
     [6.]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.relu6` of `x`."""
-        return activations.relu6(x)
+    _function = staticmethod(activations.relu6)
 
 
-class SELU(nnx.Module):
-    """Self-normalising ELU; torch.nn.SELU. The function is `activations.selu`.
+class SELU(_Elementwise):
+    """Self-normalising ELU; torch.nn.SELU.
 
     >>> print(SELU()(jnp.array([1.0])).round(4))
     [1.0507]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.selu` of `x`."""
-        return activations.selu(x)
+    _function = staticmethod(activations.selu)
 
 
-class SiLU(nnx.Module):
-    """`x sigmoid(x)`; torch.nn.SiLU. The function is `activations.silu`.
+class SiLU(_Elementwise):
+    """`x sigmoid(x)`; torch.nn.SiLU.
 
     >>> print(SiLU()(jnp.array([1.0])).round(4))
     [0.73109996]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.silu` of `x`."""
-        return activations.silu(x)
+    _function = staticmethod(activations.silu)
 
 
-class Sigmoid(nnx.Module):
-    """`1 / (1 + exp(-x))`; torch.nn.Sigmoid. The function is `activations.sigmoid`.
+class Sigmoid(_Elementwise):
+    """`1 / (1 + exp(-x))`; torch.nn.Sigmoid.
 
     >>> print(Sigmoid()(jnp.array([0.0])).round(4))
     [0.5]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.sigmoid` of `x`."""
-        return activations.sigmoid(x)
+    _function = staticmethod(activations.sigmoid)
 
 
-class Softmax(nnx.Module):
-    """Softmax along an axis; torch.nn.Softmax. The function is `activations.softmax`.
+class Softmax(_Elementwise):
+    """Softmax along an axis; torch.nn.Softmax.
 
     >>> print(Softmax()(jnp.array([1.0, 1.0])).round(4))
     [0.5 0.5]
     """
 
-    def __init__(self, dim: int = -1):
-        self.dim = dim
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.softmax` of `x`."""
-        return activations.softmax(x, self.dim)
+    _function = staticmethod(activations.softmax)
+    dim: int = -1
 
 
-class Softmin(nnx.Module):
-    """Softmax of the negative along an axis; torch.nn.Softmin. The function is
-    `activations.softmin`.
+class Softmin(_Elementwise):
+    """Softmax of the negative along an axis; torch.nn.Softmin.
 
     >>> print(Softmin()(jnp.array([1.0, 1.0])).round(4))
     [0.5 0.5]
     """
 
-    def __init__(self, dim: int = -1):
-        self.dim = dim
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.softmin` of `x`."""
-        return activations.softmin(x, self.dim)
+    _function = staticmethod(activations.softmin)
+    dim: int = -1
 
 
-class Softplus(nnx.Module):
-    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus. The function is
-    `activations.softplus`.
+class Softplus(_Elementwise):
+    """Smooth ReLU, linear above `threshold / beta`; torch.nn.Softplus.
 
     >>> print(Softplus()(jnp.array([0.0])).round(4))
     [0.6931]
     """
 
-    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
-        self.beta = beta
-        self.threshold = threshold
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.softplus` of `x`."""
-        return activations.softplus(x, self.beta, self.threshold)
+    _function = staticmethod(activations.softplus)
+    beta: float = 1.0
+    threshold: float = 20.0
 
 
-class Softshrink(nnx.Module):
-    """Towards 0 by lambd; torch.nn.Softshrink. The function is `activations.softshrink`.
+class Softshrink(_Elementwise):
+    """Towards 0 by lambd; torch.nn.Softshrink.
 
     >>> print(Softshrink()(jnp.array([2.0])).round(4))
     [1.5]
     """
 
-    def __init__(self, lambd: float = 0.5):
-        self.lambd = lambd
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.softshrink` of `x`."""
-        return activations.softshrink(x, self.lambd)
+    _function = staticmethod(activations.softshrink)
+    lambd: float = 0.5
 
 
-class Softsign(nnx.Module):
-    """`x / (1 + |x|)`; torch.nn.Softsign. The function is `activations.softsign`.
+class Softsign(_Elementwise):
+    """`x / (1 + |x|)`; torch.nn.Softsign.
 
     >>> print(Softsign()(jnp.array([3.0])).round(4))
     [0.75]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.softsign` of `x`."""
-        return activations.softsign(x)
+    _function = staticmethod(activations.softsign)
 
 
-class Tanh(nnx.Module):
-    """Hyperbolic tangent; torch.nn.Tanh. The function is `activations.tanh`.
+class Tanh(_Elementwise):
+    """Hyperbolic tangent; torch.nn.Tanh.
 
     >>> print(Tanh()(jnp.array([0.0])).round(4))
     [0.]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.tanh` of `x`."""
-        return activations.tanh(x)
+    _function = staticmethod(activations.tanh)
 
 
-class Tanhshrink(nnx.Module):
-    """`x - tanh(x)`; torch.nn.Tanhshrink. The function is `activations.tanhshrink`.
+class Tanhshrink(_Elementwise):
+    """`x - tanh(x)`; torch.nn.Tanhshrink.
 
     >>> print(Tanhshrink()(jnp.array([0.0])).round(4))
     [0.]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.tanhshrink` of `x`."""
-        return activations.tanhshrink(x)
+    _function = staticmethod(activations.tanhshrink)
 
 
-class Threshold(nnx.Module):
-    """A value in place of all below a threshold; torch.nn.Threshold. The function is
-    `activations.threshold`.
+class Threshold(_Elementwise):
+    """A value in place of all below a threshold; torch.nn.Threshold.
 
     >>> print(Threshold(1.0, 7.0)(jnp.array([0.5])).round(4))
     [7.]
     """
 
-    def __init__(self, threshold: float, value: float):
-        self.threshold = threshold
-        self.value = value
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`activations.threshold` of `x`."""
-        return activations.threshold(x, self.threshold, self.value)
+    _function = staticmethod(activations.threshold)
+    threshold: float
+    value: float
 
 
 class Softmax2d(nnx.Module):
@@ -436,7 +371,8 @@ class PReLU(nnx.Module):
         """`activations.prelu` of `x` with the learned slope."""
         if self.num_parameters not in (1, x.shape[-1]):
             raise RuntimeError(
-                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, channels last."
+                f"PReLU has {self.num_parameters} slopes; the input has shape {x.shape}, "
+                "channels last."
             )
         return activations.prelu(x, self.weight[...])
 

@@ -1,19 +1,23 @@
-"""Torch's elementwise activations and softmax family as functions; `activation_layers` wraps
-them as modules.
+"""Torch's elementwise activations and softmax family as functions; `activation_layers` has them
+as layers.
 
-Where a function has a kink, its derivative there is torch's choice (relu'(0) = 0,
-leaky_relu'(0) = slope,
-...): real data does hit kinks, after a ReLU or in 8-bit images. Every branch that could overflow is fed a
-safe value, so that gradients stay finite.
+If a function has a kink, its derivative there is torch's choice (relu'(0) = 0, leaky_relu'(0) =
+slope, ...): real data does hit kinks, after a ReLU or in 8-bit images. A branch that could
+overflow is fed a safe value, so that gradients stay finite. Whole numbers and booleans become
+floating point first (relu keeps them): `-x` of a uint8 would wrap around.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from dlwp_jax.nn.shapes import floating
 
 __all__ = [
     "celu",
@@ -45,7 +49,20 @@ __all__ = [
     "threshold",
 ]
 
+Function = TypeVar("Function", bound=Callable[..., jax.Array])
 
+
+def _of_floats(function: Function) -> Function:
+    """`function` of `x` in floating point."""
+
+    @functools.wraps(function)
+    def activation(x, *args, **kwargs):
+        return function(floating(x), *args, **kwargs)
+
+    return activation  # pyright: ignore[reportReturnType]
+
+
+@_of_floats
 def tanh(x: jax.Array) -> jax.Array:
     """`(exp(x) - exp(-x)) / (exp(x) + exp(-x))`; torch.nn.functional.tanh.
 
@@ -55,6 +72,7 @@ def tanh(x: jax.Array) -> jax.Array:
     return jnp.tanh(x)
 
 
+@_of_floats
 def sigmoid(x: jax.Array) -> jax.Array:
     """`1 / (1 + exp(-x))`; torch.nn.functional.sigmoid.
 
@@ -64,6 +82,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(x)
 
 
+@_of_floats
 def log_sigmoid(x: jax.Array) -> jax.Array:
     """`log(sigmoid(x))`, computed without the quotient; torch.nn.functional.logsigmoid.
 
@@ -73,6 +92,7 @@ def log_sigmoid(x: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(x)
 
 
+@_of_floats
 def silu(x: jax.Array) -> jax.Array:
     """`x sigmoid(x)`; torch.nn.functional.silu.
 
@@ -91,6 +111,7 @@ def relu(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
+@_of_floats
 def hardtanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
     """`x` cut to [min_val, max_val], with derivative 0 at both ends;
     torch.nn.functional.hardtanh.
@@ -111,8 +132,9 @@ def relu6(x: jax.Array) -> jax.Array:
     return hardtanh(x, 0.0, 6.0)
 
 
+@_of_floats
 def leaky_relu(x: jax.Array, negative_slope: float | jax.Array = 0.01) -> jax.Array:
-    """`x` where positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
+    """`x` if positive, else `negative_slope * x`; torch.nn.functional.leaky_relu.
 
     >>> leaky_relu(jnp.array([-1.0, 2.0]), 0.5).tolist()
     [-0.5, 2.0]
@@ -130,6 +152,7 @@ def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
     return leaky_relu(x, weight)
 
 
+@_of_floats
 def rrelu(
     x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, key: jax.Array | None = None
 ) -> jax.Array:
@@ -149,8 +172,9 @@ def rrelu(
     return leaky_relu(x, slope)
 
 
+@_of_floats
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """`x` where positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
+    """`x` if positive, else `alpha (exp(x) - 1)`; torch.nn.functional.elu.
 
     >>> elu(jnp.array([0.0, 2.0])).tolist()
     [0.0, 2.0]
@@ -158,8 +182,9 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
+@_of_floats
 def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """`x` where positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
+    """`x` if positive, else `alpha (exp(x / alpha) - 1)`; torch.nn.functional.celu.
 
     >>> celu(jnp.array([0.0, 2.0])).tolist()
     [0.0, 2.0]
@@ -169,6 +194,7 @@ def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
+@_of_floats
 def selu(x: jax.Array) -> jax.Array:
     """`1.0507 elu(x, alpha=1.6733)`, which keeps mean 0 and variance 1;
     torch.nn.functional.selu.
@@ -179,6 +205,7 @@ def selu(x: jax.Array) -> jax.Array:
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
+@_of_floats
 def gelu(x: jax.Array, approximate: Literal["none", "tanh"] = "none") -> jax.Array:
     """`x Phi(x)` with the exact normal distribution, or approximate='tanh';
     torch.nn.functional.gelu.
@@ -198,6 +225,7 @@ def gelu(x: jax.Array, approximate: Literal["none", "tanh"] = "none") -> jax.Arr
     return x * (0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (inside + 0.044715 * inside**3))))
 
 
+@_of_floats
 def hardsigmoid(x: jax.Array) -> jax.Array:
     """`x / 6 + 1 / 2` cut to [0, 1]; torch.nn.functional.hardsigmoid.
 
@@ -207,6 +235,7 @@ def hardsigmoid(x: jax.Array) -> jax.Array:
     return hardtanh(x / 6 + 0.5, 0.0, 1.0)
 
 
+@_of_floats
 def hardswish(x: jax.Array) -> jax.Array:
     """`x hardsigmoid(x)`; torch.nn.functional.hardswish.
 
@@ -216,6 +245,7 @@ def hardswish(x: jax.Array) -> jax.Array:
     return x * hardsigmoid(x)
 
 
+@_of_floats
 def mish(x: jax.Array) -> jax.Array:
     """`x tanh(softplus(x))`; torch.nn.functional.mish.
 
@@ -225,8 +255,9 @@ def mish(x: jax.Array) -> jax.Array:
     return x * jnp.tanh(softplus(x))
 
 
+@_of_floats
 def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
-    """`log(1 + exp(beta x)) / beta`, and `x` itself where `beta x > threshold`;
+    """`log(1 + exp(beta x)) / beta`, and `x` itself if `beta x > threshold`;
     torch.nn.functional.softplus.
 
     >>> print(softplus(jnp.array([0.0, 30.0])).round(4))
@@ -234,9 +265,10 @@ def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Ar
     """
     linear = beta * x > threshold
     safe = jnp.where(linear, 0, beta * x)
-    return jnp.where(linear, x, jnp.log1p(jnp.exp(safe)) / beta)
+    return jnp.where(linear, x, jax.nn.softplus(safe) / beta)
 
 
+@_of_floats
 def softsign(x: jax.Array) -> jax.Array:
     """`x / (1 + |x|)`; torch.nn.functional.softsign.
 
@@ -246,6 +278,7 @@ def softsign(x: jax.Array) -> jax.Array:
     return x / (1 + jnp.abs(x))
 
 
+@_of_floats
 def tanhshrink(x: jax.Array) -> jax.Array:
     """`x - tanh(x)`; torch.nn.functional.tanhshrink.
 
@@ -255,8 +288,9 @@ def tanhshrink(x: jax.Array) -> jax.Array:
     return x - jnp.tanh(x)
 
 
+@_of_floats
 def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
-    """0 where `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
+    """0 if `|x| <= lambd`, else `x`; torch.nn.functional.hardshrink.
 
     >>> hardshrink(jnp.array([0.5, 1.0])).tolist()
     [0.0, 1.0]
@@ -264,6 +298,7 @@ def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     return jnp.where((x >= -lambd) & (x <= lambd), jnp.zeros((), x.dtype), x)
 
 
+@_of_floats
 def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """`x` moved towards 0 by `lambd`, stopping at 0; torch.nn.functional.softshrink.
 
@@ -275,8 +310,9 @@ def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     return jnp.where(x > lambd, x - lambd, jnp.where(x < -lambd, x + lambd, 0 * x))
 
 
+@_of_floats
 def threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
-    """`x` where above the threshold, else `value`; torch.nn.functional.threshold.
+    """`x` if above the threshold, else `value`; torch.nn.functional.threshold.
 
     >>> threshold(jnp.array([0.5, 2.0]), 1.0, 7.0).tolist()
     [7.0, 2.0]
@@ -284,6 +320,7 @@ def threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
     return jnp.where(x <= threshold, jnp.asarray(value, x.dtype), x)
 
 
+@_of_floats
 def glu(x: jax.Array, dim: int = -1) -> jax.Array:
     """First half of axis `dim` of `x` times the sigmoid of the second; torch.nn.functional.glu.
 
@@ -298,6 +335,7 @@ def glu(x: jax.Array, dim: int = -1) -> jax.Array:
     return value * jax.nn.sigmoid(gate)
 
 
+@_of_floats
 def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
     """`exp(x) / sum(exp(x))` along axis `dim`, by default the channels;
     torch.nn.functional.softmax.
@@ -308,6 +346,7 @@ def softmax(x: jax.Array, dim: int = -1) -> jax.Array:
     return jax.nn.softmax(x, axis=dim)
 
 
+@_of_floats
 def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
     """`softmax(-x)` along axis `dim`; torch.nn.functional.softmin.
 
@@ -317,6 +356,7 @@ def softmin(x: jax.Array, dim: int = -1) -> jax.Array:
     return jax.nn.softmax(-x, axis=dim)
 
 
+@_of_floats
 def log_softmax(x: jax.Array, dim: int = -1) -> jax.Array:
     """`log(softmax(x))` along axis `dim`, without the quotient;
     torch.nn.functional.log_softmax.

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dlwp_jax.nn.neighbours import weighted_sum
 from dlwp_jax.nn.pool import max_pool
-from dlwp_jax.nn.shapes import Sizes, check_input, over_batch
+from dlwp_jax.nn.shapes import Sizes, check_input, floating, over_batch, wide
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -35,12 +36,14 @@ def adaptive_avg_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...])
       output_size: an int, or one per spatial axis; None keeps an axis.
 
     Returns:
-      `[N *output_size C]`.
+      `[N *output_size C]`; for whole numbers in floating point.
 
     >>> adaptive_avg_pool(jnp.arange(6.0).reshape(1, 6, 1), 4)[0, :, 0].tolist()
     [0.5, 1.5, 3.5, 4.5]
     """
-    return _each_axis(_mean_axis, x, output_size, "adaptive_avg_pool")
+    x = floating(x)
+    means = _each_axis(_mean_axis, wide(x), output_size, "adaptive_avg_pool")
+    return means.astype(x.dtype)
 
 
 def adaptive_max_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
@@ -79,7 +82,8 @@ def _sizes(output_size, n) -> tuple[int | None, ...]:
     )
     if len(sizes) != n or any(size is not None and size < 1 for size in sizes):
         raise ValueError(
-            f"output_size={output_size!r} must be a positive int, or {n} of them (None keeps an axis)."
+            f"output_size={output_size!r} must be a positive int, or {n} of them (None "
+            "keeps an axis)."
         )
     return sizes
 
@@ -93,28 +97,26 @@ def _windows(size: int, outputs: int):
 def _mean_axis(x, axis, outputs):
     size = x.shape[axis]
     if size % outputs == 0:
-        return x.reshape(*x.shape[:axis], outputs, size // outputs, *x.shape[axis + 1 :]).mean(
-            axis + 1
-        )
+        side_by_side = (*x.shape[:axis], outputs, size // outputs, *x.shape[axis + 1 :])
+        return x.reshape(side_by_side).mean(axis + 1)
     start, stop = _windows(size, outputs)
-    place = np.arange(size)
-    inside = (place >= start[:, None]) & (place < stop[:, None])
-    weights = jnp.asarray(inside / (stop - start)[:, None], x.dtype)
-    return jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
+    longest = int((stop - start).max())
+    places = start[:, None] + np.arange(longest)
+    weight = (places < stop[:, None]) / (stop - start)[:, None]
+    return weighted_sum(x, axis, np.minimum(places, size - 1), weight)
 
 
 def _max_axis(x, axis, outputs):
     size = x.shape[axis]
     start, stop = _windows(size, outputs)
     longest = int((stop - start).max())
-    # Lay the windows side by side, short ones filled up with their own last place: that changes
-    # neither the
-    # maximum nor which place is the first to have it.
+    # The windows side by side, short ones filled up with their own last place: that changes
+    # neither the maximum nor the first place that has it.
     places = np.minimum(start[:, None] + np.arange(longest), stop[:, None] - 1).reshape(-1)
-    laid_out = x if size == outputs * longest else jnp.take(x, places, axis)
+    side_by_side = x if size == outputs * longest else jnp.take(x, places, axis)
     window = [1] * (x.ndim - 2)
     window[axis - 1] = longest
-    return max_pool(laid_out, tuple(window))
+    return max_pool(side_by_side, tuple(window))
 
 
 class _AdaptivePool(nnx.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from dlwp_jax.nn.shapes import layout
+from dlwp_jax.nn.shapes import floating, layout
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
@@ -18,7 +18,7 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over `axes`, kept, in at least float32 and in two passes.
 
-    Two passes because E[x^2] - E[x]^2 loses everything where the mean is large: at a mean of
+    Two passes because E[x^2] - E[x]^2 loses everything if the mean is large: at a mean of
     1000, as in CT data, its error is 0.28.
 
     >>> mean, var = moments(jnp.array([[1000.0, 1002.0]]), (1,))
@@ -38,8 +38,9 @@ def normalize(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`, computed in at least
-    float32.
+    """`(x - mean) / sqrt(var + eps) * scale + bias` in the dtype of `x`.
+
+    The computation is in at least float32.
 
     >>> normalize(jnp.array([3.0]), 1.0, 4.0, 0.0).tolist()
     [1.0]
@@ -60,7 +61,8 @@ def normalize_by_moments(
     bias, scale and input alike; JAX's own takes more passes over the array (`scripts/bench
     layers` has both).
 
-    >>> y, mean, var = normalize_by_moments(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0, (0,))
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> y, mean, var = normalize_by_moments(x, jnp.ones(1), jnp.zeros(1), 0.0, (0,))
     >>> y.tolist(), mean.item(), var.item()
     ([[-1.0], [1.0]], 2.0, 1.0)
     """
@@ -94,7 +96,7 @@ class Affine(nnx.Module):
         )
 
     def _affine(self):
-        """The values of both, None where there is none."""
+        """Scale and bias, or None in their places."""
         return tuple(
             None if parameter is None else parameter[...]
             for parameter in (self.scale, self.bias)
@@ -102,11 +104,10 @@ class Affine(nnx.Module):
 
 
 class RunningMoments(Affine):
-    """Scale, bias and running moments per channel: what BatchNorm and InstanceNorm share.
+    """Scale, bias and running moments per channel, for BatchNorm and InstanceNorm.
 
     Parameters: `scale [C]`, `bias [C]` (None without `affine`). Statistics (`nnx.BatchStat`):
-      `mean [C]`, `var [C]`
-    and `num_batches_tracked []` (None without `track_running_stats`).
+      `mean [C]`, `var [C]` and `num_batches_tracked []` (None without `track_running_stats`).
     """
 
     def __init__(
@@ -138,12 +139,10 @@ class RunningMoments(Affine):
         )
 
     def _normalize(self, x, mean, var):
-        return normalize(x, mean, var, self.eps, *self._affine())
+        return normalize(floating(x), mean, var, self.eps, *self._affine())
 
     def _running(self):
-        """The running (mean, var) where eval mode is to use them, else None: the batch's own
-        are wanted.
-        """
+        """The running (mean, var) if eval mode uses them, else None."""
         if not self.use_running_average or self.mean is None or self.var is None:
             return None
         return self.mean[...], self.var[...]
@@ -154,9 +153,11 @@ class RunningMoments(Affine):
         """
         if self.use_running_average or self.mean is None or self.var is None or count == 0:
             return
-        mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
-        self.mean[...] = (1 - weight) * self.mean[...] + weight * mean
-        self.var[...] = (1 - weight) * self.var[...] + weight * var
+        unbiased = var * (count / (count - 1))
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            old = running[...]
+            moved = (1 - weight) * old + weight * jax.lax.stop_gradient(new)
+            running[...] = moved.astype(old.dtype)
 
 
 class _BatchNorm(RunningMoments):
@@ -195,7 +196,8 @@ class _BatchNorm(RunningMoments):
                 else ""
             )
             raise ValueError(
-                f"{type(self).__name__} takes {takes}, channels last; the input has shape {x.shape}{hint}."
+                f"{type(self).__name__} takes {takes}, channels last; the input has shape "
+                f"{x.shape}{hint}."
             )
         running = self._running()
         if running is not None:
@@ -203,7 +205,8 @@ class _BatchNorm(RunningMoments):
         count = math.prod(x.shape[:-1])
         if count == 1 and not self.use_running_average:
             raise ValueError(
-                f"Expected more than 1 value per channel when training, got input size {x.shape}."
+                "Expected more than 1 value per channel when training, got input size "
+                f"{x.shape}."
             )
         scale = (
             jnp.ones(self.num_features, jnp.float32) if self.scale is None else self.scale[...]
@@ -211,7 +214,9 @@ class _BatchNorm(RunningMoments):
         bias = (
             jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
         )
-        y, mean, var = normalize_by_moments(x, scale, bias, self.eps, tuple(range(x.ndim - 1)))
+        y, mean, var = normalize_by_moments(
+            floating(x), scale, bias, self.eps, tuple(range(x.ndim - 1))
+        )
         self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
         return y
 

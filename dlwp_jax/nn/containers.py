@@ -33,12 +33,13 @@ class Sequential(nnx.Module):
       named: name=layer, in order.
 
     Raises:
-      KeyError: where a name is empty, holds a dot, or is already an attribute of modules;
-        TypeError: where a layer cannot be called.
+      KeyError: if a name is empty, holds a dot, or is already an attribute of modules;
+        TypeError: if a layer cannot be called.
 
     >>> from dlwp_jax import nn
     >>> rngs = nnx.Rngs(0)
-    >>> model = Sequential(hidden=nn.Linear(1, 8, rngs=rngs), act=jnp.tanh, output=nn.Linear(8, 1, rngs=rngs))
+    >>> hidden, output = nn.Linear(1, 8, rngs=rngs), nn.Linear(8, 1, rngs=rngs)
+    >>> model = Sequential(hidden=hidden, act=jnp.tanh, output=output)
     >>> model(jnp.ones((5, 1))).shape, model.hidden is model[0], len(model)
     ((5, 1), True, 3)
     """
@@ -62,7 +63,8 @@ class Sequential(nnx.Module):
             raise TypeError(f"Sequential: layer {name!r} must be callable; it is {layer!r}.")
         if not isinstance(name, str) or not name or "." in name or hasattr(self, name):
             raise KeyError(
-                f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already an attribute."
+                f"Sequential: {name!r} cannot name a layer: empty, with a dot, or already "
+                "an attribute."
             )
         setattr(self, name, layer)
         self._names = (*self._names, name)
@@ -116,14 +118,15 @@ class LayerStack(nnx.Module):
       layers: modules that differ in nothing but the values of their arrays; they are copied.
 
     Raises:
-      ValueError: where two layers differ in structure; TypeError (JAX's): where a layer changes
-        shape or dtype.
+      ValueError: if two layers differ in structure.
+      TypeError: (JAX's) if a layer changes shape or dtype.
 
     >>> from dlwp_jax import nn
     >>> rngs = nnx.Rngs(0)
     >>> layers = Sequential(*(nn.Linear(4, 4, rngs=rngs) for _ in range(3)))
     >>> stack = LayerStack(*layers)
-    >>> stack.layer.kernel.shape, bool(jnp.allclose(stack(jnp.ones((2, 4))), layers(jnp.ones((2, 4))), atol=1e-6))
+    >>> x = jnp.ones((2, 4))
+    >>> stack.layer.kernel.shape, bool(jnp.allclose(stack(x), layers(x), atol=1e-6))
     ((3, 4, 4), True)
     """
 
@@ -179,7 +182,7 @@ class ModuleList(nnx.List):
 
     >>> from dlwp_jax import nn
     >>> layers = ModuleList(nn.Linear(4, 4, rngs=nnx.Rngs(i)) for i in range(3))
-    >>> len(layers), [path[0] for path, _ in nnx.to_flat_state(nnx.state(layers)) if path[-1] == "bias"]
+    >>> len(layers), sorted(nnx.state(layers))
     (3, [0, 1, 2])
     """
 
@@ -188,15 +191,15 @@ def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
     """Flatten `[N *spatial C]` as torch flattens the same image, `[N C *spatial]`: channel by
     channel.
 
-    So the columns of a Linear layer behind it mean what they mean in torch. The axes are
-    torch's (0 is N, 1 is C, ...). What keeps more than two axes is returned channels last.
+    So the columns of a Linear layer behind it have the meaning they have in torch. The axes are
+    torch's (0 is N, 1 is C, ...). A result of more than two axes is returned channels last.
 
     Args:
       x: `[N *spatial C]`; rows `[N C]` stay as they are.
       start_dim, end_dim: the first and the last axis to merge, counted in torch's order.
 
     Raises:
-      ValueError: where start_dim is 0 and some axes stay: it would be unclear which of them
+      ValueError: if start_dim is 0 and some axes stay: it would be unclear which of them
         holds channels.
 
     >>> image = jnp.array([[[[0, 10], [1, 11]]]])  # [N=1 H=1 W=2 C=2]
@@ -208,7 +211,8 @@ def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:
         raise RuntimeError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}.")
     if start == 0 and 0 < end < x.ndim - 1:
         raise ValueError(
-            f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take start_dim=1."
+            f"flatten: start_dim=0 with end_dim={end_dim} leaves no channel axis; take "
+            "start_dim=1."
         )
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
     merged = first.reshape(
@@ -221,14 +225,15 @@ def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
     """Give axis `dim`, in torch's order, the shape `sizes`, also in torch's order; the inverse
     of `flatten`.
 
-    >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # [N C=3 H=2 W=2] is [N H W C] here
+    >>> unflatten(jnp.arange(12).reshape(1, 12), 1, (3, 2, 2)).shape  # torch's C=3, H=2, W=2
     (1, 2, 2, 3)
     """
     dim = _dim(dim, x.ndim)
     first = jnp.moveaxis(x, -1, 1) if x.ndim > 2 else x
     if -1 not in sizes and math.prod(sizes) != first.shape[dim]:
         raise RuntimeError(
-            f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of axis {dim}."
+            f"unflatten: sizes {tuple(sizes)} do not multiply to the {first.shape[dim]} of "
+            f"axis {dim}."
         )
     spread = first.reshape(*first.shape[:dim], *sizes, *first.shape[dim + 1 :])
     return jnp.moveaxis(spread, 1, -1) if spread.ndim > 2 else spread
@@ -237,7 +242,8 @@ def unflatten(x: jax.Array, dim: int, sizes: tuple[int, ...]) -> jax.Array:
 def _dim(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
         raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})."
+            f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], "
+            f"but got {dim})."
         )
     return dim % ndim
 

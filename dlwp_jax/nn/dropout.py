@@ -21,7 +21,7 @@ class Dropout(nnx.Module):
         of keys.
 
     Raises:
-      ValueError: where p is not in [0, 1].
+      ValueError: if p is not in [0, 1].
 
     >>> layer = Dropout(0.5, rngs=nnx.Rngs(0))
     >>> sorted(set(layer(jnp.ones(100)).tolist()))
@@ -47,9 +47,8 @@ class Dropout(nnx.Module):
         if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):
             return x
         keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
-        kept = jnp.where(
-            self.p == 1, 1.0, 1 - self.p
-        )  # 1 / (1 - p) would be infinite, its gradient NaN
+        # At p = 1, 1 / (1 - p) would be infinite and its gradient NaN.
+        kept = jnp.where(self.p == 1, 1.0, 1 - self.p)
         return jnp.where(keep, x / kept, 0.0).astype(jnp.result_type(x, 0.0))
 
 
@@ -88,7 +87,8 @@ class Dropout3d(_ChannelDropout):
     """Zero whole channels of `[N D H W C]` with probability `p`; torch.nn.Dropout3d. Otherwise
     as `Dropout`.
 
-    >>> Dropout3d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 3))).std(axis=(1, 2, 3)).max().item()
+    >>> y = Dropout3d(0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 4, 4, 4, 3)))
+    >>> y.std(axis=(1, 2, 3)).max().item()
     0.0
     """
 

@@ -8,8 +8,8 @@ from flax import nnx
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from dlwp_jax.labels import labels
 from dlwp_jax.nn import init
-from dlwp_jax.nn.shapes import is_integer
 
 __all__ = ["Embedding"]
 
@@ -28,8 +28,8 @@ class Embedding(nnx.Module):
     Parameters: `embedding [num_embeddings, embedding_dim]`.
 
     Raises:
-      IndexError: for an index outside the table; under jit, where indices are not known, its
-        row is NaN instead.
+      IndexError: for an index outside the table; under jit indices are not known, and its row
+        is NaN instead.
       RuntimeError: for indices that are not integers.
 
     >>> table = Embedding(10, 3, padding_idx=0, rngs=nnx.Rngs(0))
@@ -50,7 +50,8 @@ class Embedding(nnx.Module):
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(
-                    f"padding_idx={padding_idx} must be a row of the {num_embeddings} embeddings."
+                    f"padding_idx={padding_idx} must be a row of the {num_embeddings} "
+                    "embeddings."
                 )
             padding_idx %= num_embeddings
         self.num_embeddings = num_embeddings
@@ -65,23 +66,18 @@ class Embedding(nnx.Module):
 
     def __call__(self, indices: ArrayLike) -> jax.Array:  # [...] -> [... embedding_dim]
         """The rows at `indices`."""
-        indices = jnp.asarray(indices)
-        if not is_integer(indices):
-            raise RuntimeError(f"Embedding takes integer indices; these are {indices.dtype}.")
+        indices = labels("indices", indices)
         if indices.size and not isinstance(indices, Tracer):
-            with (
-                jax.ensure_compile_time_eval()
-            ):  # constants that a jitted function closes over are known too
+            # Constants that a jitted function closes over are known too.
+            with jax.ensure_compile_time_eval():
                 low, high = int(indices.min()), int(indices.max())
             if low < 0 or high >= self.num_embeddings:
                 raise IndexError(
-                    f"Embedding has rows 0 to {self.num_embeddings - 1}; the indices go from {low} to {high}."
+                    f"Embedding has rows 0 to {self.num_embeddings - 1}; the indices go from "
+                    f"{low} to {high}."
                 )
-        rows = (
-            self.embedding[...]
-            .at[indices]
-            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
+        read = self.embedding[...].at[indices].get
+        rows = read(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if self.padding_idx is None:
             return rows
         return jnp.where(

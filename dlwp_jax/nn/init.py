@@ -41,7 +41,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     Args:
       nonlinearity: 'linear', 'conv1d' .. 'conv_transpose3d', 'sigmoid', 'tanh', 'relu',
         'leaky_relu' or 'selu'.
-      param: the negative slope of 'leaky_relu' (0.01 where None).
+      param: the negative slope of 'leaky_relu' (0.01 if None).
 
     >>> round(calculate_gain("tanh"), 4)
     1.6667
@@ -194,7 +194,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch's Linear and Conv layers give their bias.
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the bias of torch's Linear and Conv layers.
 
     >>> bool(abs(torch_bias(4)(jax.random.key(0), (8,))).max() <= 0.5)
     True
@@ -224,6 +224,5 @@ def _normal_of_std(std_of) -> Initializer:
     )
 
 
-# What torch's Linear and Conv layers give their weight: the same bound, 1/sqrt(fan_in), as
-# their bias.
+# The weight of torch's Linear and Conv layers: the same bound, 1/sqrt(fan_in), as their bias.
 torch_kernel: Initializer = kaiming_uniform(a=math.sqrt(5))

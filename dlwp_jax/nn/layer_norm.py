@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
-from dlwp_jax.nn.shapes import check_input, over_batch
+from dlwp_jax.nn.shapes import check_input, floating, over_batch
 
 __all__ = [
     "GroupNorm",
@@ -23,9 +23,7 @@ __all__ = [
 
 
 class _OverLastAxes(Affine):
-    """What LayerNorm and RMSNorm share: they normalise over the last axes, of shape
-    `normalized_shape`.
-    """
+    """A normalisation over the last axes, of shape `normalized_shape`."""
 
     def _set_shape(self, normalized_shape):
         one = isinstance(normalized_shape, int)
@@ -38,7 +36,8 @@ class _OverLastAxes(Affine):
         if x.shape[-n:] != self.normalized_shape:
             wanted = " ".join(str(size) for size in self.normalized_shape)
             raise RuntimeError(
-                f"{type(self).__name__} takes [... {wanted}], channels last; the input has shape {x.shape}."
+                f"{type(self).__name__} takes [... {wanted}], channels last; the input has "
+                f"shape {x.shape}."
             )
         return tuple(range(-n, 0))
 
@@ -56,7 +55,7 @@ class LayerNorm(_OverLastAxes):
     Parameters: `scale` and `bias`, of shape `normalized_shape`.
 
     Raises:
-      RuntimeError: where the last axes have another shape.
+      RuntimeError: if the last axes have another shape.
 
     >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(2).tolist()
     [[-1.0, 1.0]]
@@ -80,6 +79,7 @@ class LayerNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
+        x = floating(x)
         return normalize(x, *moments(x, self._axes(x)), self.eps, *self._affine())
 
 
@@ -114,6 +114,7 @@ class RMSNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
+        x = floating(x)
         eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         power = jnp.square(wide).mean(self._axes(x), keepdims=True)
@@ -133,8 +134,8 @@ class GroupNorm(Affine):
     Parameters: `scale [C]`, `bias [C]`.
 
     Raises:
-      ValueError: where the groups do not divide the channels; RuntimeError: where the input has
-        other channels.
+      ValueError: if the groups do not divide the channels.
+      RuntimeError: if the input has other channels.
 
     >>> GroupNorm(2, 6)(jnp.ones((3, 4, 4, 6))).shape
     (3, 4, 4, 6)
@@ -166,9 +167,10 @@ class GroupNorm(Affine):
         """Normalise the groups of channels of `x`."""
         if x.ndim < 2 or x.shape[-1] != self.num_channels:
             raise RuntimeError(
-                f"GroupNorm takes [N ... {self.num_channels}], channels last; the input has shape {x.shape}."
+                f"GroupNorm takes [N ... {self.num_channels}], channels last; the input "
+                f"has shape {x.shape}."
             )
-        grouped = x.reshape(*x.shape[:-1], self.num_groups, -1)
+        grouped = floating(x).reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
         affine = (
             None if value is None else value.reshape(grouped.shape[-2:])
@@ -198,14 +200,15 @@ class _InstanceNorm(RunningMoments):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> the same
-        """Normalise every channel of every example, by the running moments where eval mode has
-        them.
+        """Normalise every channel of every example; in eval mode by the running moments, if
+        there are any.
         """
         n = self._spatial_axes
         check_input(x, n, type(self).__name__, self.num_features, ValueError)
         return over_batch(self._batched, x, n)
 
     def _batched(self, x):
+        x = floating(x)
         running = self._running()
         if running is not None:
             return self._normalize(x, *running)

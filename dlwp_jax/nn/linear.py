@@ -25,7 +25,8 @@ class Linear(nnx.Module):
       out_features: size of the output's last axis.
       bias: whether to add a bias.
       rngs: its `params` stream draws kernel and bias.
-      dtype: dtype of the computation; None takes what input and parameters promote to.
+      dtype: dtype of the computation; None takes the one to which input and parameters
+        promote.
       param_dtype: dtype of the parameters.
       kernel_init, bias_init: initialisers; None takes torch's U(-1/sqrt(in), 1/sqrt(in)).
 
@@ -33,7 +34,7 @@ class Linear(nnx.Module):
     [out_features]`.
 
     Raises:
-      RuntimeError: where the last axis of the input is not `in_features`.
+      RuntimeError: if the last axis of the input is not `in_features`.
 
     >>> layer = Linear(3, 2, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((5, 3))).shape

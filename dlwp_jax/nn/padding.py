@@ -1,4 +1,4 @@
-"""Padding of the spatial axes, torch's amounts in torch's order."""
+"""Padding of the spatial axes, by torch's amounts in torch's order."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def pad(
       x: `[N *spatial C]`.
       pairs: (before, after) for each spatial axis, in the order of the axes.
       mode: 'constant', 'reflect' (the edge is not repeated), 'replicate' or 'circular'.
-      value: what 'constant' fills in.
+      value: the value of mode 'constant'.
 
     Raises:
-      RuntimeError: where 'reflect' or 'circular' asks for more than the axis holds.
+      RuntimeError: if 'reflect' or 'circular' asks for more than the axis holds.
+      ValueError: if whole numbers are padded with a `value` that their dtype cannot hold.
 
     >>> pad(jnp.arange(3.0).reshape(1, 3, 1), [(1, 2)], "reflect")[0, :, 0].tolist()
     [1.0, 0.0, 1.0, 2.0, 1.0, 0.0]
@@ -68,7 +69,13 @@ def pad(
         if size + sum(pair) < 0:
             raise RuntimeError(f"padding {pair} cuts more than an axis of {size} holds.")
     grow = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in pairs), (0, 0)]
-    filled = {"constant_values": jnp.asarray(value, x.dtype)} if mode == "constant" else {}
+    filled = {}
+    if mode == "constant":
+        if not jnp.issubdtype(x.dtype, jnp.inexact) and value not in _range(x.dtype):
+            raise ValueError(
+                f"pad: the value {value} is none of {x.dtype}; pad x.astype(float) instead."
+            )
+        filled = {"constant_values": jnp.asarray(value, x.dtype)}
     padded = jnp.pad(x, grow, mode=_NUMPY_MODES[mode], **filled)
     cut = [
         slice(max(-a, 0), size - max(-b, 0))
@@ -77,13 +84,20 @@ def pad(
     return padded[(slice(None), *cut)]
 
 
+def _range(dtype):
+    """The whole numbers of a dtype."""
+    if dtype.kind == "b":
+        return range(2)
+    limits = jnp.iinfo(dtype)
+    return range(limits.min, limits.max + 1)
+
+
 class _Pad(nnx.Module):
-    """What all padding layers share; `padding` is an int or torch's (left, right, top, bottom,
-    ...).
-    """
+    """A padding layer; `padding` is an int or torch's (left, right, top, bottom, front, "
+    "back)."""
 
     _spatial_axes: int
-    _mode: PadMode
+    _mode: PadMode = "constant"
     value: float = 0.0
 
     def __init__(self, padding: Sizes):
@@ -91,17 +105,21 @@ class _Pad(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial + padding C]
         """Pad the spatial axes of `x`."""
-        check_input(x, self._spatial_axes, type(self).__name__)
-        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[
-            ::-1
-        ]  # torch: last axis first
-        return over_batch(
-            lambda x: pad(x, pairs, self._mode, self.value), x, self._spatial_axes
-        )
+        n = self._spatial_axes
+        check_input(x, n, type(self).__name__)
+        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))
+        pairs.reverse()  # torch has the last axis first
+        return over_batch(lambda x: pad(x, pairs, self._mode, self.value), x, n)
+
+
+class _ConstantPad(_Pad):
+    def __init__(self, padding: Sizes, value: float):
+        super().__init__(padding)
+        self.value = value
 
 
 class ReflectionPad1d(_Pad):
-    """Pad `[N L C]`: mirrored at the edge, which is not repeated; torch.nn.ReflectionPad1d.
+    """Pad `[N L C]` by reflection, the edge not repeated; torch.nn.ReflectionPad1d.
 
     `padding` is an int or (left, right).
 
@@ -113,7 +131,7 @@ class ReflectionPad1d(_Pad):
 
 
 class ReflectionPad2d(_Pad):
-    """Pad `[N H W C]`: mirrored at the edge, which is not repeated; torch.nn.ReflectionPad2d.
+    """Pad `[N H W C]` by reflection, the edge not repeated; torch.nn.ReflectionPad2d.
 
     `padding` is an int or (left, right, top, bottom).
 
@@ -125,7 +143,7 @@ class ReflectionPad2d(_Pad):
 
 
 class ReflectionPad3d(_Pad):
-    """Pad `[N D H W C]`: mirrored at the edge, which is not repeated; torch.nn.ReflectionPad3d.
+    """Pad `[N D H W C]` by reflection, the edge not repeated; torch.nn.ReflectionPad3d.
 
     `padding` is an int or (left, right, top, bottom, front, back).
 
@@ -137,7 +155,7 @@ class ReflectionPad3d(_Pad):
 
 
 class ReplicationPad1d(_Pad):
-    """Pad `[N L C]`: the edge repeated; torch.nn.ReplicationPad1d.
+    """Pad `[N L C]` by repeating the edge; torch.nn.ReplicationPad1d.
 
     `padding` is an int or (left, right).
 
@@ -149,7 +167,7 @@ class ReplicationPad1d(_Pad):
 
 
 class ReplicationPad2d(_Pad):
-    """Pad `[N H W C]`: the edge repeated; torch.nn.ReplicationPad2d.
+    """Pad `[N H W C]` by repeating the edge; torch.nn.ReplicationPad2d.
 
     `padding` is an int or (left, right, top, bottom).
 
@@ -161,7 +179,7 @@ class ReplicationPad2d(_Pad):
 
 
 class ReplicationPad3d(_Pad):
-    """Pad `[N D H W C]`: the edge repeated; torch.nn.ReplicationPad3d.
+    """Pad `[N D H W C]` by repeating the edge; torch.nn.ReplicationPad3d.
 
     `padding` is an int or (left, right, top, bottom, front, back).
 
@@ -173,7 +191,7 @@ class ReplicationPad3d(_Pad):
 
 
 class CircularPad1d(_Pad):
-    """Pad `[N L C]`: from the other end; torch.nn.CircularPad1d.
+    """Pad `[N L C]` by the values of the other end; torch.nn.CircularPad1d.
 
     `padding` is an int or (left, right).
 
@@ -185,7 +203,7 @@ class CircularPad1d(_Pad):
 
 
 class CircularPad2d(_Pad):
-    """Pad `[N H W C]`: from the other end; torch.nn.CircularPad2d.
+    """Pad `[N H W C]` by the values of the other end; torch.nn.CircularPad2d.
 
     `padding` is an int or (left, right, top, bottom).
 
@@ -197,7 +215,7 @@ class CircularPad2d(_Pad):
 
 
 class CircularPad3d(_Pad):
-    """Pad `[N D H W C]`: from the other end; torch.nn.CircularPad3d.
+    """Pad `[N D H W C]` by the values of the other end; torch.nn.CircularPad3d.
 
     `padding` is an int or (left, right, top, bottom, front, back).
 
@@ -208,8 +226,8 @@ class CircularPad3d(_Pad):
     _spatial_axes, _mode = 3, "circular"
 
 
-class ConstantPad1d(_Pad):
-    """Pad `[N L C]`: a constant `value`; torch.nn.ConstantPad1d.
+class ConstantPad1d(_ConstantPad):
+    """Pad `[N L C]` by the constant `value`; torch.nn.ConstantPad1d.
 
     `padding` is an int or (left, right).
 
@@ -217,15 +235,11 @@ class ConstantPad1d(_Pad):
     (1, 7, 1)
     """
 
-    _spatial_axes, _mode = 1, "constant"
-
-    def __init__(self, padding: Sizes, value: float):
-        super().__init__(padding)
-        self.value = value
+    _spatial_axes = 1
 
 
-class ConstantPad2d(_Pad):
-    """Pad `[N H W C]`: a constant `value`; torch.nn.ConstantPad2d.
+class ConstantPad2d(_ConstantPad):
+    """Pad `[N H W C]` by the constant `value`; torch.nn.ConstantPad2d.
 
     `padding` is an int or (left, right, top, bottom).
 
@@ -233,15 +247,11 @@ class ConstantPad2d(_Pad):
     (1, 6, 6, 1)
     """
 
-    _spatial_axes, _mode = 2, "constant"
-
-    def __init__(self, padding: Sizes, value: float):
-        super().__init__(padding)
-        self.value = value
+    _spatial_axes = 2
 
 
-class ConstantPad3d(_Pad):
-    """Pad `[N D H W C]`: a constant `value`; torch.nn.ConstantPad3d.
+class ConstantPad3d(_ConstantPad):
+    """Pad `[N D H W C]` by the constant `value`; torch.nn.ConstantPad3d.
 
     `padding` is an int or (left, right, top, bottom, front, back).
 
@@ -249,15 +259,11 @@ class ConstantPad3d(_Pad):
     (1, 6, 6, 6, 1)
     """
 
-    _spatial_axes, _mode = 3, "constant"
-
-    def __init__(self, padding: Sizes, value: float):
-        super().__init__(padding)
-        self.value = value
+    _spatial_axes = 3
 
 
 class ZeroPad1d(_Pad):
-    """Pad `[N L C]`: zeros; torch.nn.ZeroPad1d.
+    """Pad `[N L C]` by zeros; torch.nn.ZeroPad1d.
 
     `padding` is an int or (left, right).
 
@@ -265,11 +271,11 @@ class ZeroPad1d(_Pad):
     (1, 7, 1)
     """
 
-    _spatial_axes, _mode = 1, "constant"
+    _spatial_axes = 1
 
 
 class ZeroPad2d(_Pad):
-    """Pad `[N H W C]`: zeros; torch.nn.ZeroPad2d.
+    """Pad `[N H W C]` by zeros; torch.nn.ZeroPad2d.
 
     `padding` is an int or (left, right, top, bottom).
 
@@ -277,11 +283,11 @@ class ZeroPad2d(_Pad):
     (1, 6, 6, 1)
     """
 
-    _spatial_axes, _mode = 2, "constant"
+    _spatial_axes = 2
 
 
 class ZeroPad3d(_Pad):
-    """Pad `[N D H W C]`: zeros; torch.nn.ZeroPad3d.
+    """Pad `[N D H W C]` by zeros; torch.nn.ZeroPad3d.
 
     `padding` is an int or (left, right, top, bottom, front, back).
 
@@ -289,4 +295,4 @@ class ZeroPad3d(_Pad):
     (1, 6, 6, 6, 1)
     """
 
-    _spatial_axes, _mode = 3, "constant"
+    _spatial_axes = 3

@@ -1,18 +1,28 @@
-"""Max, average and power-average pooling over windows, with torch's defaults: the stride is the
-window.
+"""Max, average and power-average pooling over windows; as in torch, the stride is the window by
+default.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
 from dlwp_jax.nn.pool_axis import max_over_windows, sum_over_windows
-from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
+from dlwp_jax.nn.shapes import (
+    Sizes,
+    check_input,
+    floating,
+    over_batch,
+    positive_tuple,
+    to_tuple,
+    wide,
+)
 
 __all__ = [
     "AvgPool1d",
@@ -41,9 +51,9 @@ def max_pool(
     """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and
     max_pool3d.
 
-    Ties give their gradient to the first place of the window (row by row), NaN wins over
-    numbers: both as torch. The places are stored as small integers, so the backward pass is a
-    comparison and not a search (DESIGN §7).
+    Of equal values the first of the window (row by row) gets the gradient, and NaN wins over
+    numbers: both as in torch. On a CPU the axes are pooled one after the other, which is faster
+    there than XLA's own pooling; other platforms use XLA's own.
 
     Args:
       x: `[N *spatial C]`, or `[*spatial C]` for one example.
@@ -59,14 +69,29 @@ def max_pool(
       stride + 1`, rounded down (up in ceil_mode).
 
     Raises:
-      RuntimeError: where the window does not fit, or the padding is more than half of it.
+      RuntimeError: if the window does not fit, or the padding is more than half of it.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
     plan = _plan(x, window, stride, padding, dilation, ceil_mode, "max_pool")
-    return over_batch(
-        lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan)
+    dilated = any(axis.dilation > 1 for axis in plan)  # XLA has no gradient for these
+    if jax.default_backend() == "cpu" or dilated:
+        return over_batch(
+            lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan)
+        )
+    return over_batch(lambda x: _by_xla(x, plan), x, len(plan))
+
+
+def _by_xla(x, plan):
+    edges = [(axis.padding, max(axis.after, 0)) for axis in plan]
+    return lax.reduce_window(
+        x,
+        np.asarray(_smallest(x.dtype), x.dtype),
+        lax.max,
+        (1, *(axis.window for axis in plan), 1),
+        (1, *(axis.stride for axis in plan), 1),
+        [(0, 0), *edges, (0, 0)],
     )
 
 
@@ -88,7 +113,7 @@ def avg_pool(
       divisor_override: divide the sum by this number and not by the count.
 
     Returns:
-      `[N *spatial' C]`.
+      `[N *spatial' C]`; for whole numbers in floating point. Sums are in at least float32.
 
     >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
     [[2.5, 4.5], [10.5, 12.5]]
@@ -106,7 +131,8 @@ def avg_pool(
             total = total / jnp.expand_dims(count, range(1, x.ndim - axis))
         return total
 
-    return over_batch(batched, x, len(plan))
+    x = floating(x)
+    return over_batch(batched, wide(x), len(plan)).astype(x.dtype)
 
 
 def lp_pool(
@@ -129,39 +155,44 @@ def lp_pool(
     >>> lp_pool(jnp.array([3.0, 4.0]).reshape(1, 2, 1), 2.0, 2).tolist()
     [[[5.0]]]
     """
+    x = floating(x)
     if norm_type == math.inf:
         return max_pool(jnp.abs(x), window, stride, ceil_mode=ceil_mode)
     sizes = positive_tuple(window, _spatial_axes(x, window), "window")
-    return (avg_pool(x**norm_type, sizes, stride, 0, ceil_mode) * math.prod(sizes)) ** (
-        1 / norm_type
-    )
+    means = avg_pool(wide(x) ** norm_type, sizes, stride, 0, ceil_mode)
+    return ((means * math.prod(sizes)) ** (1 / norm_type)).astype(x.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
 class _AxisPlan:
-    """One spatial axis of a pooling: sizes, and how far the padding must reach for the last
-    window.
-    """
+    """One spatial axis of a pooling: its sizes, and how many windows there are."""
 
-    def __init__(
-        self, size: int, window: int, stride: int, padding: int, dilation: int, ceil_mode: bool
-    ):
-        self.size, self.window, self.stride, self.padding, self.dilation = (
-            size,
-            window,
-            stride,
-            padding,
-            dilation,
-        )
-        self.reach = dilation * (window - 1) + 1
-        free = size + 2 * padding - self.reach
-        self.outputs = free // stride + 1
-        if ceil_mode and free >= 0:
-            rounded_up = -(-free // stride) + 1
-            starts_inside = (rounded_up - 1) * stride < size + padding
-            self.outputs = rounded_up if starts_inside else rounded_up - 1
-        self.after = (
-            (self.outputs - 1) * stride + self.reach - size - padding
-        )  # negative: an end no window sees
+    size: int
+    window: int
+    stride: int
+    padding: int
+    dilation: int
+    ceil_mode: bool
+
+    @property
+    def reach(self) -> int:
+        """From the first to the last place of a window."""
+        return self.dilation * (self.window - 1) + 1
+
+    @property
+    def outputs(self) -> int:
+        free = self.size + 2 * self.padding - self.reach
+        if not self.ceil_mode or free < 0:
+            return free // self.stride + 1
+        rounded_up = -(-free // self.stride) + 1
+        starts_inside = (rounded_up - 1) * self.stride < self.size + self.padding
+        return rounded_up if starts_inside else rounded_up - 1
+
+    @property
+    def after(self) -> int:
+        """The padding behind, as far as the last window reaches; negative if it ends before."""
+        last = (self.outputs - 1) * self.stride + self.reach
+        return last - self.size - self.padding
 
     def counts(self, include_pad: bool) -> np.ndarray:
         """How many places of each window count in a mean: numpy `[outputs]`."""
@@ -180,7 +211,8 @@ def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisP
     n = _spatial_axes(x, window)
     if n not in (1, 2, 3):
         raise RuntimeError(
-            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape {x.shape}."
+            f"{owner} takes [N *spatial C] with 1 to 3 spatial axes; the input has shape "
+            f"{x.shape}."
         )
     check_input(x, n, owner)
     window = positive_tuple(window, n, "window")
@@ -203,9 +235,7 @@ def _plan(x, window, stride, padding, dilation, ceil_mode, owner) -> list[_AxisP
 
 
 def _axis_by_axis(pool_axis, x, plan, fill):
-    """Pool the last spatial axis first: then the first of equal values, row by row, is the one
-    that wins.
-    """
+    """Pool the last spatial axis first, so that the first of equal values, row by row, wins."""
     for axis in range(len(plan), 0, -1):
         entry = plan[axis - 1]
         x = _pad_axis(x, axis, entry.padding, entry.after, fill)
@@ -218,17 +248,19 @@ def _pad_axis(x, axis, before, after, fill):
         x = x[(slice(None),) * axis + (slice(0, x.shape[axis] + after),)]
     grow = [(0, 0)] * x.ndim
     grow[axis] = (before, max(after, 0))
-    return (
-        jnp.pad(x, grow, constant_values=jnp.asarray(fill, x.dtype)) if max(grow[axis]) else x
-    )
+    if max(grow[axis]) == 0:
+        return x
+    return jnp.pad(x, grow, constant_values=jnp.asarray(fill, x.dtype))
 
 
 def _smallest(dtype):
-    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf
+    return jnp.iinfo(dtype).min if jnp.issubdtype(dtype, jnp.integer) else False
 
 
 class _Pool(nnx.Module):
-    """Shared by the pooling layers of a fixed number of spatial axes."""
+    """A pooling layer over a fixed number of spatial axes."""
 
     _spatial_axes: int
 
@@ -313,10 +345,9 @@ class _LPPool(_Pool):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d. Options as in
-    `max_pool`.
+    """The largest value of each window of `[N L C]`; torch.nn.MaxPool1d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `max_pool`.
 
     >>> MaxPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -326,10 +357,9 @@ class MaxPool1d(_MaxPool):
 
 
 class MaxPool2d(_MaxPool):
-    """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d. Options as in
-    `max_pool`.
+    """The largest value of each window of `[N H W C]`; torch.nn.MaxPool2d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `max_pool`.
 
     >>> MaxPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
@@ -339,10 +369,9 @@ class MaxPool2d(_MaxPool):
 
 
 class MaxPool3d(_MaxPool):
-    """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d. Options as in
-    `max_pool`.
+    """The largest value of each window of `[N D H W C]`; torch.nn.MaxPool3d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `max_pool`.
 
     >>> MaxPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
@@ -352,9 +381,9 @@ class MaxPool3d(_MaxPool):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window of `[N L C]`; torch.nn.AvgPool1d. Options as in `avg_pool`.
+    """The mean of each window of `[N L C]`; torch.nn.AvgPool1d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `avg_pool`.
 
     >>> AvgPool1d(2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -364,9 +393,9 @@ class AvgPool1d(_AvgPool):
 
 
 class AvgPool2d(_AvgPool):
-    """The mean of each window of `[N H W C]`; torch.nn.AvgPool2d. Options as in `avg_pool`.
+    """The mean of each window of `[N H W C]`; torch.nn.AvgPool2d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `avg_pool`.
 
     >>> AvgPool2d(2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
@@ -376,9 +405,9 @@ class AvgPool2d(_AvgPool):
 
 
 class AvgPool3d(_AvgPool):
-    """The mean of each window of `[N D H W C]`; torch.nn.AvgPool3d. Options as in `avg_pool`.
+    """The mean of each window of `[N D H W C]`; torch.nn.AvgPool3d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `avg_pool`.
 
     >>> AvgPool3d(2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)
@@ -388,9 +417,9 @@ class AvgPool3d(_AvgPool):
 
 
 class LPPool1d(_LPPool):
-    """`lp_pool` over `[N L C]`; torch.nn.LPPool1d. Options as in `lp_pool`.
+    """`lp_pool` over `[N L C]`; torch.nn.LPPool1d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `lp_pool`.
 
     >>> LPPool1d(2.0, 2)(jnp.ones((2, 8, 3))).shape
     (2, 4, 3)
@@ -400,9 +429,9 @@ class LPPool1d(_LPPool):
 
 
 class LPPool2d(_LPPool):
-    """`lp_pool` over `[N H W C]`; torch.nn.LPPool2d. Options as in `lp_pool`.
+    """`lp_pool` over `[N H W C]`; torch.nn.LPPool2d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `lp_pool`.
 
     >>> LPPool2d(2.0, 2)(jnp.ones((2, 8, 8, 3))).shape
     (2, 4, 4, 3)
@@ -412,9 +441,9 @@ class LPPool2d(_LPPool):
 
 
 class LPPool3d(_LPPool):
-    """`lp_pool` over `[N D H W C]`; torch.nn.LPPool3d. Options as in `lp_pool`.
+    """`lp_pool` over `[N D H W C]`; torch.nn.LPPool3d.
 
-    `kernel_size` is the window.
+    `kernel_size` is the window; the other options are those of `lp_pool`.
 
     >>> LPPool3d(2.0, 2)(jnp.ones((2, 8, 8, 8, 3))).shape
     (2, 4, 4, 4, 3)

@@ -1,4 +1,4 @@
-"""Changing the size of images: interpolation without antialiasing, as torch does it, and pixel
+"""Changing the size of images: interpolation as in torch, without antialiasing, and pixel
 shuffling.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from dlwp_jax.nn.adaptive_pool import adaptive_avg_pool
-from dlwp_jax.nn.shapes import layout
+from dlwp_jax.nn.neighbours import weighted_sum
+from dlwp_jax.nn.shapes import floating, layout, wide
 
 __all__ = [
     "PixelShuffle",
@@ -67,10 +68,12 @@ def interpolate(
       recompute_scale_factor: see `scale_factor`.
 
     Returns:
-      `[N *spatial' C]`.
+      `[N *spatial' C]`. The nearest modes keep the dtype. In the others uint8 stays uint8,
+      rounded and cut to 0 .. 255 as in torch; other whole numbers become floating point.
 
     Raises:
-      ValueError: where the options do not fit together or the input has no such number of axes.
+      ValueError: if the options do not fit together, or the number of axes does not fit the
+        mode.
 
     >>> row = jnp.array([0.0, 2.0]).reshape(1, 2, 1)
     >>> interpolate(row, size=3, mode="linear", align_corners=True)[0, :, 0].tolist()
@@ -81,9 +84,16 @@ def interpolate(
     sizes, factors = _new_sizes(x.shape[1:-1], size, scale_factor, recompute_scale_factor)
     if mode == "area":
         return adaptive_avg_pool(x, sizes)
+    # torch's nearest kernel for small images: an axis that stays, or doubles, is copied.
+    copies = mode == "nearest" and n == 2 and sum(sizes) <= 128
+    y = x if mode.startswith("nearest") else wide(floating(x))
     for axis, (new, factor) in enumerate(zip(sizes, factors, strict=True), start=1):
-        x = _resize_axis(x, axis, new, factor, mode, bool(align_corners))
-    return x
+        y = _resize_axis(y, axis, new, factor, mode, bool(align_corners), copies)
+    if y.dtype == x.dtype:
+        return y
+    if x.dtype == jnp.uint8:
+        return jnp.clip(jnp.round(y), 0, 255).astype(x.dtype)
+    return y.astype(floating(x).dtype)
 
 
 def _check_mode(x, n, mode, align_corners):
@@ -126,31 +136,27 @@ def _one_per_axis(value, n, name) -> tuple:
     return values
 
 
-def _resize_axis(x, axis, new, factor, mode, align_corners):
+def _resize_axis(x, axis, new, factor, mode, align_corners, copies):
     old = x.shape[axis]
-    real = (
-        np.float64 if x.dtype == jnp.float64 else np.float32
-    )  # torch's own precision decides which place is read
-    place = np.arange(new).astype(real)
+    # The precision in which torch computes it decides which place is read.
+    real = np.float64 if x.dtype == jnp.float64 else np.float32
     step = real(1 / factor if factor else old / new)
+    if copies and new in (old, 2 * old):
+        step = real(old / new)
+    if mode in ("linear", "bilinear", "trilinear") and new == old:
+        return x  # as in torch, whatever the factor
+    place = np.arange(new).astype(real)
     if mode.startswith("nearest"):
-        if new % old == 0 and step == real(
-            old / new
-        ):  # a plain repeat; its gradient is a plain sum
-            return jnp.repeat(x, new // old, axis, total_repeat_length=new)
-        source = np.floor((place + (0.5 if mode == "nearest-exact" else 0)) * step).astype(int)
-        return jnp.take(x, np.minimum(source, old - 1), axis)
-    if align_corners:
-        source = place * real((old - 1) / (new - 1) if new > 1 else 0)
+        source = np.floor((place + (0.5 if mode == "nearest-exact" else 0)) * step)
+        taps = [(source.astype(int), np.ones(new, real))]
     else:
-        source = (place + real(0.5)) * step - real(0.5)
-    taps = _cubic_taps(source) if mode == "bicubic" else _linear_taps(source)
-    weights = np.zeros((new, old), real)
-    for index, weight in taps:
-        np.add.at(weights, (np.arange(new), np.clip(index, 0, old - 1)), weight)
-    return jnp.moveaxis(
-        jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis
-    )
+        if align_corners:
+            source = place * real((old - 1) / (new - 1) if new > 1 else 0)
+        else:
+            source = (place + real(0.5)) * step - real(0.5)
+        taps = _cubic_taps(source) if mode == "bicubic" else _linear_taps(source)
+    index, weight = (np.stack(part, 1) for part in zip(*taps, strict=True))
+    return weighted_sum(x, axis, np.clip(index, 0, old - 1), weight)
 
 
 def _linear_taps(source):
@@ -247,7 +253,8 @@ def pixel_shuffle(x: jax.Array, upscale_factor: int) -> jax.Array:
     r = upscale_factor
     if x.ndim < 3 or x.shape[-1] % (r * r):
         raise RuntimeError(
-            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape {x.shape}."
+            f"pixel_shuffle takes [... H W C*{r}*{r}], channels last; the input has shape "
+            f"{x.shape}."
         )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h, w, channels // (r * r), r, r)
@@ -267,7 +274,8 @@ def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     r = downscale_factor
     if x.ndim < 3 or x.shape[-3] % r or x.shape[-2] % r:
         raise RuntimeError(
-            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has shape {x.shape}."
+            f"pixel_unshuffle takes [... H*{r} W*{r} C], channels last; the input has "
+            f"shape {x.shape}."
         )
     *lead, h, w, channels = x.shape
     blocks = x.reshape(*lead, h // r, r, w // r, r, channels)

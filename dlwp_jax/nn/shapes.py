@@ -1,6 +1,4 @@
-"""What every layer asks of its arguments: tuples of the right length, arrays of the right rank,
-one dtype.
-"""
+"""The arguments of layers: tuples of the right length, arrays of the right rank, one dtype."""
 
 from __future__ import annotations
 
@@ -31,7 +29,8 @@ def to_tuple(value: Any, n: int, name: str) -> tuple[int, ...]:
         values = tuple(operator.index(v) for v in value)
     if len(values) != n:
         raise ValueError(
-            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or {n} ints."
+            f"{name}={value!r} has {len(values)} entries; {n} spatial axes need one int or "
+            f"{n} ints."
         )
     return values
 
@@ -65,7 +64,8 @@ def check_input(
     """
     if x.ndim not in (n + 1, n + 2):
         raise error(
-            f"{owner} takes {layout(n)}, or the same without N, channels last; the input has shape {x.shape}."
+            f"{owner} takes {layout(n)}, or the same without N, channels last; the input "
+            f"has shape {x.shape}."
         )
     if channels is not None and x.shape[-1] != channels:
         first = x.shape[-n - 1] == channels
@@ -75,7 +75,8 @@ def check_input(
             else ""
         )
         raise error(
-            f"{owner} takes {layout(n, channels)}, channels last; the input has shape {x.shape}{hint}."
+            f"{owner} takes {layout(n, channels)}, channels last; the input has shape "
+            f"{x.shape}{hint}."
         )
 
 
@@ -95,3 +96,22 @@ def promote(*arrays: ArrayLike | None, dtype: DTypeLike | None = None) -> tuple[
 def is_integer(x: jax.Array) -> bool:
     """Whether an array holds whole numbers."""
     return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def floating(x: ArrayLike) -> jax.Array:
+    """`x` in floating point: whole numbers and booleans become JAX's default float.
+
+    >>> floating(jnp.array([1, 2])).dtype, floating(jnp.ones(2, jnp.bfloat16)).dtype
+    (dtype('float32'), dtype(bfloat16))
+    """
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """A floating point `x` in at least float32, for sums.
+
+    >>> wide(jnp.ones(2, jnp.float16)).dtype
+    dtype('float32')
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -16,7 +16,7 @@ def shown(layer: Layer) -> Layer:
     >>> list(inspect.signature(nn.GELU).parameters)
     ['approximate']
     """
-    layer.__signature__ = _OfInit()  # pyright: ignore[reportAttributeAccessIssue]  (known to inspect alone)
+    layer.__signature__ = _OfInit()  # pyright: ignore[reportAttributeAccessIssue]
     return layer
 
 

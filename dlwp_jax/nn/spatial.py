@@ -1,10 +1,12 @@
-"""Affine grids and sampling from images and volumes: what chapter 12 augments CT candidates
-with.
+"""Affine grids and sampling from images and volumes: chapter 12 augments CT candidates with
+them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from typing import Literal
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.nn.activations import hardtanh
-from dlwp_jax.nn.shapes import layout
+from dlwp_jax.nn.shapes import floating, layout
 
 __all__ = ["affine_grid", "grid_sample"]
 
@@ -22,7 +24,7 @@ _PADDING_MODES = ("zeros", "border", "reflection")
 def affine_grid(
     theta: jax.Array, size: tuple[int, ...], align_corners: bool = False
 ) -> jax.Array:
-    """Where each place of an output reads the input, under an affine map;
+    """The places at which an affine map reads the input, one for each place of the output;
     torch.nn.functional.affine_grid.
 
     Coordinates run from -1 to 1 over an axis: between the centres of the outer places with
@@ -39,7 +41,7 @@ def affine_grid(
       `[N H W 2]` or `[N D H W 3]`: the same array as torch's.
 
     Raises:
-      ValueError: where theta and size do not fit.
+      ValueError: if theta and size do not fit.
 
     >>> affine_grid(jnp.eye(2, 3)[None], (1, 1, 2, 1)).tolist()
     [[[[-0.5, 0.0], [0.5, 0.0]]]]
@@ -47,9 +49,11 @@ def affine_grid(
     n = len(size) - 2
     if n not in (2, 3) or theta.shape != (size[0], n, n + 1):
         raise ValueError(
-            "affine_grid takes theta [N 2 3] with size (N, H, W, C), or [N 3 4] with (N, D, H, W, C); "
+            "affine_grid takes theta [N 2 3] with size (N, H, W, C), or [N 3 4] with (N, "
+            "D, H, W, C); "
             f"they are {theta.shape} and {tuple(size)}."
         )
+    theta = floating(theta)
     axes = [_centres(extent, align_corners) for extent in size[1:-1]]
     places = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(size[1:-1])], -1)
     return jnp.einsum(
@@ -76,14 +80,14 @@ def grid_sample(
       x: `[N H W C]` or `[N D H W C]`.
       grid: `[N *spatial' 2]` (x, y) or `[N *spatial' 3]` (x, y, z), as `affine_grid` gives it.
       mode: 'bilinear' (trilinear for volumes) or 'nearest' (halves to even).
-      padding_mode: what lies outside: 'zeros', 'border' (the nearest place) or 'reflection'.
+      padding_mode: the values outside: 'zeros', 'border' (the nearest place) or 'reflection'.
       align_corners: whether -1 and 1 are the centres of the outer places, or their outer edges.
 
     Returns:
       `[N *spatial' C]`; differentiable with respect to `x` and, by mode 'bilinear', to `grid`.
 
     Raises:
-      ValueError: where shapes do not fit or an option is unknown.
+      ValueError: if shapes do not fit or an option is unknown.
 
     >>> image = jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1)
     >>> grid_sample(image, jnp.zeros((1, 1, 1, 2))).item()
@@ -91,17 +95,13 @@ def grid_sample(
     """
     n = x.ndim - 2
     _check_sample(x, grid, n, mode, padding_mode)
-    coordinates = [  # one array [N *spatial'] for each spatial axis, in places of x
-        _outside(
-            _to_places(grid[..., n - 1 - axis], extent, align_corners),
-            extent,
-            padding_mode,
-            align_corners,
-        )
-        for axis, extent in enumerate(x.shape[1:-1])
-    ]
+    x, grid = floating(x), floating(grid)
+    coordinates = []  # one array [N *spatial'] for each spatial axis, in places of x
+    for axis, extent in enumerate(x.shape[1:-1]):
+        place = _to_places(grid[..., n - 1 - axis], extent, align_corners)
+        coordinates.append(_outside(place, extent, padding_mode, align_corners, n == 3))
     if mode == "nearest":
-        return _read(x, [jnp.round(c) for c in coordinates])
+        return _read(x, [jnp.round(c) for c in coordinates])[0]
     lower = [jnp.floor(c) for c in coordinates]
     total = jnp.zeros((), x.dtype)
     for corner in itertools.product((0, 1), repeat=n):
@@ -109,8 +109,10 @@ def grid_sample(
             (c - low) if side else (low + 1 - c)
             for side, c, low in zip(corner, coordinates, lower, strict=True)
         ]
-        values = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
-        total = total + values * jnp.prod(jnp.stack(shares), 0)[..., None]
+        values, inside = _read(x, [low + side for low, side in zip(lower, corner, strict=True)])
+        share = functools.reduce(operator.mul, shares)[..., None]
+        # In torch a place at infinity is NaN in an image and 0 in a volume.
+        total = total + values * (share if n == 2 else jnp.where(inside, share, 0))
     return total
 
 
@@ -122,7 +124,8 @@ def _check_sample(x, grid, n, mode, padding_mode):
         or grid.shape[0] != x.shape[0]
     ):
         raise ValueError(
-            f"grid_sample takes {layout(2)} with a grid [N H' W' 2], or {layout(3)} with [N D' H' W' 3]; "
+            f"grid_sample takes {layout(2)} with a grid [N H' W' 2], or {layout(3)} with "
+            "[N D' H' W' 3]; "
             f"input and grid have shapes {x.shape} and {grid.shape}."
         )
     if mode not in ("bilinear", "nearest"):
@@ -139,15 +142,17 @@ def _to_places(coordinate, extent, align_corners):
     return ((coordinate + 1) * extent - 1) / 2
 
 
-def _outside(place, extent, padding_mode, align_corners):
-    """Bring places outside the axis back in, except for 'zeros'; the derivative is 0 where one
-    is cut.
+def _outside(place, extent, padding_mode, align_corners, volume):
+    """Bring places outside the axis back in, except for 'zeros'. The derivative of a place that
+    is cut is 0.
     """
     if padding_mode == "zeros":
         return place
     if padding_mode == "reflection":
         low, span = (0.0, extent - 1) if align_corners else (-0.5, extent)
         place = _reflect(place, low, span) if span else jnp.zeros_like(place)
+    # torch reads NaN as the first place of an image and as the last of a volume.
+    place = jnp.where(jnp.isnan(place), extent - 1 if volume else 0.0, place)
     return hardtanh(place, 0.0, extent - 1)
 
 
@@ -158,11 +163,12 @@ def _reflect(place, low, span):
 
 
 def _read(x, places):
-    """`x` at whole-numbered places `[N *spatial']` per axis, 0 outside."""
+    """`x` at whole places `[N *spatial']` per axis, 0 outside; and which are inside."""
     inside = jnp.ones((), bool)
     index = []
     for place, extent in zip(places, x.shape[1:-1], strict=True):
         inside = inside & (place >= 0) & (place <= extent - 1)
         index.append(jnp.clip(place, 0, extent - 1).astype(jnp.int32))
     example = jnp.arange(x.shape[0]).reshape(-1, *(1,) * (places[0].ndim - 1))
-    return jnp.where(inside[..., None], x[(example, *index)], jnp.zeros((), x.dtype))
+    inside = inside[..., None]
+    return jnp.where(inside, x[(example, *index)], jnp.zeros((), x.dtype)), inside
