@@ -41,13 +41,13 @@ def draw(name: str) -> None:
 
 
 def shrink(picture: Path, to: Path) -> None:
-    """Write a PNG of 64 colours that is at most 1200 pixels wide."""
+    """Write a PNG of 128 colours that is at most 1200 pixels wide."""
     from PIL import Image
 
     with Image.open(picture) as image:
         image = image.convert("RGB")
         image.thumbnail((1200, 1200))
-        image = image.quantize(64, dither=Image.Dither.NONE)
+        image = image.quantize(128, dither=Image.Dither.NONE)
         content = io.BytesIO()
         image.save(content, "png", optimize=True)
     to.write_bytes(content.getvalue())
