@@ -1,14 +1,14 @@
-"""Chapter 2: a network that somebody else trained, from its file to the five likeliest names
-for a picture.
+"""Chapter 2: a network that somebody else trained names what is in a picture.
 
-Run:    python -m experiments ch02_pretrained --weights resnet101.pth --labels imagenet_classes.txt --picture bobby.jpg
-        python -m experiments ch02_pretrained
-        (without files: scikit-learn's two pictures through random weights, which know nothing)
-Writes: runs/ch02_pretrained/{config.json,top5.png} Expect: four parameter counts equal to the
-published ones; 20 s of processor time for resnet101, nothing compiled before
+Run:    python -m experiments ch02_pretrained
+        python -m experiments ch02_pretrained --weights resnet101.pth
+            --labels imagenet_classes.txt --picture bobby.jpg
+Writes: runs/ch02_pretrained/{config.json,top5.png}
+Expect: four parameter counts equal to the published ones; 20 s of processor time for resnet101
 
-The weights are a state_dict in torchvision's format, such as torchvision's own .pth files;
-reading them needs torch.
+Without files it takes the two pictures of scikit-learn and random weights, which know nothing.
+Weights are a state_dict in torchvision's format, such as torchvision's own .pth files; reading
+them needs torch.
 """
 
 import time

@@ -1,9 +1,8 @@
-"""Chapter 3: tensors are views of storage; size, stride and offset, and what each operation
-does to them.
+"""Chapter 3: tensors are views of a storage, with a size, a stride and an offset.
 
 Run:    python -m experiments ch03_storage
 Writes: runs/ch03_storage/{config.json,strides.png,grey.png,points.npz,points.safetensors}
-Expect: a tour of nine stops and two pictures, 5-8 s on two cores
+Expect: nine short sections and two pictures; 5 to 8 s on two cores
 """
 
 import dataclasses

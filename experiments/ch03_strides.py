@@ -1,9 +1,8 @@
-"""Chapter 3: a picture of how size, stride and offset walk the storage, for a tensor and views
-of it.
+"""Chapter 3: a picture of how size, stride and offset lead through a storage.
 
 Run:    python -m experiments ch03_strides --rows 3 --columns 4
 Writes: runs/ch03_strides/{config.json,strides.png}
-Expect: four pictures of one storage in about 3 s
+Expect: a tensor and three views of it, drawn in about 3 s
 """
 
 import dataclasses

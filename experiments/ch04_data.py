@@ -1,14 +1,13 @@
-"""Chapter 4: seven kinds of real-world data as arrays, with their shapes, statistics and a
-picture of each.
+"""Chapter 4: seven kinds of data as arrays: shapes, statistics, and a picture of each.
 
-Run:    python -m experiments ch04_data                  embedded stand-ins, no files, no network
+Run:    python -m experiments ch04_data                  embedded stand-ins: no files needed
         python -m experiments ch04_data --data book      the book's own files, under DLWP_DATA
         python -m experiments ch04_data --kinds cifar10 series
-Writes:
-runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,audio.png,video.png}
-Expect: with --data book every figure equals the book's in every digit that it prints, but
-CIFAR-10's means and standard
-        deviations are within 1 % where its pixels were stored as JPEG; 7 s, 10 s with cifar10 (2 cores)
+Writes: runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,
+        audio.png,video.png}
+Expect: with --data book every figure equals the book's in every digit that it prints (the
+        means and standard deviations of CIFAR-10 within 1 % if its pixels were stored as
+        JPEG); 7 s, and 10 s with cifar10, on two cores
 """
 
 from dataclasses import dataclass
