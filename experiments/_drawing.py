@@ -138,7 +138,8 @@ def accuracies(trained):
     for ax, (name, fit) in zip(axes, trained.items(), strict=True):
         for side in ("train", "val"):
             values = fit.history[f"{side}/accuracy"]
-            ax.plot(np.arange(1, len(values) + 1), values, label=side)
+            style = "-" if len(values) > 1 else "o"  # one epoch is a point
+            ax.plot(np.arange(1, len(values) + 1), values, style, label=side)
         title = f"{name}\n{fit.train:.1%} of the known, {fit.val:.1%} of the new"
         ax.set_title(title, fontsize=10)
         ax.set(xlabel="epoch")

@@ -24,7 +24,7 @@ from flax import nnx
 from dlwp_jax import losses, nn, runs
 from experiments import _drawing, pictures
 from experiments.book import Table
-from experiments.models import count
+from experiments.models import count_of
 
 # Neurons of the hidden layers, and the book's accuracies of training and validation.
 NETS = {"512": (0.9977, 0.821), "128": None, "1024-512-128": (0.9997, 0.801)}
@@ -93,8 +93,8 @@ def show_losses():
     """Print how scores become probabilities, and how two losses judge them."""
     table = Table(rtol=0)
     for name, book in {"512": "1574402", "1024-512-128": "3737474"}.items():
-        net = fully_connected(name, 2, rngs=nnx.Rngs(0))
-        table.row(f"parameters of 3072-{name}-2", book, count(net))
+        ours = count_of(lambda name=name: fully_connected(name, 2, rngs=nnx.Rngs(0)))
+        table.row(f"parameters of 3072-{name}-2", book, ours)
     probabilities = nn.softmax(jnp.array([1.0, 2.0, 3.0]))
     for book, ours in zip(("0.0900", "0.2447", "0.6652"), probabilities, strict=True):
         table.row("softmax of (1, 2, 3)", book, float(ours))

@@ -24,7 +24,7 @@ from dlwp_jax import data, nn, runs, train, weights
 from experiments import _drawing, pictures
 from experiments.book import Table
 from experiments.ch07_birds_airplanes import fully_connected
-from experiments.models import count, difference, parameters
+from experiments.models import count, count_of, difference, parameters
 
 BOOK = {1: 0.5634, 10: 0.3278}  # epoch: training loss
 BOOK_ACCURACY = (0.93, 0.89)  # of training and validation, after 100 epochs
@@ -80,11 +80,11 @@ def sequential(classes, *, rngs):
 
 def show_networks(batch):
     """Print how few parameters a convolution needs, and that both ways are one function."""
-    table, rngs = Table(rtol=0), nnx.Rngs(0)
-    large = fully_connected("1024-512-128", 2, rngs=rngs)
-    small = fully_connected("512", 2, rngs=rngs)
-    table.row("parameters of 3072-1024-512-128-2", "3737474", count(large))
-    table.row("parameters of 3072-512-2", "1574402", count(small))
+    table = Table(rtol=0)
+    large = count_of(lambda: fully_connected("1024-512-128", 2, rngs=nnx.Rngs(0)))
+    small = count_of(lambda: fully_connected("512", 2, rngs=nnx.Rngs(0)))
+    table.row("parameters of 3072-1024-512-128-2", "3737474", large)
+    table.row("parameters of 3072-512-2", "1574402", small)
     as_sequential, as_class = sequential(2, rngs=nnx.Rngs(0)), nn.ConvNet(rngs=nnx.Rngs(0))
     table.row("parameters of the conv net", "18090", count(as_class))
     table.close()
