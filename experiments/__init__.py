@@ -1,1 +1,1 @@
-"""One script per idea of the book; `python -m experiments --list` names them."""
+"""One script for each idea of the book; `python -m experiments --list` names them."""

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -18,12 +19,12 @@ DEFAULT = "ch05_thermometer"
 class Hosts:
     """Flags of every experiment: one training in many processes (see docs/sharding.md).
 
-    Slurm, Open MPI, indexed Kubernetes Jobs and TPU pods set them by themselves.
+    Under Slurm, Open MPI, indexed Kubernetes Jobs and on TPU pods they are found by themselves.
     """
 
     coordinator: str | None = None  # HOST:PORT, where process 0 runs and a free port there
-    num_processes: int | None = None  # how many; 1: this process alone, whatever has started it
-    process_id: int | None = None  # which one this is, from 0
+    num_processes: int | None = None  # 1: this process alone, whoever started it
+    process_id: int | None = None  # this one's number, from 0
     timeout: float = 300.0  # seconds to wait for the others
 
 
@@ -36,12 +37,40 @@ def names() -> list[str]:
 
 
 def known(name: str) -> str:
-    """The name, if it is one of an experiment's; ends the program otherwise."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}? " if near and not name.startswith("-") else ""
-        sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
-    return name
+    """The name, if an experiment has it; otherwise the program ends with a hint."""
+    if name in names():
+        return name
+    if name.startswith("-"):
+        hint = f"the name comes before its flags, as in: {DEFAULT} {name}"
+        sys.exit(f"no experiment is called {name!r}; {hint}")
+    likely = similar(name, names())
+    hint = f"did you mean {' or '.join(likely)}? " if likely else ""
+    sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
+
+
+def similar(typed: str, names: list[str]) -> list[str]:
+    """The names that somebody who typed this may have meant.
+
+    >>> similar("ch05", ["ch04_data", "ch05_lines", "ch05_curves"])
+    ['ch05_lines', 'ch05_curves']
+    >>> similar("Curve", ["ch04_data", "ch05_lines", "ch05_curves"])
+    ['ch05_curves']
+    >>> similar("dta", ["ch04_data", "ch05_lines", "ch05_curves"])
+    ['ch04_data']
+    """
+    typed = typed.lower().removesuffix(".py").replace("-", "_")
+    if begun := [name for name in names if name.startswith(typed)]:
+        return begun
+    if holding := [name for name in names if typed in name]:
+        return holding
+    if near := difflib.get_close_matches(typed, names, n=1, cutoff=0.7):
+        return near
+    chapter = re.fullmatch(r"\D*0*(\d+).*", typed)
+    if chapter:
+        return [name for name in names if name.startswith(f"ch{int(chapter[1]):02d}_")]
+    subjects = {name.partition("_")[2]: name for name in names}
+    near = difflib.get_close_matches(typed, subjects, n=1, cutoff=0.6)
+    return [subjects[subject] for subject in near]
 
 
 def list_experiments() -> None:
@@ -49,18 +78,14 @@ def list_experiments() -> None:
         # The docstring is read, not imported: a list should not wait for JAX.
         source = (Path(experiments.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
         summary = source.split('"""')[1].splitlines()[0]
-        print(f"{name:24s} {summary}")
+        print(f"{name:20s}  {summary}")
 
 
 def prepare() -> None:
-    """Figures without a screen; compiled programs kept, so that a second run does not compile
-    again.
-    """
+    """Draw figures without a screen, and keep compiled programs for the next run."""
     os.environ.setdefault("MPLBACKEND", "Agg")
-    cache = (
-        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlwp-jax" / "compiled"
-    )
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dlwp-jax" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
@@ -71,36 +96,26 @@ def run(name: str, flags: list[str]) -> None:
 
     module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
-        print(
-            module.__doc__
-        )  # as it was written; as a description its lines would be run together
-    parts = dataclasses.make_dataclass(
-        "Flags", {"experiment": module.Config, "hosts": Hosts}.items()
-    )
+        # Printed as it was written: as a description its lines would be run together.
+        print(module.__doc__)
+    parts = {"experiment": module.Config, "hosts": Hosts}
+    both = tyro.conf.OmitArgPrefixes[dataclasses.make_dataclass("Flags", parts.items())]
     try:
-        given = tyro.cli(
-            tyro.conf.OmitArgPrefixes[parts],
-            args=flags,
-            prog=f"experiments {name}",
-            description="",
-        )
+        given = tyro.cli(both, args=flags, prog=f"experiments {name}", description="")
         hosts.start(**dataclasses.asdict(given.hosts))
         module.main(given.experiment)
     except BrokenPipeError:
-        raise  # nobody reads the output; told below
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # wrong files and wrong values: one sentence, no traceback
-        hosts.end(f"{name}: {told(error)}")
-    except (
-        KeyboardInterrupt
-    ):  # one Ctrl-C ends a training early, which then is shown as far as it came; two end all
+        raise  # nobody reads the output, which terminal.output() handles
+    except (OSError, ValueError) as error:
+        # Wrong files and wrong values: one sentence without a traceback.
+        hosts.end(f"{name}: {sentence(error)}")
+    except KeyboardInterrupt:
+        # The first Ctrl-C ends a training early, and its results are shown; a second comes here.
         hosts.end(f"{name}: interrupted")
 
 
-def told(error: OSError | ValueError) -> str:
-    """An error in words; the system's own have the file last and a number first."""
+def sentence(error: OSError | ValueError) -> str:
+    """The words of an error; an error of the system has its file last and a number first."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -111,7 +126,7 @@ def main() -> None:
     if name in ("--list", "-l", "list"):
         list_experiments()
     elif name in ("--help", "-h"):
-        print(f"{__doc__}\n\nWithout a name: {DEFAULT}. Flags of one: NAME --help.\n")
+        print(f"{__doc__}\n\nWithout a name it runs {DEFAULT}. NAME --help lists its flags.\n")
         list_experiments()
     else:
         prepare()

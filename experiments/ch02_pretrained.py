@@ -1,14 +1,14 @@
-"""Chapter 2: a network that somebody else trained, from its file to the five likeliest names
-for a picture.
+"""Chapter 2: a network that somebody else trained names what is in a picture.
 
-Run:    python -m experiments ch02_pretrained --weights resnet101.pth --labels imagenet_classes.txt --picture bobby.jpg
-        python -m experiments ch02_pretrained
-        (without files: scikit-learn's two pictures through random weights, which know nothing)
-Writes: runs/ch02_pretrained/{config.json,top5.png} Expect: four parameter counts equal to the
-published ones; 20 s of processor time for resnet101, nothing compiled before
+Run:    python -m experiments ch02_pretrained
+        python -m experiments ch02_pretrained --weights resnet101.pth
+            --labels imagenet_classes.txt --picture bobby.jpg
+Writes: runs/ch02_pretrained/{config.json,top5.png}
+Expect: four parameter counts equal to the published ones; 20 s of processor time for resnet101
 
-The weights are a state_dict in torchvision's format, such as torchvision's own .pth files;
-reading them needs torch.
+Without files it takes the two pictures of scikit-learn and random weights, which know nothing.
+Weights are a state_dict in torchvision's format, such as torchvision's own .pth files; reading
+them needs torch.
 """
 
 import time
@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_images
 
 from dlwp_jax import nn, runs
 from dlwp_jax.data import image, imagenet
-from experiments.models import count
+from experiments.models import count, count_of
 
 TOP = 5
 # Each network, and how many parameters torchvision's documentation says that it has.
@@ -39,33 +39,33 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Config:
-    model: Literal["resnet18", "resnet50", "resnet101", "alexnet"] = (
-        "resnet101"  # which network
-    )
-    weights: Path | None = (
-        None  # its weights: a .pth or .safetensors file; none draws them at random
-    )
-    labels: Path | None = (
-        None  # the names of the weights' classes, a text file with one in each line
-    )
-    picture: tuple[
-        Path, ...
-    ] = ()  # PNG or JPEG files; none takes scikit-learn's china.jpg and flower.jpg
+    # Which network.
+    model: Literal["resnet18", "resnet50", "resnet101", "alexnet"] = "resnet101"
+    # Its weights, a .pth or .safetensors file; without one they are random.
+    weights: Path | None = None
+    # The names of the classes, a text file with one name in each line.
+    labels: Path | None = None
+    # PNG or JPEG files; without any, the two pictures of scikit-learn.
+    picture: tuple[Path, ...] = ()
     classes: int = 1000  # how many the network tells apart
     seed: int = 0  # of random weights
     out: Path = Path("runs")  # where the run directory is made
 
+    def __post_init__(self):
+        if self.labels and not self.weights:
+            raise ValueError(
+                "--labels names the classes of --weights; random weights know no classes, "
+                "so give both."
+            )
+        if self.classes < TOP:
+            raise ValueError(f"--classes {self.classes}: a list of {TOP} needs {TOP} or more.")
+        for path in (self.weights, self.labels, *self.picture):
+            if path and not path.is_file():
+                raise ValueError(f"{path}: No such file")
+
 
 def read_inputs(config):
-    """Names of the classes, pictures by file, and what the network is given: `[n 224 224
-    3]`.
-    """
-    if config.labels and not config.weights:
-        raise ValueError(
-            "--labels names the classes of --weights; random weights know no classes, so give both."
-        )
-    if config.classes < TOP:
-        raise ValueError(f"--classes {config.classes}: a list of {TOP} needs {TOP} or more.")
+    """Names of the classes, pictures by file, and the network's input `[n 224 224 3]`."""
     paths = config.picture or tuple(map(Path, load_sample_images().filenames))
     pictures = {path: image.read(path, channels=3) for path in paths}
     for path, picture in pictures.items():
@@ -73,23 +73,21 @@ def read_inputs(config):
             raise ValueError(
                 f"{path} has 16 bits a pixel; only 8 can be resized. Convert it first."
             )
-    numbers = [f"class {i}" for i in range(config.classes)]
-    labels = imagenet.read_labels(config.labels, config.classes) if config.labels else numbers
-    return (
-        labels,
-        pictures,
-        np.stack([imagenet.preprocess(picture) for picture in pictures.values()]),
-    )
+    if config.labels:
+        labels = imagenet.read_labels(config.labels, config.classes)
+    else:
+        labels = [f"class {i}" for i in range(config.classes)]
+    x = np.stack([imagenet.preprocess(picture) for picture in pictures.values()])
+    return labels, pictures, x
 
 
 def count_parameters():
     """From shapes alone: no weight is drawn."""
     print(f"{'parameters':10s} {'here':>11s}  {'published':>11s}")
     for name, (make, published) in NETWORKS.items():
-        here = count(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
-        print(
-            f"{name:10s} {here:11,d}  {published:11,d}  {'equal' if here == published else 'DIFFERS'}"
-        )
+        here = count_of(lambda make=make: make(rngs=nnx.Rngs(0)))
+        verdict = "equal" if here == published else "DIFFERS"
+        print(f"{name:10s} {here:11,d}  {published:11,d}  {verdict}")
 
 
 def load_weights(model, path):
@@ -109,24 +107,21 @@ def load_weights(model, path):
         raise ValueError(
             f"{path} does not fit the network that --model and --classes ask for: {error}"
         ) from None
-    print(
-        f"{path}: {len(entries)} arrays, each found its place by {' or '.join({e.found_by for e in entries})}\n"
-    )
+    ways = " or ".join({entry.found_by for entry in entries})
+    print(f"{path}: {len(entries)} arrays, each found its place by {ways}\n")
 
 
 def show_preprocessing(path, picture, x):
     print(f"\n{path.name}: {picture.shape} {picture.dtype}")
-    print(
-        f"  shorter side to 256: {image.resize(picture, 256).shape}, the middle: {x.shape}, standardized:"
-    )
+    resized = image.resize(picture, 256).shape
+    print(f"  shorter side to 256: {resized}, the middle: {x.shape}, standardized:")
     for color, channel in zip(("red", "green", "blue"), np.moveaxis(x, -1, 0), strict=True):
-        print(
-            f"  {color:5s} {channel.min():6.3f} to {channel.max():6.3f}, mean {channel.mean():6.3f}"
-        )
+        least, most, mean = channel.min(), channel.max(), channel.mean()
+        print(f"  {color:5s} {least:6.3f} to {most:6.3f}, mean {mean:6.3f}")
 
 
 def show_stages(model, x):
-    """What comes out of each stage, and the parameters in it."""
+    """Print the shape of each stage's output, and the number of its parameters."""
     print(f"\n{'input':10s} {x.shape}")
     for name, layer in model.named_children():
         x = nnx.eval_shape(layer, x)
@@ -144,8 +139,9 @@ def classify(model, x):  # [n 224 224 3] -> logits [n classes]
         answers.append(function(state, picture[None]).block_until_ready())
         times.append(time.perf_counter() - begin)
     first, *others = times
-    told = f"{1000 * np.median(others):.0f} ms a picture (median of {len(others)}) on {jax.default_backend()}"
-    print(f"\nthe first, with compiling or fetching from the cache, in {first:.1f} s; {told}")
+    usual = f"{1000 * np.median(others):.0f} ms a picture (median of {len(others)})"
+    print(f"\nthe first, with compiling or fetching from the cache, in {first:.1f} s;")
+    print(f"{usual} on {jax.default_backend()}")
     return np.concatenate(answers[1:])
 
 
@@ -195,10 +191,8 @@ def main(config: Config):
         raise ValueError(
             f"{config.model} gives numbers that are not finite; {config.weights} must be damaged."
         )
-    tops, shares = (
-        np.argsort(-logits, axis=1)[:, :TOP],
-        np.asarray(jax.nn.softmax(logits, axis=1)),
-    )
+    tops = np.argsort(-logits, axis=1)[:, :TOP]
+    shares = np.asarray(jax.nn.softmax(logits, axis=1))
     show_top(pictures, tops, shares, labels, random=config.weights is None)
     source = (
         f"weights from {config.weights.name}"

@@ -1,9 +1,8 @@
-"""Chapter 3: tensors are views of storage; size, stride and offset, and what each operation
-does to them.
+"""Chapter 3: tensors are views of a storage, with a size, a stride and an offset.
 
 Run:    python -m experiments ch03_storage
 Writes: runs/ch03_storage/{config.json,strides.png,grey.png,points.npz,points.safetensors}
-Expect: a tour of nine stops and two pictures, 5-8 s on two cores
+Expect: nine short sections and two pictures; 5 to 8 s on two cores
 """
 
 import dataclasses
@@ -26,23 +25,20 @@ GREY = np.array([0.2126, 0.7152, 0.0722], np.float32)  # how bright red, green a
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    image: Literal["china.jpg", "flower.jpg"] = (
-        "china.jpg"  # scikit-learn's picture that is made grey
-    )
+    image: Literal["china.jpg", "flower.jpg"] = "china.jpg"  # the picture that is made grey
     out: Path = Path("runs")  # where the run directory is made
 
 
 def show(what: str, tensor: StridedTensor, base: StridedTensor | None = None) -> None:
     """One line: the three facts, and whether the storage is that of `base`."""
-    shared = (
-        ""
-        if base is None
-        else "same storage"
-        if tensor.storage is base.storage
-        else "storage of its own"
-    )
-    facts = f"size {tensor.size()!s:10} stride {tensor.stride()!s:10} offset {tensor.storage_offset()}"
-    print(f"  {what:32} {facts}  {shared}")
+    if base is None:
+        shared = ""
+    elif tensor.storage is base.storage:
+        shared = "same storage"
+    else:
+        shared = "storage of its own"
+    size, stride, offset = tensor.size(), tensor.stride(), tensor.storage_offset()
+    print(f"  {what:32} size {size!s:10} stride {stride!s:10} offset {offset}  {shared}")
 
 
 def stop(title: str) -> None:
@@ -58,7 +54,7 @@ def views_and_copies() -> StridedTensor:
     show("points[:, 0]", points[:, 0], points)
     show("points[None]", points[None], points)
 
-    stop("2. Writing gives a new storage; any other view can be laid over it")
+    stop("2. Writing gives a new storage; other views can be made of it")
     second = points[1]
     written = second.at[0].set(10.0)
     after = points.over(written.storage)
@@ -89,23 +85,17 @@ def types(points: StridedTensor) -> None:
 
 
 def numpy_both_ways(points: StridedTensor) -> None:
-    stop(
-        "5. NumPy: out without a copy, strides and all; in without one where the memory is aligned"
-    )
+    stop("5. NumPy: out without a copy, with strides; in without a copy if memory is aligned")
     columns = points.t().numpy()
-    print(
-        f"  points.t().numpy(): strides {columns.strides} bytes, writeable {columns.flags.writeable}"
-    )
+    writeable = columns.flags.writeable
+    print(f"  points.t().numpy(): strides {columns.strides} bytes, writeable {writeable}")
     assert np.shares_memory(columns, points.numpy())
     room = np.zeros(6 + 16, np.float32)
-    start = (
-        -(room.ctypes.data // 4) % 16
-    )  # JAX takes memory over as it is if it begins at a multiple of 64 bytes
+    # JAX takes memory over without a copy if it begins at a multiple of 64 bytes.
+    start = -(room.ctypes.data // 4) % 16
     line = jax.dlpack.from_dlpack(room[start : start + 6])
     shared = line.unsafe_buffer_pointer() == room[start:].ctypes.data
-    print(
-        f"  jax.dlpack.from_dlpack(array): same memory {shared}; whoever shares must not write to the array"
-    )
+    print(f"  jax.dlpack.from_dlpack(array): same memory {shared}; do not write to the array")
 
 
 def save_and_load(points: StridedTensor, path: Path) -> None:
@@ -132,9 +122,8 @@ def devices(points: StridedTensor) -> None:
     stop("7. Devices: the storage moves, the layout stays")
     for device in jax.local_devices():
         moved = jax.device_put(points, device)
-        print(
-            f"  {device}: sum of the first column {jnp.sum(moved[:, 0])}, on {moved.storage.devices()}"
-        )
+        total = jnp.sum(moved[:, 0])
+        print(f"  {device}: sum of the first column {total}, on {moved.storage.devices()}")
 
 
 def weigh(
@@ -145,18 +134,16 @@ def weigh(
     letter = {name: chr(ord("a") + i) for i, name in enumerate(axes)}
     kept = [name for name in axes if name not in weight_axes]
     inputs = ",".join("".join(letter[name] for name in group) for group in (axes, weight_axes))
-    return jnp.einsum(
-        f"{inputs}->{''.join(letter[name] for name in kept)}", image, weights
-    ), " ".join(kept)
+    output = "".join(letter[name] for name in kept)
+    return jnp.einsum(f"{inputs}->{output}", image, weights), " ".join(kept)
 
 
 def grey(config: Config, run: runs.RunDirectory) -> None:
     stop("8. Named axes: a picture made grey in three ways")
     from sklearn.datasets import load_sample_image
 
-    image = storage.tensor(
-        load_sample_image(config.image) / np.float32(255)
-    )  # [rows columns channels]
+    pixels = load_sample_image(config.image) / np.float32(255)  # [rows columns channels]
+    image = storage.tensor(pixels)
     show("image [rows columns channels]", image)
     planes = image.movedim(-1, 0)
     show("image.movedim(-1, 0)", planes, image)
@@ -165,9 +152,8 @@ def grey(config: Config, run: runs.RunDirectory) -> None:
     by_views = (planes * storage.tensor(GREY)[:, None, None].expand_as(planes)).sum(0)
     for other in (by_names, by_views):  # sums of three, in another order: float32 rounding
         np.testing.assert_allclose(by_letters, other, atol=1e-6)
-    print(
-        f"  by einsum letters, by names (left: {left}) and by expanded views: the same {by_letters.shape}"
-    )
+    shape = by_letters.shape
+    print(f"  by einsum letters, by names (left: {left}) and by expanded views: equal {shape}")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
     for axis, picture, title in zip(
         axes, (image.numpy(), by_letters), ("image", "grey"), strict=True

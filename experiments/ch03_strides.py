@@ -1,9 +1,8 @@
-"""Chapter 3: a picture of how size, stride and offset walk the storage, for a tensor and views
-of it.
+"""Chapter 3: a picture of how size, stride and offset lead through a storage.
 
 Run:    python -m experiments ch03_strides --rows 3 --columns 4
 Writes: runs/ch03_strides/{config.json,strides.png}
-Expect: four pictures of one storage in about 3 s
+Expect: a tensor and three views of it, drawn in about 3 s
 """
 
 import dataclasses
@@ -18,21 +17,22 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from dlwp_jax import runs, storage
 from dlwp_jax.storage import StridedTensor
 
-COLORS = (
-    "#4c78a8",
-    "#f58518",
-    "#54a24b",
-    "#b279a2",
-    "#e45756",
-    "#72b7b2",
-)  # one for each row of the view
+# One for each row of the view.
+COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rows: int = 3  # of the tensor that is looked at
+    rows: int = 3  # of the tensor that is drawn
     columns: int = 4
     out: Path = Path("runs")  # where the run directory is made
+
+    def __post_init__(self):
+        if self.rows < 2 or self.columns < 2:
+            raise ValueError(
+                "--rows and --columns must be 2 or more, for a slice and windows to show; "
+                f"got {self.rows} and {self.columns}."
+            )
 
 
 def cell(axis, x: float, y: float, text: str, color: str | None) -> None:
@@ -49,9 +49,7 @@ def cell(axis, x: float, y: float, text: str, color: str | None) -> None:
 
 
 def hop(axis, start: float, end: float, color: str, *, below: bool) -> None:
-    """An arrow from one storage cell to another: above the line within a row, below it from row
-    to row.
-    """
+    """An arrow between storage cells: above within a row, below from one row to the next."""
     y, bend = (0, 1) if below else (1, -1)
     height = 0.45 if abs(end - start) < 3 else 0.25
     axis.add_patch(
@@ -70,9 +68,7 @@ def hop(axis, start: float, end: float, color: str, *, below: bool) -> None:
 
 
 def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> None:
-    """The view as one reads it: rows and columns, in every cell the storage position of its
-    element.
-    """
+    """The view as rows and columns; in every cell the storage position of its element."""
     rows, columns = view.shape
     for i in range(rows):
         for j in range(columns):
@@ -81,9 +77,7 @@ def draw_tensor(axis, view: StridedTensor, positions: np.ndarray, room: int) -> 
 
 
 def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
-    """The storage as a line of cells, and the way through it: solid along a row, dashed to the
-    next.
-    """
+    """The storage as a line of cells; arrows are solid along a row and dashed to the next."""
     row_of = {int(p): i for i, row in reversed(list(enumerate(positions))) for p in row}
     for p in range(view.storage.shape[0]):
         cell(axis, p, 0, str(p), COLORS[row_of[p] % len(COLORS)] if p in row_of else None)
@@ -96,18 +90,15 @@ def draw_walk(axis, view: StridedTensor, positions: np.ndarray) -> None:
 
 
 def draw_walks(views: dict[str, StridedTensor]):
-    """One line of the figure for each two-dimensional view: what one reads, and how it lies in
-    storage.
-    """
+    """A line of the figure for each two-dimensional view: its elements, and its storage."""
     figure, axes = plt.subplots(
         len(views), 2, figsize=(11, 2.3 * len(views)), width_ratios=(1, 3), layout="constrained"
     )
     room = max(max(view.shape) for view in views.values())
     for (name, view), (left, right) in zip(views.items(), axes, strict=True):
         line = jnp.arange(view.storage.shape[0])
-        positions = StridedTensor(
-            line, view.layout
-        ).numpy()  # what each element's place is, read by its own layout
+        # The position of each element in the storage, read through the view's own layout.
+        positions = StridedTensor(line, view.layout).numpy()
         draw_tensor(left, view, positions, room)
         draw_walk(right, view, positions)
         left.set_title(name, family="monospace", loc="left")
@@ -124,10 +115,6 @@ def draw_walks(views: dict[str, StridedTensor]):
 
 
 def example_views(rows: int, columns: int) -> dict[str, StridedTensor]:
-    if rows < 2 or columns < 2:
-        raise ValueError(
-            f"rows and columns must be 2 or more for a slice and windows to show, got {rows} and {columns}"
-        )
     x = storage.tensor(jnp.arange(rows * columns).reshape(rows, columns))
     return {
         "x": x,

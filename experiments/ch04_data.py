@@ -1,14 +1,13 @@
-"""Chapter 4: seven kinds of real-world data as arrays, with their shapes, statistics and a
-picture of each.
+"""Chapter 4: seven kinds of data as arrays: shapes, statistics, and a picture of each.
 
-Run:    python -m experiments ch04_data                  embedded stand-ins, no files, no network
+Run:    python -m experiments ch04_data                  embedded stand-ins: no files needed
         python -m experiments ch04_data --data book      the book's own files, under DLWP_DATA
         python -m experiments ch04_data --kinds cifar10 series
-Writes:
-runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,audio.png,video.png}
-Expect: with --data book every figure equals the book's in every digit that it prints, but
-CIFAR-10's means and standard
-        deviations are within 1 % where its pixels were stored as JPEG; 7 s, 10 s with cifar10 (2 cores)
+Writes: runs/ch04_data/{config.json,image.png,volume.png,table.png,series.png,text.png,
+        audio.png,video.png}
+Expect: with --data book every figure equals the book's in every digit that it prints (the
+        means and standard deviations of CIFAR-10 within 1 % if its pixels were stored as
+        JPEG); 7 s, and 10 s with cifar10, on two cores
 """
 
 from dataclasses import dataclass
@@ -26,18 +25,10 @@ Kind = Literal["image", "cifar10", "volume", "table", "series", "text", "audio",
 
 @dataclass(frozen=True)
 class Config:
-    data: Literal["embedded", "book"] = (
-        "embedded"  # stand-ins that need no files, or the real files
-    )
-    kinds: tuple[Kind, ...] = (
-        "image",
-        "volume",
-        "table",
-        "series",
-        "text",
-        "audio",
-        "video",
-    )  # what to show
+    # Stand-ins that need no files, or the book's files.
+    data: Literal["embedded", "book"] = "embedded"
+    # Which kinds to show.
+    kinds: tuple[Kind, ...] = ("image", "volume", "table", "series", "text", "audio", "video")
     out: Path = Path("runs")  # where the run directory is made
 
     def load(self, name):
@@ -46,7 +37,7 @@ class Config:
         return data.load(name, embedded=self.data == "embedded")
 
     def figures(self, rtol=1e-5, **rows: tuple[str, float]) -> None:
-        """The book's figures beside ours, which are only to be had on the book's files."""
+        """Print the book's figures beside ours, if the data is the book's."""
         if self.data == "book":
             beside = Table(rtol)
             for what, (book, ours) in rows.items():
@@ -55,18 +46,16 @@ class Config:
 
 
 def describe(what, x):
-    print(
-        f"{what}: shape {np.shape(x)}, {x.dtype}, {x.min():g} to {x.max():g}, mean {x.mean(dtype=float):.4g}"
-    )
+    values = f"{x.min():g} to {x.max():g}, mean {x.mean(dtype=float):.4g}"
+    print(f"{what}: shape {np.shape(x)}, {x.dtype}, {values}")
 
 
 def show_image(config):
     photo, batch = config.load("book-dog"), config.load("book-cats")
     describe("photograph [height width channels]", photo)
     z, scale = image.normalize(batch)
-    print(
-        f"batch {batch.shape} normalized: channel means {scale.offset}, standard deviations {scale.unit}"
-    )
+    print(f"batch {batch.shape} normalized:")
+    print(f"channel means {scale.offset}, standard deviations {scale.unit}")
     print(f"as torch has it: {image.channels_first(z).shape}")
     config.figures(
         height=("720", photo.shape[0]),
@@ -83,11 +72,9 @@ def show_cifar10(config):
     _, scale = image.normalize(train["image"])
     print(f"channel means {scale.offset}, standard deviations {scale.unit}")
     if config.data == "book":
-        names = [
-            f"{statistic} of {color}"
-            for statistic in ("mean", "std")
-            for color in ("red", "green", "blue")
-        ]
+        colors = ("red", "green", "blue")
+        names = [f"mean of {color}" for color in colors]
+        names += [f"std of {color}" for color in colors]
         book = ("0.4915", "0.4823", "0.4468", "0.2470", "0.2435", "0.2616")
         ours = (*scale.offset, *scale.unit)
         # Within 1 %: pixels that were stored as JPEG are not the official ones to the last bit.
@@ -104,24 +91,20 @@ def show_volume(config):
     describe("scan [index row column], Hounsfield units", scan.voxels)
     print(f"spacing {scan.spacing} mm, first voxel at {scan.origin} mm (x y z)")
     middle = np.array(scan.voxels.shape) // 2
-    print(
-        f"voxel {middle} is at {scan.xyz(middle).round(2)} mm, and back {scan.irc(scan.xyz(middle)).round(2)}"
-    )
-    nodule = data.synthetic.NODULES[
-        1
-    ].center  # of the phantom; a real scan is shown through its middle
-    return pictures.planes(
-        scan, middle if config.data == "book" else scan.irc(nodule).round().astype(int)
-    )
+    place = scan.xyz(middle)
+    print(f"voxel {middle} is at {place.round(2)} mm, and back {scan.irc(place).round(2)}")
+    if config.data == "book":
+        return pictures.planes(scan, middle)
+    nodule = data.synthetic.NODULES[1].center  # of the stand-in
+    return pictures.planes(scan, scan.irc(nodule).round().astype(int))
 
 
 def show_table(config):
     wine = config.load("wine-quality")
     describe(f"wines ({', '.join(wine.names)})", wine.values)
     quality, alcohol = wine.values[:, -1], wine["alcohol"]
-    print(
-        f"one-hot {table.one_hot(quality).shape}, standardized {data.standardize(wine.values[:, :-1])[0].shape}"
-    )
+    standardized, _ = data.standardize(wine.values[:, :-1])
+    print(f"one-hot {table.one_hot(quality).shape}, standardized {standardized.shape}")
     groups = {f"class {mark:g}": quality == mark for mark in np.unique(quality)}
     if config.data == "book":
         groups = {
@@ -154,19 +137,15 @@ def show_table(config):
 def show_series(config):
     bikes = config.load("bike-sharing")
     daily = series.days(bikes.values)
-    print(
-        f"{bikes.values.shape} hours x channels -> {daily.shape} days x channels x hours, stride {daily.stride()}"
-    )
+    print(f"{bikes.values.shape} hours x channels ->")
+    print(f"{daily.shape} days x channels x hours, stride {daily.stride()}")
     weather = series.ordinal_one_hot(bikes["weathersit"], low=1, high=4)
     print(f"weather one-hot {weather.shape}: {weather.sum(0).astype(int)} hours of each kind")
     temperature = bikes["temp"]
-    unit, z = (
-        fit(temperature).apply(temperature)
-        for fit in (data.Scale.unit_range, data.Scale.standard)
-    )
-    print(
-        f"temperature rescaled {unit.min():g} to {unit.max():g}; standardized, its std is {z.std(ddof=1):.4f}"
-    )
+    unit = data.Scale.unit_range(temperature).apply(temperature)
+    z = data.Scale.standard(temperature).apply(temperature)
+    print(f"temperature rescaled {unit.min():g} to {unit.max():g};")
+    print(f"standardized, its std is {z.std(ddof=1):.4f}")
     (days, channels, _), (of_day, _, of_hour) = daily.shape, daily.stride()
     config.figures(
         hours=("17520", len(bikes.values)), days=("730", days), channels=("17", channels)

@@ -1,10 +1,9 @@
-"""Chapter 6: the activation functions, where they stop to learn, and what four of them can draw
-together.
+"""Chapter 6: activation functions, where they saturate, and what four neurons can draw.
 
 Run:    python -m experiments ch06_activations
-Writes: runs/ch06_activations/{config.json,activations.png,composition.png} Expect: tanh
-saturates beyond ±3.35, sigmoid beyond ±5.29, softplus and relu on the left only, leaky relu
-        nowhere; 6 s of processor time
+Writes: runs/ch06_activations/{config.json,activations.png,composition.png}
+Expect: tanh saturates beyond ±3.35, sigmoid beyond ±5.29, softplus and relu on the left only,
+        leaky relu nowhere; 6 s of processor time
 """
 
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from flax import nnx
 
 from dlwp_jax import data, nn, runs
+from experiments import _drawing
 
 ACTIVATIONS = {
     "tanh": nn.tanh,
@@ -32,9 +31,7 @@ NEURONS = {"A": (-2.0, -1.25), "B": (1.0, 0.75), "C": (4.0, 1.0), "D": (-3.0, -1
 
 @dataclass(frozen=True)
 class Config:
-    flat: float = (
-        0.005  # a function counts as saturated where its derivative is smaller than this
-    )
+    flat: float = 0.005  # a function is saturated where its derivative is smaller than this
     out: Path = Path("runs")  # where the run directory is made
 
     def __post_init__(self):
@@ -47,60 +44,35 @@ def derivative(function):
 
 
 def saturated(function, x, flat):
-    """The stretches of x [n] on which |f'(x)| < flat, as pairs (first, last)."""
+    """The stretches of x `[n]` on which |f'(x)| < flat, as pairs (first, last)."""
     below = np.abs(np.asarray(derivative(function)(x))) < flat
-    edges = np.flatnonzero(
-        np.diff(below, prepend=False, append=False)
-    )  # where a stretch begins, where it has ended
+    # In turn the index at which a stretch begins, and the one behind its end.
+    edges = np.flatnonzero(np.diff(below, prepend=False, append=False))
     return [(float(x[begin]), float(x[end - 1])) for begin, end in edges.reshape(-1, 2)]
 
 
 def show_saturation(x, flat):
-    print(
-        f"where the derivative is below {flat:g}, on {x[0]:g} to {x[-1]:g}: an error there teaches the neuron nothing"
-    )
+    print(f"stretches from {x[0]:g} to {x[-1]:g} on which the derivative is below {flat:g}:")
+    print("an error there teaches the neuron nothing")
     for name, function in ACTIVATIONS.items():
-        told = (
-            " and ".join(
-                f"{first:.2f} to {last:.2f}" for first, last in saturated(function, x, flat)
-            )
-            or "nowhere"
-        )
+        stretches = saturated(function, x, flat)
+        words = " and ".join(f"{first:.2f} to {last:.2f}" for first, last in stretches)
         largest = float(jnp.abs(derivative(function)(x)).max())
-        print(f"  {name:12s} {told:36s} steepest {largest:.2f}")
+        print(f"  {name:12s} {words or 'nowhere':36s} steepest {largest:.2f}")
 
 
-def draw_activations(x, flat):
-    figure, axes = plt.subplots(
-        2, 3, figsize=(10, 5.6), layout="constrained", sharex=True, sharey=True
-    )
-    for ax, (name, function) in zip(axes.flat, ACTIVATIONS.items(), strict=True):
-        ax.axhline(0, color="gray", linewidth=0.5)
-        ax.plot(x, function(x), label="f(x)")
-        ax.plot(x, derivative(function)(x), "--", label="f'(x)")
-        for first, last in saturated(function, x, flat):
-            ax.axvspan(first, last, color="C3", alpha=0.12, linewidth=0, label="saturated")
-        ax.set(title=name, ylim=(-1.5, 3.0))
-    figure.supxlabel("x")
-    axes[0, 0].legend(*unique_labels(axes[0, 0]), loc="upper left")
-    return figure
-
-
-def unique_labels(ax):
-    by_label = {
-        label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    return list(by_label.values()), list(by_label)
+def measured(x, flat):
+    """Values, slopes and saturated stretches of each function."""
+    found = {}
+    for name, function in ACTIVATIONS.items():
+        found[name] = function(x), derivative(function)(x), saturated(function, x, flat)
+    return found
 
 
 def four_neurons():
-    """One network 1-4-1 whose hidden neurons are the book's four and whose output is their
-    sum.
-    """
-    hidden, output = (
-        nn.Linear(1, 4, rngs=nnx.Rngs(0)),
-        nn.Linear(4, 1, bias=False, rngs=nnx.Rngs(0)),
-    )
+    """A network 1-4-1: the hidden neurons are the book's four, the output is their sum."""
+    hidden = nn.Linear(1, 4, rngs=nnx.Rngs(0))
+    output = nn.Linear(4, 1, bias=False, rngs=nnx.Rngs(0))
     weights, biases = jnp.array(list(NEURONS.values())).T
     hidden.kernel, hidden.bias = nnx.Param(weights[None]), nnx.Param(biases)  # [1 4], [4]
     output.kernel = nnx.Param(jnp.ones((4, 1)))
@@ -110,43 +82,26 @@ def four_neurons():
 def compose(x):
     """The book's shapes, each from those before it."""
     a, b, c, d = (jnp.tanh(w * x + bias) for w, bias in NEURONS.values())
-    names = (
-        f"{name} = tanh({w:g}x {'-' if bias < 0 else '+'} {abs(bias):g})"
-        for name, (w, bias) in NEURONS.items()
-    )
-    curves = dict(zip(names, (a, b, c, d), strict=True))
+    curves = {}
+    for (name, (w, bias)), curve in zip(NEURONS.items(), (a, b, c, d), strict=True):
+        curves[f"{name} = tanh({w:g}x {bias:+g})"] = curve
     curves |= {"A + B": a + b, "C + D": c + d, "A + B + C + D": a + b + c + d}
     w, bias = NEURONS["C"]
     return curves | {"C applied to A + B": jnp.tanh(w * (a + b) + bias)}
 
 
-def draw_composition(x, curves):
-    figure, axes = plt.subplots(
-        2, 4, figsize=(12, 5.2), layout="constrained", sharex=True, sharey=True
-    )
-    for ax, (name, y) in zip(axes.flat, curves.items(), strict=True):
-        ax.axhline(0, color="gray", linewidth=0.5)
-        ax.plot(x, y)
-        ax.set_title(name, fontsize=10)
-    figure.supxlabel("x")
-    figure.suptitle("Four tanh neurons, their sums, and one layer upon another")
-    return figure
-
-
 def show_shapes():
-    """The weight as a number and as a matrix, and what does not fit."""
+    """Print the shapes of a weight as a number and as a matrix, and shapes that do not fit."""
     t_u, t_c = data.thermometer().values()
     column, rngs = t_u[:, None], nnx.Rngs(0)
     w, b = jnp.array(1.0), jnp.array(0.0)
     print("\nw as a number and as a matrix")
-    print(
-        f"  w {w.shape} * x {t_u.shape} + b {b.shape} -> {(w * t_u + b).shape}: one neuron, one number an example"
-    )
+    shapes = f"w {w.shape} * x {t_u.shape} + b {b.shape} -> {(w * t_u + b).shape}"
+    print(f"  {shapes}: one neuron, one number for each example")
     layer = nn.Linear(1, 8, rngs=rngs)
     w, b = layer.kernel[...], jnp.zeros(8)
-    print(
-        f"  x {column.shape} @ w {w.shape} + b {b.shape} -> {(column @ w + b).shape}: eight neurons; torch has w.T"
-    )
+    shapes = f"x {column.shape} @ w {w.shape} + b {b.shape} -> {(column @ w + b).shape}"
+    print(f"  {shapes}: eight neurons; torch has w.T")
     wrong = {
         f"x {t_u.shape} @ w {w.shape}": lambda: t_u @ w,
         f"x {column.shape} @ w {w.T.shape}, torch's way round": lambda: column @ w.T,
@@ -159,9 +114,8 @@ def show_shapes():
         except (TypeError, ValueError, RuntimeError) as error:
             print(f"  {what} -> {type(error).__name__}: {str(error).splitlines()[0]}")
     error = column - t_c
-    print(
-        f"  t_p {column.shape} - t_c {t_c.shape} -> {error.shape}: no error at all, and a loss over the wrong pairs"
-    )
+    shapes = f"t_p {column.shape} - t_c {t_c.shape} -> {error.shape}"
+    print(f"  {shapes}: no error is raised, and the loss is of the wrong pairs")
 
 
 def main(config: Config):
@@ -172,5 +126,5 @@ def main(config: Config):
     off = float(jnp.abs(net(narrow[:, None])[:, 0] - curves["A + B + C + D"]).max())
     print(f"\nA + B + C + D is a network 1-4-1: they differ by {off:.1e} at most")
     show_shapes()
-    run_dir.figure(draw_activations(wide, config.flat), "activations.png")
-    run_dir.figure(draw_composition(narrow, curves), "composition.png")
+    run_dir.figure(_drawing.activations(wide, measured(wide, config.flat)), "activations.png")
+    run_dir.figure(_drawing.compositions(narrow, curves), "composition.png")

@@ -1,10 +1,10 @@
-"""Chapter 6: one small network written three ways, and what it makes of the thermometer.
+"""Chapter 6: one small network written in three ways, and trained on the thermometer.
 
 Run:    python -m experiments ch06_networks
-Writes: runs/ch06_networks/{config.json,history.jsonl,fit.png} Expect: the three are one
-function and train to the same bits; losses after 5000 epochs near the book's, whose random
-        weights are not known: training 2.27 (book 2.11), validation 1.60 (book 2.02), seed 0; 8 to 10 s of
-        processor time
+Writes: runs/ch06_networks/{config.json,history.jsonl,fit.png}
+Expect: the three are one function and train to the same bits; with seed 0 the losses after
+        5000 epochs are 2.27 in training (book 2.11) and 1.60 in validation (book 2.02): the
+        book began at other random weights; 8 to 10 s of processor time
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
 
 from dlwp_jax import data, nn, runs, train
+from experiments import _drawing
 from experiments.models import count, difference, parameters
 
-VALIDATION = np.array(
-    [7, 10]
-)  # the readings that the book's shuffle held back: -4 and 21 degrees C
-BOOK = {1: (182.9724, 231.8708), 1000: (6.6642, 3.7330), 2000: (5.1502, 0.1406)}
-BOOK |= {
+# The readings that the book's shuffle held back: -4 and 21 degrees C.
+VALIDATION = np.array([7, 10])
+# The book's losses: {epoch: (training, validation)}.
+BOOK = {
+    1: (182.9724, 231.8708),
+    1000: (6.6642, 3.7330),
+    2000: (5.1502, 0.1406),
     3000: (2.9653, 1.0005),
     4000: (2.2839, 1.6580),
     5000: (2.1141, 2.0215),
-}  # epoch: training, validation loss
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Config:
     epochs: int = 5000  # each over the nine readings at once
     seed: int = 0  # of the weights
     out: Path = Path("runs")  # where the run directory is made
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1; got {self.epochs}.")
 
 
 def positional(width, *, rngs):
@@ -55,7 +61,7 @@ def named(width, *, rngs):
 
 
 class Thermometer(nnx.Module):
-    """A class: what holds parameters is a layer, what does not (tanh) is a function."""
+    """A class: a layer if it has parameters, a plain function if not (tanh)."""
 
     def __init__(self, width, *, rngs):
         self.hidden_linear = nn.Linear(1, width, rngs=rngs)
@@ -78,14 +84,14 @@ class Trained(NamedTuple):
 
 
 def readings():
-    """Nine readings to learn from and the book's two to check, as columns [n 1], t_u scaled by
-    0.1.
+    """Nine readings to learn from and the book's two to check, as columns `[n 1]`.
+
+    t_u is multiplied by 0.1.
     """
     both = data.thermometer()
     columns = {"t_u": 0.1 * both["t_u"][:, None], "t_c": both["t_c"][:, None]}
-    return data.take(columns, np.setdiff1d(np.arange(11), VALIDATION)), data.take(
-        columns, VALIDATION
-    )
+    others = np.setdiff1d(np.arange(11), VALIDATION)
+    return data.take(columns, others), data.take(columns, VALIDATION)
 
 
 def loss_fn(model, batch):
@@ -103,7 +109,7 @@ def train_net(model, lr, epochs):
 
 
 def show_parameters(models):
-    """A row a parameter: its name in each way, and its shape."""
+    """Print a row for each parameter: its name in each way, and its shape."""
     tables = [parameters(model) for model in models.values()]
     print("".join(f"{way:24s}" for way in models) + "shape   torch's shape")
     for names in zip(*tables, strict=True):
@@ -112,90 +118,60 @@ def show_parameters(models):
     print("".join(f"{f'{count(model)} parameters':24s}" for model in models.values()) + "\n")
 
 
-def show_equality(models, trained):
-    """The same function from the same weights, and the same numbers at every epoch of
-    training.
-    """
-    facts = {
-        way: {
-            "weights": parameters(model),
-            "outputs": {"t_c": model(readings()[0]["t_u"])},
-            "gradients": gradients(model),
-            "losses": trained[way].history,
-            "trained weights": parameters(trained[way].net),
-        }
-        for way, model in models.items()
+def facts(model, trained):
+    """All numbers of a network in which the three ways might differ."""
+    return {
+        "weights": parameters(model),
+        "outputs": {"t_c": model(readings()[0]["t_u"])},
+        "gradients": gradients(model),
+        "losses": trained.history,
+        "trained weights": parameters(trained.net),
     }
-    (first, reference), *others = facts.items()
-    print(
-        f"largest difference from the {first}, over {len(trained[first].history['train/loss'])} epochs:"
-    )
-    for way, fact in others:
-        print(
-            f"{way:18s}"
-            + "  ".join(f"{what} {difference(fact[what], reference[what]):g}" for what in fact)
-        )
 
 
-def show_training(name, trained, book=None):
-    """The losses as the book prints them, beside the book's, whose random weights were
-    others.
-    """
-    print(
-        f"\n{name}: losses in °C²\n{'':14s}training"
-        + "  validation"
-        + "  book: train  book: val." * bool(book)
-    )
-    last = len(trained.history["train/loss"])
-    for epoch in (*(epoch for epoch in BOOK if epoch < last), last):
-        losses = [float(values[epoch - 1]) for values in trained.history.values()] + list(
-            (book or {}).get(epoch, ())
-        )
+def show_equality(models, trained):
+    """Print how far each way is from the first: in its weights, and at every epoch."""
+    first, *others = models
+    reference = facts(models[first], trained[first])
+    epochs = len(trained[first].history["train/loss"])
+    print(f"largest difference from the {first}, over {epochs} epochs:")
+    for way in others:
+        found = facts(models[way], trained[way])
+        words = [f"{name} {difference(found[name], reference[name]):g}" for name in reference]
+        print(f"{way:18s}" + "  ".join(words))
+
+
+def show_training(name, trained, book):
+    """Print losses at the epochs that the book prints, beside the book's, if it has any."""
+    print(f"\n{name}: losses in °C²")
+    print(f"{'':14s}training  validation" + ("  book: train  book: val." if book else ""))
+    train_losses, val_losses = trained.history["train/loss"], trained.history["val/loss"]
+    last = len(train_losses)
+    for epoch in [*(epoch for epoch in BOOK if epoch < last), last]:
+        losses = [float(train_losses[epoch - 1]), float(val_losses[epoch - 1])]
+        losses += book.get(epoch, ())
         print(f"epoch {epoch:4d}" + "".join(f"{loss:12.4f}" for loss in losses))
+
     val = readings()[1]
-    pairs = zip(trained.net(val["t_u"]).ravel(), val["t_c"].ravel(), strict=True)
-    print(
-        "held back: "
-        + ", ".join(f"{float(output):.4f} for {float(answer):g} °C" for output, answer in pairs)
-    )
+    outputs = trained.net(val["t_u"]).ravel()
+    words = []
+    for output, answer in zip(outputs, val["t_c"].ravel(), strict=True):
+        words.append(f"{float(output):.4f} for {float(answer):g} °C")
+    print("held back: " + ", ".join(words))
     for parameter, gradient in gradients(trained.net).items():
         if parameter.startswith("hidden"):
             print(f"gradient of {parameter}:", *(f"{float(g):.4f}" for g in gradient.ravel()))
 
 
-def draw(fits, run_dir):
-    """As the book does: readings as points, the network as a curve, its outputs at the readings
-    as crosses.
-    """
-    both, t_range = data.thermometer(), jnp.arange(20.0, 90.0)
-    figure, axes = plt.subplots(
-        1, len(fits), figsize=(11, 4.2), layout="constrained", sharey=True
-    )
-    for ax, (name, trained) in zip(axes, fits.items(), strict=True):
-        ax.plot(both["t_u"], both["t_c"], "o", label="readings")
-        ax.plot(
-            both["t_u"][VALIDATION],
-            both["t_c"][VALIDATION],
-            "o",
-            ms=12,
-            mfc="none",
-            mec="C3",
-            label="held back",
-        )
-        ax.plot(t_range, trained.net(0.1 * t_range[:, None]), "c-", label="network")
-        ax.plot(
-            both["t_u"],
-            trained.net(0.1 * both["t_u"][:, None]),
-            "kx",
-            label="its output at the readings",
-        )
-        ax.set(
-            xlabel="t_u (unknown units)",
-            title=f"{name}: training loss {float(trained.history['train/loss'][-1]):.2f} °C²",
-        )
-    axes[0].set(ylabel="t_c (°C)")
-    axes[0].legend()
-    run_dir.figure(figure, "fit.png")
+def draw(fits):
+    t_u = np.arange(20.0, 90.0, dtype=np.float32)
+    both, panels = data.thermometer(), {}
+    for name, trained in fits.items():
+        curve = trained.net(0.1 * t_u[:, None])
+        outputs = trained.net(0.1 * both["t_u"][:, None])
+        title = f"{name}: training loss {float(trained.history['train/loss'][-1]):.2f} °C²"
+        panels[title] = t_u, curve, outputs
+    return _drawing.network_fits(both, VALIDATION, panels)
 
 
 def main(config: Config):
@@ -205,10 +181,11 @@ def main(config: Config):
     show_parameters(models)
     trained = {way: train_net(model, 1e-3, config.epochs) for way, model in models.items()}
     show_equality(models, trained)
+
     small = trained["module class"]
+    show_training("8 neurons, SGD 1e-3", small, BOOK)
     large = train_net(Thermometer(20, rngs=nnx.Rngs(config.seed)), 1e-4, config.epochs)
-    fits = {"8 neurons, SGD 1e-3": small, "20 neurons, SGD 1e-4": large}
-    for (name, fit), book in zip(fits.items(), (BOOK, None), strict=True):
-        show_training(name, fit, book)
+    show_training("20 neurons, SGD 1e-4", large, {})
     run_dir.history(small.history)
-    draw(fits, run_dir)
+    figure = draw({"8 neurons, SGD 1e-3": small, "20 neurons, SGD 1e-4": large})
+    run_dir.figure(figure, "fit.png")

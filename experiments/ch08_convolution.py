@@ -1,15 +1,14 @@
-"""Chapter 8: what a convolution does to a picture, and the network that it makes of few
-parameters.
+"""Chapter 8: what a convolution does to a picture, and a network of few parameters.
 
-Run:    python -m experiments ch08_convolution                   scikit-learn's digits 3 and 8
+Run:    python -m experiments ch08_convolution                   the digits 3 and 8
         python -m experiments ch08_convolution --classes ten     all ten digits
-        python -m experiments ch08_convolution --data cifar10    the book's airplanes and birds, under DLWP_DATA
-Writes:
-runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,wrong.png}
+        python -m experiments ch08_convolution --data cifar10    the book's, under DLWP_DATA
+Writes: runs/ch08_convolution/{config.json,history.jsonl,net.npz,kernels.png,training.png,
+        wrong.png}
 Expect: 18,090 parameters; digits 3 and 8, seed 0: training .997, validation .886; 30 s of
-processor time
-        airplanes and birds, seed 0, 100 epochs: training loss .5684 at epoch 1 and .3407 at 10 (book .5634 and .3278),
-        accuracy .932 and .880, medians of the last ten epochs .932 and .887 (book .93 and .89); 285 s of processor time
+        processor time. Airplanes and birds, seed 0, 100 epochs: training loss .5684 at epoch 1
+        and .3407 at epoch 10 (book .5634 and .3278), accuracy .932 and .880, medians of the
+        last ten epochs .932 and .887 (book .93 and .89); 285 s of processor time
 """
 
 from dataclasses import dataclass
@@ -17,16 +16,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
 
 from dlwp_jax import data, nn, runs, train, weights
-from experiments import pictures
+from experiments import _drawing, pictures
 from experiments.book import Table
 from experiments.ch07_birds_airplanes import fully_connected
-from experiments.models import count, difference, parameters
+from experiments.models import count, count_of, difference, parameters
 
 BOOK = {1: 0.5634, 10: 0.3278}  # epoch: training loss
 BOOK_ACCURACY = (0.93, 0.89)  # of training and validation, after 100 epochs
@@ -40,11 +38,13 @@ KERNELS = {  # [3 3], each applied to a grey picture
 class Config(pictures.Config):
     epochs: int = 100
 
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1; got {self.epochs}.")
+
 
 def show_kernels(picture):
-    """Blur and edges of a grey picture [h w], with padding and without, and the largest of each
-    2 x 2 pixels.
-    """
+    """Blur, edges and max pooling of a grey picture `[h w]`: prints sizes, returns a figure."""
     grey = jnp.asarray(picture)[None, :, :, None]  # [1 h w 1]
     shown: dict[str, Any] = {"the picture": grey}
     for name, kernel in KERNELS.items():
@@ -53,11 +53,9 @@ def show_kernels(picture):
     bare = nn.conv(grey, KERNELS["blur"][:, :, None, None])
     steps: list[Any] = [grey, bare, shown["blur, padding 1"], shown["|edge|, max pool 2"]]
     sizes = [image.shape[1:3] for image in steps]
-    print(
-        "a kernel of 3 x 3 makes {} into {}, with padding 1 {}; max pool 2 then makes it {}".format(
-            *sizes
-        )
-    )
+    before, after, padded, pooled = sizes
+    print(f"a kernel of 3 x 3 makes {before} into {after}, and with padding 1 into {padded};")
+    print(f"max pooling by 2 then makes it {pooled}")
     titles = [f"{name}\n{image.shape[1]} x {image.shape[2]}" for name, image in shown.items()]
     return data.pictures.grid(
         [image[0, :, :, 0] for image in shown.values()], titles, columns=4, size=(12, 3)
@@ -81,25 +79,18 @@ def sequential(classes, *, rngs):
 
 
 def show_networks(batch):
-    """How few parameters a convolution needs, and that the Sequential and the class are one
-    function.
-    """
-    table, rngs = Table(rtol=0), nnx.Rngs(0)
-    table.row(
-        "parameters of 3072-1024-512-128-2",
-        "3737474",
-        count(fully_connected("1024-512-128", 2, rngs=rngs)),
-    )
-    table.row(
-        "parameters of 3072-512-2", "1574402", count(fully_connected("512", 2, rngs=rngs))
-    )
+    """Print how few parameters a convolution needs, and that both ways are one function."""
+    table = Table(rtol=0)
+    large = count_of(lambda: fully_connected("1024-512-128", 2, rngs=nnx.Rngs(0)))
+    small = count_of(lambda: fully_connected("512", 2, rngs=nnx.Rngs(0)))
+    table.row("parameters of 3072-1024-512-128-2", "3737474", large)
+    table.row("parameters of 3072-512-2", "1574402", small)
     as_sequential, as_class = sequential(2, rngs=nnx.Rngs(0)), nn.ConvNet(rngs=nnx.Rngs(0))
     table.row("parameters of the conv net", "18090", count(as_class))
     table.close()
     outputs = [{"logits": net(batch)} for net in (as_sequential, as_class)]
-    print(
-        f"Sequential and class: weights differ by {difference(parameters(as_sequential), parameters(as_class)):g},"
-    )
+    weights_differ = difference(parameters(as_sequential), parameters(as_class))
+    print(f"Sequential and class: weights differ by {weights_differ:g},")
     print(f"their outputs for {len(batch)} pictures by {difference(*outputs):g}\n")
 
 
@@ -114,9 +105,7 @@ def through_a_file(state, classes, path, seed):
 
 
 def show_training(config, fit):
-    """The losses that the book prints, beside the book's, which began at other random
-    weights.
-    """
+    """Print losses beside the book's, whose network began at other random weights."""
     for epoch, loss in enumerate(fit.history["train/loss"], 1):
         if epoch == 1 or epoch % 10 == 0:
             beside = f" (book {BOOK[epoch]})" if config.is_books and epoch in BOOK else ""
@@ -124,25 +113,11 @@ def show_training(config, fit):
     print(fit.told(BOOK_ACCURACY if config.is_books else None))
 
 
-def draw_training(fit, books):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for ax, what in zip(axes, ("loss", "accuracy"), strict=True):
-        for side in ("train", "val"):
-            values = fit.history[f"{side}/{what}"]
-            ax.plot(np.arange(values.size) + 1, values, label=side)
-        ax.set(xlabel="epoch", ylabel=what)
-    if books:
-        axes[0].plot(list(BOOK), list(BOOK.values()), "kx", label="the book's training loss")
-    axes[0].legend()
-    figure.suptitle(f"Conv net: {fit.train:.1%} of the known, {fit.val:.1%} of the new")
-    return figure
-
-
 def main(config: Config):
     run_dir = runs.start("ch08_convolution", config, out=config.out)
     shown = pictures.load(config)
     photo = shown.scale.undo(shown.train["image"][0])
-    if config.data == "digits":  # which are too coarse to show what a kernel does
+    if config.data == "digits":  # too coarse to show what a kernel does
         photo = data.load("book-dog", embedded=True)[::2, ::2] / 255
     run_dir.figure(show_kernels(photo.mean(axis=2, dtype=np.float32)), "kernels.png")
     show_networks(shown.val["image"])
@@ -151,12 +126,12 @@ def main(config: Config):
     fit = pictures.learn(net, shown, optax.sgd(1e-2), epochs=config.epochs, seed=config.seed)
     show_training(config, fit)
     run_dir.history(fit.history)
-    run_dir.figure(draw_training(fit, config.is_books), "training.png")
+    book = BOOK if config.is_books else {}
+    run_dir.figure(_drawing.loss_and_accuracy(fit, book), "training.png")
     pictures.show_wrong(shown, fit.probabilities, run_dir)
 
     path = run_dir.path / "net.npz"
     loaded = through_a_file(fit.state, len(shown.names), path, config.seed + 1)
     off = difference(*({"logits": net(shown.val["image"])} for net in (fit.net, loaded)))
-    print(
-        f"wrote {path}, {path.stat().st_size} bytes; loaded into another network, the outputs differ by {off:g}"
-    )
+    print(f"wrote {path}, {path.stat().st_size} bytes; loaded into another network,")
+    print(f"the outputs differ by {off:g}")

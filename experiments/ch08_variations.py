@@ -1,18 +1,18 @@
-"""Chapter 8: the conv net varied: wider, regularised, deeper, and very deep with shortcuts.
+"""Chapter 8: the conv net wider, regularised, deeper, and very deep with shortcuts.
 
-Run:    python -m experiments ch08_variations                                  scikit-learn's digits 3 and 8
-        python -m experiments ch08_variations --nets baseline batch_norm       some of them
-        python -m experiments ch08_variations --data cifar10                   the book's pictures and settings
-Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png} Expect: digits 3 and
-8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other 70 right, which are
-too
-        few to tell baseline, width, L2, L1 and dropout apart (62 right each); 58 s on two cores; res_deep_100
-        after 5 epochs .829 and .786, 26 s of processor time
-        airplanes and birds, seed 0, validation accuracy after 5 of the 100 epochs: baseline .825, width .835, L2 .823,
-        L1 .818, dropout .825, batch norm .850; all 100 epochs were not run
+Run:    python -m experiments ch08_variations                              the digits 3 and 8
+        python -m experiments ch08_variations --nets baseline batch_norm   some of the networks
+        python -m experiments ch08_variations --data cifar10               the book's pictures
+Writes: runs/ch08_variations/{config.json,history_<net>.jsonl,accuracy.png}
+Expect: digits 3 and 8, seed 0: all nine nets learn 96 to 100 % and get 81 to 89 % of the other
+        70 right, which are too few to tell baseline, width, L2, L1 and dropout apart (62 right
+        each); 58 s on two cores; res_deep_100 after 5 epochs .829 and .786, 26 s of processor
+        time. Airplanes and birds, seed 0, validation accuracy after 5 of the 100 epochs:
+        baseline .825, width .835, L2 .823, L1 .818, dropout .825, batch norm .850; nobody has
+        run all 100 epochs here
 
-The book's networks on its pictures have 32 channels and learn for 100 epochs; the digits are
-small, and so are theirs.
+For the book's pictures the networks have 32 channels and learn for 100 epochs, as in the book.
+The digits are small, and so are the networks for them.
 """
 
 import time
@@ -20,36 +20,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
-import numpy as np
 import optax
 from flax import nnx
 
 from dlwp_jax import nn, regularization, runs
-from experiments import pictures
+from experiments import _drawing, pictures
 from experiments.models import count
 
 
 class Variation(NamedTuple):
-    """One bar: how the network is made of a number of channels, what is added to the loss, the
-    learning rate.
-    """
+    """One network, with its penalty and its learning rate."""
 
     make: Callable  # (channels, rngs=...) -> network
     book: tuple[float, float] | None = None  # the book's accuracies: training, validation
-    penalty: Callable | None = None  # of the network's weights
+    penalty: Callable | None = None  # added to the loss: a function of the network
     lr: float = 1e-2
 
 
 def half(channels, *, rngs):
-    """The chapter's first net, which has half the channels of the others."""
+    """The chapter's first network, which has half the channels of the others."""
     return nn.ConvNet(channels // 2, rngs=rngs)
 
 
 def deep(n_blocks):
-    """A residual net whose blocks are a loop, so that a hundred of them compile in the time of
-    one.
-    """
+    """A residual net whose blocks are a loop: a hundred compile in the time of one."""
 
     def make(channels, *, rngs):
         net: Any = nn.NetResDeep(channels, n_blocks, rngs=rngs)
@@ -83,9 +77,8 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "digits": Settings(
-        8, 30, 16, tuple(VARIATIONS)[:-1]
-    ),  # without the 100 blocks, which take minutes
+    # Without the 100 blocks, which take minutes.
+    "digits": Settings(8, 30, 16, tuple(VARIATIONS)[:-1]),
     "cifar10": Settings(32, 100, 64, tuple(VARIATIONS)),  # the book's
 }
 
@@ -93,25 +86,28 @@ SETTINGS = {
 @dataclass(frozen=True)
 class Config(pictures.Config):
     nets: tuple[str, ...] = ()  # which of them; by default all, but on digits res_deep_100
-    channels: int = (
-        0  # of the first convolution; 0 takes 8 on digits and the book's 32 on cifar10
-    )
+    channels: int = 0  # of the first convolution; 0 takes 8 on digits, the book's 32 on cifar10
     epochs: int = 0  # 0 takes 30 on digits and the book's 100 on cifar10
     batch_size: int = 0  # 0 takes 16 on digits and the book's 64 on cifar10
 
     def __post_init__(self):
-        if unknown := set(self.nets) - set(VARIATIONS):
-            raise ValueError(
-                f"--nets has {', '.join(sorted(unknown))}; there are {', '.join(VARIATIONS)}."
-            )
+        unknown = sorted(set(self.nets) - set(VARIATIONS))
+        if unknown:
+            there = ", ".join(VARIATIONS)
+            raise ValueError(f"--nets has {', '.join(unknown)}; there are {there}.")
+        if min(self.epochs, self.batch_size, self.channels) < 0:
+            raise ValueError("--epochs, --batch-size and --channels must not be negative.")
         if self.channels and self.channels < 4:  # the narrowest layer has a quarter of them
             raise ValueError(f"--channels must be at least 4; got {self.channels}.")
 
     def settings(self) -> Settings:
-        """What was asked for, completed."""
-        asked = {name: getattr(self, name) for name in Settings._fields}
-        return SETTINGS[self.data]._replace(
-            **{name: value for name, value in asked.items() if value}
+        """The settings given, and the defaults of the data for the others."""
+        settings = SETTINGS[self.data]
+        return Settings(
+            self.channels or settings.channels,
+            self.epochs or settings.epochs,
+            self.batch_size or settings.batch_size,
+            self.nets or settings.nets,
         )
 
 
@@ -139,62 +135,41 @@ def learn(variation, shown, settings, seed):
 
 
 def show(results, books):
-    """One row a net: its size, its accuracies, how far it overfits, what it took, and the
-    book's accuracies.
-    """
-    print(
-        f"\n{'':14s}parameters   train     val      gap  seconds"
-        + "  book: train   val" * books
-    )
+    """Print a row for each network, with the book's accuracies if `books` is true."""
+    print(f"\n{'':14s}parameters   train     val      gap  seconds", end="")
+    print("  book: train   val" if books else "")
     for name, (fit, seconds) in results.items():
-        told = f"{name:14s}{count(fit.net):10d}{fit.train:8.3f}{fit.val:8.3f}{fit.train - fit.val:9.3f}{seconds:9.1f}"
+        row = f"{name:14s}{count(fit.net):10d}{fit.train:8.3f}{fit.val:8.3f}"
+        row += f"{fit.train - fit.val:9.3f}{seconds:9.1f}"
         book = VARIATIONS[name].book if books else None
-        print(told + (f"{book[0]:13.2f}{book[1]:6.2f}" if book else ""))
+        print(row + (f"{book[0]:13.2f}{book[1]:6.2f}" if book else ""))
 
 
 def draw(results, shown, books):
-    """The book's picture: two bars a net; where the book has figures for them, they are the
-    black lines.
-    """
-    figure, ax = plt.subplots(figsize=(10, 4.2), layout="constrained")
-    place = np.arange(len(results))
-    for side, shift in (("train", -0.2), ("val", 0.2)):
-        label = f"{side}, n = {len(getattr(shown, side)['label'])}"
-        ax.bar(
-            place + shift, [getattr(fit, side) for fit, _ in results.values()], 0.4, label=label
-        )
-    for x, name in enumerate(results):
-        if books and (book := VARIATIONS[name].book):
-            ax.hlines(np.array(book), [x - 0.4, x], [x, x + 0.4], color="k")
-    if books:
-        ax.plot([], [], "k-", label="the book's")
-    lowest = min(min(fit.train, fit.val) for fit, _ in results.values())
-    ax.set(
-        ylabel="accuracy",
-        ylim=(np.floor(10 * lowest - 0.5) / 10, 1.0),
-        title="The conv net varied",
-    )
-    ax.set_xticks(place, list(results), rotation=30)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    accuracies, book = {}, {}
+    for name, (fit, _) in results.items():
+        accuracies[name] = {"train": fit.train, "val": fit.val}
+        if books and VARIATIONS[name].book:
+            book[name] = VARIATIONS[name].book
+    sizes = {"train": len(shown.train["label"]), "val": len(shown.val["label"])}
+    return _drawing.bars(accuracies, sizes, book)
 
 
 def main(config: Config):
     run_dir = runs.start("ch08_variations", config, out=config.out)
     shown = pictures.load(config)
-    results, settings = {}, config.settings()
-    print(
-        f"{settings.channels} channels, {settings.epochs} epochs of batches of {settings.batch_size}"
-    )
-    if not config.nets and (
-        left_out := [name for name in VARIATIONS if name not in settings.nets]
-    ):
-        print(
-            f"without {', '.join(left_out)}, which takes minutes: --nets {' '.join(left_out)}"
-        )
+    settings = config.settings()
+    batches = f"{settings.epochs} epochs of batches of {settings.batch_size}"
+    print(f"{settings.channels} channels, {batches}")
+    left_out = [name for name in VARIATIONS if name not in settings.nets]
+    if left_out and not config.nets:
+        names = ", ".join(left_out)
+        print(f"without {names}, which takes minutes: --nets {' '.join(left_out)}")
+    results = {}
     for name in dict.fromkeys(settings.nets):  # each once
         print(f"\n{name}", flush=True)
-        fit, _ = results[name] = learn(VARIATIONS[name], shown, settings, config.seed)
+        fit, seconds = learn(VARIATIONS[name], shown, settings, config.seed)
+        results[name] = fit, seconds
         run_dir.history(fit.history, f"history_{name}.jsonl")
     show(results, config.is_books)
     run_dir.figure(draw(results, shown, config.is_books), "accuracy.png")

@@ -1,6 +1,4 @@
-"""What the experiments ask of a network: its parameters by name, how many, and how far they are
-from another's.
-"""
+"""The parameters of a network: by name, how many, and how far from those of another one."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +6,7 @@ from flax import nnx
 
 
 def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter under its name, such as `hidden_linear.kernel`; layers in the order of
-    their names.
-    """
+    """Every parameter by its name, such as `hidden_linear.kernel`, in alphabetical order."""
     return {
         ".".join(map(str, path)): leaf[...]
         for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
@@ -22,10 +18,13 @@ def count(model: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
+def count_of(make) -> int:
+    """How many numbers the network that `make()` returns would train; draws no weights."""
+    return count(nnx.eval_shape(make))
+
+
 def difference(ours: dict[str, jax.Array], theirs: dict[str, jax.Array]) -> float:
-    """The largest difference between the arrays of two dicts, whose names may differ but not
-    their order.
-    """
+    """The largest difference between the arrays of two dicts, taken in their order."""
     return max(
         float(jnp.abs(a - b).max()) for a, b in zip(ours.values(), theirs.values(), strict=True)
     )

@@ -1,10 +1,10 @@
 """Any experiment as a notebook: its script cut into cells, settings first, pictures last.
 
-    python -m experiments.notebook ch05_thermometer          writes notebooks/ch05_thermometer.ipynb
-    python -m experiments.notebook ch05_thermometer --run    and runs it there, outputs and pictures kept in it
+    python -m experiments.notebook ch05_thermometer          writes it into notebooks/
+    python -m experiments.notebook ch05_thermometer --run    and runs it, and keeps the results
 
-A notebook that is there already may have been worked on, so it is taken as it is; --fresh
-writes it anew.
+A notebook that exists may hold somebody's work, so it is not written again, except with
+--fresh.
 """
 
 import ast
@@ -27,7 +27,7 @@ class Arguments:
     name: Annotated[str, tyro.conf.Positional]  # the experiment
     run: bool = False  # run it, and keep what it prints and draws
     open: bool = False  # open it in JupyterLab, unless it is run
-    fresh: bool = False  # write it anew over one that is there
+    fresh: bool = False  # write it again over one that exists
     out: Path = Path("notebooks")  # where notebooks are kept
 
 
@@ -41,10 +41,9 @@ def cells(source: str) -> list[str]:
     lines, begin = source.splitlines(), 0
     pieces, kinds = [], []
     for node in ast.parse(source).body:
-        end, kind = (
-            node.end_lineno or begin,
-            "imports" if isinstance(node, ast.Import | ast.ImportFrom) else type(node),
-        )
+        end = node.end_lineno or begin
+        is_import = isinstance(node, ast.Import | ast.ImportFrom)
+        kind = "imports" if is_import else type(node)
         if kinds and kind == kinds[-1] and kind in ("imports", ast.Assign, ast.AnnAssign):
             begin, _ = pieces.pop()
         pieces, kinds, begin = [*pieces, (begin, end)], [*kinds, kind], end
@@ -73,9 +72,8 @@ def convert(name: str):
     node = v4.new_notebook(
         cells=[head, *map(v4.new_code_cell, code), asked, v4.new_code_cell(last)]
     )
-    for number, cell in enumerate(
-        node.cells
-    ):  # random by default: the same script gives the same file
+    for number, cell in enumerate(node.cells):
+        # Random by default; this way the same script gives the same file.
         cell.id = f"{name}-{number}"
     node.metadata.kernelspec = {
         "name": "python3",
@@ -86,7 +84,7 @@ def convert(name: str):
 
 
 def main(asked: Arguments) -> Path:
-    """Write a notebook, and run it where that is asked for."""
+    """Write a notebook, and run it if `asked.run` is true."""
     import nbformat
 
     path = asked.out / f"{known(asked.name)}.ipynb"
@@ -105,8 +103,7 @@ def main(asked: Arguments) -> Path:
                 f"{path} is no notebook ({str(error).splitlines()[0]}); --fresh writes it anew."
             )
         try:
-            # By default what a cell shows is waited for 4 seconds: a busy machine loses
-            # pictures.
+            # By default a cell's output is waited for 4 seconds: a busy machine loses pictures.
             where = {"metadata": {"path": str(path.parent)}}
             NotebookClient(
                 node, resources=where, startup_timeout=300, iopub_timeout=300

@@ -1,10 +1,9 @@
-"""Pictures to tell apart, for chapters 7 and 8: loaded, learned, and those that a network got
-wrong.
+"""The pictures of chapters 7 and 8: loading them, learning them, and showing mistakes.
 
-Without files: scikit-learn's digits 3 and 8 (of all pairs the one that a linear classifier
-confuses most, see `hardest_pairs`), each pixel drawn as 4 x 4 pixels of three equal colours, so
-that they fit the book's networks. With `--data cifar10`: the book's airplanes and birds.
-`--classes ten` takes all ten of either.
+Without files they are scikit-learn's digits 3 and 8, the pair that a linear classifier
+confuses most (see `hardest_pairs`). Each pixel is drawn as 4 x 4 pixels of three equal colours,
+so that the pictures fit the book's networks. With `--data cifar10` they are the book's
+airplanes and birds. `--classes ten` takes all ten classes of either.
 """
 
 from collections.abc import Sequence
@@ -23,18 +22,16 @@ from dlwp_jax.data import cifar, image
 from dlwp_jax.diagnose import diagnose
 
 HARD_PAIR = (3, 8)
-# The book's means and standard deviations of red, green and blue over all of CIFAR-10's
-# training pictures.
-CIFAR_SCALE = data.Scale(
-    *np.array([[0.4915, 0.4823, 0.4468], [0.2470, 0.2435, 0.2616]], np.float32)
-)
+# The book's means and standard deviations of red, green and blue over the training pictures.
+CIFAR_MEANS = np.array([0.4915, 0.4823, 0.4468], np.float32)
+CIFAR_DEVIATIONS = np.array([0.2470, 0.2435, 0.2616], np.float32)
+CIFAR_SCALE = data.Scale(CIFAR_MEANS, CIFAR_DEVIATIONS)
 
 
 @dataclass(frozen=True)
 class Config:
-    data: Literal["digits", "cifar10"] = (
-        "digits"  # scikit-learn's digits, or the book's pictures (under DLWP_DATA)
-    )
+    # scikit-learn's digits, or the book's pictures (under DLWP_DATA)
+    data: Literal["digits", "cifar10"] = "digits"
     classes: Literal["two", "ten"] = "two"  # 3 and 8, airplane and bird; or all ten
     seed: int = 0  # of weights and shuffling
     out: Path = Path("runs")  # where the run directory is made
@@ -53,7 +50,7 @@ class Pictures(NamedTuple):
 
 
 def load(config: Config) -> Pictures:
-    """The pictures that a configuration asks for, normalised, and one line about them."""
+    """The pictures that a configuration asks for, normalised; also prints how many."""
     if config.data == "cifar10":
         names = cifar.CLASSES if config.classes == "ten" else ("airplane", "bird")
         sides, scale = cifar.read(data.place("cifar10"), classes=names), CIFAR_SCALE
@@ -64,9 +61,8 @@ def load(config: Config) -> Pictures:
     known, held = sides
     images, scale = image.normalize(known["image"], scale)
     held_images, _ = image.normalize(held["image"], scale)
-    print(
-        f"{', '.join(names)}: {len(images)} pictures to learn from, {len(held_images)} to check"
-    )
+    counts = f"{len(images)} pictures to learn from, {len(held_images)} to check"
+    print(f"{', '.join(names)}: {counts}")
     return Pictures(known | {"image": images}, held | {"image": held_images}, names, scale)
 
 
@@ -82,22 +78,18 @@ def _enlarged(side):  # [n 8 8 1] -> [n 32 32 3]
 
 
 def hardest_pairs():
-    """Pairs of digits and a logistic regression's accuracy on those held back, the hardest
-    first.
-    """
+    """Pairs of digits, the hardest first, and the accuracy of a logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     def rows(side):
         return side["image"].reshape(len(side["image"]), -1) / 255, side["label"]
 
-    def accuracy(pair):
-        known, held = (rows(only(side, pair)) for side in data.load("digits"))
-        return LogisticRegression(max_iter=1000).fit(*known).score(*held)
-
-    return sorted(
-        ((pair, accuracy(pair)) for pair in combinations(range(10), 2)),
-        key=lambda found: found[1],
-    )
+    train_side, val_side = data.load("digits")
+    found = []
+    for pair in combinations(range(10), 2):
+        classifier = LogisticRegression(max_iter=1000).fit(*rows(only(train_side, pair)))
+        found.append((pair, classifier.score(*rows(only(val_side, pair)))))
+    return sorted(found, key=lambda pair_and_accuracy: pair_and_accuracy[1])
 
 
 def loss_fn(model, batch):
@@ -116,29 +108,22 @@ class Trained(NamedTuple):
     val: float
 
     def told(self, book: tuple[float, float] | None = None) -> str:
-        """The accuracies, their medians over the last ten epochs (one can end in a dip), the
-        book's, and a verdict.
+        """Accuracies at the end, medians of the last ten epochs, the book's, and a verdict.
+
+        Medians, because the last epoch may be a dip.
         """
-        train, val = (
-            float(np.median(self.history[f"{side}/accuracy"][-10:]))
-            for side in ("train", "val")
-        )
+        train = float(np.median(self.history["train/accuracy"][-10:]))
+        val = float(np.median(self.history["val/accuracy"][-10:]))
         n = min(10, len(self.history["val/accuracy"]))
-        rows = {
-            "at the end": (self.train, self.val),
-            f"median of the last {n} epochs": (train, val),
-        }
-        rows |= {"the book, after 100 epochs": book} if book else {}
-        told = (
-            f"{what}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}"
-            for what, (a, b) in rows.items()
-        )
-        return (
-            "accuracy "
-            + "\n         ".join(told)
-            + "\n"
-            + str(diagnose(self.history)).replace("\n", "; ")
-        )
+        rows = {"at the end": (self.train, self.val)}
+        rows[f"median of the last {n} epochs"] = (train, val)
+        if book:
+            rows["the book, after 100 epochs"] = book
+        lines = []
+        for name, (a, b) in rows.items():
+            lines.append(f"{name}: training {a:.4f}, validation {b:.4f}, gap {a - b:.4f}")
+        verdict = str(diagnose(self.history)).replace("\n", "; ")
+        return "accuracy " + "\n         ".join(lines) + "\n" + verdict
 
 
 def learn(
@@ -149,16 +134,14 @@ def learn(
     result = train.fit(
         learner, state, pictures.train, pictures.val, epochs=epochs, batch_size=batch_size
     )
-    if (
-        done := len(result.history["train/loss"])
-    ) < epochs:  # Ctrl-C, or a loss that was not finite
+    done = len(result.history["train/loss"])
+    if done < epochs:  # Ctrl-C, or a loss that was not finite
         print(f"ended after {done} of {epochs} epochs")
-    images, labels = (
-        np.concatenate([pictures.train[key], pictures.val[key]]) for key in ("image", "label")
-    )
-    logits = train.predict(
-        learner, result.state, images, batch_size=500
-    )  # of both sides: one program
+
+    # Both sides in one call, so that one program is compiled.
+    images = np.concatenate([pictures.train["image"], pictures.val["image"]])
+    labels = np.concatenate([pictures.train["label"], pictures.val["label"]])
+    logits = train.predict(learner, result.state, images, batch_size=500)
     n, right = len(pictures.train["label"]), np.asarray(logits.argmax(axis=-1)) == labels
     known, new = float(right[:n].mean()), float(right[n:].mean())
     probabilities = np.asarray(jax.nn.softmax(logits[n:], axis=-1))
@@ -167,27 +150,21 @@ def learn(
 
 
 def show_wrong(pictures: Pictures, probabilities, run_dir, most=15):
-    """Draw pictures that were taken for another class, the surest mistakes first: for what, and
-    how probable.
-    """
-    label, guess, sure = (
-        pictures.val["label"],
-        probabilities.argmax(axis=1),
-        probabilities.max(axis=1),
-    )
+    """Draw pictures that were taken for another class, the surest mistakes first."""
+    label, guess = pictures.val["label"], probabilities.argmax(axis=1)
+    sure = probabilities.max(axis=1)
     wrong = np.flatnonzero(guess != label)
     print(f"{len(wrong)} of {len(label)} wrong")
-    if len(wrong):
-        rows = wrong[np.argsort(-sure[wrong])][:most]
-        titles = [
-            f"{pictures.names[guess[i]]} {sure[i]:.3f}\nis {pictures.names[label[i]]}"
-            for i in rows
-        ]
-        shown = np.clip(pictures.scale.undo(pictures.val["image"][rows]), 0, 1)
-        figure = data.pictures.grid(
-            shown, titles, columns=5, size=(8, 1.9 * -(-len(rows) // 5) + 0.5)
-        )
-        figure.suptitle(
-            f"The surest of {len(wrong)} mistakes among {len(label)}: the guess and its probability"
-        )
-        run_dir.figure(figure, "wrong.png")
+    if not len(wrong):
+        return
+    rows = wrong[np.argsort(-sure[wrong])][:most]
+    titles = []
+    for i in rows:
+        guessed, right = pictures.names[guess[i]], pictures.names[label[i]]
+        titles.append(f"{guessed} {sure[i]:.3f}\nis {right}")
+    shown = np.clip(pictures.scale.undo(pictures.val["image"][rows]), 0, 1)
+    height = 1.9 * -(-len(rows) // 5) + 0.5
+    figure = data.pictures.grid(shown, titles, columns=5, size=(8, height))
+    mistakes = f"The surest of {len(wrong)} mistakes among {len(label)}"
+    figure.suptitle(f"{mistakes}: the guess and its probability")
+    run_dir.figure(figure, "wrong.png")

@@ -45,6 +45,12 @@ install() {
   mv "$venv/.installed-$extra.partial" "$venv/.installed-$extra"
 }
 
+# Run a module of the experiments, which are not installed: python looks for them in the clone.
+experiments_module() {
+  export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+  exec "$python" -P -m "$@"
+}
+
 environment() {
   venv=${DLWP_VENV:-$root/.venv}
   case $venv in /*) ;; *) venv=$PWD/$venv ;; esac

@@ -61,6 +61,7 @@ def learner_and_data():
 def train_briefly(root):
     """The same training, then other data in each process, then an exception in one."""
     from dlwp_jax import train
+    from dlwp_jax.saving import store
 
     print("said by", hosts.index())
     learner, state, train_set, val_set = learner_and_data()

@@ -217,7 +217,8 @@ def names_in(page: Path) -> set[str]:
     """
     modules = "|".join(public_modules())
     pattern = rf"(?:dlwp_jax\.)?((?:{modules})(?:\.[A-Za-z_]\w*)*)(?:\(.*)?"
-    found = [re.fullmatch(pattern, code) for code in IN_CODE.findall(prose(page))]
+    codes = [code for code in IN_CODE.findall(prose(page)) if not code.endswith(".py")]
+    found = [re.fullmatch(pattern, code) for code in codes]
     return {
         match[1]
         for match in found

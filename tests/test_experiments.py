@@ -10,7 +10,7 @@ import pytest
 
 from dlwp_jax import terminal
 from experiments import ch03_strides
-from experiments.__main__ import run
+from experiments.__main__ import main, run
 from tests.conftest import ROOT
 
 
@@ -44,18 +44,30 @@ def test_help_shows_the_flags_and_the_docstring(tmp_path):
     ("args", "message"),
     [
         (["ch05_termometer"], "did you mean ch05_thermometer?"),
+        (["ch05"], "did you mean ch05_overfitting or ch05_thermometer?"),
+        (["convolution"], "did you mean ch08_convolution?"),
         (["--sed", "3"], "no experiment is called '--sed'"),
         (["ch05_thermometer", "--epoch", "3"], "--epoch"),
         (["ch05_thermometer", "--seed", "three"], "three"),
         (["ch05_thermometer", "--out", "/proc/nowhere"], "cannot be made"),
     ],
 )
-def test_wrong_words_are_refused_without_a_traceback(tmp_path, args, message):
-    refused = experiments(*args, cwd=tmp_path)
-    assert refused.returncode != 0
-    assert message in refused.stdout + refused.stderr
-    assert "Traceback" not in refused.stderr
+def test_wrong_words_are_refused(tmp_path, args, message, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["experiments", *args])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    shown = capsys.readouterr()
+    assert refused.value.code not in (0, None)
+    assert message in f"{refused.value.code} {shown.out} {shown.err}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_has_no_traceback(tmp_path):
+    refused = experiments("ch03_strides", "--rows", "1", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "--rows" in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

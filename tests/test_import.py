@@ -4,8 +4,10 @@ need.
 
 import subprocess
 import sys
+import tomllib
 
 import dlwp_jax
+from tests.conftest import ROOT
 
 # What only some module or function needs, and imports when it is used.
 OPTIONAL = (
@@ -48,3 +50,10 @@ def test_its_modules_import_no_more_than_they_need():
 def test_parity_is_there_on_request():
     assert "parity" in dir(dlwp_jax)
     assert "torch" in loaded("import dlwp_jax; dlwp_jax.parity")
+
+
+def test_an_installation_brings_the_library_alone():
+    """`experiments`, `tests` and `scripts` are names of folders that users have themselves."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["packages"] == ["dlwp_jax"]
+    assert build["dev-mode-exact"] is True  # the same for `pip install -e`

@@ -158,3 +158,14 @@ def test_cells_that_are_not_pairs_are_refused(tmp_path, monkeypatch, source, mes
     monkeypatch.setattr(pairs, "CELLS", tmp_path)
     with pytest.raises(ValueError, match=message):
         pairs.read("made_up")
+
+
+def test_the_page_of_what_bites_runs_from_its_first_line(tmp_path, monkeypatch):
+    """The JAX lines of the page, typed in as it shows them, in one session."""
+    monkeypatch.chdir(tmp_path)
+    _, inputs = page.standalone_inputs()
+    for pair in BITES.pairs:
+        names: dict = {}
+        exec(inputs, names)
+        for cell in (pair.bites, pair.jax):
+            execute.value_of(cell, names)

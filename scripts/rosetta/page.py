@@ -128,23 +128,61 @@ def _halves(pair: Pair) -> Iterator[str]:
 
 BITES = """# {title}
 
-Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs all of it, and
-finds the first JAX different from torch and the second equal. The inputs, and torch's other names:
-[name by name](torch_to_jax.md). How near each layer, loss and optimizer comes to torch: [parity](parity.md).
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs all of it, and checks that the
+first JAX gives other numbers than torch and that the second gives the same. If JAX is new to you, read
+[JAX in ten minutes](jax_in_ten_minutes.md) first. torch's other names: [name by name](torch_to_jax.md). How near
+each layer, loss and optimizer comes to torch: [parity](parity.md).
 
 {words}
+
+## The inputs
+
+To try the lines below, type this in first: the torch lines in one session, the JAX lines in another, since `nn` is
+torch's in one and ours in the other.
+
+```python
+{torch_inputs}
+```
+
+```python
+{jax_inputs}
+```
 """
 
 
 def render_bites(bites: Group, quiet: Group) -> str:
-    """The page of what bites: ten things numbered, the quieter ones, and the book's own code."""
-    head = BITES.format(title=bites.title, words=bites.words)
+    """The page of differences that raise no error: ten that are numbered, then the others."""
+    torch_inputs, jax_inputs = standalone_inputs()
+    head = BITES.format(
+        title=bites.title, words=bites.words, torch_inputs=torch_inputs, jax_inputs=jax_inputs
+    )
     numbered = "".join(
         _bite(f"## {number}. ", pair) for number, pair in enumerate(bites.pairs, 1)
     )
     rest = "".join(_bite("### ", pair) for pair in quiet.pairs)
     book = (Path(__file__).parent / "book_code.md").read_text(encoding="utf-8")
     return f"{head}{numbered}\n## {quiet.title}\n\n{quiet.words}\n{rest}{book}"
+
+
+def standalone_inputs() -> tuple[str, str]:
+    """The inputs of torch's lines and of JAX's, each of which runs in a session of its own.
+
+    Beside torch the JAX inputs are its numbers; alone they are numbers of the same shapes.
+    """
+    (inputs,) = read("inputs").pairs
+    shared = next(line for line in inputs.jax.splitlines() if line.startswith("# x, y, p"))
+    return inputs.torch, inputs.jax.replace(shared, ALONE)
+
+
+# Inputs of the shapes that scripts/rosetta/cells/inputs.py has for torch.
+ALONE = """rng = np.random.default_rng(0)
+x, y = jnp.float32(rng.normal(size=(2, 3, 4)))
+p = jnp.float32(rng.random((3, 4))) + 0.1  # positive
+z = jnp.float32(rng.normal(size=(2, 3, 4)))
+index = jnp.array([[0], [2], [1]])
+labels = jnp.array([1, 0, 3])
+images = jnp.float32(rng.normal(size=(2, 3, 8, 8)))  # as torch has them: [N C H W]
+volumes = jnp.float32(rng.normal(size=(2, 3, 4, 4, 4)))"""
 
 
 def _bite(heading: str, pair: Pair) -> str:

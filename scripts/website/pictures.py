@@ -1,8 +1,8 @@
-"""Pictures for the site: runs every experiment whose pictures are absent or older than it, into
-runs/site.
+"""Pictures for the site: runs every experiment whose pictures are absent or out of date.
 
-That takes three to five minutes the first time, then nothing. With --readme it also makes the
-README's picture, docs/assets/cures.png, from the run of ch05_overfitting.
+They are written into runs/site. That takes three to five minutes the first time, then nothing.
+With --readme it also makes the README's picture, docs/assets/cures.png, from the pictures of
+ch05_overfitting.
 """
 
 import io
@@ -14,12 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "runs" / "site"
 README = ROOT / "docs" / "assets" / "cures.png"
+HELPERS = ("_drawing", "book", "models", "pictures")
 
 
 def main() -> None:
-    for source in sorted((ROOT / "experiments").glob("ch*.py")):
+    folder = ROOT / "experiments"
+    helpers = max((folder / f"{name}.py").stat().st_mtime for name in HELPERS)
+    for source in sorted(folder.glob("ch*.py")):
         made = OUT / source.stem / ".made"
-        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+        written = max(source.stat().st_mtime, helpers)
+        if not made.exists() or made.stat().st_mtime < written:
             draw(source.stem)
             made.touch()
     if "--readme" in sys.argv:
@@ -29,22 +33,21 @@ def main() -> None:
 def draw(name: str) -> None:
     print(f"running {name} for its pictures ...", flush=True)
     command = [sys.executable, "-P", "-m", "experiments", name, "--out", str(OUT)]
-    env = {
-        variable: value for variable, value in os.environ.items() if variable != "DLWP_DATA"
-    }  # the embedded data
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("DLWP_DATA", None)  # so that the embedded data is taken
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
 
 
 def shrink(picture: Path, to: Path) -> None:
-    """A PNG of 64 colours and at most 1200 pixels wide."""
+    """Write a PNG of 128 colours that is at most 1200 pixels wide."""
     from PIL import Image
 
     with Image.open(picture) as image:
         image = image.convert("RGB")
         image.thumbnail((1200, 1200))
-        image = image.quantize(64, dither=Image.Dither.NONE)
+        image = image.quantize(128, dither=Image.Dither.NONE)
         content = io.BytesIO()
         image.save(content, "png", optimize=True)
     to.write_bytes(content.getvalue())

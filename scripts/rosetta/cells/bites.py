@@ -1,6 +1,6 @@
 """Coming from PyTorch: ten things that will bite you
 
-Each line looks right, raises nothing and gives other numbers than torch. Under it stands what gives torch's.
+Each first line of JAX looks right, raises no error and gives other numbers than torch. The line under it gives torch's numbers.
 """
 
 # %% A row of an array is not a view of it
@@ -12,7 +12,7 @@ row = x[0]
 row += 1.0  # a new array, called row
 x
 # %% jax
-# Arrays are values: `+=` gives the name to another one, and `x` is what it was. Write through `.at`, and keep the result.
+# Arrays are values: `row += 1.0` makes a new array, and `x` does not change. Write through `.at`, and keep the result.
 x = x.at[0].add(1.0)
 x
 
@@ -24,7 +24,7 @@ a = jax.random.uniform(key, (3,))
 b = jax.random.uniform(key, (3,))
 bool((a == b).all())
 # %% jax
-# There is no hidden stream that moves on. Split a key for each draw, or fold the step's number in; `train` does.
+# There is no global generator. Split a key for each draw, or fold the number of the step in, as `train` does.
 keys = jax.random.split(key)
 a = jax.random.uniform(keys[0], (3,))
 b = jax.random.uniform(keys[1], (3,))
@@ -35,7 +35,7 @@ torch.tensor([2**31 - 1]) + 1
 # %% bites
 jnp.array([2**31 - 1]) + 1
 # %% jax
-# An integer goes round without a word, a float loses digits. Switch 64 bits on for a block, or for the program by
+# An integer overflows without an error, and a float loses digits. Switch 64 bits on for a block, or for the program by
 # `jax.config.update("jax_enable_x64", True)`; most accelerators are slow at float64.
 with jax.enable_x64(True):
     n = jnp.array([2**31 - 1]) + 1
