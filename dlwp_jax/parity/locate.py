@@ -64,13 +64,13 @@ def first_layer(
         here = counterparts.pop(0)
         output = _as_torchs(here.output, theirs.output)
         name = theirs.name or "output of the model"
-        if output is None and here.output.size != theirs.output.size:
-            if _inputs_agree(here, theirs, tolerance):
-                return [Row(None, "forward", name, np.inf, np.inf, np.inf, 0.0)], (
-                    f"first layer that differs: {name} ({theirs.kind}); its input agrees; its "
-                    f"output has shape {theirs.output.shape} in torch and {here.output.shape} "
-                    "here: stride, padding, or number of channels."
-                )
+        shapes_differ = output is None and here.output.size != theirs.output.size
+        if shapes_differ and _inputs_agree(here, theirs, tolerance):
+            return [Row(None, "forward", name, np.inf, np.inf, np.inf, 0.0)], (
+                f"first layer that differs: {name} ({theirs.kind}); its input agrees; its "
+                f"output has shape {theirs.output.shape} in torch and {here.output.shape} "
+                "here: stride, padding, or number of channels."
+            )
         if output is None:  # another layout: [T N C] for [N T C]
             continue
         rows = rows_of("forward", {name: output}, {name: theirs.output}, tolerance=tolerance)
