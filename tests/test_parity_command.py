@@ -71,6 +71,44 @@ def test_check_shows_a_wrong_port(folder, capsys):
     assert "DIFFERENT" in capsys.readouterr().out
 
 
+NORMS = """
+import torch
+from dlwp_jax import nn
+
+def theirs():
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.1)
+    return torch.nn.Sequential(*layers)
+
+def ours(rngs, momentum=0.1):
+    norm, drop = nn.BatchNorm2d(4, momentum=momentum), nn.Dropout(0.1, rngs=rngs)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, rngs=rngs), norm, drop)
+
+def wrong(rngs):
+    return ours(rngs, momentum=0.9)
+"""
+
+
+def test_a_wrong_momentum_is_found_by_default_beside_dropout(folder, capsys, monkeypatch):
+    (folder / "norms.py").write_text(NORMS)
+    assert check("norms.py:theirs", "norms.py:ours", "--double") == 0
+    assert "dropout is set to 0 in both models" in capsys.readouterr().out
+    assert check("norms.py:theirs", "norms.py:wrong", "--double") == 1
+    assert "1.mean moved 9 times as far as in torch" in capsys.readouterr().out
+    assert status(monkeypatch, "norms.py:theirs", "norms.py:ours", "--train") == 2
+    assert "--no-dropout" in capsys.readouterr().err
+    train = ("--double", "--train", "--no-dropout")
+    assert check("norms.py:theirs", "norms.py:ours", *train) == 0
+
+
+def test_weights_under_a_prefix_fit_the_torch_model(folder):
+    from models import TorchNet
+
+    state = {f"model.{name}": value for name, value in TorchNet().state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, folder / "my.ckpt")
+    names = ("models.py:TorchNet", "models.py:Net")
+    assert check(*names, "--weights", "my.ckpt", "--double") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,8 @@
 was planted.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from flax import nnx
 
 from dlwp_jax import nn, optim, parity, train
+from dlwp_jax.parity.locate import looks_like
 from dlwp_jax.parity.report import rows_of
 
 RNG = np.random.default_rng(0)
@@ -299,6 +302,130 @@ def test_dropout_left_out_in_eval_mode_is_noted():
     assert "dropout not compared" in str(
         parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
     )
+
+
+def test_parameters_without_a_counterpart_are_named_and_the_report_is_not_ok():
+    theirs, ours, _ = two_layers()
+    renamed = {f"a{name}": value + 1 for name, value in theirs.state_dict().items()}
+    rules = [(r"a(\d)\..*", r"\1")]
+    loaded = parity.load_torch(ours, renamed, rules=rules)
+    report = parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
+    assert not report.ok
+    assert "not compared: torch's 0.weight, 0.bias, 1.weight, 1.bias" in str(report)
+
+
+@pytest.mark.parametrize("rename", ["net.{}", "renamed{}"])
+def test_a_stopped_gradient_is_seen_under_other_names_too(rename):
+    class Stopped(nn.Sequential):
+        def __call__(self, x):
+            kernel = jax.lax.stop_gradient(self[1].kernel[...])
+            return self[0](x) @ kernel + self[1].bias[...]
+
+    theirs, _, _ = two_layers()
+    rngs = nnx.Rngs(0)
+    ours = Stopped(nn.Linear(3, 4, rngs=rngs), nn.Linear(4, 2, rngs=rngs))
+    state = {rename.format(name): value for name, value in theirs.state_dict().items()}
+    rules = [(r"renamed(\d)\..*", r"\1")] if rename == "renamed{}" else []
+    loaded = parity.load_torch(ours, state, rules=rules)
+    report = parity.compare(theirs, ours, np.ones((2, 3), np.float32), loaded=loaded)
+    assert [row.leaf for row in report.rows if not row.ok] == ["1.kernel"]
+    assert "not compared" not in str(report)
+
+
+class Functional(torch.nn.Linear):
+    def forward(self, x):
+        return torch.nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_dropout_by_a_function_is_noted_in_eval_mode_and_refused_in_train_mode():
+    theirs, ours = Functional(3, 2), nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    loaded, x = parity.load_torch(ours, theirs), np.ones((2, 3), np.float32)
+    assert "dropout not compared" in str(parity.compare(theirs, ours, x, loaded=loaded))
+    with pytest.raises(ValueError, match=r"the model \(Functional\) is random in train mode"):
+        parity.compare(theirs, ours, x, loaded=loaded, train=True)
+
+
+class TorchKink(torch.nn.Linear):
+    """Float32 loses 1e-9 beside 1, and with it the slope of the ReLU."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + torch.relu((1 + (y - y.detach()) + 1e-9) - 1)
+
+
+class Kink(nn.Linear):
+    """The same sum in another order, in which float32 keeps 1e-9."""
+
+    def __call__(self, x):
+        y = super().__call__(x)
+        return y + nn.relu((y - jax.lax.stop_gradient(y)) + 1e-9)
+
+
+def test_a_difference_of_float32_alone_is_called_rounding():
+    theirs, ours = TorchKink(3, 2), Kink(3, 2, rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    report = parity.compare(theirs, ours, x, loaded=loaded).raise_if_different()
+    assert "rounding" in {row.note for row in report.rows}
+    assert "torch's own float32 lies up to" in str(report)
+
+
+class Deep(nnx.Module):
+    """The port of `torch_model` with one thing wrong."""
+
+    def __init__(self, wrong, *, rngs):
+        self.conv = nn.Conv2d(2, 4, 2, padding=wrong == "padding", rngs=rngs)
+        self.norm = nn.BatchNorm2d(4, eps=1e-2 if wrong == "eps" else 1e-5)
+        self.head, self.wrong = nn.Linear(16, 3, rngs=rngs), wrong
+
+    def __call__(self, x):
+        x = self.norm(self.conv(x)[:, :2, :2])
+        return self.head(nn.flatten(nn.relu(x) if self.wrong == "activation" else jnp.tanh(x)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "layer", "words"),
+    [
+        ("eps", "norm", r"its input agrees; .* \(a norm: compare eps"),
+        ("activation", "head", "right until the output of norm"),
+        ("padding", "conv", r"its output has shape \(8, 4, 2, 2\) in torch"),
+    ],
+)
+def test_the_first_layer_that_differs_is_named(wrong, layer, words):
+    theirs, ours = torch_model(), Deep(wrong, rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs.eval())
+    report = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, double=True)
+    row = report.first_difference
+    assert (row.stage, row.leaf) == ("forward", layer)
+    assert re.search(words, str(report))
+
+
+Y = np.random.default_rng(0).standard_normal((2, 4, 6, 6))
+BORDERED = np.pad(Y[:, :, 1:-1, 1:-1], ((0, 0), (0, 0), (1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        (3 * Y, "3 times"),
+        (Y + 2, "plus 2"),
+        (Y[:, [1, 0, 2, 3]], "permutation of channels"),
+        (BORDERED, "border 1 wide"),
+        (np.swapaxes(Y, 2, 3), "height and width exchanged"),
+        (np.where(Y > 0, Y, 0.1 * Y), "negative side"),
+        (Y * np.arange(1, 5)[:, None, None] + 1, "in each channel"),
+        (np.sort(Y, axis=-1), "of its values"),
+    ],
+)
+def test_the_kind_of_a_difference_is_said(ours, words):
+    assert words in looks_like(ours, Y, 1e-9)
+
+
+def test_a_wrong_momentum_is_said():
+    theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0), momentum=0.2)
+    loaded = parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, train=True)
+    assert "norm.mean moved 2 times as far as in torch" in str(report)
 
 
 def test_both_sides_run_at_the_highest_precision():

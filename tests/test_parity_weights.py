@@ -1,7 +1,10 @@
 """Weights from torch and back: every kind of layer, names and order, ties, rules, files."""
 
+import argparse
+import pathlib
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,14 +185,14 @@ IMAGE = np.random.default_rng(1).standard_normal((2, 3, 4, 6)).astype(np.float32
 def test_nested_models_fit_by_name_or_by_order(torch_net, names):
     ours = Net(rngs=nnx.Rngs(0), names=names)
     rules = [] if names[2] == "gain" else [("gain", "g")]
-    loaded = parity.load_torch(ours, torch_net, rules=rules)
+    loaded = parity.load_torch(ours, torch_net, rules=rules, probe=IMAGE)
     how = {entry.found_by for entry in loaded.map.entries}
     assert how == (
         {"name"}
         if names[0] == "stem"
-        else {"order"}
+        else {"name", "order"}
         if names[0] == "entry"
-        else {"order", "rule"}
+        else {"probe", "order", "rule"}
     )
     parity.compare(torch_net, ours, IMAGE, loaded=loaded).raise_if_different()
     parity.compare(torch_net, ours, IMAGE, loaded=loaded, train=True).raise_if_different()
@@ -344,6 +347,74 @@ def test_tied_weights_stay_tied(tmp_path):
     assert "first.weight = again.weight" in str(parity.load_torch(ours, tmp_path / "tied.pt"))
 
 
+PREFIXES = ["model.", "net.", "_orig_mod.module.", "module.model.", "ema.model._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_of_any_wrapper_is_taken_off_and_layers_go_by_name(prefix):
+    theirs = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    rngs = nnx.Rngs(0)
+    ours = nn.Sequential(b=nn.Linear(3, 3, rngs=rngs), a=nn.Linear(3, 3, rngs=rngs))
+    state = {prefix + name: value for name, value in theirs.state_dict().items()}
+    loaded = parity.load_torch(ours, {"state_dict": state, "epoch": 3})
+    np.testing.assert_array_equal(ours.a.kernel[...], theirs["a"].weight.detach().T)
+    np.testing.assert_array_equal(ours.b.kernel[...], theirs["b"].weight.detach().T)
+    assert set(parity.to_torch(ours, loaded)) == set(theirs.state_dict())
+
+
+def test_averaged_weights_are_loaded_from_their_module_and_its_state_dict():
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    averaged = torch.optim.swa_utils.AveragedModel(theirs)
+    for source in (averaged, {"model_ema": averaged.state_dict(), "epoch": 1}):
+        ours = nn.Sequential(nn.Linear(3, 2, rngs=nnx.Rngs(0)))
+        parity.load_torch(ours, source)
+        np.testing.assert_array_equal(ours[0].kernel[...], theirs[0].weight.detach().T)
+
+
+class Chain(torch.nn.Module):
+    """Two layers of one shape, used in another order than they are made in."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.first = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+def test_layers_that_could_be_exchanged_are_refused_unless_a_probe_or_a_rule_decides():
+    theirs, rngs = Chain(), nnx.Rngs(0)
+    ours = nn.Sequential(nn.Linear(3, 3, rngs=rngs), nn.Tanh(), nn.Linear(3, 3, rngs=rngs))
+    with pytest.raises(ValueError, match="have the same shapes, and their names do not agree"):
+        parity.load_torch(ours, theirs)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    loaded = parity.load_torch(ours, theirs, probe=x)
+    np.testing.assert_array_equal(ours[0].kernel[...], theirs.first.weight.detach().T)
+    assert "first -> 0" in str(loaded)
+    assert "matched by the probe's outputs, not by name" in str(loaded)
+    rules = [(r"first\..*", "0"), (r"last\..*", "2")]
+    parity.load_torch(ours, theirs, rules=rules)
+    np.testing.assert_array_equal(ours[2].kernel[...], theirs.last.weight.detach().T)
+    wrong = nn.Sequential(ours[0], nn.ReLU(), ours[2])
+    with pytest.raises(ValueError, match="no order of them gives torch's outputs"):
+        parity.load_torch(wrong, theirs, probe=x)
+
+
+@pytest.mark.parametrize(
+    "beside", [np.float64(0.9), np.int32(3), argparse.Namespace(lr=0.1), Path("a")]
+)
+def test_objects_beside_the_weights_are_named_with_the_way_to_let_them_in(tmp_path, beside):
+    theirs, ours = torch.nn.Linear(3, 2), nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    torch.save({"state_dict": theirs.state_dict(), "beside": beside}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="if you trust the file, read it under") as refused:
+        parity.load_torch(ours, tmp_path / "last.pt")
+    named = re.search(r"safe_globals\(\[(.*)\]\)", str(refused.value))[1]
+    trusted = eval(f"[{named}]", {"numpy": np, "argparse": argparse, "pathlib": pathlib})
+    with torch.serialization.safe_globals(trusted):
+        parity.load_torch(ours, tmp_path / "last.pt")
+    np.testing.assert_array_equal(ours.kernel[...], theirs.weight.detach().T)
+
+
 def test_different_ties_are_refused():
     with pytest.raises(
         ValueError,
@@ -430,7 +501,7 @@ def test_names_and_order_that_contradict_each_other_are_refused():
     )
     with pytest.raises(
         ValueError,
-        match="conv1 is called conv1 in the JAX model too, but stands where conv0 does",
+        match="conv1 is called conv1 in the JAX model too, but stands elsewhere in the order",
     ):
         parity.load_torch(ours, theirs)
     parity.load_torch(
@@ -456,6 +527,14 @@ def test_rules_move_transform_and_drop():
         parity.load_torch(ours, theirs, rules=[("w", "z.kernel")])
     with pytest.raises(TypeError, match="transform is 'T'"):
         parity.load_torch(ours, theirs, rules=[("w", "a.kernel", "T")])
+
+
+def test_rules_lift_the_refusal_of_a_recurrent_layer():
+    theirs, rngs = torch.nn.ModuleDict({"rnn": torch.nn.RNN(3, 2)}), nnx.Rngs(0)
+    ours = nn.Sequential(ih=nn.Linear(3, 2, rngs=rngs), hh=nn.Linear(2, 2, rngs=rngs))
+    parity.load_torch(ours, theirs, rules=[(r"rnn\.(weight|bias)_(ih|hh)_l0", r"\2")])
+    np.testing.assert_array_equal(ours.hh.kernel[...], theirs["rnn"].weight_hh_l0.detach().T)
+    np.testing.assert_array_equal(ours.ih.bias[...], theirs["rnn"].bias_ih_l0.detach())
 
 
 @pytest.mark.parametrize(
@@ -559,7 +638,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_by_name(tmp_path, how):
 
 def test_whole_pickled_modules_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pt")
-    with pytest.raises(ValueError, match="save model") as refused:
+    with pytest.raises(ValueError, match=r"[sS]ave model") as refused:
         parity.read(tmp_path / "module.pt")
     assert "\x1b" not in str(refused.value)  # torch's own sentence is partly in bold
 

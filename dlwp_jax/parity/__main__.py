@@ -4,6 +4,7 @@ python -m dlwp_jax.parity check my_torch.py:Net my_flax.py:Net --input 1,3,32,32
 """
 
 import argparse
+import copy
 import importlib.util
 import inspect
 import os
@@ -19,6 +20,14 @@ from flax import nnx
 
 from dlwp_jax import parity, terminal
 from dlwp_jax.parity.files import state_dict_of
+from dlwp_jax.parity.forward import (
+    dtype_of,
+    random_layers,
+    refuse_drawing,
+    tensors,
+    without_dropout,
+)
+from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         else [(False, options.tolerance), (True, None)]
     )
     equal = True
-    for mode in ("eval", "train") if options.train else ("eval",):
+    for mode, pair in _modes(theirs, ours, inputs, options):
         for double, tolerance in precisions:
             settings = {
                 "train": mode == "train",
@@ -51,10 +60,45 @@ def main(arguments: list[str] | None = None) -> int:
                 "tolerance": tolerance,
                 "layout": layout,
             }
-            report = parity.compare(theirs, ours, *inputs, loaded=loaded, **settings)
+            report = parity.compare(*pair, *inputs, loaded=loaded, **settings)
             print(f"{mode} mode, {'float64' if double else 'as they are'}:\n{report}\n")
             equal &= report.ok
     return 0 if equal else 1
+
+
+def _modes(
+    theirs: torch.nn.Module, ours: nnx.Module, inputs: list, options: argparse.Namespace
+):
+    """Eval mode; and train mode if it is asked for, or if there are batch statistics in it.
+
+    Yields:
+      The mode and the two models to compare in it.
+    """
+    yield "eval", (theirs, ours)
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    statistics = any(isinstance(layer, kind) for layer in theirs.modules())
+    if not options.train and not statistics:
+        return
+    pair = (theirs, ours)
+    if options.no_dropout or not options.train:
+        pair = without_dropout(theirs), without_dropout(ours)
+        if random_layers(theirs):
+            print("train mode: dropout is set to 0 in both models.\n")
+    if not options.train and (why := _cannot_train(pair[0], inputs)):
+        print(f"warning: train mode, with its batch statistics, was not compared: {why}\n")
+        return
+    yield "train", pair
+
+
+def _cannot_train(model: torch.nn.Module, inputs: list) -> str:
+    """Why torch's model does not run in train mode on these inputs, or its outputs are random."""
+    scout = copy.deepcopy(model).train()
+    given = tensors(inputs, dtype_of(model))
+    try:
+        refuse_drawing(scout, lambda module: module(*given), "train")
+    except (ValueError, RuntimeError) as error:  # a batch of one has no statistics
+        return str(error)
+    return ""
 
 
 def end_with_status_2(
@@ -131,7 +175,14 @@ def _parser() -> argparse.ArgumentParser:
         help="where the inputs have their channels, see parity.compare; one for each --input (default: auto)",
     )
     check.add_argument(
-        "--train", action="store_true", help="compare in train mode too (no dropout)"
+        "--train",
+        action="store_true",
+        help="compare in train mode too, as is done by itself if there is a batch norm",
+    )
+    check.add_argument(
+        "--no-dropout",
+        action="store_true",
+        help="set dropout to 0 in both models in train mode",
     )
     check.add_argument("--seed", type=int, default=0)
     check.add_argument(
@@ -173,6 +224,8 @@ def _expect(target: str, made: Any, kind: type) -> None:
 
 def _fill(model: torch.nn.Module, weights: Path) -> None:
     state = state_dict_of(weights)
+    prefix, own = common_prefixes(state, model.state_dict())
+    state = {own + name: value for name, value in without_prefix(state, prefix).items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Reading torch's files without running what is in them."""
 
+import operator
 import pickle
 import re
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dlwp_jax.parity.prefixes import is_counter, without_prefix
 from dlwp_jax.parity.table import listed
 
 
@@ -41,12 +43,31 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused, it is no plain checkpoint of tensors, and reading it could run code; "
-            f"save model.state_dict() rather than the model. torch says: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"{path}: refused; {_refusal(path, error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged, or no torch file: {_first_line(error)}") from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Which Python objects stand in a pickle, and how a person who trusts it lets them in."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, ValueError, pickle.UnpicklingError):  # no zip file of torch's
+        names = []
+    if not names:
+        return (
+            "it is no plain checkpoint of tensors, and reading it could run code; save "
+            f"model.state_dict() rather than the model. torch says: {_first_line(error)}"
+        )
+    if any(name.startswith("numpy.") and name.endswith(".scalar") for name in names):
+        # torch asks for the class of the number's dtype, and does not list it.
+        names = list(dict.fromkeys([*names, "numpy.dtype"]))
+        names.append("*map(type, map(numpy.dtype, '?bhilqfdeBHILQ'))")
+    return (
+        f"beside tensors it holds Python objects, and reading those could run code: "
+        f"{listed(names)}. Save model.state_dict() rather than these, or, if you trust the file, read it "
+        f"under `with torch.serialization.safe_globals([{', '.join(names)}]):`."
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -92,12 +113,21 @@ def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
         raise TypeError(
             f"weights come from a torch module, a state_dict or a file of one; this is a {type(source).__name__}."
         )
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := _prefix_of_torchs_wrappers(state):
+        state = without_prefix(state, prefix)
     for name, value in state.items():
         _refuse_odd(name, value)
     return state
+
+
+def _prefix_of_torchs_wrappers(state: Mapping[str, torch.Tensor]) -> str:
+    """The outermost prefix of DataParallel, AveragedModel or torch.compile, if there is one."""
+    for prefix in ("module.", "_orig_mod."):
+        inside = [name.startswith(prefix) for name in state]
+        beside = [is_counter(name, value, prefix) for name, value in state.items()]
+        if any(inside) and all(map(operator.or_, inside, beside)):
+            return prefix
+    return ""
 
 
 def _refuse_odd(name: str, value: torch.Tensor) -> None:

@@ -24,9 +24,8 @@ from dlwp_jax.parity.forward import (
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.rules import KERNEL, SAME, flatten_rows
 
-Chain = dict[
-    str, tuple[int, ...]
-]  # names in the state_dict -> [C *spatial] of the image that was flattened
+# Names in the state_dict -> [C *spatial] of the image that was flattened.
+Chain = dict[str, tuple[int, ...]]
 
 
 def flattened(module: torch.nn.Module, inputs: Sequence[Any]) -> list[Chain]:
@@ -129,8 +128,14 @@ def choose_flatten(
     probe: Any,
     layout: Layout,
     write: Callable[[Sequence[Entry]], None],
-) -> tuple[Entry, ...]:
-    """Turn those chains for which the outputs come nearest to torch's; the model is left so."""
+    judged: bool,
+) -> tuple[tuple[Entry, ...], float]:
+    """Turn those chains for which the outputs come nearest to torch's; the model is left so.
+
+    Returns:
+      The entries, and how far the outputs then lie from torch's, relative to the largest (0 if
+      there was nothing to choose and they are not to be `judged`).
+    """
     inputs, module = probe if isinstance(probe, tuple | list) else (probe,), unwrapped(module)
     candidates = [
         group for chain in flattened(module, inputs) if (group := turned(entries, chain))
@@ -148,11 +153,15 @@ def choose_flatten(
     subsets = [
         c for n in range(len(candidates) + 1) for c in itertools.combinations(candidates, n)
     ]
-    best = (
-        min(subsets, key=error) if len(subsets) > 1 else ()
-    )  # the first of equals: as few turns as will do
-    write(together(best))
-    return together(best)
+    if len(subsets) == 1 and not judged:
+        write(entries)
+        return entries, 0.0
+    errors = [error(subset) for subset in subsets]
+    least = errors.index(min(errors))  # the first of equals: as few turns as will do
+    best = together(subsets[least])
+    write(best)
+    size = max((float(np.max(np.abs(y), initial=0.0)) for y in theirs), default=0.0)
+    return best, errors[least] / (size or 1.0)
 
 
 def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:

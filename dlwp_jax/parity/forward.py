@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,18 @@ from torch.overrides import TorchFunctionMode
 from dlwp_jax.parity.leaves import to_numpy
 
 Layout = str | Sequence[str]  # "auto", or one word for each input
+# Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers
+# deep and through batch norms reach some 1e-6 to 1e-5 of the largest value. Most wrong options
+# show at 1e-3 and above, but a small one (an eps of 1e-6 for 1e-5) may not: `double=True` finds
+# that.
+TOLERANCE = 1e-4
+# The same sums in float64 (1e-16 a rounding), with room for functions whose own float64
+# versions differ (erf, exp).
+DOUBLE_TOLERANCE = 1e-9
+# 16-bit floats round every layer's output by half of these; some layers deep, forward and
+# backward, errors of some roundings were seen (tests/test_parity_compare.py), and eight are
+# allowed.
+HALF_TOLERANCES = {torch.float16: 8 * 2.0**-10, torch.bfloat16: 8 * 2.0**-7}
 _WORDS = ("auto", "channels_first", "as_is")
 
 
@@ -251,11 +264,22 @@ def outputs_of(result: Any) -> list[Any]:
     return jax.tree.leaves(result, is_leaf=lambda leaf: isinstance(leaf, torch.Tensor))
 
 
+_WRAPPERS = (
+    torch.nn.DataParallel
+    | torch.nn.parallel.DistributedDataParallel
+    | torch.optim.swa_utils.AveragedModel
+)
+
+
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """The model inside of DataParallel or torch.compile; its names have no prefix."""
-    while isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
-        module = module.module
-    return getattr(module, "_orig_mod", module)
+    """The model inside of DataParallel, AveragedModel or torch.compile, however nested."""
+    while True:
+        if isinstance(module, _WRAPPERS):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), torch.nn.Module):
+            module = inner
+        else:
+            return module
 
 
 def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:
@@ -277,10 +301,97 @@ def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     ]
 
 
+def without_dropout(model: Any) -> Any:
+    """A copy of a torch or NNX model whose dropout layers leave everything as it is."""
+    if isinstance(model, torch.nn.Module):
+        model = copy.deepcopy(model)
+        layers = list(model.modules())
+    else:
+        model = nnx.clone(model)
+        layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
+    for layer in layers:
+        name = type(layer).__name__
+        if re.search(r"Drop|StochasticDepth", name):
+            for option in ("p", "rate", "drop_prob"):
+                if isinstance(getattr(layer, option, None), float | int | jax.Array):
+                    setattr(layer, option, 0.0)
+    return model
+
+
+def drawing_layers(
+    module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
+) -> list[tuple[str, torch.nn.Module]]:
+    """The layers that draw random numbers while `run(module)` runs, by name.
+
+    The states of the generators tell, so that functions (torch.nn.functional.dropout) and
+    layers of any library are seen. A layer is named only if no layer inside of it draws.
+    """
+    found: list[tuple[str, torch.nn.Module]] = []
+    entered: list[tuple[Any, int]] = []
+
+    def leave(name, layer, args, result):
+        del args, result
+        before, number = entered.pop()
+        if len(found) == number and before != _generators():
+            found.append((name, layer))
+
+    hooks = []
+    for name, layer in module.named_modules():
+        hooks.append(
+            layer.register_forward_pre_hook(
+                lambda layer, args: entered.append((_generators(), len(found)))
+            )
+        )
+        hooks.append(layer.register_forward_hook(functools.partial(leave, name)))
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            run(module)
+    finally:
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _generators() -> tuple[Any, ...]:
+    kind, keys, position, *_ = np.random.get_state()  # noqa: NPY002
+    own = torch.get_rng_state().numpy().tobytes()
+    return own, kind, keys.tobytes(), position, random.getstate()
+
+
+def random_in_train_mode(
+    module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
+) -> list[str]:
+    """The names of what is random in train mode, of a module in eval mode."""
+    scout = copy.deepcopy(module).train()
+    for layer in scout.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._NormBase):
+            layer.eval()  # a batch of one has no statistics
+    try:
+        drawing = drawing_layers(scout, run)
+    except (RuntimeError, ValueError, TypeError, AssertionError):
+        drawing = []  # in train mode it takes other inputs (an auxiliary head, targets)
+    names = [name or "the model" for name, _ in (*random_layers(module), *drawing)]
+    return list(dict.fromkeys(names))
+
+
+def refuse_drawing(
+    module: torch.nn.Module, run: Callable[[torch.nn.Module], Any], mode: str
+) -> None:
+    """Refuse a model that draws random numbers in the mode it is in."""
+    for name, layer in drawing_layers(module, run):
+        raise ValueError(
+            f"{name or 'the model'} ({type(layer).__name__}) is random in {mode} mode and cannot "
+            "agree; set its probability to 0 in both models, or compare in eval mode."
+        )
+
+
 def refuse_random(module: torch.nn.Module) -> None:
     """In train mode dropout draws other numbers in torch than here, so nothing could agree."""
     for name, layer in random_layers(module):
         raise ValueError(
             f"{name} ({type(layer).__name__}) is random in train mode and cannot agree; "
-            "set its p to 0 in both models, or compare in eval mode."
+            "set its p to 0 in both models (--no-dropout does so in the shell), or compare in eval mode."
         )

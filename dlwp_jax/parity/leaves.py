@@ -2,14 +2,23 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.rules import CHANNELS_LAST, FLIPPED, KERNEL, OF_BATCH_LAST, SAME, Transform
+from dlwp_jax.parity.rules import (
+    CHANNELS_LAST,
+    FLIPPED,
+    KERNEL,
+    OF_BATCH_LAST,
+    SAME,
+    Rule,
+    Transform,
+    compiled,
+)
 
 Path = tuple[Any, ...]
 
@@ -20,16 +29,7 @@ _STATISTICS = {
     "var": "running_var",
 }  # of a batch norm; a model's own `mean` keeps its name
 
-_REFUSED = (
-    torch.nn.RNNBase,
-    torch.nn.RNNCellBase,
-    torch.nn.MultiheadAttention,
-    torch.nn.Transformer,
-    torch.nn.TransformerEncoder,
-    torch.nn.TransformerDecoder,
-    torch.nn.TransformerEncoderLayer,
-    torch.nn.TransformerDecoderLayer,
-)
+_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention)
 _REFUSED_LEAVES = {
     "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
     "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
@@ -212,31 +212,48 @@ def _without_repeats(layers, identity) -> list[Layer]:
     return list(kept.values())
 
 
-def refuse_unsupported(source: Any, state: Mapping[str, torch.Tensor]) -> None:
-    """Recurrent and attention layers are outside of this library: say so, by name."""
-    if isinstance(source, torch.nn.Module):
-        for name, module in source.named_modules():
-            if isinstance(module, _REFUSED):
-                raise NotImplementedError(
-                    f"{name or 'the model'} is a torch.nn.{type(module).__name__}; "
-                    "recurrent and attention layers are not carried over."
+def refuse_unsupported(
+    source: Any, state: Mapping[str, torch.Tensor], rules: Sequence[Rule] = ()
+) -> None:
+    """Refuse recurrent and attention layers and hooked weights that no rule has placed."""
+    placed = [compiled(pattern) for pattern, *_ in rules]
+    left = [name for name in state if not any(rule.fullmatch(name) for rule in placed)]
+    kinds = _kinds_of_layers(source)
+    for name in left:
+        layer, _, leaf = name.rpartition(".")
+        for kind, pattern in _REFUSED_LEAVES.items():
+            if pattern.fullmatch(leaf):
+                what = (
+                    f"{layer or 'the model'} is a torch.nn.{kinds[layer]}"
+                    if layer in kinds
+                    else f"{name} belongs to {kind} layer"
                 )
-    for name in state:
-        for kind, leaf in _REFUSED_LEAVES.items():
-            if leaf.fullmatch(name.rpartition(".")[2]):
                 raise NotImplementedError(
-                    f"{name} belongs to {kind} layer; recurrent and attention layers are not carried over."
+                    f"{what}; recurrent and attention layers are not carried over by "
+                    f"themselves: say where {name} goes by rules=[(regex, path, transform)]."
                 )
         if "parametrizations." in name:
             raise NotImplementedError(
-                f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into the weight first: "
+                f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into "
+                "the weight first: "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
             )
-        if name.rpartition(".")[2] in ("weight_g", "weight_orig"):
+        if leaf in ("weight_g", "weight_orig"):
             raise NotImplementedError(
-                f"{name} is part of a weight that hooks put together; fold it into the weight first: "
-                "torch.nn.utils.remove_weight_norm, torch.nn.utils.remove_spectral_norm or torch.nn.utils.prune.remove."
+                f"{name} is part of a weight that hooks put together; fold it into the weight "
+                "first: torch.nn.utils.remove_weight_norm, "
+                "torch.nn.utils.remove_spectral_norm or torch.nn.utils.prune.remove."
             )
+
+
+def _kinds_of_layers(source: Any) -> dict[str, str]:
+    if not isinstance(source, torch.nn.Module):
+        return {}
+    return {
+        name: type(module).__name__
+        for name, module in source.named_modules()
+        if isinstance(module, _REFUSED)
+    }
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -23,7 +23,8 @@ from dlwp_jax.parity.leaves import (
     to_numpy,
     torch_layers,
 )
-from dlwp_jax.parity.rules import Rule, Transform, as_transform
+from dlwp_jax.parity.prefixes import common_prefixes, is_counter
+from dlwp_jax.parity.rules import Rule, Transform, as_transform, compiled
 from dlwp_jax.parity.table import listed
 
 
@@ -49,6 +50,36 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exchangeable:
+    """Layers of the same shapes whose names do not say which is which.
+
+    Attributes:
+      theirs, ours: the layers on each side, in the order of their making.
+      why: what the names say.
+    """
+
+    theirs: tuple[Layer, ...]
+    ours: tuple[Layer, ...]
+    why: str
+
+    def rules(self, order: Sequence[int]) -> list[Rule]:
+        """Rules that bring torch's n-th layer to ours number `order[n]`."""
+        found: list[Rule] = []
+        for layer, number in zip(self.theirs, order, strict=True):
+            leaves = self.ours[number].leaves
+            for leaf_name, name in layer.leaves.items():
+                if leaf_name in leaves:
+                    found.append((re.escape(name), dotted(leaves[leaf_name].path)))
+        return found
+
+    def example(self) -> str:
+        """A rule for the first layer, as one would write it."""
+        name = next(iter(self.theirs[0].leaves.values()))
+        layer = name.rpartition(".")[0].replace(".", r"\.")
+        return rf"(r'{layer}\..*', '{self.ours[0].names[0]}')"
+
+
+@dataclasses.dataclass(frozen=True)
 class Mapped:
     """The map between two models: what fits, what is dropped on purpose, and what is left over
     on each side.
@@ -58,16 +89,31 @@ class Mapped:
       dropped: names of torch's that have no counterpart, on purpose.
       unexpected: names of torch's for which there is no place here.
       missing: paths here for which torch has nothing.
+      undecided: groups of layers of the same shapes that could be exchanged.
     """
 
     entries: tuple[Entry, ...]
     dropped: tuple[str, ...]
     unexpected: tuple[str, ...]
     missing: tuple[Path, ...]
+    undecided: tuple["Exchangeable", ...] = ()
 
     def by_name(self) -> dict[str, Entry]:
         """torch's name -> entry."""
         return {name: entry for entry in self.entries for name in entry.names}
+
+    def raise_if_undecided(self) -> None:
+        """Refuse layers that could be exchanged without a word of torch's or of ours."""
+        if not self.undecided:
+            return
+        group = self.undecided[0]
+        theirs = [layer.names[0] or "the model" for layer in group.theirs]
+        ours = [layer.names[0] or "the model" for layer in group.ours]
+        raise ValueError(
+            f"{listed(theirs)} in torch and {listed(ours)} in the JAX model have the same "
+            f"shapes, and {group.why}; say which is meant by rules=[(regex, path)], as "
+            f"{group.example()}, or pass probe=, an input, with the torch module."
+        )
 
     def raise_if_incomplete(self) -> None:
         """Refuse what is left over on either side."""
@@ -95,7 +141,10 @@ def make_map(
     filled = {leaf.path for leaf, _, _ in pairs.values()}
     left = _rest(torch_layers(state), lambda name: name in taken)
     places = _rest(ours, lambda leaf: leaf.path in filled)
-    for theirs, layer, how in _match(left, places, state):
+    prefix = _align(left, places)
+    left = _rest(left, lambda name: is_counter(name, state[name], prefix))
+    matches, undecided = _match(left, places, state)
+    for theirs, layer, how in matches:
         own = {leaf.own_name: leaf for leaf in layer.leaves.values()}
         for leaf_name, name in theirs.leaves.items():
             leaf = layer.leaves.get(leaf_name) or own.get(leaf_name)
@@ -106,7 +155,9 @@ def make_map(
     dropped += [
         n
         for n in state
-        if n not in pairs and n not in dropped and n.endswith("num_batches_tracked")
+        if n not in pairs
+        and n not in dropped
+        and (n.endswith("num_batches_tracked") or is_counter(n, state[n], prefix))
     ]
     filled = {entry.path for entry in entries}
     every = {leaf.path: None for layer in ours for leaf in layer.leaves.values()}
@@ -119,7 +170,32 @@ def make_map(
         tuple(
             path for path in every if path not in filled and path[-1] != "num_batches_tracked"
         ),
+        tuple(undecided),
     )
+
+
+def own_names(model: nnx.Module) -> list[str]:
+    """The names that torch would give to the arrays of an NNX model."""
+    return _names_here(jax_layers(model))
+
+
+def _names_here(layers: list[Layer]) -> list[str]:
+    return [
+        f"{name}.{leaf}".lstrip(".")
+        for layer in layers
+        for name in layer.names
+        for leaf in layer.leaves
+    ]
+
+
+def _align(theirs: list[Layer], ours: list[Layer]) -> str:
+    """Take a wrapper's prefix off the layers' names, on either side; torch's is returned."""
+    names = [name for layer in theirs for name in layer.leaves.values()]
+    prefixes = common_prefixes(names, _names_here(ours))
+    for layers, prefix in zip((theirs, ours), prefixes, strict=True):
+        for layer in layers:
+            layer.names = [f"{name}.".removeprefix(prefix)[:-1] for name in layer.names]
+    return prefixes[0]
 
 
 def _rest(layers: list[Layer], gone) -> list[Layer]:
@@ -134,12 +210,7 @@ def _by_rules(state, ours: list[Layer], rules: Sequence[Rule]):
     pairs: dict[str, tuple[Leaf, Transform | None, str]] = {}
     dropped: list[str] = []
     for pattern, target, *transform in rules:
-        try:
-            regex = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"the rule {pattern!r} is no regular expression: {error}."
-            ) from error
+        regex = compiled(pattern)
         hits = [
             (name, match)
             for name in state
@@ -166,7 +237,10 @@ def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
                 dotted(leaf.path),
                 *(f"{n}.{leaf.path[-1]}".lstrip(".") for n in layer.names),
             }
-            if path in here or (path in layer.names and leaf_name == name.rpartition(".")[2]):
+            if path in here:
+                return leaf
+            # `in_proj_weight` and `weight_ih_l0` go to the weight of a layer, too.
+            if path in layer.names and leaf_name in _words(name):
                 return leaf
     known = [dotted(leaf.path) for layer in ours for leaf in layer.leaves.values()]
     raise ValueError(
@@ -174,37 +248,57 @@ def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
     )
 
 
-def _match(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer, str]]:
+def _words(name: str) -> list[str]:
+    leaf = name.rpartition(".")[2]
+    return [leaf, *leaf.split("_")]
+
+
+def _match(theirs: list[Layer], ours: list[Layer], state):
+    """Pairs of layers, and the groups for which neither names nor shapes decide."""
     by_name = [(a, b) for a in theirs for b in ours if set(a.names) & set(b.names)]
     for (a, b), (other, c) in itertools.pairwise(by_name):
         if a is other:
             _refuse_tie(b.names[0], c.names[0], b.names[0], c.names[0])
+    named = [(a, b, "name") for a, b in by_name]
     if len(by_name) in (len(theirs), len(ours)):  # the names account for one side completely
-        return [(a, b, "name") for a, b in by_name]
-    by_order = _by_order(theirs, ours, state)
-    order = {id(a): b for a, b in by_order}
-    for a, b in by_name:
-        other = order.get(id(a))
-        if other is not None and other is not b:
-            raise ValueError(
-                f"{a.names[0]} is called {b.names[0]} in the JAX model too, but stands where {other.names[0]} does "
-                "among layers of the same shapes; say which is meant by rules=[(regex, path)]."
+        return named, []
+    undecided = []
+    for left, right in _same_shapes(theirs, ours, state):
+        pairs = list(zip(left, right, strict=True))
+        by_order = [(a, b) for a, b in pairs if not _named(by_name, a)]
+        against = [(a, b) for a, b in by_name if _stands_elsewhere(pairs, a, b)]
+        if by_order and against:
+            named = [pair for pair in named if pair[:2] not in against]
+            by_order = [(a, b) for a, b in pairs if (a, b, "name") not in named]
+            why = (
+                f"{against[0][0].names[0]} is called {against[0][1].names[0]} in the JAX model "
+                "too, but stands elsewhere in the order"
             )
-    return [(a, b, "order") for a, b in by_order]
+            undecided.append(Exchangeable(tuple(left), tuple(right), why))
+        elif len(by_order) > 1:
+            unnamed, places = zip(*by_order, strict=True)
+            undecided.append(Exchangeable(unnamed, places, "their names do not agree"))
+        named += [(a, b, "order") for a, b in by_order]
+    return named, undecided
 
 
-def _by_order(theirs: list[Layer], ours: list[Layer], state) -> list[tuple[Layer, Layer]]:
+def _named(by_name: list[tuple[Layer, Layer]], layer: Layer) -> bool:
+    return any(layer is a for a, _ in by_name)
+
+
+def _stands_elsewhere(pairs: list[tuple[Layer, Layer]], theirs: Layer, ours: Layer) -> bool:
+    """Whether the order gives torch's layer to another one than its name does."""
+    return any(theirs is a and ours is not b for a, b in pairs)
+
+
+def _same_shapes(theirs: list[Layer], ours: list[Layer], state):
+    """Groups of layers of the same shapes, as many in torch as here."""
     groups: dict[frozenset, tuple[list[Layer], list[Layer]]] = defaultdict(lambda: ([], []))
     for layer in theirs:
         groups[layer.signature(lambda name: state[name].shape)][0].append(layer)
     for layer in ours:
         groups[layer.signature(lambda leaf: leaf.expected_shape)][1].append(layer)
-    return [
-        pair
-        for left, right in groups.values()
-        if len(left) == len(right)
-        for pair in zip(left, right, strict=True)
-    ]
+    return [group for group in groups.values() if len(group[0]) == len(group[1])]
 
 
 def _add_aliases(state, pairs) -> None:

@@ -21,8 +21,8 @@ class Row:
       max_rel: the same in units of torch's largest value in that array.
       ulp: the same in units of float32's (or float64's) spacing at that value.
       allowed: what max_abs may be.
-      note: what else to know of it: "below floor" where only the stage's floor lets the
-        difference pass.
+      note: "below floor" if only the stage's floor lets the difference pass, "rounding" if
+        float64 agrees, "not compared" for a parameter without a counterpart.
     """
 
     step: int | None
@@ -64,9 +64,9 @@ class ParityReport:
         row = self.first_difference
         if row is not None:
             step = "" if row.step is None else f"step {row.step}, "
+            far = f"{row.max_abs:.3g} where {row.allowed:.3g} is allowed"
             raise AssertionError(
-                f"first difference: {step}{row.stage}, {row.leaf}: {row.max_abs:.3g} where {row.allowed:.3g} is allowed"
-                f"\n{self}"
+                f"first difference: {step}{row.stage}, {row.leaf}: {row.note or far}\n{self}"
             )
         return self
 
@@ -92,7 +92,9 @@ class ParityReport:
 
 
 def _word(row: Row) -> str:
-    return row.note or "ok" if row.ok else "DIFFERENT"
+    if row.ok:
+        return row.note or "ok"
+    return row.note.upper() or "DIFFERENT"
 
 
 def rows_of(

@@ -1,6 +1,7 @@
 """How one array of torch's is laid out here: each turn with its way back."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,14 @@ class Transform:
     name: str
     apply: Callable[[Array], Array]
     undo: Callable[[Array], Array] | None
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a rule."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"the rule {pattern!r} is no regular expression: {error}.") from error
 
 
 def _same(x: Array) -> Array:

@@ -12,9 +12,7 @@ import optax
 import torch
 
 from dlwp_jax.parity.compare import (
-    DOUBLE_TOLERANCE,
-    HALF_TOLERANCES,
-    TOLERANCE,
+    aligned,
     doubled,
     flat,
     frozen_notes,
@@ -22,13 +20,18 @@ from dlwp_jax.parity.compare import (
     matched,
     refuse_other_models,
     turned_leaves,
+    uncompared,
 )
 from dlwp_jax.parity.forward import (
+    DOUBLE_TOLERANCE,
+    HALF_TOLERANCES,
+    TOLERANCE,
     Layout,
     arrays,
     as_numpy,
     dtype_of,
     input_turns,
+    refuse_drawing,
     refuse_random,
     unwrapped,
 )
@@ -131,11 +134,14 @@ def compare_steps(
         raise NotImplementedError(
             f"steps in {dtype_of(torch_model)} are not compared; train both models in float32."
         )
-    entries = (
-        loaded.map.entries if loaded else matched(torch_model, learner.model(state), (), rules)
-    )
-    if rows := _weights(torch_model, state, entries):
-        return ParityReport(tuple(rows))
+    model = learner.model(state)
+    if loaded:
+        entries = aligned(torch_model, loaded)
+    else:
+        entries = matched(torch_model, model, (), rules)
+    left, notes = uncompared(torch_model, model, entries, loaded, rules)
+    if rows := left + _weights(torch_model, state, entries):
+        return ParityReport(tuple(rows), notes)
     jax_step = jax.jit(_JaxStep(learner))
     kept: list[Row] = []
     turns: tuple[bool, ...] | None = None
@@ -163,7 +169,7 @@ def compare_steps(
         raise ValueError(
             "compare_steps needs at least one batch; `batches` is empty (a generator that was used up?)."
         )
-    return ParityReport(tuple(kept), frozen_notes(torch_model, entries))
+    return ParityReport(tuple(kept), frozen_notes(torch_model, entries) + notes)
 
 
 def _double_in_place(torch_model: torch.nn.Module, torch_opt: torch.optim.Optimizer) -> None:
@@ -212,6 +218,8 @@ def _turns(
     """
     leaves, structure = jax.tree.flatten(batch)
     scout = copy.deepcopy(torch_model)
+    given = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
+    refuse_drawing(copy.deepcopy(scout), lambda module: torch_loss(module, given), "train")
     return input_turns(
         scout, leaves, layout, lambda tensors: torch_loss(scout, structure.unflatten(tensors))
     )

@@ -1,6 +1,7 @@
 """Weights from torch into an NNX module, and back."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from flax import nnx
 
 from dlwp_jax.parity.files import state_dict_of
 from dlwp_jax.parity.flatten import choose_flatten, flatten_notes
-from dlwp_jax.parity.forward import Layout
+from dlwp_jax.parity.forward import HALF_TOLERANCES, TOLERANCE, Layout, dtype_of
 from dlwp_jax.parity.leaves import dotted, jax_layers, refuse_unsupported, to_numpy
-from dlwp_jax.parity.mapping import Entry, Mapped, make_map
-from dlwp_jax.parity.rules import SAME, Rule
-from dlwp_jax.parity.table import text_table
+from dlwp_jax.parity.mapping import Entry, Mapped, make_map, own_names
+from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
+from dlwp_jax.parity.rules import SAME, Rule, compiled
+from dlwp_jax.parity.table import listed, text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +70,10 @@ def load_torch(
 ) -> LoadReport:
     """Fill an NNX module with the weights of a torch model, in place.
 
-    Layers are found by rules, then by name (`features.0` is `features.0` here), else by their
-    order among layers of the same shapes. Kernels are turned to channels last, and so are a
+    Layers are found by rules, then by name (`features.0` is `features.0` here; a prefix that a
+    wrapper puts ahead of all names is taken off). Layers without a name in common are found by
+    their shapes, which the report notes; if several have the same shapes, only a rule or the
+    outputs for a probe decide which is which. Kernels are turned to channels last, and so are a
     model's own arrays of three axes or more (`[1 C H W]`) where their shapes ask for it;
     `num_batches_tracked` is dropped where the model does not count batches; weights that torch
     ties must be tied here. Nothing is written unless all fits.
@@ -83,16 +87,18 @@ def load_torch(
         path of None drops them.
       strict: refuse anything left over, on either side.
       probe: an input in torch's layout. With it (and a torch module) the columns of a Linear
-        behind a flatten, and batch norms between the two, are turned where the outputs show
-        that the JAX model flattens place by place.
+        behind a flatten, and batch norms between the two, are turned if the outputs show that
+        the JAX model flattens place by place; and layers of the same shapes are put in the order
+        that gives torch's outputs.
       layout: of the probe, as in `compare`.
 
     Returns:
       A `LoadReport`.
 
     Raises:
-      ValueError: where the models do not fit; it names what is left over.
-      NotImplementedError: for recurrent and attention layers.
+      ValueError: if the models do not fit (it names what is left over), or if layers of the
+        same shapes could be exchanged and neither a rule nor the probe decides.
+      NotImplementedError: for recurrent and attention layers, unless rules place their arrays.
 
     >>> from dlwp_jax import nn
     >>> theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
@@ -102,36 +108,119 @@ def load_torch(
     0.weight  [2, 1, 3, 3]  0.kernel  [3, 3, 1, 2]  kernel    name
     0.bias    [2]           0.bias    [2]           as it is  name
     """
-    state = state_dict_of(source)
-    refuse_unsupported(source, state)
+    state, notes = state_dict_of(source), ()
+    refuse_unsupported(source, state, rules)
+    if not isinstance(source, torch.nn.Module):
+        state, notes = _without_wrapper(state, model, rules)
     mapped = make_map(state, model, rules)
     if strict:
         mapped.raise_if_incomplete()
-    write(model, mapped.entries, state)
     if probe is None:
-        return LoadReport(mapped, state, flatten_notes(mapped.entries))
+        mapped.raise_if_undecided()
+        write(model, mapped.entries, state)
+        notes += (*order_notes(mapped.entries), *flatten_notes(mapped.entries))
+        return LoadReport(mapped, state, notes)
     if not isinstance(source, torch.nn.Module):
         raise TypeError(f"probe needs the torch module to run, not a {type(source).__name__}.")
-    entries = choose_flatten(
-        source,
-        model,
-        mapped.entries,
-        probe,
-        layout,
-        lambda entries: write(model, entries, state),
+    mapped = _probed(model, source, state, mapped, rules, probe, layout)
+    return LoadReport(mapped, state, order_notes(mapped.entries))
+
+
+def _without_wrapper(
+    state: Mapping[str, torch.Tensor], model: nnx.Module, rules: Sequence[Rule]
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The entries without a prefix that they share and the model has not."""
+    fitting = [compiled(pattern) for pattern, *_ in rules]
+    prefix, _ = common_prefixes(state, own_names(model))
+    bare = without_prefix(state, prefix)
+    if not prefix or not all(any(map(rule.fullmatch, bare)) for rule in fitting):
+        return dict(state), ()
+    return bare, (f"note: the prefix {prefix!r} of all names was taken off.",)
+
+
+def order_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Which layers were matched without a name in common."""
+    notes = []
+    for how, why in (("order", "their shapes and order"), ("probe", "the probe's outputs")):
+        pairs = {
+            f"{entry.names[0].rpartition('.')[0]} -> {dotted(entry.path[:-1])}": None
+            for entry in entries
+            if entry.found_by == how
+        }
+        if pairs:
+            notes.append(f"note: matched by {why}, not by name: {listed(list(pairs))}.")
+    return tuple(notes)
+
+
+# Every one is a run of the JAX model; five layers of the same shapes have so many orders.
+MOST_ORDERS = 120
+
+
+def _probed(model, source, state, mapped: Mapped, rules, probe, layout) -> Mapped:
+    """The map under which the outputs are torch's; the model's weights are written."""
+    before = [(variable, variable[...]) for variable in _variables(model).values()]
+    orders = [itertools.permutations(range(len(g.ours))) for g in mapped.undecided]
+    tried = itertools.islice(itertools.product(*orders), MOST_ORDERS)
+    agreement = HALF_TOLERANCES.get(dtype_of(source) or torch.float32, TOLERANCE)
+    for number, order in enumerate(tried):
+        candidate = mapped if number == 0 else _reordered(state, model, rules, mapped, order)
+        entries, error = choose_flatten(
+            source,
+            model,
+            candidate.entries,
+            probe,
+            layout,
+            lambda entries: write(model, entries, state),
+            judged=bool(mapped.undecided),
+        )
+        if error <= agreement or not mapped.undecided:
+            found = dataclasses.replace(candidate, entries=entries, undecided=())
+            return _found_by_probe(found, mapped)
+    for variable, value in before:
+        variable[...] = value
+    group = mapped.undecided[0]
+    why = f"{group.why}, and no order of them gives torch's outputs for the probe"
+    undecided = (dataclasses.replace(group, why=why),)
+    dataclasses.replace(mapped, undecided=undecided).raise_if_undecided()
+    return mapped
+
+
+def _reordered(state, model, rules, mapped: Mapped, order) -> Mapped:
+    more = [
+        rule
+        for group, numbers in zip(mapped.undecided, order, strict=True)
+        for rule in group.rules(numbers)
+    ]
+    return make_map(state, model, [*rules, *more])
+
+
+def _found_by_probe(found: Mapped, mapped: Mapped) -> Mapped:
+    names = {
+        name
+        for group in mapped.undecided
+        for layer in group.theirs
+        for name in layer.leaves.values()
+    }
+    entries = tuple(
+        dataclasses.replace(entry, found_by="probe") if entry.names[0] in names else entry
+        for entry in found.entries
     )
-    return LoadReport(dataclasses.replace(mapped, entries=entries), state)
+    return dataclasses.replace(found, entries=entries)
+
+
+def _variables(model: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable[Any]]:
+    return {
+        leaf.path: leaf.variable
+        for layer in jax_layers(model)
+        for leaf in layer.leaves.values()
+    }
 
 
 def write(
     model: nnx.Module, entries: Sequence[Entry], state: Mapping[str, torch.Tensor]
 ) -> None:
     """Put torch's values into the model's variables, in the model's dtypes."""
-    variables = {
-        leaf.path: leaf.variable
-        for layer in jax_layers(model)
-        for leaf in layer.leaves.values()
-    }
+    variables = _variables(model)
     values = {
         entry.path: _cast(
             entry.names[0],
@@ -190,11 +279,8 @@ def to_torch(
         state = state_dict_of(like)
         mapped = make_map(state, model, rules)
         mapped.raise_if_incomplete()
-    variables = {
-        leaf.path: leaf.variable
-        for layer in jax_layers(model)
-        for leaf in layer.leaves.values()
-    }
+        mapped.raise_if_undecided()
+    variables = _variables(model)
     by_name = mapped.by_name()
     result = {}
     for name, tensor in state.items():
