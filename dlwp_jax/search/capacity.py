@@ -378,9 +378,9 @@ class _Search:
         return self.overfits[size]
 
     def verdicts(self, size: Any, baseline: Any) -> tuple[str, ...]:
-        """Of each seed."""
+        """Of each seed the likeliest."""
         result, its, _ = self.done[size]
-        return tuple(result.diagnose(i, baseline=baseline).verdict for i in its)
+        return tuple(result.diagnose(i, baseline=baseline).candidates[0] for i in its)
 
     def judged(self) -> list[Size]:
         """Every size, the smallest first, judged by what the best one reached."""
