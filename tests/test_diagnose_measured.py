@@ -22,22 +22,26 @@ def scripts(monkeypatch):
 
 
 def check(scripts, groups, tmp_path):
+    """The shares of trainings with a single verdict, and of these with a right one; and of all
+    whose truth is among the verdicts named.
+    """
     cases = scripts["known"].cases(groups, seed=1000, cache=tmp_path)
-    fair = 0
+    single, right, named = [], [], []
     for case in cases:
         diagnosis = diagnose(
             case.history, baseline={"trivial": case.trivial, "reachable": case.reachable}
         )
-        fair += diagnosis.verdict in scripts["truth"].acceptable(case.facts)
-        assert {diagnosis.verdict, case.truth} != {
-            "overfitting",
-            "underfitting",
-        } or diagnosis.evidence["margin"] < 0.2
+        is_named = bool(set(diagnosis.candidates) & scripts["truth"].acceptable(case.facts))
+        named.append(is_named)
+        single.append(len(diagnosis.candidates) == 1)
+        if single[-1]:
+            right.append(is_named)
+            assert {diagnosis.verdict, case.truth} != {"overfitting", "underfitting"}
         scaled = {name: 1e4 * np.float64(values) for name, values in case.history.items()}
-        assert diagnose(scaled).verdict == diagnose(case.history).verdict
+        assert diagnose(scaled).candidates[0] == diagnose(case.history).candidates[0]
         short = {name: values[:5] for name, values in case.history.items()}
-        assert diagnose(short).verdict in ("too few epochs to tell", "diverged")
-    return fair / len(cases)
+        assert diagnose(short).candidates[0] in ("too few epochs to tell", "diverged")
+    return np.mean(single), np.mean(right), np.mean(named)
 
 
 def test_polynomials(scripts, tmp_path):
@@ -46,9 +50,10 @@ def test_polynomials(scripts, tmp_path):
         for group in scripts["families"].GROUPS
         if group.family == "poly" and group.n == 40
     )
-    assert (
-        check(scripts, (group,), tmp_path) > 0.8
-    )  # 0.925 here; other machines round otherwise
+    single, right, named = check(scripts, (replace(group, members=40),), tmp_path)
+    assert single > 0.5
+    assert right > 0.9
+    assert named > 0.9
 
 
 @pytest.mark.slow
@@ -58,10 +63,11 @@ def test_nets_and_digits(scripts, tmp_path):
         for group in scripts["families"].GROUPS
         if group.family != "poly" and group.n in (300, 600)
     ]
-    assert (
-        check(scripts, tuple(replace(group, members=16) for group in groups[::2]), tmp_path)
-        > 0.8
-    )
+    groups = tuple(replace(group, members=16) for group in groups[::2])
+    single, right, named = check(scripts, groups, tmp_path)
+    assert single > 0.5
+    assert right > 0.9
+    assert named > 0.9
 
 
 def test_truth_follows_its_table(scripts):

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlwp_jax.checks import real
-from dlwp_jax.diagnose.advice import ADVICE
+from dlwp_jax.diagnose.advice import ADVICE, deciding
 from dlwp_jax.diagnose.history import read
 from dlwp_jax.diagnose.measure import measure
 from dlwp_jax.diagnose.signs import signs
-from dlwp_jax.diagnose.verdict import decide
+from dlwp_jax.diagnose.verdict import choose, weigh
 
 __all__ = ["VERDICTS", "Diagnosis", "diagnose", "known_losses"]
 VERDICTS = tuple(ADVICE)
@@ -24,37 +24,51 @@ class Diagnosis:
     """What a history says.
 
     Attributes:
-      verdict: one of `VERDICTS`.
+      verdict: one of `VERDICTS` if it is sure, else the candidates in words, such as
+        "underfitting or good fit".
       evidence: the figures it rests on, by name, in the units of the loss and in epochs
-        (`measure.py` explains each); `margin` tells how far the nearest decision was from the
-        other answer, as a share of its threshold.
-      advice: what to try, first things first.
+        (`measure.py` explains each); `margin` is by how much more speaks for the first
+        candidate than for the second, from 0 to 1.
+      advice: what to try, first things first; if the verdict is not sure, what would decide.
+      candidates: the verdicts that are possible, one to three of `VERDICTS`, the likeliest
+        first.
+      decides: if there are several, the calls that would decide, as code with the names of
+        `result = train.run(learner, state, train_set, val_set, ...)`.
     """
 
     verdict: str
     evidence: dict[str, Any]
     advice: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
+    decides: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.candidates:
+            object.__setattr__(self, "candidates", (self.verdict,))
 
     def __str__(self) -> str:
-        return "\n".join([self.verdict, self._told(), self.advice[0]])
+        return "\n".join([self.verdict, self._figures(), self.advice[0], *self.decides[:1]])
 
-    def _told(self) -> str:
+    def _figures(self) -> str:
         """The evidence in a line."""
         e = self.evidence
-        told = [
+        figures = [
             f"{kind} {e[f'{kind}_last']:.4g}"
             for kind in ("train", "val")
             if f"{kind}_last" in e
         ]
         if "best_epoch" in e:
-            told.append(f"best epoch {e['best_epoch']} of {e['epochs']}")
+            figures.append(f"best epoch {e['best_epoch']} of {e['epochs']}")
         if "failed_epoch" in e:
-            told.append(f"not finite in epoch {e['failed_epoch']}")
-        return ", ".join(told)
+            figures.append(f"not finite in epoch {e['failed_epoch']}")
+        return ", ".join(figures)
 
 
 def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = None) -> Diagnosis:
     """Name what a training history shows, with the evidence and with what to try next.
+
+    If the history allows more than one verdict, the two or three it could be are named, with
+    the call that would decide.
 
     Args:
       history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as
@@ -87,12 +101,23 @@ def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = Non
         for loss in known_losses(baseline)
     )
     if curves.failed_epoch:
-        verdict, evidence = "diverged", {"failed_epoch": curves.failed_epoch}
+        weights, evidence = {"diverged": 1.0}, {"failed_epoch": curves.failed_epoch}
     else:
         evidence = measure(curves, trivial)
-        verdict, evidence["margin"] = decide(curves, evidence, trivial, reachable)
-    more, first = signs(curves.columns, verdict)
-    return Diagnosis(verdict, evidence | more, (*first, *ADVICE[verdict]))
+        weights = weigh(curves, evidence, trivial, reachable)
+        ahead = (sorted(weights.values(), reverse=True) + [0.0])[:2]
+        evidence["margin"] = ahead[0] - ahead[1]
+    candidates = choose(weights)
+    likeliest = verdict = candidates[0]
+    sentences, decides = (), ()
+    if len(candidates) > 1:
+        verdict = f"{', '.join(candidates[:-1])} or {candidates[-1]}"
+        known = {"trivial": trivial, "reachable": reachable}
+        unknown = {name for name, loss in known.items() if loss is None}
+        sentences, decides = deciding(candidates, unknown, int(evidence["epochs"]))
+    more, explained = signs(curves.columns, likeliest)
+    advice = (*sentences, *explained, *ADVICE[likeliest])
+    return Diagnosis(verdict, evidence | more, advice, candidates, decides)
 
 
 def known_losses(value: Any) -> tuple[float | None, float | None]:

@@ -45,3 +45,59 @@ ADVICE: dict[str, tuple[str, ...]] = {
         "Judge the final figure on a test set that chose nothing.",
     ),
 }
+
+
+# Calls that decide between verdicts, with the names of docs/diagnose.md. Each has the verdicts
+# that it tells from others, and the loss that must be unknown for it to help.
+DECIDING: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (
+        ("uninformative data",),
+        "trivial",
+        "Say which loss a predictor has that does not look at its input:",
+        'diagnose(result, baseline=float(val_set["y"].var()))'
+        "  # of a cross entropy: the entropy of the labels",
+    ),
+    (
+        ("not learning", "diverged"),
+        "",
+        "Train with other learning rates:",
+        "print(search.sweep(make, train_set, val_set, "
+        'over={{"lr": [1e-4, 1e-3, 1e-2, 1e-1], "key": range(3)}}, epochs={epochs}, batch_size=32))',
+    ),
+    (
+        ("not converged", "overfitting"),
+        "",
+        "Train for twice as many epochs more, with a smaller rate if the losses jump:",
+        "more = train.run(learner, result.state, train_set, val_set, "
+        "epochs={further}, batch_size=32)\n"
+        "diagnose({{k: np.append(result.history[k], more.history[k]) for k in more.history}})",
+    ),
+    (
+        ("underfitting", "good fit"),
+        "reachable",
+        "Say which loss a larger model reaches:",
+        "report = search.search_capacity(make, train_set, val_set, "
+        "sizes=[16, 64, 256], seeds=3, epochs={epochs}, batch_size=32)\n"
+        'diagnose(result, baseline={{"reachable": min(size.val for size in report.sizes)}})',
+    ),
+    (
+        tuple(ADVICE),
+        "",
+        "See whether other initial weights give the same:",
+        "print(search.sweep(make, train_set, val_set, "
+        'over={{"key": range(5)}}, epochs={epochs}, batch_size=32))',
+    ),
+)
+
+
+def deciding(
+    candidates: tuple[str, ...], unknown: set[str], epochs: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sentences and code that decide between candidates, the most useful first."""
+    useful = [
+        (sentence, code.format(epochs=epochs, further=2 * epochs))
+        for verdicts, loss, sentence, code in DECIDING
+        if (not loss or loss in unknown) and set(verdicts) & set(candidates)
+    ]
+    kept = useful[:-1] or useful  # other weights only if nothing else decides
+    return tuple(sentence for sentence, _ in kept), tuple(code for _, code in kept)

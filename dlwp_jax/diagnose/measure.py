@@ -17,7 +17,8 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
         validation).
       - start, lowest: the loss before anything was learned (the trivial loss, where it is
         given), and at its best.
-      - scale: what counts as 100 %: `lowest`, but no less than FLOOR of `start`; for a loss
+      - scale: what counts as 100 %: `lowest`, but no less than FLOOR of `start` (of the
+        lower of the two first losses, if the trivial one is unknown); for a loss
         that can be negative, which has no zero to be measured from, the whole fall.
       - {train,val}_{first,last,noise,slope,slope_error}: at the beginning and at the end, the
         standard deviation from epoch to epoch, the change per epoch over the last third and its
@@ -26,6 +27,7 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
       - train_since_best: what training loss has risen by since then.
       - last_fall, still_to_fall: what the last quarter of the epochs brought; what twice as
         many epochs may bring yet.
+      - val_fall: how far validation came below its first value.
       - gap, gap_error: validation above training at the end.
     """
     guide, train, val = curves.guide, curves.train, curves.val
@@ -33,13 +35,15 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
     lowest, best = float(values.min()), int(guide.epochs[np.argmin(guide.values)])
     firsts = [float(curve.values[0]) for curve in (train, val) if curve is not None]
     start = max(firsts) if trivial is None else max(trivial, lowest)
+    # A first step that explodes in one of the two curves says nothing of the size of the loss.
+    usual = min(firsts) if trivial is None else start
     evidence = {
         "epochs": int(guide.epochs[-1]),
         "best_epoch": best,
         "epochs_since_best": int(guide.epochs[-1]) - best,
         "start": start,
         "lowest": lowest,
-        "scale": max(lowest, FLOOR * start) if curves.is_positive else start - lowest,
+        "scale": max(lowest, FLOOR * usual) if curves.is_positive else start - lowest,
     }
     for name, curve in (("train", train), ("val", val)):
         if curve is not None:
@@ -52,6 +56,7 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
     if train is not None and val is not None:
         then = np.searchsorted(train.epochs[:-1], guide.epochs[np.argmin(values)])
         evidence["train_since_best"] = level(train.values) - float(smooth(train.values)[then])
+        evidence["val_fall"] = float(val.values[0] - val.values.min())
         evidence["gap"] = level(val.values) - level(train.values)
         evidence["gap_error"] = float(
             np.hypot(level_error(val.values), level_error(train.values))

@@ -1,131 +1,197 @@
-"""From the evidence to a verdict.
+"""From the evidence to the verdicts that it allows, and how much speaks for each.
 
-The rules are asked in this order, and the first that holds names the verdict:
+The questions are asked in this order, and the first that is answered with yes names the
+verdict. An answer is yes (1), no (0) or something between: a value within a measured factor of
+its threshold is a maybe, and then the questions below are asked too, for what is left.
 
-1. diverged: a loss was not finite, or ends far above where it began. 2. too few epochs to tell.
-3. not learning: training loss did not fall, or by next to nothing (and was not low to begin
-with). 4. overfitting: validation loss has risen from its best by a share that matters, more
-than by noise, and training loss
-   did not rise with it. Where data are known to carry no information: uninformative data.
-5. not converged: validation loss would still fall by a share that matters; or both losses jump
-up and down by as much. 6. uninformative data: validation loss never was better than the trivial
-predictor's. 7. overfitting under control: training and validation end apart. 8. underfitting:
-they end together, far above what can be reached, or leave most of the trivial loss unexplained.
-9. good fit.
+1. diverged: a loss was not finite, or ends far above where it began.
+2. too few epochs to tell.
+3. uninformative data: the reachable loss is known, and is hardly below the trivial one.
+4. not learning: training loss did not fall, or by next to nothing (and was not low to begin
+   with). If it fell a little and validation loss did not follow, the data are to blame.
+5. uninformative data: validation loss was never better than the trivial predictor's; if that is
+   unknown, never better than after the first epoch.
+6. overfitting: validation loss has risen from its best by a share that matters, more than by
+   noise, and training loss did not rise with it. If it did, the training is not converged.
+7. not converged: validation loss would still fall by a share that matters, or jumps by as much.
+8. overfitting under control: training and validation end apart.
+9. underfitting: they end together, far above what can be reached, or leave most of the trivial
+   loss unexplained.
+10. good fit.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log
 
 from dlwp_jax.diagnose.history import Curves
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A value `factor` times below `at` is a no, `factor` times above it a yes."""
+
+    at: float
+    factor: float
+
+    def exceeded(self, value: float, unit: float = 1.0, least: float = 0.0) -> float:
+        """How much speaks for `value` being above the threshold, from 0 to 1.
+
+        Args:
+          value: the measured value.
+          unit: `at` is a share of it.
+          least: the threshold is no lower than this: a multiple of a standard error.
+        """
+        threshold = max(self.at * unit, least)
+        if value <= 0 or threshold <= 0:
+            return float(value > 0)
+        return min(max(0.5 + log(value / threshold) / log(self.factor) / 2, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
 class Thresholds:
-    """The numbers in the rules; docs/diagnose.md tells on what the last five were fitted, and
-    how well they do.
+    """The numbers in the questions, fitted on trainings of known truth (docs/diagnose.md).
 
     Attributes:
       epochs: fewer tell nothing about trends.
+      blind: the most that can speak for uninformative data if the trivial loss is unknown.
       sure: standard errors beyond which a difference is no chance (a best value is chosen among
         many).
-      blown_up: ends at so many times the loss it began with: diverged, though finite.
-      learned: share of its first value by which training loss must have fallen; also of the
-        trivial loss, below which validation must have come.
+      single: a verdict for which less speaks is not given alone.
+      named, most: else so many are named, the likeliest first, that this speaks for them
+        together.
+      blown_up: rise above the loss it began with, as a share of that loss.
+      learned: fall of training loss, as a share of its first value.
+      follows: fall of validation loss, as a share of training loss's, both relative.
+      better: fall of validation loss below the trivial one, as a share of it.
+      improved: fall of validation loss below its first value, as a share of it.
       harm: rise of validation loss from its best, as a share of the scale.
+      together: rise of training loss since then, as a share of validation loss's.
+      bounce: noise of validation loss, as a share of the scale.
       falling: fall that is still to be expected, as a share of the scale.
       gap: distance of validation from training at the end, as a share of the scale.
-      unexplained: share of `start` that is left at the end, above which the model is too
-        simple.
-      above: share of the way from the reachable loss to `start` that is left, where the
-        reachable loss is known.
+      unexplained: share of `start` that is left at the end.
+      above: share of the way from the reachable loss to `start` that is left.
     """
 
     epochs: int = 8
+    blind: float = 0.8
     sure: float = 4.0
-    blown_up: float = 2.0
-    learned: float = 0.05
-    harm: float = 0.1
-    falling: float = 0.1
-    gap: float = 0.3
-    unexplained: float = 0.15
-    above: float = 0.12
+    single: float = 0.9
+    named: float = 0.98
+    most: int = 3
+    blown_up: Limit = Limit(1.0, 1.5)
+    learned: Limit = Limit(0.05, 2.0)
+    follows: Limit = Limit(0.16, 1.2)
+    better: Limit = Limit(0.03, 4.0)
+    improved: Limit = Limit(0.025, 4.0)
+    harm: Limit = Limit(0.1, 2.4)
+    together: Limit = Limit(0.5, 1.9)
+    bounce: Limit = Limit(0.13, 3.0)
+    falling: Limit = Limit(0.1, 5.5)
+    gap: Limit = Limit(0.24, 1.6)
+    unexplained: Limit = Limit(0.33, 2.2)
+    above: Limit = Limit(0.09, 3.0)
 
 
-def decide(
+def weigh(
     curves: Curves,
     evidence: dict[str, float],
     trivial: float | None,
     reachable: float | None,
     limits: Thresholds = Thresholds(),
-) -> tuple[str, float]:
-    """The verdict, and its margin.
+) -> dict[str, float]:
+    """How much speaks for each verdict; the shares sum to 1."""
+    weights: dict[str, float] = {}
+    left = 1.0
+    for verdict, answer in questions(curves, evidence, trivial, reachable, limits):
+        weights[verdict] = weights.get(verdict, 0.0) + left * answer
+        left *= 1 - answer
+        if left == 0:
+            break
+    return weights
 
-    Returns:
-      The verdict by the rules above; and how far the nearest of the questions asked was from
-      the other answer, as a
-      share of its threshold: below 0.2 or so a verdict is close.
+
+def choose(weights: dict[str, float], limits: Thresholds = Thresholds()) -> tuple[str, ...]:
+    """The verdicts to name, the likeliest first: one if it is sure enough, else two or three.
+
+    >>> choose({"overfitting": 0.9, "good fit": 0.1})
+    ('overfitting',)
+    >>> choose({"overfitting": 0.4, "good fit": 0.6})
+    ('good fit', 'overfitting')
     """
-    e, margins = evidence, []
+    order = sorted(weights, key=lambda verdict: -weights[verdict])
+    if weights[order[0]] >= limits.single:
+        return (order[0],)
+    count, together = 1, weights[order[0]]
+    while count < min(limits.most, len(order)) and together < limits.named:
+        together += weights[order[count]]
+        count += 1
+    return tuple(order[:count])
 
-    def exceeds(value: float, *thresholds: float) -> bool:
-        threshold = max(thresholds)
-        margins.append(abs(value - threshold) / threshold if threshold > 0 else 1.0)
-        return value > threshold
 
-    def verdict() -> str:
-        learner, judge = (
-            ("train" if curves.train else "val"),
-            ("val" if curves.val else "train"),
+def questions(
+    curves: Curves,
+    e: dict[str, float],
+    trivial: float | None,
+    reachable: float | None,
+    limits: Thresholds,
+) -> Iterator[tuple[str, float]]:
+    """The questions above in their order, each as the verdict it names and the answer."""
+    learner = "train" if curves.train else "val"
+    judge = "val" if curves.val else "train"
+    first, last, noise = (e[f"{learner}_{name}"] for name in ("first", "last", "noise"))
+    end = e[f"{judge}_last"]
+    scale, start, lowest = e["scale"], e["start"], e["lowest"]
+
+    highest = max(first, start)
+    unit = highest if curves.is_positive else start - lowest
+    yield "diverged", limits.blown_up.exceeded(last - highest, unit, limits.sure * noise)
+
+    lengths = [len(curve.values) for curve in (curves.train, curves.val) if curve]
+    yield "too few epochs to tell", float(min(lengths) < limits.epochs)
+
+    if trivial is not None and reachable is not None:
+        has_more = limits.better.exceeded(trivial - reachable, abs(trivial))
+        yield "uninformative data", 1 - has_more
+
+    unit = first if curves.is_positive else 0.0
+    learned = limits.learned.exceeded(first - last, unit, limits.sure * noise)
+    if trivial is not None and (curves.is_positive or reachable is not None):
+        zero = 0.0 if reachable is None else reachable
+        if end < (trivial + zero) / 2:  # a resumed training has learned before
+            learned = 1.0
+    follows = 1.0
+    if curves.is_positive and "gap" in e and first - last > max(0.005 * first, 2 * noise):
+        follows = limits.follows.exceeded(
+            e["val_fall"] / e["val_first"], (first - last) / first
         )
-        first, last, learner_noise = (
-            e[f"{learner}_{name}"] for name in ("first", "last", "noise")
-        )
-        highest = max(first, e["start"])
-        blown_up = (
-            (limits.blown_up - 1) * highest if curves.is_positive else e["start"] - e["lowest"]
-        )
-        if last - highest > max(blown_up, limits.sure * learner_noise):
-            return "diverged"
-        if (
-            min(len(curve.values) for curve in (curves.train, curves.val) if curve)
-            < limits.epochs
-        ):
-            return "too few epochs to tell"
+    bounces = limits.bounce.exceeded(e[f"{judge}_noise"], scale)
+    yield "not learning", (1 - learned) * follows * (1 - bounces)
 
-        zero = 0.0 if curves.is_positive and reachable is None else reachable
-        halfway = None if trivial is None or zero is None else (trivial + zero) / 2
-        was_low = (
-            halfway is not None and e[f"{judge}_last"] < halfway
-        )  # a resumed training has learned before
-        matters = limits.learned * first if curves.is_positive else 0.0
-        if not was_low and not exceeds(first - last, matters, limits.sure * learner_noise):
-            return "not learning"
+    is_falling = e["last_fall"] > limits.sure * e["rise_error"]
+    falls = limits.falling.exceeded(e["still_to_fall"], scale) if is_falling else 0.0
+    restless = max(falls, bounces)
+    if trivial is not None and reachable is None:
+        no_better = 1 - limits.better.exceeded(trivial - lowest, abs(trivial))
+        yield "uninformative data", no_better * (1 - restless)
+    elif trivial is None and reachable is None and curves.is_positive and "gap" in e:
+        no_better = 1 - limits.improved.exceeded(e["val_fall"], e["val_first"])
+        yield "uninformative data", limits.blind * no_better * (1 - restless)
 
-        best = e["lowest"] if reachable is None else reachable
-        hopeless = trivial is not None and not exceeds(
-            trivial - best, limits.learned * abs(trivial)
-        )
-        if exceeds(e["rise"], limits.harm * e["scale"], limits.sure * e["rise_error"]):
-            if e.get("train_since_best", 0.0) > e["rise"] / 2:
-                return "not converged"
-            return "uninformative data" if hopeless else "overfitting"
-        if exceeds(e[f"{judge}_noise"], limits.harm * e["scale"]):
-            return "not converged"
-        is_falling = e["last_fall"] > limits.sure * e["rise_error"]
-        if is_falling and exceeds(e["still_to_fall"], limits.falling * e["scale"]):
-            return "not converged"
-        if hopeless:
-            return "uninformative data"
-        if "gap" in e and exceeds(
-            e["gap"], limits.gap * e["scale"], limits.sure * e["gap_error"]
-        ):
-            return "overfitting under control"
+    rises = limits.harm.exceeded(e["rise"], scale, limits.sure * e["rise_error"])
+    together = limits.together.exceeded(e.get("train_since_best", 0.0), e["rise"])
+    yield "overfitting", rises * (1 - together)
+    yield "not converged", rises * together
 
-        end = e[f"{judge}_last"]
-        if reachable is not None:
-            is_high = exceeds(end - reachable, limits.above * (e["start"] - reachable))
-        else:
-            is_high = curves.is_positive and exceeds(end, limits.unexplained * e["start"])
-        return "underfitting" if is_high else "good fit"
+    yield "not converged", restless
 
-    return verdict(), min(margins, default=1.0)
+    if "gap" in e:
+        apart = limits.gap.exceeded(e["gap"], scale, limits.sure * e["gap_error"])
+        yield "overfitting under control", apart
+
+    if reachable is not None:
+        yield "underfitting", limits.above.exceeded(end - reachable, start - reachable)
+    elif curves.is_positive:
+        yield "underfitting", limits.unexplained.exceeded(end, start)
+    yield "good fit", 1.0

@@ -377,9 +377,9 @@ class _Search:
         return self.overfits[size]
 
     def verdicts(self, size: Any, baseline: Any) -> tuple[str, ...]:
-        """The verdict on each seed."""
+        """The likeliest verdict on each seed."""
         result, its, _ = self.done[size]
-        return tuple(result.diagnose(i, baseline=baseline).verdict for i in its)
+        return tuple(result.diagnose(i, baseline=baseline).candidates[0] for i in its)
 
     def judged(self) -> list[Size]:
         """Every size, the smallest first, judged by the loss of the best one."""

@@ -1,5 +1,4 @@
-"""What a training really was: rules on its test loss, its training loss and its future, older
-than the thresholds.
+"""What a training really was: rules on its test loss, its training loss and its future.
 
 T(e) is the loss on 800 test rows, R(e) that on the training rows, both in eval mode after epoch
 e; E is the last epoch of the history; B the trivial predictor's test loss; F the lowest test
@@ -18,9 +17,8 @@ than half as much since then |
 | underfitting | T(E) − F > 0.1 (B − F): a better model explains 10 % more |
 | good fit | otherwise |
 
-A run is *on the border* where moving one of the numbers 0.05, 0.1, 0.25 by a factor 1.5 either
-way gives another truth; the verdict may then be any of these. Two rules were amended after a
-first look at runs that were judged wrongly, before the thresholds were fitted: losses that
+The rules are older than the limits. Two of them were amended after a
+first look at runs that were judged wrongly, before the first limits were fitted: losses that
 bounce together are not overfitting, and a learning rate far too small is not underfitting.
 """
 

@@ -85,7 +85,9 @@ def judged(history, baseline):
 
 
 def has_verdict(found, history):
-    assert found.verdict in diagnose.VERDICTS
+    assert 1 <= len(found.candidates) <= 3
+    assert set(found.candidates) <= set(diagnose.VERDICTS)
+    assert bool(found.decides) == (len(found.candidates) > 1)
     assert found.advice
     assert all(isinstance(line, str) for line in (*found.advice, str(found)))
     for name, value in found.evidence.items():
