@@ -83,7 +83,9 @@ class Lab:
     def __init__(self, config):
         self.config = config
         both = data.thermometer()
-        columns = {name: np.float32(values)[:, None] for name, values in both.items()}
+        columns = {
+            name: np.asarray(values, np.float32)[:, None] for name, values in both.items()
+        }
         # Mean 0 and standard deviation 1; a scale leads back to degrees.
         self.scales = {name: data.Scale.standard(column) for name, column in columns.items()}
         self.readings = self.scaled(columns)  # {"t_u": [11 1], "t_c": [11 1]}

@@ -287,7 +287,8 @@ class Scale:
         """
         x = _finite(x)
         axes = normalize_axis_tuple(axis, x.ndim)
-        low, high = np.float64(x.min(axis=axes)), np.float64(x.max(axis=axes))
+        low = np.asarray(x.min(axis=axes), np.float64)
+        high = np.asarray(x.max(axis=axes), np.float64)
         return cls._of(x, low, high - low, axes)
 
     @classmethod

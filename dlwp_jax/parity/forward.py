@@ -358,7 +358,7 @@ def drawing_layers(
 def _generators() -> tuple[Any, ...]:
     kind, keys, position, *_ = np.random.get_state()  # noqa: NPY002
     own = torch.get_rng_state().numpy().tobytes()
-    return own, kind, keys.tobytes(), position, random.getstate()
+    return own, kind, np.asarray(keys).tobytes(), position, random.getstate()
 
 
 def random_in_train_mode(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from jax.core import Tracer
 
 from dlwp_jax.parity.forward import outputs_of
 from dlwp_jax.parity.leaves import dotted, to_numpy
@@ -153,11 +154,9 @@ def _recording(kind: type, name: str, calls: list[Call]) -> type:
     """A subclass whose calls are recorded; layers inside of jax's loops are not."""
 
     def call(self, *args, **kwargs):
-        result = super(recording, self).__call__(*args, **kwargs)
+        result = kind.__call__(self, *args, **kwargs)
         found = jax.tree.leaves(result)
-        seen = [
-            y for y in found if isinstance(y, jax.Array) and not isinstance(y, jax.core.Tracer)
-        ]
+        seen = [y for y in found if isinstance(y, jax.Array) and not isinstance(y, Tracer)]
         if seen and jnp.issubdtype(seen[0].dtype, jnp.floating):
             given = args[0] if args and isinstance(args[0], jax.Array) else None
             x = None if given is None else np.asarray(given)
