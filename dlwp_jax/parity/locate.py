@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from jax.core import Tracer
 
 from dlwp_jax.parity.forward import outputs_of
 from dlwp_jax.parity.leaves import dotted, to_numpy
@@ -152,20 +153,19 @@ def _named_modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 def _recording(kind: type, name: str, calls: list[Call]) -> type:
     """A subclass whose calls are recorded; layers inside of jax's loops are not."""
 
+    run: Any = kind.__call__
+
     def call(self, *args, **kwargs):
-        result = super(recording, self).__call__(*args, **kwargs)
+        result = run(self, *args, **kwargs)
         found = jax.tree.leaves(result)
-        seen = [
-            y for y in found if isinstance(y, jax.Array) and not isinstance(y, jax.core.Tracer)
-        ]
+        seen = [y for y in found if isinstance(y, jax.Array) and not isinstance(y, Tracer)]
         if seen and jnp.issubdtype(seen[0].dtype, jnp.floating):
             given = args[0] if args and isinstance(args[0], jax.Array) else None
             x = None if given is None else np.asarray(given)
             calls.append(Call(name, kind.__name__, x, np.asarray(seen[0])))
         return result
 
-    recording = type(kind)(kind.__name__, (kind,), {"__call__": call})
-    return recording
+    return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
 
 def _as_torchs(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
