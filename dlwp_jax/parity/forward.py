@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -356,9 +357,9 @@ def drawing_layers(
 
 
 def _generators() -> tuple[Any, ...]:
-    kind, keys, position, *_ = np.random.get_state()  # noqa: NPY002
+    numpys = pickle.dumps(np.random.get_state())  # noqa: NPY002
     own = torch.get_rng_state().numpy().tobytes()
-    return own, kind, np.asarray(keys).tobytes(), position, random.getstate()
+    return own, numpys, random.getstate()
 
 
 def random_in_train_mode(

@@ -153,8 +153,10 @@ def _named_modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 def _recording(kind: type, name: str, calls: list[Call]) -> type:
     """A subclass whose calls are recorded; layers inside of jax's loops are not."""
 
+    run: Any = kind.__call__
+
     def call(self, *args, **kwargs):
-        result = kind.__call__(self, *args, **kwargs)
+        result = run(self, *args, **kwargs)
         found = jax.tree.leaves(result)
         seen = [y for y in found if isinstance(y, jax.Array) and not isinstance(y, Tracer)]
         if seen and jnp.issubdtype(seen[0].dtype, jnp.floating):
@@ -163,8 +165,7 @@ def _recording(kind: type, name: str, calls: list[Call]) -> type:
             calls.append(Call(name, kind.__name__, x, np.asarray(seen[0])))
         return result
 
-    recording = type(kind)(kind.__name__, (kind,), {"__call__": call})
-    return recording
+    return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
 
 def _as_torchs(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
