@@ -1,0 +1,144 @@
+"""Hyperparameters that change between epochs: by a callback, by a plateau of validation, at a
+resume. torch's ReduceLROnPlateau is the referee of the plateau.
+"""
+
+import warnings
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import optim, train
+from dlwp_jax.optim.hyperparameters import hyperparameters
+from tests.models import Plain, assert_same_bits, regression, squared_error
+
+TRAIN, VAL = regression(24), regression(10, seed=1)
+OPTIONS = {"epochs": 8, "batch_size": 8}
+QUIET = OPTIONS | {"progress": False}
+
+
+def learner_of(tx):
+    return train.make_learner(Plain(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0))
+
+
+def injected(rate):
+    return learner_of(optax.inject_hyperparams(optax.sgd)(learning_rate=rate))
+
+
+def rate_of(state):
+    return float(hyperparameters(state.opt_state)["learning_rate"])
+
+
+def test_a_callback_changes_the_rate_of_the_epochs_after_it():
+    def halve(progress):
+        if progress.epoch == 3:
+            progress.set_hyperparameters(learning_rate=0.05)
+
+    changed = train.fit(*injected(0.1), TRAIN, VAL, **QUIET, callbacks=[halve])
+    first = train.run(*injected(0.1), TRAIN, epochs=3, batch_size=8)
+    learner, _ = injected(0.1)
+    opt_state = optim.hyperparameters.with_hyperparameters(
+        first.state.opt_state, {"learning_rate": 0.05}
+    )
+    state = first.state.__class__(**vars(first.state) | {"opt_state": opt_state})
+    rest = train.run(learner, state, TRAIN, epochs=5, batch_size=8)
+    assert_same_bits(rest.state, changed.state)
+
+
+def test_a_changed_rate_is_resumed(tmp_path):
+    def halve(progress):
+        if progress.epoch == 2:
+            progress.set_hyperparameters(learning_rate=0.05)
+        return progress.epoch == 4
+
+    train.fit(*injected(0.1), TRAIN, **QUIET, callbacks=[halve], checkpoint=tmp_path)
+    resumed = train.fit(*injected(0.1), TRAIN, **QUIET, checkpoint=tmp_path)
+    assert rate_of(resumed.state) == pytest.approx(0.05)
+
+
+def test_what_cannot_be_changed_is_said():
+    def wrong(progress):
+        progress.set_hyperparameters(momentum=0.9)
+
+    with pytest.raises(
+        ValueError, match=r"no hyperparameter 'momentum' \(it has learning_rate"
+    ):
+        train.fit(*injected(0.1), TRAIN, **QUIET, callbacks=[wrong])
+    schedule = injected(optax.linear_schedule(0.1, 0.0, 10))
+
+    def change(progress):
+        progress.set_hyperparameters(learning_rate=0.9)
+
+    with pytest.raises(ValueError, match="learning_rate follows a schedule"):
+        train.fit(*schedule, TRAIN, **QUIET, callbacks=[change])
+
+
+def test_a_resume_with_another_rate_goes_on_with_it(tmp_path):
+    train.fit(*injected(0.1), TRAIN, **QUIET | {"epochs": 2}, checkpoint=tmp_path)
+    again = train.Checkpoint(tmp_path, extend=True, exact=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = train.fit(*injected(0.02), TRAIN, **QUIET, checkpoint=again)
+    assert rate_of(resumed.state) == pytest.approx(0.02)
+    assert int(resumed.state.epoch) == 8
+
+
+def test_other_state_of_the_optimizer_is_not_taken_without_a_word(tmp_path):
+    learner, state = learner_of(optax.sgd(0.1, momentum=0.9))
+    short = QUIET | {"epochs": 2}
+    first = train.fit(learner, state, TRAIN, **short, checkpoint=tmp_path)
+    again = train.Checkpoint(tmp_path, extend=True, exact=False)
+    other = state.__class__(**vars(state) | {"opt_state": first.state.opt_state})
+    with pytest.warns(RuntimeWarning, match="optimizer's state of the checkpoint"):
+        train.fit(learner, other, TRAIN, **QUIET, checkpoint=again)
+
+
+def plateau(rate, monitor):
+    """Patience 0 and a high threshold, so that the rate falls within a few epochs."""
+    options = {"factor": 0.5, "patience": 0, "threshold": 0.2}
+    tx = optax.chain(
+        optim.sgd(rate), optim.reduce_lr_on_plateau(rate, monitor=monitor, **options)
+    )
+    return learner_of(tx), options
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "train/mae"])
+def test_the_rate_falls_as_torchs_scheduler_lets_it(monitor):
+    learned, options = plateau(0.1, monitor)
+    ran = train.run(*learned, TRAIN, VAL, **OPTIONS)
+    fitted = train.fit(*learned, TRAIN, VAL, **QUIET)
+    assert_same_bits(ran, fitted)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+    for value in np.asarray(ran.history[monitor]).tolist():
+        scheduler.step(value)
+    assert optimizer.param_groups[0]["lr"] < 0.1
+    rate = float(ran.state.opt_state[1].lr)
+    assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+
+
+def test_a_plateau_is_resumed_exactly(tmp_path):
+    learned, _ = plateau(0.1, "val/loss")
+    whole = train.fit(*learned, TRAIN, VAL, **QUIET)
+    stop = [lambda progress: progress.epoch == 3]
+    train.fit(*learned, TRAIN, VAL, **QUIET, checkpoint=tmp_path, callbacks=stop)
+    assert_same_bits(whole, train.fit(*learned, TRAIN, VAL, **QUIET, checkpoint=tmp_path))
+
+
+def test_a_plateau_of_what_is_not_recorded_is_refused():
+    learned, _ = plateau(0.1, "val/loss")
+    with pytest.raises(ValueError, match="monitor='val/loss' is not recorded"):
+        train.run(*learned, TRAIN, **OPTIONS)
+    train.train_epoch(*learned, TRAIN, batch_size=8)  # an epoch by itself has no history
+
+
+@pytest.mark.parametrize("alarm", ["jax_debug_nans", "jax_debug_infs"])
+def test_jaxs_alarms_are_silent_around_a_healthy_training(alarm):
+    learned = learner_of(optax.adam(0.01))
+    stop = train.EarlyStopping(1, min_delta=100.0)
+    with jax.debug_nans(alarm == "jax_debug_nans"), jax.debug_infs(alarm == "jax_debug_infs"):
+        result = train.fit(*learned, TRAIN, VAL, **QUIET, stop=stop)
+    assert bool(result.stopped)

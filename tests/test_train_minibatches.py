@@ -1,0 +1,211 @@
+"""Which examples an epoch trains on, and what is done to a batch before the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import data, train
+from dlwp_jax.train.minibatches import fold
+from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
+
+TRAIN, VAL = regression(37), regression(10, seed=1)
+
+
+def learner_of(model=Plain, loss_fn=squared_error, tx=None):
+    tx = optax.sgd(0.05) if tx is None else tx
+    return train.make_learner(model(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0))
+
+
+def seen_rows(**options):
+    """The rows that the steps of an epoch see, a set a step."""
+
+    def loss_fn(model, batch):
+        rows = jnp.zeros(37).at[batch["row"]].add(1.0)
+        metrics = {f"row{i}": rows[i] for i in range(37)}
+        return jnp.mean(model(batch["x"]) ** 2), metrics
+
+    rows = TRAIN | {"row": np.arange(37)}
+    _, logs = train.train_epoch(*learner_of(loss_fn=loss_fn), rows, **options)
+    return np.stack([logs[f"row{i}"] for i in range(37)], axis=1)  # [steps 37]
+
+
+@pytest.mark.parametrize("n", [12, 13, 5])
+def test_fold_is_a_python_loop_over_batches(n):
+    values = jnp.arange(float(n))
+    order = jnp.asarray(np.random.default_rng(0).permutation(n))
+
+    def step(i, carry, batch):
+        return carry * 1.5 + (i + 1) * batch.sum()
+
+    expected = 0.0
+    batches = [np.asarray(order[i : i + 4]) for i in range(0, n, 4)]
+    for i, rows in enumerate(batches):
+        expected = expected * 1.5 + (i + 1) * np.asarray(values)[rows].sum()
+    steps = len(batches)
+    assert float(fold(step, 0.0, values, order, 4, 0, steps)) == pytest.approx(expected)
+    traced = jax.jit(lambda end: fold(step, 0.0, values, order, 4, 0, end))
+    assert float(traced(steps)) == pytest.approx(expected)
+    assert float(traced(0)) == 0.0
+
+
+def test_drop_last_leaves_out_the_short_batch_as_torch_does():
+    loader = torch.utils.data.DataLoader(range(37), batch_size=8, drop_last=True)
+    seen = seen_rows(batch_size=8, drop_last=True)
+    assert len(seen) == len(loader)
+    assert seen.sum() == 32
+    assert seen.max() == 1
+    assert len(seen_rows(batch_size=8)) == 5
+
+
+@pytest.mark.parametrize("drive", [train.run, train.fit])
+def test_drop_last_in_a_training(drive):
+    """A batch norm cannot normalise a last batch of one example."""
+    options = {} if drive is train.run else {"progress": False}
+    result = drive(
+        *learner_of(Stochastic), TRAIN, epochs=2, batch_size=36, drop_last=True, **options
+    )
+    assert int(result.state.step) == 2
+
+
+def test_a_sampler_decides_which_rows_a_step_sees():
+    def sampler(key, epoch):
+        del key
+        return jnp.array([3, 3, 5, 7]) + epoch
+
+    seen = seen_rows(batch_size=2, sampler=sampler)
+    assert seen.shape == (2, 37)
+    assert seen[0, 3] == 2
+    assert seen[1, 5] == seen[1, 7] == 1
+
+
+def test_a_sampler_in_run_in_fit_and_resumed(tmp_path):
+    labels = np.arange(37) % 5 == 0
+    options = {"epochs": 4, "batch_size": 8, "sampler": data.balanced(labels)}
+    learned = learner_of(Stochastic)
+    whole = train.run(*learned, TRAIN, VAL, **options)
+    quiet = options | {"progress": False}
+    assert_same_bits(whole, train.fit(*learned, TRAIN, VAL, **quiet))
+
+    def stop_at_two(progress):
+        return progress.epoch == 2
+
+    part = train.fit(
+        *learned, TRAIN, VAL, **quiet, checkpoint=tmp_path, callbacks=[stop_at_two]
+    )
+    assert int(part.state.epoch) == 2
+    assert_same_bits(whole, train.fit(*learned, TRAIN, VAL, **quiet, checkpoint=tmp_path))
+
+
+def test_another_sampler_is_another_training(tmp_path):
+    learned = learner_of()
+    options = {"epochs": 1, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    train.fit(*learned, TRAIN, **options, sampler=data.epoch_of(37, 8))
+    with pytest.raises(
+        ValueError, match="of another program: the model, loss, optimizer, samp"
+    ):
+        train.fit(*learned, TRAIN, **options, sampler=data.epoch_of(37, 16))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ([1, 2], "sampler must be a function"),
+        (lambda key, epoch: jnp.ones(3), "a row of at least one integer"),
+        (lambda key, epoch: jnp.ones((2, 2), int), "a row of at least one integer"),
+    ],
+)
+def test_samplers_that_are_none(sampler, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        train.run(*learner_of(), TRAIN, epochs=1, batch_size=8, sampler=sampler)
+
+
+def test_a_stream_brings_its_own_batches():
+    class Batches:
+        def __iter__(self):
+            return iter([TRAIN])
+
+    for wrong in ({"drop_last": True}, {"sampler": data.epoch_of(37, 8)}):
+        with pytest.raises(ValueError, match="does not apply to a stream"):
+            train.fit(*learner_of(), Batches(), epochs=1, **wrong)
+
+
+def scaled(factor):
+    def transform(key, batch):
+        del key
+        return batch | {"x": batch["x"] * factor}
+
+    return transform
+
+
+def test_a_transform_changes_training_batches_alone_and_a_pair_both():
+    """Training on transformed batches is training on data that are transformed before."""
+    doubled = {"x": TRAIN["x"] * 2, "y": TRAIN["y"]}
+    val_doubled = {"x": VAL["x"] * 2, "y": VAL["y"]}
+    options = {"epochs": 2, "batch_size": 8}
+    learned = learner_of()
+    before = train.run(*learned, doubled, VAL, **options)
+    assert_same_bits(before, train.run(*learned, TRAIN, VAL, **options, transform=scaled(2)))
+    both = train.run(*learned, doubled, val_doubled, **options)
+    pair = (scaled(2), scaled(2))
+    assert_same_bits(both, train.run(*learned, TRAIN, VAL, **options, transform=pair))
+
+    class Normalise:
+        def __call__(self, key, batch):
+            return self.evaluate(key, batch)
+
+        evaluate = staticmethod(scaled(2))
+
+    fitted = train.fit(*learned, TRAIN, VAL, **options, transform=Normalise(), progress=False)
+    assert_same_bits(both, fitted)
+    found = train.evaluate(*learned, VAL, transform=pair)
+    assert_same_bits(train.evaluate(*learned, val_doubled), found)
+
+
+def test_the_key_of_a_transform_is_new_in_every_step_and_the_same_in_every_way():
+    def noisy(key, batch):
+        return batch | {"x": batch["x"] + jax.random.normal(key, batch["x"].shape)}
+
+    def loss_fn(model, batch):
+        loss, _ = squared_error(model, batch)
+        return loss, {"noise": jnp.sum(batch["x"])}
+
+    learned = learner_of(loss_fn=loss_fn)
+    zeros = {"x": TRAIN["x"] * 0, "y": TRAIN["y"]}
+    _, logs = train.train_epoch(*learned, zeros, batch_size=8, transform=noisy)
+    assert len(set(np.asarray(logs["noise"]).tolist())) == 5
+    options = {"epochs": 2, "batch_size": 8, "transform": noisy}
+    ran = train.run(*learned, zeros, **options)
+    assert_same_bits(ran, train.fit(*learned, zeros, **options, progress=False))
+
+
+def test_two_optimizers_take_turns():
+    """Each step changes one part of the model only, by its own part of the loss."""
+
+    class Pair(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 1, rngs=rngs)
+            self.second = nnx.Linear(3, 1, rngs=rngs)
+
+    def loss_fn(model, batch):
+        first = jnp.mean((model.first(batch["x"]) - batch["y"]) ** 2)
+        frozen = jax.lax.stop_gradient(model.first(batch["x"]))
+        second = jnp.mean((model.second(batch["x"]) - frozen) ** 2)
+        return first + second, {}
+
+    def owner(params):
+        return {name: jax.tree.map(lambda _, name=name: name, params[name]) for name in params}
+
+    def turn(remainder):
+        return optax.conditionally_mask(optax.adam(0.1), lambda step: step % 2 == remainder)
+
+    tx = optax.partition({"first": turn(0), "second": turn(1)}, owner)
+    learner, state = learner_of(Pair, loss_fn, tx)
+    for changing, resting in [("first", "second"), ("second", "first"), ("first", "second")]:
+        after, _ = train.train_epoch(learner, state, TRAIN, batch_size=37)
+        assert_same_bits(after.params[resting], state.params[resting])
+        assert np.all(after.params[changing]["kernel"] != state.params[changing]["kernel"])
+        state = after
