@@ -42,7 +42,7 @@ class Diagnosis:
     candidates: tuple[str, ...] = ()
     decides: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.candidates:
             object.__setattr__(self, "candidates", (self.verdict,))
 

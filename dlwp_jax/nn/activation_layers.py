@@ -56,7 +56,7 @@ class _Elementwise(nnx.Module):
 
     _function: ClassVar[Callable[..., jax.Array]]
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "_function" in vars(cls):
             dataclasses.dataclass(cls, eq=False, repr=False)

@@ -35,8 +35,8 @@ class Ratio:
 
     >>> found, there = jnp.array([1.0, 0.0, 1.0]), jnp.array([1.0, 1.0, 1.0])
     >>> recall = Ratio(jnp.sum(found * there), jnp.sum(there))
-    >>> float(recall.value)
-    0.6666667
+    >>> round(float(recall.value), 3)
+    0.667
     """
 
     numerator: Any
