@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal, dataclass_transform
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 import jax
 import jax.numpy as jnp
