@@ -142,3 +142,55 @@ def test_jaxs_alarms_are_silent_around_a_healthy_training(alarm):
     with jax.debug_nans(alarm == "jax_debug_nans"), jax.debug_infs(alarm == "jax_debug_infs"):
         result = train.fit(*learned, TRAIN, VAL, **QUIET, stop=stop)
     assert bool(result.stopped)
+
+
+def test_a_resume_changes_the_rate_of_one_group_alone(tmp_path):
+    """optax's own state of the optimizer that was asked for says which rates are right."""
+
+    def groups(rate):
+        make = optax.inject_hyperparams(optax.sgd)
+        each = {"a": make(learning_rate=rate), "b": make(learning_rate=0.01)}
+        return learner_of(optax.partition(each, lambda params: _groups_of(params)))
+
+    short = QUIET | {"epochs": 1}
+    train.fit(*groups(0.1), TRAIN, **short, checkpoint=tmp_path)
+    learner, state = groups(0.2)
+    again = train.Checkpoint(tmp_path, extend=True, exact=False)
+    resumed = train.fit(learner, state, TRAIN, **short | {"epochs": 2}, checkpoint=again)
+    for name in ("a", "b"):
+        wanted = hyperparameters(state.opt_state.inner_states[name])
+        assert_same_bits(wanted, hyperparameters(resumed.state.opt_state.inner_states[name]))
+
+
+def _groups_of(params):
+    def group(path, _):
+        return "a" if "kernel" in jax.tree_util.keystr(path) else "b"
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def test_one_array_may_be_set_again_and_again():
+    """A chunk gives its buffers away; the caller's array must not be among them (JAX says)."""
+    rate = np.float32(0.05)
+    on_device = jax.numpy.asarray(rate)
+
+    def change(progress):
+        progress.set_hyperparameters(learning_rate=on_device)
+
+    options = QUIET | {"epochs": 3}
+    result = train.fit(*injected(0.1), TRAIN, **options, callbacks=[change])
+    assert rate_of(result.state) == float(on_device) == rate
+
+
+def test_a_fraction_is_not_cut_to_a_whole_number():
+    def change(progress):
+        progress.set_hyperparameters(learning_rate=0.3)
+
+    with pytest.raises(ValueError, match=r"whole number \(int32\), and 0.3 would be cut"):
+        train.fit(*injected(1), TRAIN, **QUIET, callbacks=[change])
+
+
+def test_jaxs_alarm_for_infinity_is_silent_with_a_plateau():
+    with jax.debug_infs(True):
+        learned, _ = plateau(0.1, "val/loss")
+        train.fit(*learned, TRAIN, VAL, **QUIET | {"epochs": 1})

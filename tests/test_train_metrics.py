@@ -114,3 +114,16 @@ def test_a_ratio_of_no_scalars_is_refused():
     )
     with pytest.raises(ValueError, match=r"metrics must be scalars, or train.Ratio of scalars"):
         train.run(learner, state, TRAIN, epochs=1, batch_size=8)
+
+
+def test_the_sums_of_parts_are_not_cut_to_half_precision():
+    """65504 is the largest float16 (IEEE 754): two parts of 40000 are more."""
+
+    def half(model, batch):
+        large = jnp.float16(40000)
+        return jnp.mean(model(batch["x"]) ** 2), {"one": train.Ratio(large, large)}
+
+    learner, state = train.make_learner(
+        Plain(nnx.Rngs(0)), half, optax.sgd(0.1), key=jax.random.key(0), accumulate=2
+    )
+    assert train.train_epoch(learner, state, TRAIN, batch_size=70)[1]["one"].tolist() == [1.0]

@@ -209,3 +209,53 @@ def test_two_optimizers_take_turns():
         assert_same_bits(after.params[resting], state.params[resting])
         assert np.all(after.params[changing]["kernel"] != state.params[changing]["kernel"])
         state = after
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_batches_are_cut_from_the_rows_of_the_sampler(n):
+    """torch's DataLoader over a sampler of n rows says how many batches there are."""
+    loader = torch.utils.data.DataLoader(range(n), batch_size=64)
+    seen = seen_rows(batch_size=64, sampler=data.epoch_of(37, n))
+    np.testing.assert_array_equal(seen.sum(axis=1), [len(batch) for batch in loader])
+
+
+@pytest.mark.parametrize("row", [-1, 37])
+def test_rows_that_do_not_exist_are_refused_or_fail(row):
+    """NumPy's rows 0 to 36 are all there are; later epochs and traced ones end in a failure."""
+
+    def later(key, epoch):
+        del key
+        return jnp.where(epoch == 0, jnp.arange(8), row)
+
+    def now(key, epoch):
+        return later(key, epoch + 1)
+
+    learner, state = learner_of()
+    with pytest.raises(ValueError, match=rf"gave row {row}, and the 37 examples are rows 0"):
+        train.run(learner, state, TRAIN, epochs=1, batch_size=8, sampler=now)
+    options = {"epochs": 2, "batch_size": 8, "sampler": later}
+    assert train.run(learner, state, TRAIN, **options).failure.tolist() == [2, 1]
+    with pytest.warns(RuntimeWarning, match="epoch 2, step 1"):
+        train.fit(learner, state, TRAIN, **options, progress=False)
+
+
+def test_a_transform_may_add_what_is_no_row():
+    """A mean over 10 examples in batches of 4 is NumPy's over all."""
+
+    def scale(key, batch):
+        del key
+        return batch | {"a": jnp.float32(2)}
+
+    def loss_fn(model, batch):
+        return jnp.mean(model(batch["x"])) * 0 + jnp.mean(batch["a"] * batch["y"]), {}
+
+    learned = learner_of(loss_fn=loss_fn)
+    found = train.evaluate(*learned, VAL, batch_size=4, transform=(None, scale))
+    assert float(found["loss"]) == pytest.approx(2 * np.mean(VAL["y"]), rel=1e-5)
+
+
+def test_another_transform_of_evaluation_is_another_training(tmp_path):
+    options = {"epochs": 1, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    train.fit(*learner_of(), TRAIN, VAL, **options, transform=(None, scaled(1)))
+    with pytest.raises(ValueError, match="of another program"):
+        train.fit(*learner_of(), TRAIN, VAL, **options, transform=(None, scaled(2)))

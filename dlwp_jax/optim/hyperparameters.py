@@ -33,8 +33,8 @@ def with_hyperparameters(opt_state: PyTree, values: Mapping[str, ArrayLike]) -> 
       values: new values by name.
 
     Raises:
-      ValueError: if there is no hyperparameter of a name, or a schedule sets it anew in every
-        step.
+      ValueError: if there is no hyperparameter of a name, a schedule sets it anew in every
+        step, or a fraction is given for a whole number.
 
     >>> import optax
     >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
@@ -66,12 +66,23 @@ def _changed(node: Any, values: Mapping[str, ArrayLike]) -> Any:
                 f"{name} follows a schedule, which sets it anew in every step; give the "
                 "optimizer a number to change it."
             )
-        params[name] = jnp.full_like(params[name], values[name])
+        params[name] = _as_before(name, values[name], params[name])
     inside = {
         name: values[name] for name in values if name in hyperparameters(node.inner_state)
     }
     inner = with_hyperparameters(node.inner_state, inside)
     return node._replace(hyperparams=params, inner_state=inner)
+
+
+def _as_before(name: str, value: ArrayLike, before: jax.Array) -> jax.Array:
+    """A new value in the dtype of the one before, in a buffer of its own."""
+    is_whole = jnp.issubdtype(before.dtype, jnp.integer)
+    if is_whole and not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ValueError(
+            f"{name} is kept as a whole number ({before.dtype}), and {value} would be cut; "
+            f"make the optimizer with a float, such as {name}=1.0."
+        )
+    return jnp.copy(jnp.full_like(before, value))
 
 
 def _is_injected(node: Any) -> bool:

@@ -58,8 +58,9 @@ class PlateauState(NamedTuple):
     """State of `reduce_lr_on_plateau`.
 
     `lr` is the learning rate of the next step; `best`, `num_bad_epochs` and `cooldown_counter`
-    are torch's. `value_sum` and `count` gather the values of the current epoch, and are None if
-    a metric is monitored. `rule` is the `PlateauRule`, which is static.
+    are torch's (the first `best` is the largest finite number instead of infinity). `value_sum`
+    and `count` gather the values of the current epoch, and are None if a metric is monitored.
+    `rule` is the `PlateauRule`, which is static.
     """
 
     lr: Any
@@ -150,7 +151,9 @@ def reduce_lr_on_plateau(
     def init(params):
         del params
         rate = jnp.asarray(lr, float)
-        worst = jnp.asarray(jnp.inf if mode == "min" else -jnp.inf, rate.dtype)
+        # Torch's infinity would set off `jax_debug_infs`.
+        worst = jnp.asarray(jnp.finfo(rate.dtype).max, rate.dtype)
+        worst = worst if mode == "min" else -worst
         zero = jnp.zeros((), jnp.int32)
         value_sum, count = (jnp.zeros_like(rate), zero) if monitor is None else (None, None)
         return PlateauState(rate, worst, zero, zero, value_sum, count, rule)

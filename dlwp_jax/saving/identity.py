@@ -17,7 +17,7 @@ from dlwp_jax.saving.store import About, differing, fingerprint, shapes
 from dlwp_jax.train.loop import Loop, Plan
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.step import step
-from dlwp_jax.train.transform import training_half
+from dlwp_jax.train.transform import evaluation_half, training_half
 
 PyTree = Any
 ONE_DEVICE = "one device"
@@ -66,15 +66,18 @@ def _devices(learner: Learner) -> str:
 def program(learner: Learner, state: TrainState, batch: PyTree, plan: Plan) -> str:
     """A checksum of the computation of a step, constants included; the same in every process.
 
-    Sampler and transform are part of it.
+    Sampler and transform are part of it, both halves of the transform on a training batch.
     """
     state = jax.tree.map(_anywhere, state)
 
     def computation(state, batch):
+        evaluated = None
+        if plan.transform[1] is not None:
+            evaluated = evaluation_half(plan.transform, state.key, batch)
         batch = training_half(plan.transform, state.key, batch)
         order = None if plan.sampler is None else plan.sampler(state.key, state.epoch)
         outcome = step(learner.unplaced, state, batch, state.key, jnp.array(True))
-        return outcome, order
+        return outcome, order, evaluated
 
     jaxpr = jax.make_jaxpr(computation)(state, batch)
     text = re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr))  # addresses of functions

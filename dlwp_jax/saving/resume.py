@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr
 
 from dlwp_jax.checks import describe, path, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.optim.hyperparameters import hyperparameters, with_hyperparameters
 from dlwp_jax.saving.identity import (
     changed_at_start,
     wrong_call,
@@ -220,9 +220,8 @@ class Saver:
         changed = changed_at_start(about, self.call)
         if not changed:
             return loaded
-        is_set = re.compile(r".*\.hyperparams\['(\w+)'\]")
-        wanted = hyperparameters(given.opt_state)
-        names = {match[1] for name in changed if (match := is_set.fullmatch(name))}
+        is_set = re.compile(r".*\.hyperparams\['\w+'\]")
+        asked = [name for name in changed if is_set.fullmatch(name)]
         others = [name for name in changed if not is_set.fullmatch(name)]
         if others:
             warnings.warn(
@@ -231,8 +230,13 @@ class Saver:
                 RuntimeWarning,
                 stacklevel=5,
             )
-        values = {name: wanted[name] for name in sorted(names)}
-        opt_state = with_hyperparameters(loaded.state.opt_state, values)
+
+        def chosen(path, old, new):
+            return jnp.copy(new) if ".opt_state" + keystr(path) in asked else old
+
+        opt_state = jax.tree_util.tree_map_with_path(
+            chosen, loaded.state.opt_state, given.opt_state
+        )
         return replace(loaded, state=replace(loaded.state, opt_state=opt_state))
 
     def _newest(self) -> tuple[Path, About] | None:

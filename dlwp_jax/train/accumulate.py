@@ -35,7 +35,8 @@ def in_parts(
         part is the batch itself, with `key` itself.
 
     Returns:
-      The means, summed in float32 or wider, and the last `carry`.
+      The means, summed in float32 or wider, and the last `carry`. The sums of a `Ratio` stay in
+      that dtype: float16 ends at 65504.
 
     >>> means = lambda part, key, carry: (part.mean(), carry + 1)
     >>> mean, parts = in_parts(means, jnp.arange(7.0), jax.random.key(0), 0, 3)
@@ -67,7 +68,7 @@ def in_parts(
 
         sums, carry = jax.lax.fori_loop(0, count, add, (sums, carry))
         done += count
-    return _map(lambda total, like: _as(total / n, like), _as, sums, shapes), carry
+    return _map(lambda total, like: _as(total / n, like), _sum, sums, shapes), carry
 
 
 def _map(of_mean: Callable, of_sum: Callable, a: PyTree, b: PyTree) -> PyTree:
@@ -86,6 +87,11 @@ def _sizes(n: int, k: int) -> list[tuple[int, int, int]]:
     size, longer = divmod(n, k)
     sizes = [(0, size + 1, longer), (longer * (size + 1), size, k - longer)]
     return [(begin, rows, count) for begin, rows, count in sizes if rows and count]
+
+
+def _sum(total: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    del like
+    return total
 
 
 def _as(total: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:

@@ -83,13 +83,15 @@ def count(value: Any, argument: str) -> int:
     return whole(value, argument, 1)
 
 
-def sampler(value: Any) -> None:
-    """Refuse a sampler that does not give a row of integers."""
+def sampler(value: Any, key: jax.Array, epoch: jax.Array, n: int) -> int:
+    """The number of rows that a sampler gives; refuse one that gives no rows of n examples.
+
+    The values are looked at in this epoch only, and not if the key is traced.
+    """
     if not callable(value):
         raise TypeError(
             f"sampler must be a function (key, epoch) -> row numbers; got {describe(value)}."
         )
-    key, epoch = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
     rows = jax.eval_shape(value, key, epoch)
     is_row = is_array(rows) and len(rows.shape) == 1 and rows.shape[0] > 0
     if not is_row or not jnp.issubdtype(rows.dtype, jnp.integer):
@@ -97,6 +99,16 @@ def sampler(value: Any) -> None:
             "sampler(key, epoch) must give row numbers, a row of at least one integer; it gave "
             f"{describe(rows)}."
         )
+    if not any(isinstance(leaf, Tracer) for leaf in (key, epoch)):
+        with jax.ensure_compile_time_eval():
+            given = np.asarray(value(key, epoch))
+        wrong = given[(given < 0) | (given >= n)]
+        if wrong.size:
+            raise ValueError(
+                f"sampler(key, {int(epoch)}) gave row {wrong[0]}, and the {n} examples are rows "
+                f"0 to {n - 1}."
+            )
+    return rows.shape[0]
 
 
 def arrays(data: PyTree, argument: str) -> PyTree:

@@ -88,8 +88,8 @@ def mean_sums(
 def eval_step(learner: Learner, state: TrainState, batch: PyTree, transform: Transform) -> Sums:
     """Loss and metrics of one batch in eval mode, as sums over its rows."""
     key = epoch_key(state)
-    batch = evaluation_half(transform, key, batch)
-    loss, (metrics, _) = learner.loss(state, state.params, batch, key, train=False)
+    seen = evaluation_half(transform, key, batch)
+    loss, (metrics, _) = learner.loss(state, state.params, seen, key, train=False)
     return as_sums(loss, metrics, weight=n_rows(batch))
 
 

@@ -34,7 +34,7 @@ from dlwp_jax.train.loop import (
     result,
     start,
 )
-from dlwp_jax.train.minibatches import Sampler, batch_shape, n_rows, steps_key
+from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream
@@ -96,7 +96,8 @@ class Progress:
         the state, so a resumed training goes on with them.
 
         Raises:
-          ValueError: if the optimizer has no such hyperparameter, or a schedule sets it.
+          ValueError: if the optimizer has no such hyperparameter, a schedule sets it, or it is
+            a whole number and the new value is not.
         """
         loop = self._job.loop
         opt_state = with_hyperparameters(loop.state.opt_state, values)
@@ -239,7 +240,7 @@ def fit(
             )
         train = checks.dataset(call.data[0], "train")
         val = None if val is None else checks.dataset(call.data[1], "val")
-        batch = batch_shape(train, min(whole(batch_size, "batch_size", 1), n_rows(train)))
+        batch = minibatch_shape(state, train, batch_size, sampler)
         data = {"train": train, "val": val}
         learner = learner.placed(state, **data)
         plan = make_plan(learner, state, batch, val, **settings)

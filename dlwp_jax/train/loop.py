@@ -21,7 +21,10 @@ from dlwp_jax.train.minibatches import (
     epoch_length,
     epoch_order,
     fold,
+    minibatch_shape,
     n_rows,
+    rows,
+    rows_or_nan,
     steps_key,
     steps_of,
 )
@@ -108,6 +111,11 @@ class Plan:
     sampler: Sampler | None
     transform: Transform
 
+    @property
+    def fetch(self) -> Callable[[PyTree, jax.Array], PyTree]:
+        """How the rows of a minibatch are looked up: a sampler may give some that do not exist."""
+        return rows if self.sampler is None else rows_or_nan
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -173,7 +181,8 @@ def run(
       sampler: `sampler(key, epoch) -> rows`, integers `[m]`: the rows of `train` that an epoch
         trains on, in their order, in place of all rows shuffled. `key` is the epoch's own,
         `epoch` an int32 that counts from `make_learner`. `data.balanced` and `data.weighted`
-        make samplers.
+        make samplers. Rows that do not exist are refused in the first epoch, and are examples
+        of NaN later.
       transform: `transform(key, batch) -> batch`, applied on the device to each training batch
         before the loss (augmentation). For validation too: a pair of such functions, or a
         function with an attribute `evaluate` that is one (normalisation).
@@ -213,7 +222,7 @@ def run(
     state, (train, val) = call.state, call.data
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
-    batch = batch_shape(train, min(whole(batch_size, "batch_size", 1), n_rows(train)))
+    batch = minibatch_shape(state, train, batch_size, sampler)
     plan = make_plan(learner, state, batch, val, **settings)
     placed = learner.placed(state, train=train, val=val)
     return call.leave(_run(placed, state, train, val, plan))
@@ -228,7 +237,7 @@ def _run(
     def epoch(loop):
         order = learner.constrain(order_of(loop.state, train, plan))
         take = functools.partial(take_step, learner, plan, steps_key(loop.state))
-        loop = fold(take, loop, train, order, plan.batch_size, 0, steps)
+        loop = fold(take, loop, train, order, plan.batch_size, 0, steps, plan.fetch)
         return validated(learner, with_means(loop), val, plan)
 
     loop = start(learner, state, batch_shape(train, plan.batch_size), val is not None, plan)
@@ -291,7 +300,7 @@ def train_epoch(
     agreed = settings | {"batch_size": batch_size}
     call = joint.enter("train_epoch", state, {"data": data}, agreed)
     state, data = call.state, checks.dataset(call.data[0], "data")
-    batch = batch_shape(data, min(whole(batch_size, "batch_size", 1), n_rows(data)))
+    batch = minibatch_shape(state, data, batch_size, sampler)
     plan = make_plan(learner, state, batch, None, **settings)
     return call.leave(_train_epoch(learner.placed(state, data=data), state, data, plan))
 
@@ -320,7 +329,9 @@ def _train_epoch(
     logs = {name: jnp.full(steps, jnp.nan, log.dtype) for name, log in shapes.items()}
     order = learner.constrain(order_of(state, data, plan))
     carry = (state, jnp.array(True), logs)
-    state, going, logs = fold(take_one, carry, data, order, plan.batch_size, 0, steps)
+    state, going, logs = fold(
+        take_one, carry, data, order, plan.batch_size, 0, steps, plan.fetch
+    )
     return learner.constrain((replace(state, epoch=state.epoch + going), logs))
 
 
@@ -350,8 +361,6 @@ def make_plan(
     """
     if stop is not None and not isinstance(stop, EarlyStopping):
         raise TypeError(f"stop must be a train.EarlyStopping, or None; got {describe(stop)}.")
-    if sampler is not None:
-        checks.sampler(sampler)
     if not isinstance(skip_nonfinite, bool | np.bool_):
         raise TypeError(
             f"skip_nonfinite must be True or False; got {describe(skip_nonfinite)}."
@@ -384,6 +393,8 @@ def make_plan(
 def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
     """Shapes and dtypes of a minibatch of `data` as the loss is given it."""
     batch = batch_shape(data, plan.batch_size)
+    if plan.transform[0] is None:  # tracing takes longer than an epoch of a small model
+        return batch
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(functools.partial(training_half, plan.transform), key, batch)
 

@@ -5,7 +5,10 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dlwp_jax.checks import whole
+from dlwp_jax.train import checks
 from dlwp_jax.train.state import TrainState
 
 PyTree = Any
@@ -23,11 +26,31 @@ def rows(data: PyTree, index: jax.Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.at[index].get(mode="promise_in_bounds"), data)
 
 
+def rows_or_nan(data: PyTree, index: jax.Array) -> PyTree:
+    """The examples at `index`; NaN (of integers the smallest) for rows beyond the last.
+
+    >>> rows_or_nan(jnp.array([1.0, 2.0]), jnp.array([1, 2])).tolist()
+    [2.0, nan]
+    """
+    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="fill"), data)
+
+
 def batch_shape(data: PyTree, batch_size: int) -> PyTree:
     """The shapes and dtypes of a minibatch."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), data
     )
+
+
+def minibatch_shape(
+    state: TrainState, data: PyTree, batch_size: int, sampler: Sampler | None
+) -> PyTree:
+    """The shapes and dtypes of a minibatch of an epoch, whose settings are checked."""
+    size = whole(batch_size, "batch_size", 1)
+    length = n_rows(data)
+    if sampler is not None:
+        length = checks.sampler(sampler, order_key(state), state.epoch, length)
+    return batch_shape(data, min(size, length))
 
 
 # Keys: one a state, into which epoch and step fold their numbers.
@@ -71,11 +94,13 @@ def epoch_order(
     """The rows of the current epoch in their order, int32 `[length]`.
 
     It is empty if one batch holds all examples: these are summed in the order in which they
-    were given.
+    were given. A sampler's row that does not exist is n, for `rows_or_nan`.
     """
     length = epoch_length(n, batch_size, sampler, drop_last)
     if sampler is not None:
-        return sampler(order_key(state), state.epoch)[:length].astype(jnp.int32)
+        order = jnp.asarray(sampler(order_key(state), state.epoch))[:length]
+        exists = (order >= 0) & (order < np.int32(n))
+        return jnp.where(exists, order.astype(jnp.int32), n)
     if batch_size >= n:
         return jnp.zeros(0, jnp.int32)
     # A permutation is int64 in x64 mode.
@@ -95,6 +120,7 @@ def fold(
     batch_size: int,
     begin: Any,
     end: Any,
+    fetch: Callable[[PyTree, jax.Array], PyTree] = rows,
 ) -> Carry:
     """Fold minibatches `begin` to `end` of an epoch into a carry.
 
@@ -107,6 +133,7 @@ def fold(
       data: pytree of arrays `[n ...]`.
       order: rows of `data`, `[length]`; empty for one batch of all data as they are.
       batch_size: rows of a batch; the last one may be shorter.
+      fetch: `rows`, or `rows_or_nan` if the order may hold rows that do not exist.
 
     >>> data, order = jnp.arange(5.0), jnp.array([4, 3, 2, 1, 0])
     >>> float(fold(lambda i, total, batch: total + batch.sum(), 0.0, data, order, 2, 0, 3))
@@ -120,10 +147,10 @@ def fold(
         if is_whole:
             return step(i, carry, data)
         index = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-        return step(i, carry, rows(data, index))
+        return step(i, carry, fetch(data, index))
 
     def last_step(carry):
-        return step(full, carry, rows(data, order[full * batch_size :]))
+        return step(full, carry, fetch(data, order[full * batch_size :]))
 
     if isinstance(end, int):
         carry = jax.lax.fori_loop(begin, min(end, full), full_step, carry)

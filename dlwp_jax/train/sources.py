@@ -28,7 +28,7 @@ from dlwp_jax.train.loop import (
     with_means,
 )
 from dlwp_jax.train.metrics import Sums, add
-from dlwp_jax.train.minibatches import fold, n_rows, rows, steps_key
+from dlwp_jax.train.minibatches import fold, n_rows, steps_key
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.streams import Replayable, is_stream
 
@@ -90,7 +90,7 @@ class InMemory:
         if self.order is None or not self.order.size:
             return self.train
         begin = (int(loop.step) - 1) * self.plan.batch_size
-        return rows(self.train, self.order[begin : begin + self.plan.batch_size])
+        return self.plan.fetch(self.train, self.order[begin : begin + self.plan.batch_size])
 
 
 _order = functools.partial(jax.jit, static_argnames="plan")(order_of)
@@ -122,7 +122,7 @@ def _advance(
         )
         end = jnp.minimum(steps, target - loop.done * steps)
         take = functools.partial(take_step, learner, plan, steps_key(loop.state))
-        loop = fold(take, loop, train, order, plan.batch_size, loop.step, end)
+        loop = fold(take, loop, train, order, plan.batch_size, loop.step, end, plan.fetch)
         loop = with_means(loop)
         loop = jax.lax.cond(
             loop.step == steps,
