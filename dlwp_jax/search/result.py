@@ -208,12 +208,14 @@ class Sweep:
 
     def _row(self, setting: Setting) -> dict[str, Any]:
         best = np.asarray(self.run.best.epoch)[list(setting.members)]
-        verdicts = Counter(self.diagnose(i).verdict for i in setting.members).most_common()
+        likeliest = Counter(self.diagnose(i).candidates[0] for i in setting.members)
         return setting.values | {
             self.monitor: text.spread(setting.mean, setting.spread),
             "n": len(setting.members),
             "best epoch": int(np.median(best)),
-            "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in verdicts),
+            "likeliest verdicts": ", ".join(
+                f"{n} {name}" for name, n in likeliest.most_common()
+            ),
         }
 
     def _setting(self, values: dict[str, Any], group: list[int]) -> Setting:

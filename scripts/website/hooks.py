@@ -1,8 +1,8 @@
-"""What the site has and GitHub has not: the README as its first page, pictures of the
-experiments, the API.
+"""The parts of the site that GitHub does not show: the README as first page, the pictures of
+the experiments, and the API.
 
-MkDocs calls the functions `on_...` by name. Links that lead out of docs/ are turned to the
-repository, or to the API where they are called by a name of it; one that leads nowhere is a
+MkDocs calls the functions `on_...` by name. A link that leads out of docs/ becomes a link to
+the repository, or to the API if its text is a name of the API. A link that leads nowhere is a
 warning, which `--strict` makes an error.
 """
 
@@ -58,15 +58,22 @@ def api_pages() -> dict[str, str]:
     for name in summaries:
         entries = [
             f"::: dlwp_jax.{name}\n    options: {{heading_level: 1}}\n",
-            *map("::: {}\n".format, apart(name)),
+            *map(_entry, apart(name)),
         ]
         pages[name] = f"---\ntitle: dlwp_jax.{name}\n---\n\n" + "\n".join(entries)
     return pages
 
 
+def _entry(name: str) -> str:
+    """A name that mkdocstrings documents, under the heading by which programs know it."""
+    package, _, last = name.rpartition(".")
+    known = package if package.endswith(f".{last}") else name
+    return f"::: {name}\n    options: {{heading: {known}, toc_label: {known}}}\n"
+
+
 def apart(package: str) -> list[str]:
-    """What mkdocstrings does not show under a package: its public modules, and functions that
-    are called as one is.
+    """The names of a package that mkdocstrings does not show under it: its public modules, and
+    functions that have the name of their module.
     """
     folder = ROOT / "dlwp_jax" / package
     if not folder.is_dir():
@@ -86,8 +93,8 @@ def apart(package: str) -> list[str]:
 
 
 def documented(name: str) -> str:
-    """Under which name the API has it: a function in a module of its own name stands under
-    both.
+    """The name under which the API page has an object: a function whose module has the same
+    name has that name twice.
     """
     package, _, last = name.partition(".")
     twice = f"dlwp_jax.{name}.{last}"
@@ -102,9 +109,7 @@ def summary(path: Path) -> str:
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turn links to where they lead on the site; put pictures and source under each
-    experiment.
-    """
+    """Turn links into those of the site, and put pictures and source under each experiment."""
     name = page.file.src_uri
     if name.startswith("api/"):
         return markdown
@@ -142,9 +147,7 @@ def _link(match, *, base: Path, page: str, repository: str) -> str:
 
 
 def _experiment(match) -> str:
-    """A section of the experiments' page, and under it its pictures, what its docstring tells,
-    and its source.
-    """
+    """A section of the experiments' page with its pictures, docstring and source."""
     name, words = match[1], match[2].rstrip()
     source = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or ""
