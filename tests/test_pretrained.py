@@ -122,7 +122,7 @@ def sixteen_bits(folder):
         (lambda _: {"classes": 7}, r"labels\.txt has 6 lines; 7 are wanted"),
         (lambda _: {"classes": 4}, "a list of 5 needs 5 or more"),
         (lambda _: {"weights": None}, "--labels names the classes of --weights"),
-        (no_picture, r"notes\.png cannot be read as a PNG or JPEG image"),
+        (no_picture, r"notes\.png cannot be read as a picture"),
         (sixteen_bits, r"deep\.png has 16 bits a pixel"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -74,7 +74,8 @@ TAKES_NOTHING = "takes no argument; tests/test_data_sources.py checks what it gi
 METHODS = "methods of a finished search, tried on real ones in tests/test_search_sweep.py and test_search_capacity.py"
 REASONS = {
     **dict.fromkeys(
-        ("train.Learner", "train.TrainState", "train.Run", "train.Progress"), RECORDS
+        ("train.Learner", "train.TrainState", "train.Run", "train.Progress", "train.Ratio"),
+        RECORDS,
     ),
     **dict.fromkeys(
         ("search.LearningRates", "search.Memory", "search.Setting", "search.Size"), RECORDS

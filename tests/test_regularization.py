@@ -360,7 +360,7 @@ def test_averaging_refuses_bad_settings():
         regularization.ema(optax.sgd(0.1), 1.0)
     with pytest.raises(ValueError, match="start=-1"):
         regularization.swa(optax.sgd(0.1), start=-1)
-    with pytest.raises(ValueError, match="every must be a whole number"):
+    with pytest.raises(ValueError, match="every must be at least 1"):
         regularization.swa(optax.sgd(0.1), start=0, every=0)
     _, state = train.make_learner(
         Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.1), key=jax.random.key(0)

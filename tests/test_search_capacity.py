@@ -204,7 +204,7 @@ def test_inside_the_large_one_the_loss_is_scaled_too():
 def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
     make = functools.partial(small, record=[record])
     with pytest.raises(
-        ValueError, match=f"{record}.*would count the units that size 3 has and size 1 has not"
+        ValueError, match=f"{record}.*would count units that size 3 has and size 1 does not have"
     ):
         search.search_capacity(
             make, TRAIN, VAL, sizes=[1, 3], epochs=1, batch_size=24, how="nested"
@@ -378,15 +378,15 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"sizes": [8, 2]}, "two or more, the smallest first"),
         ({"sizes": [2, 2]}, "each of them once"),
         ({"sizes": [[2], [4]]}, "each of them once"),
-        ({"seeds": 0}, "seeds must be a whole number"),
-        ({"seeds": []}, "seeds must be a number of them"),
-        ({"seeds": "ab"}, "seeds must be a number of them"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": []}, "seeds must be their number or a list"),
+        ({"seeds": "ab"}, "seeds must be their number or a list"),
         ({"sizes": 4}, "two or more, the smallest first"),
-        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
         ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
-        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(options, message):

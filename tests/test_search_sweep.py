@@ -347,7 +347,7 @@ def test_what_cannot_be_traced_is_named(make, name, values):
         ({"over": None}, TypeError, "over must be"),
         ({"over": {"speed": [0.1]}}, TypeError, "speed"),
         ({"how": "pmap"}, ValueError, "how must be"),
-        ({"chunk": 0}, ValueError, "chunk must be a whole number"),
+        ({"chunk": 0}, ValueError, "chunk must be at least 1"),
         ({"folds": [([0, 1], [2])]}, ValueError, "leave val out"),
         ({"folds": [([0, 1], [99])], "val": None}, ValueError, "row 99; the rows are 0 to 36"),
         ({"folds": [([0, -1], [2])], "val": None}, ValueError, "row -1; the rows are 0 to 36"),
