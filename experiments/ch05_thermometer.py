@@ -43,7 +43,7 @@ def readings(scale=1.0):
 
 # 1. A model, its loss, and the gradient of the loss in three ways
 
-START = {"w": jnp.array(1.0), "b": jnp.array(0.0)}
+START = {"w": np.float32(1.0), "b": np.float32(0.0)}
 
 
 def model(params, t_u):

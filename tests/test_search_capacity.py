@@ -204,7 +204,8 @@ def test_inside_the_large_one_the_loss_is_scaled_too():
 def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
     make = functools.partial(small, record=[record])
     with pytest.raises(
-        ValueError, match=f"{record}.*would count units that size 3 has and size 1 does not have"
+        ValueError,
+        match=f"{record}.*would count units that size 3 has and size 1 does not have",
     ):
         search.search_capacity(
             make, TRAIN, VAL, sizes=[1, 3], epochs=1, batch_size=24, how="nested"

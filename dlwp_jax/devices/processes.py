@@ -179,6 +179,10 @@ def first(what: str, value: Any) -> Any:
 def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` of all processes; an exception in one of them is raised in all.
 
+    Args:
+      what: names the occasion, as in `agree`.
+      function, args: called in each process.
+
     Raises:
       Exception: the function's own.
       PeerError: if the function raised an exception in another process.
@@ -208,6 +212,10 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 def by_writer(what: str, function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)`, called in process 0 alone; None in the others.
+
+    Args:
+      what: names the occasion, as in `agree`.
+      function, args: called in process 0.
 
     Raises:
       Exception: the function's own; PeerError in the other processes.
