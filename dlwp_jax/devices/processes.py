@@ -179,6 +179,13 @@ def first(what: str, value: Any) -> Any:
 def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` of all processes; an exception in one of them is raised in all.
 
+    Args:
+      what: a name of this call for the errors, such as "the end of a chunk".
+      function, args: the call; every process may have its own.
+
+    Returns:
+      The results of all processes, that of process 0 first.
+
     Raises:
       Exception: the function's own.
       PeerError: if the function raised an exception in another process.
@@ -208,6 +215,10 @@ def attempt(what: str, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 def by_writer(what: str, function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)`, called in process 0 alone; None in the others.
+
+    Args:
+      what: a name of this call for the errors, such as "reading the checkpoint".
+      function, args: the call.
 
     Raises:
       Exception: the function's own; PeerError in the other processes.

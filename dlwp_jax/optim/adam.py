@@ -23,7 +23,7 @@ from dlwp_jax.optim._rule import (
 
 class AdamState(NamedTuple):
     """torch's fields: `step`, the averages `exp_avg` of g and `exp_avg_sq` of g^2, and with
-    `amsgrad` the maximum of the latter.
+    `amsgrad` `max_exp_avg_sq`, the maximum of the latter.
     """
 
     step: Any
