@@ -12,7 +12,90 @@ from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn.shapes import floating, layout
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"]
+
+# A plain array, or a variable that training moves.
+Running = jax.Array | nnx.Variable[jax.Array]
+
+
+def batch_norm(
+    x: jax.Array,
+    running_mean: Running | None,
+    running_var: Running | None,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """Batch normalisation of every channel: torch.nn.functional.batch_norm, channels last.
+
+    Args:
+      x: `[N *spatial C]`.
+      running_mean, running_var: `[C]`, by which evaluation normalises. Training moves them in
+        place, so there they are None or NNX variables (`self.mean`, not `self.mean[...]`).
+      weight, bias: `[C]` or None.
+      training: normalise by the moments of the batch instead.
+      momentum: the weight of the batch's moments in the running ones.
+      eps: added to the variance.
+
+    Raises:
+      TypeError: for running arrays in training, which cannot be moved.
+      ValueError: for one value per channel in training, or no running values in evaluation.
+
+    >>> x = jnp.array([[0.0, 1.0], [2.0, 3.0]])
+    >>> mean, var = nnx.BatchStat(jnp.zeros(2)), nnx.BatchStat(jnp.ones(2))
+    >>> batch_norm(x, mean, var, training=True).round(2).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> mean[...].round(2).tolist()
+    [0.10000000149011612, 0.20000000298023224]
+    """
+    x = floating(x)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm takes both of running_mean and running_var, or neither.")
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm needs running_mean and running_var in evaluation.")
+        return normalize(x, running_mean[...], running_var[...], eps, weight, bias)
+    count = _values_per_channel(x)
+    y, mean, var = _by_moments_of_batch(x, weight, bias, eps)
+    if running_mean is None or running_var is None:
+        return y
+    if not isinstance(running_mean, nnx.Variable) or not isinstance(running_var, nnx.Variable):
+        raise TypeError(
+            "batch_norm moves running_mean and running_var in training, and an array cannot "
+            "be changed: give the NNX variables (self.mean, not self.mean[...]), or None."
+        )
+    _move(running_mean, mean, momentum)
+    _move(running_var, var * (count / (count - 1)), momentum)
+    return y
+
+
+def _values_per_channel(x: jax.Array) -> int:
+    """The number of values that a moment in train mode is taken over; refuse a single one."""
+    count = math.prod(x.shape[:-1])
+    if count == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {x.shape}."
+        )
+    return count
+
+
+def _by_moments_of_batch(x, scale, bias, eps):
+    """`x` normalised by the moments of the batch, and these moments `[C]`."""
+    channels = x.shape[-1]
+    scale = jnp.ones(channels, jnp.float32) if scale is None else scale
+    bias = jnp.zeros(channels, jnp.float32) if bias is None else bias
+    axes = tuple(range(x.ndim - 1))
+    y, mean, var = normalize_by_moments(x, scale, bias, eps, axes)
+    return y, mean.reshape(-1), var.reshape(-1)
+
+
+def _move(running: nnx.Variable[jax.Array], new: jax.Array, weight: ArrayLike) -> None:
+    """Move a running value by `weight` towards `new`, in its own dtype."""
+    old = running[...]
+    moved = (1 - weight) * old + weight * jax.lax.stop_gradient(new)
+    running[...] = moved.astype(old.dtype)
 
 
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -153,11 +236,8 @@ class RunningMoments(Affine):
         """
         if self.use_running_average or self.mean is None or self.var is None or count == 0:
             return
-        unbiased = var * (count / (count - 1))
-        for running, new in ((self.mean, mean), (self.var, unbiased)):
-            old = running[...]
-            moved = (1 - weight) * old + weight * jax.lax.stop_gradient(new)
-            running[...] = moved.astype(old.dtype)
+        _move(self.mean, mean, weight)
+        _move(self.var, var * (count / (count - 1)), weight)
 
 
 class _BatchNorm(RunningMoments):
@@ -202,22 +282,10 @@ class _BatchNorm(RunningMoments):
         running = self._running()
         if running is not None:
             return self._normalize(x, *running)
-        count = math.prod(x.shape[:-1])
-        if count == 1 and not self.use_running_average:
-            raise ValueError(
-                "Expected more than 1 value per channel when training, got input size "
-                f"{x.shape}."
-            )
-        scale = (
-            jnp.ones(self.num_features, jnp.float32) if self.scale is None else self.scale[...]
-        )
-        bias = (
-            jnp.zeros(self.num_features, jnp.float32) if self.bias is None else self.bias[...]
-        )
-        y, mean, var = normalize_by_moments(
-            floating(x), scale, bias, self.eps, tuple(range(x.ndim - 1))
-        )
-        self._track(mean.reshape(-1), var.reshape(-1), count, self._next_weight())
+        count = 0 if self.use_running_average else _values_per_channel(x)
+        scale, bias = self._affine()
+        y, mean, var = _by_moments_of_batch(floating(x), scale, bias, self.eps)
+        self._track(mean, var, count, self._next_weight())
         return y
 
     def _next_weight(self):

@@ -8,7 +8,53 @@ from flax import nnx
 
 from dlwp_jax.nn.shapes import check_input
 
-__all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
+__all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "dropout"]
+
+
+def dropout(
+    x: jax.Array,
+    p: float | jax.Array = 0.5,
+    training: bool = True,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Zero each value with probability `p`, scale the rest by 1 / (1 - p), if `training`:
+    torch.nn.functional.dropout.
+
+    Args:
+      x: any shape.
+      p: the probability of zero; a number, or a traced scalar to be swept.
+      training: whether to drop; if not, `x` itself is returned.
+      key: a PRNG key, which training needs.
+
+    Raises:
+      ValueError: if p is not in [0, 1], or there is no key in training.
+
+    >>> sorted(set(dropout(jnp.ones(100), key=jax.random.key(0)).tolist()))
+    [0.0, 2.0]
+    """
+    _check_probability(p)
+    if not training or (not isinstance(p, jax.Array) and p == 0):
+        return x
+    if key is None:
+        raise ValueError(
+            "dropout draws in training: give it a key (key=jax.random.key(0), or "
+            "key=self.rngs.dropout() inside a module), or training=False."
+        )
+    return _drop(x, p, key, jnp.shape(x))
+
+
+def _check_probability(p) -> None:
+    if not isinstance(p, jax.Array) and not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
+
+
+def _drop(x, p, key, shape):
+    """`x` with each entry of a mask of `shape` zero with probability `p`."""
+    keep = jax.random.bernoulli(key, 1 - p, shape)
+    # At p = 1, 1 / (1 - p) would be infinite and its gradient NaN.
+    kept = jnp.where(p == 1, 1.0, 1 - p)
+    return jnp.where(keep, x / kept, 0.0).astype(jnp.result_type(x, 0.0))
 
 
 class Dropout(nnx.Module):
@@ -32,8 +78,7 @@ class Dropout(nnx.Module):
     """
 
     def __init__(self, p: float | jax.Array = 0.5, *, rngs: nnx.Rngs):
-        if not isinstance(p, jax.Array) and not 0 <= p <= 1:
-            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
+        _check_probability(p)
         self.p: float | jax.Array = nnx.data(p) if isinstance(p, jax.Array) else p
         self.deterministic = False  # nnx's model.train() and model.eval() set it
         self.rngs: nnx.RngStream = rngs.dropout.fork()
@@ -46,10 +91,7 @@ class Dropout(nnx.Module):
         shape = self._mask_shape(x)
         if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):
             return x
-        keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
-        # At p = 1, 1 / (1 - p) would be infinite and its gradient NaN.
-        kept = jnp.where(self.p == 1, 1.0, 1 - self.p)
-        return jnp.where(keep, x / kept, 0.0).astype(jnp.result_type(x, 0.0))
+        return _drop(x, self.p, self.rngs(), shape)
 
 
 class _ChannelDropout(Dropout):

@@ -4,6 +4,8 @@ defaults.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,27 +21,65 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
+    "layer_norm",
 ]
+
+
+def layer_norm(
+    x: jax.Array,
+    normalized_shape: int | Sequence[int],
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """`(x - mean) / sqrt(var + eps) * weight + bias` over the last axes:
+    torch.nn.functional.layer_norm.
+
+    Args:
+      x: `[... *normalized_shape]`.
+      normalized_shape: the shape of the last axes, or an int. Torch's (C, H, W) is (H, W, C)
+        here.
+      weight, bias: of shape `normalized_shape`, or None.
+      eps: added to the variance.
+
+    Raises:
+      RuntimeError: if the last axes, the weight or the bias have another shape.
+
+    >>> layer_norm(jnp.array([[1.0, 3.0]]), 2).round(2).tolist()
+    [[-1.0, 1.0]]
+    """
+    x, shape = floating(x), _shape(normalized_shape)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.shape != shape:
+            raise RuntimeError(f"layer_norm: {name} has shape {value.shape}, not {shape}.")
+    axes = _last_axes(x, shape, "LayerNorm")
+    return normalize(x, *moments(x, axes), eps, weight, bias)
+
+
+def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    one = isinstance(normalized_shape, int)
+    return (normalized_shape,) if one else tuple(normalized_shape)
+
+
+def _last_axes(x: jax.Array, shape: tuple[int, ...], owner: str) -> tuple[int, ...]:
+    """The last axes of `x`, which must have that shape."""
+    n = len(shape)
+    if x.shape[-n:] != shape:
+        wanted = " ".join(str(size) for size in shape)
+        raise RuntimeError(
+            f"{owner} takes [... {wanted}], channels last; the input has shape {x.shape}."
+        )
+    return tuple(range(-n, 0))
 
 
 class _OverLastAxes(Affine):
     """A normalisation over the last axes, of shape `normalized_shape`."""
 
     def _set_shape(self, normalized_shape):
-        one = isinstance(normalized_shape, int)
-        self.normalized_shape: tuple[int, ...] = (
-            (normalized_shape,) if one else tuple(normalized_shape)
-        )
+        self.normalized_shape: tuple[int, ...] = _shape(normalized_shape)
 
     def _axes(self, x) -> tuple[int, ...]:
-        n = len(self.normalized_shape)
-        if x.shape[-n:] != self.normalized_shape:
-            wanted = " ".join(str(size) for size in self.normalized_shape)
-            raise RuntimeError(
-                f"{type(self).__name__} takes [... {wanted}], channels last; the input has "
-                f"shape {x.shape}."
-            )
-        return tuple(range(-n, 0))
+        return _last_axes(x, self.normalized_shape, type(self).__name__)
 
 
 class LayerNorm(_OverLastAxes):
@@ -79,8 +119,8 @@ class LayerNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
-        x = floating(x)
-        return normalize(x, *moments(x, self._axes(x)), self.eps, *self._affine())
+        scale, bias = self._affine()
+        return layer_norm(x, self.normalized_shape, scale, bias, self.eps)
 
 
 class RMSNorm(_OverLastAxes):

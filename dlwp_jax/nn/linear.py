@@ -1,4 +1,4 @@
-"""Fully connected layers (chapter 6)."""
+"""Fully connected layers, and the map as a function (chapter 6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,34 @@ from dlwp_jax.nn.shapes import promote
 
 T = TypeVar("T")
 
-__all__ = ["Identity", "Linear"]
+__all__ = ["Identity", "Linear", "linear"]
+
+
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`x @ kernel + bias` over the last axis: torch.nn.functional.linear.
+
+    Args:
+      x: `[... in]`.
+      kernel: `[in out]`, torch's weight transposed.
+      bias: `[out]` or None.
+
+    Returns:
+      `[... out]`, in the dtype to which the arguments promote.
+
+    Raises:
+      RuntimeError: if the last axis of the input is not that of the kernel.
+
+    >>> linear(jnp.ones((5, 3)), jnp.ones((3, 2))).shape
+    (5, 2)
+    """
+    in_features = jnp.shape(kernel)[0]
+    if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != in_features:
+        raise RuntimeError(
+            f"Linear takes [... {in_features}]; the input has shape {jnp.shape(x)}."
+        )
+    x, kernel, bias = promote(x, kernel, bias)
+    y = x @ kernel
+    return y if bias is None else y + bias
 
 
 class Linear(nnx.Module):
@@ -67,14 +94,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... in_features] -> [... out_features]
         """Apply the layer to the last axis of `x`."""
-        if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != self.in_features:
-            raise RuntimeError(
-                f"Linear takes [... {self.in_features}]; the input has shape {jnp.shape(x)}."
-            )
         bias = None if self.bias is None else self.bias[...]
-        x, kernel, bias = promote(x, self.kernel[...], bias, dtype=self.dtype)
-        y = x @ kernel
-        return y if bias is None else y + bias
+        return linear(*promote(x, self.kernel[...], bias, dtype=self.dtype))
 
 
 class Identity(nnx.Module):

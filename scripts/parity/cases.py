@@ -256,6 +256,7 @@ WITHOUT_A_ROW = {
         ("Conv", "ConvTranspose", "conv", "conv_transpose"),
         "Conv1d to ConvTranspose3d are these",
     ),
+    "batch_norm": "the function of BatchNorm1d to BatchNorm3d: tests/test_nn_functions.py",
     "ModuleList": "holds layers and computes nothing",
     **dict.fromkeys(
         ("LunaModel", "UNet", "UNetWrapper"),
