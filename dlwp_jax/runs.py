@@ -99,7 +99,8 @@ def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise type(error)(
-            f"the run directory {path} cannot be made ({error.strerror}); name another with --out."
+            f"the run directory {path} cannot be made ({error.strerror}); name another with "
+            "--out."
         ) from None
     run = RunDirectory(path)
     settings = json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"

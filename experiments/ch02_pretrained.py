@@ -189,7 +189,8 @@ def main(config: Config):
     logits = classify(model, x)
     if not np.isfinite(logits).all():
         raise ValueError(
-            f"{config.model} gives numbers that are not finite; {config.weights} must be damaged."
+            f"{config.model} gives numbers that are not finite; {config.weights} must be "
+            "damaged."
         )
     tops = np.argsort(-logits, axis=1)[:, :TOP]
     shares = np.asarray(jax.nn.softmax(logits, axis=1))

@@ -79,7 +79,8 @@ def types(points: StridedTensor) -> None:
     for dtype in (jnp.float32, jnp.float16, jnp.bfloat16, jnp.int8, jnp.bool_):
         converted = storage.tensor(points, dtype=dtype)
         print(
-            f"  {converted.dtype!s:9} {converted.storage.nbytes:3} bytes  {converted[0].tolist()}"
+            f"  {converted.dtype!s:9} {converted.storage.nbytes:3} bytes  "
+            f"{converted[0].tolist()}"
         )
     print(f"  float32 + int32 -> {(points + storage.tensor([1, 2])).dtype}")
 

@@ -810,7 +810,8 @@ def test_a_disk_that_is_full_in_the_midst_of_a_save_loses_nothing(tmp_path):
     """
     program = (
         "import pathlib, sys; from tests import test_checkpoint; "
-        "test_checkpoint.assert_nothing_is_lost(pathlib.Path(sys.argv[1]), 8192, '(?!it takes)')"
+        "test_checkpoint.assert_nothing_is_lost(pathlib.Path(sys.argv[1]), 8192, '(?!it "
+        "takes)')"
     )
     with mounted(tmp_path / "small") as disk:
         done = subprocess.run(

@@ -116,8 +116,8 @@ def test_ch06_activations_as_a_person_runs_it(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "A + B + C + D is a network 1-4-1: they differ by 0.0e+00" in told
     assert (
-        "nn.Linear(1, 8) of x (11,) -> RuntimeError: Linear takes [... 1]; the input has shape (11,)."
-        in told
+        "nn.Linear(1, 8) of x (11,) -> RuntimeError: Linear takes [... 1]; the input has shape "
+        "(11,)." in told
     )
     assert told.count("TypeError") == 2
     assert "-> (11, 11)" in told

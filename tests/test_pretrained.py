@@ -112,7 +112,8 @@ def sixteen_bits(folder):
         (truncated, r"cut\.pth: damaged, or no torch file"),
         (
             of_another_network,
-            r"other\.pth does not fit the network that --model .*features\.11\.weight and 28 more\. Not",
+            r"other\.pth does not fit the network that --model .*features\.11\.weight and 28 "
+            r"more\. Not",
         ),
         (
             lambda _: {"model": "alexnet"},

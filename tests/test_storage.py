@@ -59,7 +59,8 @@ def test_the_books_transposes(points):
 
 def test_repr_shows_values_size_stride_and_offset(points):
     assert repr(points[1:, 0]) == (
-        "StridedTensor([5., 2.],\n              size=(2,), stride=(2,), offset=2, dtype=float32)"
+        "StridedTensor([5., 2.],\n              size=(2,), stride=(2,), offset=2, "
+        "dtype=float32)"
     )
     assert "size=(3, 2)" in str(jax.jit(lambda p: str(p) and p)(points))
 

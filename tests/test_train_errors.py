@@ -46,7 +46,8 @@ class Listed(nnx.Module):
         (
             {"tx": 0.1},
             TypeError,
-            r"tx must be an optax.GradientTransformation such as optax.adam\(1e-3\); got float 0.1",
+            r"tx must be an optax.GradientTransformation such as optax.adam\(1e-3\); got float "
+            r"0.1",
         ),
         ({"tx": optax.MultiSteps(TX, 2)}, TypeError, "Call its .gradient_transformation"),
         ({"tx": optax.sgd}, TypeError, "tx must be an optax.GradientTransformation"),

@@ -275,7 +275,8 @@ def _check_kinds(answers: list[Any]) -> tuple[list[int], dict[str, Any]]:
         differs = other != kinds if rows else other.keys() != kinds.keys()
         if kinds and differs:
             raise ValueError(
-                f"the streams of the processes give different kinds of rows: {kinds} and {other}."
+                f"the streams of the processes give different kinds of rows: {kinds} and "
+                f"{other}."
             )
     return [rows for rows, _ in answers], kinds
 

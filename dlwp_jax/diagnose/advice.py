@@ -3,13 +3,15 @@
 ADVICE: dict[str, tuple[str, ...]] = {
     "diverged": (
         "Make the learning rate smaller, by tens: the steps overshoot the valley.",
-        "Bring inputs and targets to zero mean and unit spread, so that one rate suits every parameter.",
+        "Bring inputs and targets to zero mean and unit spread, so that one rate suits every "
+        "parameter.",
         "Clip the gradient's norm where single batches are to blame.",
     ),
     "too few epochs to tell": ("Train for more epochs, then ask again.",),
     "not learning": (
         "Try learning rates ten times larger and ten times smaller.",
-        "Check that the model can memorise eight examples; one that cannot has a fault in model, loss or data.",
+        "Check that the model can memorise eight examples; one that cannot has a fault in "
+        "model, loss or data.",
         "Normalise the inputs, and check initialisation and activations.",
         "Give the model more capacity: it may be too simple for what is asked.",
         "Ask whether the inputs carry what is to be predicted.",
@@ -27,7 +29,8 @@ ADVICE: dict[str, tuple[str, ...]] = {
         "Make the model simpler: fewer units or layers.",
     ),
     "overfitting under control": (
-        "Leave it if the validation loss is good enough: the gap is stable and training on does no harm.",
+        "Leave it if the validation loss is good enough: the gap is stable and training on "
+        "does no harm.",
         "Get more data or augment, which closes the gap from above.",
         "Regularise a little more and see whether validation loss falls.",
     ),
@@ -41,7 +44,8 @@ ADVICE: dict[str, tuple[str, ...]] = {
         "Ask whether the inputs carry what is to be predicted: noise cannot be learned.",
     ),
     "good fit": (
-        "Leave it; or grow the model until it overfits, to know that this size is the right one.",
+        "Leave it; or grow the model until it overfits, to know that this size is the right "
+        "one.",
         "Judge the final figure on a test set that chose nothing.",
     ),
 }

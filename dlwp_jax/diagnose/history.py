@@ -97,7 +97,8 @@ def read(history: Any) -> Curves:
 def _columns(history: Any) -> dict[str, np.ndarray]:
     if not isinstance(history, Mapping):
         raise TypeError(
-            "history must be a Run or its history, a dict such as {'train/loss': [...], 'val/loss': [...]} with one "
+            "history must be a Run or its history, a dict such as {'train/loss': [...], "
+            "'val/loss': [...]} with one "
             f"value per epoch; got a {type(history).__name__}."
         )
     columns = {}
@@ -110,8 +111,10 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
             ) from None
         if column.ndim != 1:
             raise ValueError(
-                f"history[{name!r}] must hold one number per epoch, shape [epochs]; got shape {column.shape}."
-                + " Diagnose the members of a vmapped training one by one." * (column.ndim == 2)
+                f"history[{name!r}] must hold one number per epoch, shape [epochs]; got shape "
+                f"{column.shape}."
+                + " Diagnose the members of a vmapped training one by one."
+                * (column.ndim == 2)
             )
         columns[str(name)] = np.where(
             np.abs(column) > INFINITE, np.copysign(np.inf, column), column
@@ -145,7 +148,8 @@ def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
             )
             return train, val
     raise ValueError(
-        "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such names); it holds "
+        "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such "
+        "names); it holds "
         f"{', '.join(map(repr, columns)) or 'nothing'}."
     )
 

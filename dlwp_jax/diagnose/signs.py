@@ -35,16 +35,20 @@ def signs(
         evidence["grad_norm_jump"] = float(max(jumps, default=1.0))
         if evidence["grad_norm_jump"] > EXPLODED:
             advice.append(
-                f"The gradient explodes: in one epoch its norm was {evidence['grad_norm_jump']:.3g} times what it had "
-                "been before. Clip it (optim.clip_grad_norm), or make the learning rate smaller."
+                "The gradient explodes: in one epoch its norm was "
+                f"{evidence['grad_norm_jump']:.3g} times what it had "
+                "been before. Clip it (optim.clip_grad_norm), or make the learning rate "
+                "smaller."
             )
     dead = _known(columns, "train/dead_units")
     if dead.size:
         evidence["dead_units"] = float(dead[-1])
         if evidence["dead_units"] > DEAD:
             advice.append(
-                f"No gradient reaches {evidence['dead_units']:.0%} of the units: make the learning rate smaller, check "
-                "the initialisation, or take an activation that has a slope everywhere (leaky ReLU)."
+                f"No gradient reaches {evidence['dead_units']:.0%} of the units: make the "
+                "learning rate smaller, check "
+                "the initialisation, or take an activation that has a slope everywhere (leaky "
+                "ReLU)."
             )
     steps, sizes = _known(columns, "train/update_norm"), _known(columns, "train/param_norm")
     if steps.size and sizes.size and sizes[-1] > 0:
@@ -52,7 +56,8 @@ def signs(
         if verdict in STOPPED and not SMALL_STEP < evidence["update_ratio"] < LARGE_STEP:
             way = "smaller" if evidence["update_ratio"] > SMALL_STEP else "larger"
             advice.append(
-                f"A step moves the parameters by {evidence['update_ratio']:.1g} of their size: make the learning rate "
+                f"A step moves the parameters by {evidence['update_ratio']:.1g} of their size: "
+                "make the learning rate "
                 f"{way}."
             )
     return evidence, tuple(advice)

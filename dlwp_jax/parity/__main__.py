@@ -116,7 +116,8 @@ def end_with_status_2(
     else:
         traceback.print_exception(kind, error, trace)
         print(
-            "cannot compare: the error above came from a model's own code, or from what it called.",
+            "cannot compare: the error above came from a model's own code, or from what it "
+            "called.",
             file=sys.stderr,
         )
     sys.stdout.flush()
@@ -218,7 +219,8 @@ def _random(shape: tuple[int, ...], options: argparse.Namespace) -> np.ndarray:
 def _expect(target: str, made: Any, kind: type) -> None:
     if not isinstance(made, kind):
         raise TypeError(
-            f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is wanted."
+            f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is "
+            "wanted."
         )
 
 
@@ -247,7 +249,8 @@ def _build(target: str) -> Any:
         return made
     if not callable(made):
         raise TypeError(
-            f"{target} is a {type(made).__name__}; name a model, its class, or a function that makes it."
+            f"{target} is a {type(made).__name__}; name a model, its class, or a function that "
+            "makes it."
         )
     # nnx's metaclass hides the signature of the class itself.
     makes, own = (made.__init__, (None,)) if inspect.isclass(made) else (made, ())

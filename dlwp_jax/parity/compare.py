@@ -101,7 +101,8 @@ def compare(
     refuse_other_models(torch_module, model)
     if not inputs or not all(map(np.size, inputs)):
         raise ValueError(
-            f"compare needs at least one input, with values; shapes: {list(map(np.shape, inputs))}."
+            "compare needs at least one input, with values; shapes: "
+            f"{list(map(np.shape, inputs))}."
         )
     options = _Options(loaded, tuple(rules), train, layout, double, tolerance)
     if double:
@@ -225,7 +226,8 @@ def _judged(
     if not passed:
         return ParityReport(tuple(rows), (*report.notes, "float64 agrees."))
     note = (
-        f"rounding: {len(passed)} arrays differ in float32, by up to {max(passed):.1e}, and agree "
+        f"rounding: {len(passed)} arrays differ in float32, by up to {max(passed):.1e}, and "
+        "agree "
         f"in float64. torch's own float32 lies up to {own['forward']:.1e} (forward) and "
         f"{own['gradient']:.1e} (gradients) from its float64."
     )
@@ -377,7 +379,8 @@ def refuse_other_models(torch_module: Any, model: Any) -> None:
     ):
         if not isinstance(given, kind):
             raise TypeError(
-                f"the {which} model is a {type(given).__name__}; a {kind.__module__}.{kind.__name__} is wanted."
+                f"the {which} model is a {type(given).__name__}; a "
+                f"{kind.__module__}.{kind.__name__} is wanted."
             )
 
 

@@ -65,7 +65,8 @@ def _refusal(path: Path, error: Exception) -> str:
         names.append("*map(type, map(numpy.dtype, '?bhilqfdeBHILQ'))")
     return (
         f"beside tensors it holds Python objects, and reading those could run code: "
-        f"{listed(names)}. Save model.state_dict() rather than these, or, if you trust the file, read it "
+        f"{listed(names)}. Save model.state_dict() rather than these, or, if you trust the "
+        "file, read it "
         f"under `with torch.serialization.safe_globals([{', '.join(names)}]):`."
     )
 
@@ -111,7 +112,8 @@ def state_dict_of(source: Any) -> dict[str, torch.Tensor]:
         state = dict(_only_state_dict(source))
     else:
         raise TypeError(
-            f"weights come from a torch module, a state_dict or a file of one; this is a {type(source).__name__}."
+            "weights come from a torch module, a state_dict or a file of one; this is a "
+            f"{type(source).__name__}."
         )
     while prefix := _prefix_of_torchs_wrappers(state):
         state = without_prefix(state, prefix)

@@ -179,7 +179,8 @@ def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
             notes.append(
                 f"note: {entry.names[0]} reads {inputs} = {channels} x "
                 f"{inputs // channels} values in torch's C H W order, which is that of "
-                "dlwp_jax.nn.Flatten; if your model uses reshape, pass probe= or the rule flatten_rows."
+                "dlwp_jax.nn.Flatten; if your model uses reshape, pass probe= or the rule "
+                "flatten_rows."
             )
             channels = 0
     return tuple(notes)

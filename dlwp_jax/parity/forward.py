@@ -67,7 +67,8 @@ def input_turns(
     words = [layout] * len(inputs) if isinstance(layout, str) else list(layout)
     if len(words) != len(inputs) or not set(words) <= set(_WORDS):
         raise ValueError(
-            f"layout={layout!r}: give one of {', '.join(_WORDS)}, or one for each of {len(inputs)} inputs."
+            f"layout={layout!r}: give one of {', '.join(_WORDS)}, or one for each of "
+            f"{len(inputs)} inputs."
         )
     given = tensors(inputs, dtype_of(module))
     run = run or functools.partial(_run, module)
@@ -384,7 +385,8 @@ def refuse_drawing(
     """Refuse a model that draws random numbers in the mode it is in."""
     for name, layer in drawing_layers(module, run):
         raise ValueError(
-            f"{name or 'the model'} ({type(layer).__name__}) is random in {mode} mode and cannot "
+            f"{name or 'the model'} ({type(layer).__name__}) is random in {mode} mode and "
+            "cannot "
             "agree; set its probability to 0 in both models, or compare in eval mode."
         )
 
@@ -394,5 +396,6 @@ def refuse_random(module: torch.nn.Module) -> None:
     for name, layer in random_layers(module):
         raise ValueError(
             f"{name} ({type(layer).__name__}) is random in train mode and cannot agree; "
-            "set its p to 0 in both models (--no-dropout does so in the shell), or compare in eval mode."
+            "set its p to 0 in both models (--no-dropout does so in the shell), or compare in "
+            "eval mode."
         )

@@ -289,7 +289,8 @@ def statistics_notes(
         if _near(np.asarray(ours[row.leaf] - before[row.leaf]), factor * moved, 1e-3):
             notes.append(
                 f"{row.leaf} moved {factor:.4g} times as far as in torch: the momentum of the "
-                "batch norm (Flax's is one minus torch's), or a variance divided by n, not n - 1."
+                "batch norm (Flax's is one minus torch's), or a variance divided by n, not n - "
+                "1."
             )
             break
     return tuple(notes)

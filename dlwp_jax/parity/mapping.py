@@ -121,8 +121,10 @@ class Mapped:
             raise ValueError(
                 "the models do not fit together. "
                 f"Left over in torch: {listed(self.unexpected)}. "
-                f"Not filled in the JAX model: {listed([dotted(path) for path in self.missing])}. "
-                "Name the pairs by rules=[(regex, path)], or drop an entry of torch's by (regex, None)."
+                "Not filled in the JAX model: "
+                f"{listed([dotted(path) for path in self.missing])}. "
+                "Name the pairs by rules=[(regex, path)], or drop an entry of torch's by "
+                "(regex, None)."
             )
 
 
@@ -244,7 +246,8 @@ def _leaf_at(ours: list[Layer], path: str, name: str) -> Leaf:
                 return leaf
     known = [dotted(leaf.path) for layer in ours for leaf in layer.leaves.values()]
     raise ValueError(
-        f"a rule sends {name} to {path!r}, which the JAX model has not; it has: {', '.join(known)}."
+        f"a rule sends {name} to {path!r}, which the JAX model has not; it has: "
+        f"{', '.join(known)}."
     )
 
 
@@ -327,7 +330,8 @@ def _entry(state, names: list[str], leaf: Leaf, transform: Transform | None, how
             to_numpy(state[other]), to_numpy(tensor), equal_nan=True
         ):
             raise ValueError(
-                f"{dotted(leaf.path)} is one array in the JAX model; {' and '.join(names)} differ."
+                f"{dotted(leaf.path)} is one array in the JAX model; {' and '.join(names)} "
+                "differ."
             )
     turn = transform or leaf.transform(tuple(tensor.shape))
     shape = tuple(leaf.variable.shape)
@@ -335,11 +339,13 @@ def _entry(state, names: list[str], leaf: Leaf, transform: Transform | None, how
         turned = turn.apply(np.broadcast_to(np.float32(0), tuple(tensor.shape))).shape
     except (ValueError, IndexError) as error:
         raise ValueError(
-            f"{names[0]} {tuple(tensor.shape)} does not fit {dotted(leaf.path)} {shape}: {error}"
+            f"{names[0]} {tuple(tensor.shape)} does not fit {dotted(leaf.path)} {shape}: "
+            f"{error}"
         ) from error
     if turned != shape:
         raise ValueError(
-            f"{names[0]} {tuple(tensor.shape)} becomes {turned}, but {dotted(leaf.path)} has shape {shape}."
+            f"{names[0]} {tuple(tensor.shape)} becomes {turned}, but {dotted(leaf.path)} has "
+            f"shape {shape}."
         )
     return Entry(tuple(names), leaf.path, turn, tuple(tensor.shape), shape, how)
 
@@ -357,6 +363,7 @@ def _check_ties(state, entries: tuple[Entry, ...]) -> None:
 
 def _refuse_tie(name: str, other_name: str, path: str, other_path: str) -> NoReturn:
     raise ValueError(
-        f"torch ties {name} and {other_name}; in the JAX model {path} and {other_path} are apart, and would drift "
+        f"torch ties {name} and {other_name}; in the JAX model {path} and {other_path} are "
+        "apart, and would drift "
         "apart. Use one layer twice."
     )

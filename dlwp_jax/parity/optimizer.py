@@ -99,7 +99,8 @@ def torch_optimizer(
             value = transform.apply(value)
         if value.shape != leaf.shape:
             raise ValueError(
-                f"{field} of {dotted(below)} has shape {value.shape} in torch and {leaf.shape} here."
+                f"{field} of {dotted(below)} has shape {value.shape} in torch and {leaf.shape} "
+                "here."
             )
         return jnp.asarray(value, leaf.dtype)
 
@@ -141,7 +142,8 @@ def to_torch_optimizer(
             value = np.asarray(leaf)
             if field not in kept and value.size:
                 raise ValueError(
-                    f"torch's optimizer has no {field} of {dotted(below)} yet; let it make one step first."
+                    f"torch's optimizer has no {field} of {dotted(below)} yet; let it make one "
+                    "step first."
                 )
             if not value.size:
                 continue
@@ -171,8 +173,10 @@ def _places(opt: torch.optim.Optimizer, loaded: LoadReport | None) -> Places:
     }
     if any(id(p) not in entries for p in parameters):
         raise ValueError(
-            "the optimizer trains parameters that were not loaded; give the report of load_torch(model, torch_module) "
-            "with the very module whose parameters it was made for (not its state_dict or a file)."
+            "the optimizer trains parameters that were not loaded; give the report of "
+            "load_torch(model, torch_module) "
+            "with the very module whose parameters it was made for (not its state_dict or a "
+            "file)."
         )
     return {entries[id(p)].path: (p, entries[id(p)].transform) for p in parameters}
 
@@ -268,7 +272,8 @@ def _numbers(path: Path, parameter: torch.nn.Parameter, transform: Transform) ->
     numbers = transform.apply(every.reshape(tuple(parameter.shape)))
     if not np.array_equal(np.sort(numbers, axis=None), every):
         raise ValueError(
-            f"the transform of {dotted(path)} changes values; this optimizer's state cannot follow it."
+            f"the transform of {dotted(path)} changes values; this optimizer's state cannot "
+            "follow it."
         )
     return numbers
 
@@ -326,7 +331,8 @@ def _steps(opt: torch.optim.Optimizer, places: Places) -> int:
     }
     if len(counts) > 1:
         raise ValueError(
-            f"the parameters have made different numbers of steps, {sorted(counts)}; here they are counted alike."
+            f"the parameters have made different numbers of steps, {sorted(counts)}; here they "
+            "are counted alike."
         )
     return counts.pop() if counts else 0
 

@@ -100,7 +100,8 @@ def flatten_rows(*sizes: int) -> Transform:
     def apply(x: Array) -> Array:
         if x.ndim not in (1, 2) or x.shape[-1] != order.size:
             raise ValueError(
-                f"flatten_rows{sizes} takes [out, {order.size}] or [{order.size}], not {list(x.shape)}."
+                f"flatten_rows{sizes} takes [out, {order.size}] or [{order.size}], not "
+                f"{list(x.shape)}."
             )
         return x[..., order].T
 
@@ -118,7 +119,8 @@ def as_transform(transform: Any) -> Transform | None:
         return transform
     if not callable(transform):
         raise TypeError(
-            f"a rule's transform is {transform!r}; give a function of one numpy array, or a Transform."
+            f"a rule's transform is {transform!r}; give a function of one numpy array, or a "
+            "Transform."
         )
     apply: Callable[..., Any] = transform
     return Transform(getattr(transform, "__name__", "a function"), apply, None)

@@ -167,7 +167,8 @@ def compare_steps(
             break
     if not kept:
         raise ValueError(
-            "compare_steps needs at least one batch; `batches` is empty (a generator that was used up?)."
+            "compare_steps needs at least one batch; `batches` is empty (a generator that was "
+            "used up?)."
         )
     return ParityReport(tuple(kept), frozen_notes(torch_model, entries) + notes)
 

@@ -288,7 +288,8 @@ def to_torch(
             entry = by_name[name]
             if entry.transform.undo is None:
                 raise ValueError(
-                    f"the transform of {name} has no way back; give its rule a Transform with undo."
+                    f"the transform of {name} has no way back; give its rule a Transform with "
+                    "undo."
                 )
             result[name] = _tensor(
                 entry.transform.undo(np.asarray(variables[entry.path][...])), tensor.dtype
@@ -305,7 +306,8 @@ def _own_names(model: nnx.Module) -> dict[str, torch.Tensor]:
             value, turn = np.asarray(leaf.variable[...]), leaf.transform(())
             if turn is SAME and value.ndim > 1 and leaf.path[-1] in ("scale", "bias"):
                 raise ValueError(
-                    f"{dotted(leaf.path)} has {value.ndim} axes; give like=, the layout is not known."
+                    f"{dotted(leaf.path)} has {value.ndim} axes; give like=, the layout is not "
+                    "known."
                 )
             assert turn.undo is not None  # the turns of layers all have a way back
             tensor = _tensor(

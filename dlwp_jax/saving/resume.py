@@ -75,7 +75,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not isinstance(self.directory, str | os.PathLike) or not str(self.directory):
             raise TypeError(
-                f"checkpoint must be a directory's path or a Checkpoint; got {describe(self.directory)}."
+                "checkpoint must be a directory's path or a Checkpoint; got "
+                f"{describe(self.directory)}."
             )
         path(self.directory, "checkpoint")
         if "://" in str(self.directory):

@@ -58,7 +58,8 @@ class Store:
             self._lock = _lock(self.path)
         except OSError as error:
             raise type(error)(
-                f"checkpoints cannot be written to {self.path} ({error.strerror}); name a directory that can be."
+                f"checkpoints cannot be written to {self.path} ({error.strerror}); name a "
+                "directory that can be."
             ) from error
         self._tidy()
         self._worker = ThreadPoolExecutor(1, "checkpoint")
@@ -317,7 +318,8 @@ def _lock(directory: Path) -> int:
         holder = os.read(descriptor, 100).decode(errors="replace").strip()
         os.close(descriptor)
         raise CheckpointError(
-            f"{directory} is in use: {holder or 'another process'} trains there; wait for it, or name another one."
+            f"{directory} is in use: {holder or 'another process'} trains there; wait for it, "
+            "or name another one."
         ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
@@ -359,7 +361,8 @@ def _told(directory: Path) -> Iterator[None]:
 def _failed(directory: Path, error: BaseException) -> CheckpointError:
     lines = (str(error) or type(error).__name__).strip().splitlines()
     return CheckpointError(
-        f"no checkpoint could be written to {directory}: {lines[0]} The ones before it are untouched."
+        f"no checkpoint could be written to {directory}: {lines[0]} The ones before it are "
+        "untouched."
     )
 
 

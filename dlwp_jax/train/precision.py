@@ -117,7 +117,8 @@ def dtype_of(value: Any) -> Any:
     ]
     if not known:
         raise ValueError(
-            f"compute_dtype must be jnp.bfloat16, jnp.float16 or None; got {checks.describe(value)}."
+            "compute_dtype must be jnp.bfloat16, jnp.float16 or None; got "
+            f"{checks.describe(value)}."
         )
     return known[0].dtype
 

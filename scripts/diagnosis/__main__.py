@@ -145,13 +145,15 @@ def main() -> None:
         return
     others = every[1::2] + cases(seed=HELD_OUT_SEED)
     limits = (
-        f"| {name} | {limit.at} | {limit.at / limit.factor:.2g} | {limit.at * limit.factor:.2g} |"
+        f"| {name} | {limit.at} | {limit.at / limit.factor:.2g} | "
+        f"{limit.at * limit.factor:.2g} |"
         for name, limit in ((name, getattr(Thresholds(), name)) for name in LIMITS)
     )
     text = "\n".join(
         [
             f"{len(families.GROUPS)} programs of {len(every)} trainings, drawn four times. The "
-            f"limits were fitted on half of the first draw and on two more (`--fit`); these are "
+            "limits were fitted on half of the first draw and on two more (`--fit`); these "
+            "are "
             f"the {len(others)} trainings of the other half and of the fourth draw.",
             "",
             report(others),

@@ -40,7 +40,8 @@ def main() -> int:
     groups, bites = pairs.read_all(), [pairs.read("bites"), pairs.read("quiet")]
     failed = failures(groups, bites)
     print(
-        f"{len(pairs.book_names(groups))} of {page.BOOK_NAMES} torch names have a pair; {failed} checks failed"
+        f"{len(pairs.book_names(groups))} of {page.BOOK_NAMES} torch names have a pair; "
+        f"{failed} checks failed"
     )
     if failed:
         return 1

@@ -118,7 +118,8 @@ def value_of(code: str, names: dict[str, Any]) -> Any:
     *body, last = ast.parse(code).body
     if not isinstance(last, ast.Expr):
         raise ValueError(
-            f"the last line of a cell must be an expression, its value; it is {ast.unparse(last)!r}."
+            "the last line of a cell must be an expression, its value; it is "
+            f"{ast.unparse(last)!r}."
         )
     names["__name__"] = "cell"
     file = f"<cell {hash(code)}>"
@@ -220,7 +221,8 @@ def plain(value: Any, *, keep_tensors: bool = False) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"a cell's value is a {type(value).__name__}; it must be arrays, numbers, strings or modules."
+        f"a cell's value is a {type(value).__name__}; it must be arrays, numbers, strings or "
+        "modules."
     )
 
 

@@ -105,7 +105,8 @@ def _pair(header: str, torch: str, jax: str = "", bites: str = "") -> Pair:
     why, code = _split_comment(jax)
     if not torch or not code:
         raise ValueError(
-            f"# %% {header}: needs a cell of torch and, after '# %% jax', one of JAX; one is empty."
+            f"# %% {header}: needs a cell of torch and, after '# %% jax', one of JAX; one is "
+            "empty."
         )
     torch, code, bites = (re.sub(r"\n{3,}", "\n\n", cell) for cell in (torch, code, bites))
     return Pair(tuple(re.split(r",\s*", names)), torch, code, why, tuple(flags), bites)

@@ -54,10 +54,12 @@ def main() -> None:
             ours = f"{losses[epoch - 1]:.{len(figure.partition('.')[2])}f}"
             equal, total = equal + (ours == figure), total + 1
             print(
-                f"{name} {lr:g} on {scale:g} t_u, epoch {epoch:4d}: book {figure:>14s}  torch {ours:>14s}"
+                f"{name} {lr:g} on {scale:g} t_u, epoch {epoch:4d}: book {figure:>14s}  torch "
+                f"{ours:>14s}"
             )
     print(
-        f"torch {torch.__version__} equals the book in every digit in {equal} of {total} figures"
+        f"torch {torch.__version__} equals the book in every digit in {equal} of {total} "
+        "figures"
     )
 
 
