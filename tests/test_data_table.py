@@ -167,6 +167,24 @@ def test_a_file_without_a_line_of_names(written):
         table.read(path, names=["length", "width"])
 
 
+@pytest.mark.parametrize("row", ["nan,inf", "1_2,3_4", "5%,x", "2026-01-01,x", "a,", "1;2"])
+def test_a_first_row_of_data_is_not_taken_for_names(written, row):
+    path = written(f"{row}\n{row}\n")
+    with pytest.raises(BrokenFile, match="names"):
+        table.read_columns(path)
+    if not row.endswith(","):
+        text = np.loadtxt(path, delimiter=",", dtype=str, ndmin=2)
+        read = table.read_columns(path, header=False)
+        np.testing.assert_array_equal(np.stack(list(read.values()), 1).astype(str), text)
+
+
+def test_a_converter_that_gives_no_number_is_refused_by_row(written):
+    path = written("a,b\n1,\n2,3\n")
+    maybe = {"b": lambda field: float(field) if field else None}
+    with pytest.raises(BrokenFile, match="None in column 'b', row 1"):
+        table.read(path, converters=maybe)
+
+
 def test_a_converter_is_asked_for_empty_fields_and_gets_the_text_itself(written):
     path = written("age,who,n\n22,ann,007\n ,bob,8\n")
     asked = []

@@ -401,7 +401,16 @@ def test_layers_that_could_be_exchanged_are_refused_unless_a_probe_or_a_rule_dec
 
 
 @pytest.mark.parametrize(
-    "beside", [np.float64(0.9), np.int32(3), argparse.Namespace(lr=0.1), Path("a")]
+    "beside",
+    [
+        np.float64(0.9),
+        np.int32(3),
+        np.arange(3.0),
+        np.array(["loss"]),
+        np.datetime64("2026-01-01"),
+        argparse.Namespace(lr=0.1),
+        Path("a"),
+    ],
 )
 def test_objects_beside_the_weights_are_named_with_the_way_to_let_them_in(tmp_path, beside):
     theirs, ours = torch.nn.Linear(3, 2), nn.Linear(3, 2, rngs=nnx.Rngs(0))

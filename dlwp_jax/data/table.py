@@ -117,7 +117,7 @@ def _as_numbers(
     def refuse(wrong: np.ndarray, why: str) -> None:
         if wrong.any():
             row = int(np.argmax(wrong))
-            shown = values[row].item()
+            shown = values.tolist()[row]
             raise BrokenFile(f"{path} has {shown!r} in column {name!r}, row {row + 1}, {why}")
 
     if values.dtype.kind not in "biuf":
@@ -236,7 +236,7 @@ def _fields(
         names = _checked_names(names)
     has_header = header if header is not None else names is None
     first, rows = (rows[:1], rows[1:]) if has_header else ([], rows)
-    if header is None and first and any(map(_is_number, first[0])):
+    if header is None and first and any(map(_is_data, first[0])):
         raise BrokenFile(
             f"{path} begins with {str(first[0])[:80]}, which holds numbers; give names=[...] "
             "if "
@@ -263,8 +263,13 @@ def _checked_names(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _is_number(field: str) -> bool:
-    return _plain_number(field) is not None
+def _is_data(field: str) -> bool:
+    """Whether a field is no name: a number, a date, a share such as "5%", or "1;2" unsplit."""
+    try:
+        float(field)
+    except ValueError:
+        return any(map(str.isdigit, field)) and not any(map(str.isalpha, field))
+    return True
 
 
 def _column(fields: tuple[str, ...], name: str, path: str | Path) -> np.ndarray:

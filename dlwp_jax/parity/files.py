@@ -59,10 +59,10 @@ def _refusal(path: Path, error: Exception) -> str:
             "it is no plain checkpoint of tensors, and reading it could run code; save "
             f"model.state_dict() rather than the model. torch says: {_first_line(error)}"
         )
-    if any(name.startswith("numpy.") and name.endswith(".scalar") for name in names):
-        # torch asks for the class of the number's dtype, and does not list it.
+    if any(name.startswith("numpy.") for name in names):
+        # torch asks for the class of an array's or a number's dtype, and does not list it.
         names = list(dict.fromkeys([*names, "numpy.dtype"]))
-        names.append("*map(type, map(numpy.dtype, '?bhilqfdeBHILQ'))")
+        names.append("*map(type, map(numpy.dtype, '?bhilqefdFDBHILQSUOMm'))")
     return (
         f"beside tensors it holds Python objects, and reading those could run code: "
         f"{listed(names)}. Save model.state_dict() rather than these, or, if you trust the "
