@@ -245,7 +245,8 @@ EXCEPTIONS = {
     "Muon": (2e-2, "orthogonalised in bfloat16 (4e-3 a rounding), as torch does"),
     "LBFGS": (
         1e-3,
-        "where both end, in float32: the loss is flat to a rounding for 2e-4 around its minimum",
+        "where both end, in float32: the loss is flat to a rounding for 2e-4 around its "
+        "minimum",
     ),
 }
 
