@@ -7,7 +7,19 @@ from dlwp_jax.saving.store import (
     fingerprint,
     load,
     newest,
+    plain,
     saved,
+    shapes,
 )
 
-__all__ = ["CheckpointError", "Store", "damage", "fingerprint", "load", "newest", "saved"]
+__all__ = [
+    "CheckpointError",
+    "Store",
+    "damage",
+    "fingerprint",
+    "load",
+    "newest",
+    "plain",
+    "saved",
+    "shapes",
+]
