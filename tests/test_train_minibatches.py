@@ -251,7 +251,7 @@ def test_a_transform_may_add_what_is_no_row():
 
     learned = learner_of(loss_fn=loss_fn)
     found = train.evaluate(*learned, VAL, batch_size=4, transform=(None, scale))
-    assert float(found["loss"]) == pytest.approx(2 * np.mean(VAL["y"]), rel=1e-5)
+    assert float(found["loss"]) == pytest.approx(2 * float(np.mean(VAL["y"])), rel=1e-5)
 
 
 def test_another_transform_of_evaluation_is_another_training(tmp_path):

@@ -355,7 +355,7 @@ def _latest(loop: Loop) -> dict[str, float]:
     for name, column in loop.history.items():
         # In the midst of the first epoch there is a loss of training, and none of validation.
         if name.endswith("/loss") and (name == "train/loss" or int(loop.done)):
-            losses[name] = float(column[max(int(loop.done) - 1, 0)])
+            losses[name] = float(np.asarray(column)[max(int(loop.done) - 1, 0)])
     return losses
 
 

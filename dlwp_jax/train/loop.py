@@ -585,7 +585,7 @@ def history_until(loop: Loop, epochs: int) -> dict[str, np.ndarray]:
     """
     history = {}
     for name, column in loop.history.items():
-        values = np.array(column[:epochs])
+        values = np.array(column)[:epochs]  # JAX would compile each length of a slice
         if name.startswith("val/"):
             values[int(loop.done) :] = np.nan
         history[name] = values
