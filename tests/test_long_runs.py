@@ -116,3 +116,26 @@ def test_repeated_calls_compile_and_keep_nothing_more():
         again = [call() for _ in range(5)]
     assert compiled == []
     assert max(again) <= first
+
+
+@pytest.mark.parametrize("kind", ["memory", "stream", "checkpoints"])
+def test_after_the_second_epoch_nothing_is_compiled(kind, tmp_path):
+    """Slices of a history, each of another length, were compiled once an epoch."""
+    learned = train.make_learner(
+        Plain(nnx.Rngs(0)), squared_error, optax.sgd(0.01), key=jax.random.key(0)
+    )
+    data, counts = regression(8), []
+
+    def look(progress):
+        assert progress.state.params and progress.best.params
+        counts.append(len(compiled))
+
+    options = {"epochs": 9, "callbacks": [look], "progress": True}
+    if kind == "checkpoints":
+        options["checkpoint"] = train.Checkpoint(tmp_path, every_epochs=1)
+    with compilations() as compiled:
+        if kind == "stream":
+            train.fit(*learned, Batches(data), data, **options)
+        else:
+            train.fit(*learned, data, data, batch_size=4, **options)
+    assert counts[1] == counts[-1], compiled[counts[1] :]
