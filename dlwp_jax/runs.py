@@ -28,6 +28,10 @@ class RunDirectory:
         """Write a history, one line of JSON for each epoch: `{"epoch": 1, "train/loss": 0.7}`.
 
         A value that is not finite is written as null, since JSON has no NaN.
+
+        Args:
+          history: lists or arrays of one value an epoch, by their names.
+          name: of the file.
         """
         columns = {key: np.asarray(values, np.float64) for key, values in history.items()}
         lines = []
