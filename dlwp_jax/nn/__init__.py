@@ -29,6 +29,7 @@ from dlwp_jax.nn.layer_norm import *  # noqa: F403
 from dlwp_jax.nn.linear import *  # noqa: F403
 from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
+from dlwp_jax.nn.recurrent import *  # noqa: F403
 from dlwp_jax.nn.resize import *  # noqa: F403
 from dlwp_jax.nn.signature import shown as _shown
 from dlwp_jax.nn.spatial import *  # noqa: F403
