@@ -29,9 +29,8 @@ _STATISTICS = {
     "var": "running_var",
 }  # of a batch norm; a model's own `mean` keeps its name
 
-_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention)
+_REFUSED = (torch.nn.MultiheadAttention,)
 _REFUSED_LEAVES = {
-    "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
     "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
 }
 
@@ -215,7 +214,7 @@ def _without_repeats(layers, identity) -> list[Layer]:
 def refuse_unsupported(
     source: Any, state: Mapping[str, torch.Tensor], rules: Sequence[Rule] = ()
 ) -> None:
-    """Refuse recurrent and attention layers and hooked weights that no rule has placed."""
+    """Refuse attention layers and hooked weights that no rule has placed."""
     placed = [compiled(pattern) for pattern, *_ in rules]
     left = [name for name in state if not any(rule.fullmatch(name) for rule in placed)]
     kinds = _kinds_of_layers(source)
@@ -229,7 +228,7 @@ def refuse_unsupported(
                     else f"{name} belongs to {kind} layer"
                 )
                 raise NotImplementedError(
-                    f"{what}; recurrent and attention layers are not carried over by "
+                    f"{what}; attention layers are not carried over by "
                     f"themselves: say where {name} goes by rules=[(regex, path, transform)]."
                 )
         if "parametrizations." in name:
