@@ -364,3 +364,82 @@ def test_gumbel_softmax_draws_by_the_given_probabilities():
     np.testing.assert_allclose(soft.std(0), want.std(0), atol=0.02)
     slope = jax.grad(lambda x: nn.gumbel_softmax(x, hard=True, key=jax.random.key(0))[0, 0])
     assert np.abs(slope(many[:1])).max() > 0  # straight through
+
+
+# --- weights that are computed
+
+
+def twins(apply, **options):
+    """A convolution and a Linear in both, their weights computed."""
+    norm = getattr(torch.nn.utils.parametrizations, apply)
+    theirs = torch.nn.Sequential(
+        norm(torch.nn.Conv2d(3, 4, 3), **options),
+        torch.nn.Flatten(),
+        norm(torch.nn.Linear(16, 2)),
+    )
+    rngs = nnx.Rngs(0)
+    more = {"rngs": rngs} if apply == "spectral_norm" else {}
+    norm = getattr(nn.utils, apply)
+    ours = nn.Sequential(
+        norm(nn.Conv2d(3, 4, 3, rngs=rngs), **options, **more),
+        nn.Flatten(),
+        norm(nn.Linear(16, 2, rngs=rngs), **more),
+    )
+    return theirs, ours
+
+
+@pytest.mark.parametrize(
+    ("apply", "options"),
+    [
+        ("weight_norm", {}),
+        ("weight_norm", {"dim": 2}),
+        ("weight_norm", {"dim": None}),
+        ("spectral_norm", {}),
+        ("spectral_norm", {"n_power_iterations": 3, "dim": 1}),
+    ],
+)
+def test_computed_weights_are_torchs_and_move_alike(apply, options):
+    theirs, ours = twins(apply, **options)
+    loaded = parity.load_torch(ours, theirs)
+    x = drawn(2, 3, 4, 4).astype(np.float32)
+    report = parity.compare(theirs, ours, x, loaded=loaded, train=True, double=True)
+    report.raise_if_different()
+    for name, value in parity.to_torch(ours).items():
+        np.testing.assert_array_equal(value, theirs.state_dict()[name].detach())
+
+
+def test_a_parametrization_of_ones_own_and_back():
+    class Symmetric(torch.nn.Module):
+        def forward(self, w):
+            return w.triu() + w.triu(1).T
+
+    theirs = torch.nn.Linear(3, 3)
+    ours = nn.Linear(3, 3, rngs=nnx.Rngs(0))
+    torch.nn.utils.parametrize.register_parametrization(theirs, "weight", Symmetric())
+    # torch's weight is the kernel transposed, and so its upper half is the lower here.
+    nn.utils.register_parametrization(ours, "kernel", lambda w: jnp.tril(w) + jnp.tril(w, -1).T)
+    loaded = parity.load_torch(ours, theirs)
+    parity.compare(theirs, ours, X[:, :3], loaded=loaded).raise_if_different()
+    for keep in (True, False):
+        again = nnx.clone(ours)
+        nn.utils.remove_parametrizations(again, "kernel", keep)
+        folded = torch.nn.Linear(3, 3)
+        weight = theirs.weight if keep else theirs.parametrizations.weight.original
+        folded.weight.data = weight.data
+        np.testing.assert_allclose(again.kernel[...], folded.weight.detach().T, rtol=1e-6)
+        assert type(again) is nn.Linear
+    with pytest.raises(ValueError, match="no parameter"):
+        nn.utils.register_parametrization(ours, "weights", jnp.tril)
+
+
+def test_parameters_as_a_vector_and_back():
+    model = nn.Sequential(nn.Linear(2, 3, rngs=nnx.Rngs(0)), nn.Linear(3, 1, rngs=nnx.Rngs(1)))
+    params = nnx.state(model, nnx.Param)
+    vector = nn.utils.parameters_to_vector(params)
+    theirs = torch.nn.utils.parameters_to_vector(
+        [torch.tensor(np.asarray(leaf)) for leaf in jax.tree.leaves(params)]
+    )
+    np.testing.assert_array_equal(vector, theirs)
+    back = nn.utils.vector_to_parameters(2 * vector, params)
+    for leaf, old in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(leaf, 2 * old)

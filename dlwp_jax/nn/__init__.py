@@ -16,6 +16,7 @@ from typing import Any as _Any
 from flax import nnx as _nnx
 
 from dlwp_jax.nn import init as init
+from dlwp_jax.nn import utils as utils
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
 from dlwp_jax.nn.activations import *  # noqa: F403
 from dlwp_jax.nn.adaptive_pool import *  # noqa: F403

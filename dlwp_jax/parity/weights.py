@@ -109,7 +109,7 @@ def load_torch(
     0.bias    [2]           0.bias    [2]           as it is  name
     """
     state, notes = state_dict_of(source), ()
-    refuse_unsupported(source, state, rules)
+    refuse_unsupported(source, state, rules, own_names(model))
     if not isinstance(source, torch.nn.Module):
         state, notes = _without_wrapper(state, model, rules)
     mapped = make_map(state, model, rules)
