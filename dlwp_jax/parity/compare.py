@@ -40,7 +40,7 @@ from dlwp_jax.parity.leaves import (
     torch_layers,
 )
 from dlwp_jax.parity.locate import first_layer, statistics_notes
-from dlwp_jax.parity.mapping import Entry, make_map
+from dlwp_jax.parity.mapping import Entry, make_map, own_names
 from dlwp_jax.parity.prefixes import common_prefixes
 from dlwp_jax.parity.report import ParityReport, Row, rows_of
 from dlwp_jax.parity.rules import Rule, compiled
@@ -404,7 +404,7 @@ def matched(
     recognised.
     """
     state = dict(torch_module.state_dict(keep_vars=True))
-    refuse_unsupported(torch_module, state, rules)
+    refuse_unsupported(torch_module, state, rules, own_names(model))
     mapped = make_map(state, model, rules)
     mapped.raise_if_incomplete()
     here = leaf_values(model)

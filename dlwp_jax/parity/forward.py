@@ -123,7 +123,8 @@ class Watch(TorchFunctionMode):
 _CHANNELS = re.compile(
     r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
 )
-_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm")
+_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm|lstm|gru|rnn_tanh|rnn_relu")
+_NORM = re.compile(r".*_norm")
 
 
 def _feature_axes(
@@ -138,9 +139,9 @@ def _feature_axes(
     def seen(name, x, arguments, y):
         if x is None or x.ndim < 2:
             return
-        sizes = next(
-            (a for a in arguments if isinstance(a, tuple | list)), ()
-        )  # of a norm over the last axes
+        sizes = ()  # of a norm over the last axes
+        if _NORM.fullmatch(name):
+            sizes = next((a for a in arguments if isinstance(a, tuple | list)), ())
         reads_last = bool(_LAST_AXIS.fullmatch(name))
         if reads_last or _CHANNELS.fullmatch(name):
             last = reads_last and len(sizes) < 2  # a norm over C H W is one of images
@@ -313,10 +314,12 @@ def without_dropout(model: Any) -> Any:
         layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for layer in layers:
         name = type(layer).__name__
+        options = ["dropout"]  # of a recurrent layer, or of attention
         if re.search(r"Drop|StochasticDepth", name):
-            for option in ("p", "rate", "drop_prob"):
-                if isinstance(getattr(layer, option, None), float | int | jax.Array):
-                    setattr(layer, option, 0.0)
+            options += ["p", "rate", "drop_prob"]
+        for option in options:
+            if isinstance(getattr(layer, option, None), float | int | jax.Array):
+                setattr(layer, option, 0.0)
     return model
 
 

@@ -29,9 +29,8 @@ _STATISTICS = {
     "var": "running_var",
 }  # of a batch norm; a model's own `mean` keeps its name
 
-_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention)
+_REFUSED = (torch.nn.MultiheadAttention,)
 _REFUSED_LEAVES = {
-    "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
     "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
 }
 
@@ -56,10 +55,16 @@ class Leaf:
         return str(self.path[-1])
 
     @property
+    def _is_kernel(self) -> bool:
+        """Whether it is a kernel, or one of the arrays that `nn.utils` computes a kernel from."""
+        original = getattr(self.owner, "of_kernel", False) and self.variable.ndim > 1
+        return self.path[-1] == "kernel" or original
+
+    @property
     def expected_shape(self) -> tuple[int, ...]:
         """The shape torch's array has, if the layer is laid out as `dlwp_jax.nn`'s are."""
         shape = tuple(self.variable.shape)
-        if self.own_name not in (*TORCH_NAMES, "bias"):
+        if self.own_name not in (*TORCH_NAMES, "bias") and not self._is_kernel:
             return shape
         turn = self.transform((*shape[-1:], *shape[:-1]))
         assert turn.undo is not None  # the turns of layers all have a way back
@@ -68,7 +73,7 @@ class Leaf:
     def transform(self, torch_shape: tuple[int, ...]) -> Transform:
         """How an array of torch's with that shape turns into this one."""
         name, shape = self.path[-1], tuple(self.variable.shape)
-        if name == "kernel":
+        if self._is_kernel:
             flipped = (
                 isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
             )
@@ -213,9 +218,15 @@ def _without_repeats(layers, identity) -> list[Layer]:
 
 
 def refuse_unsupported(
-    source: Any, state: Mapping[str, torch.Tensor], rules: Sequence[Rule] = ()
+    source: Any,
+    state: Mapping[str, torch.Tensor],
+    rules: Sequence[Rule] = (),
+    known: Sequence[str] = (),
 ) -> None:
-    """Refuse recurrent and attention layers and hooked weights that no rule has placed."""
+    """Refuse attention layers and hooked weights that no rule has placed.
+
+    Parametrizations that the JAX model has too (its names are `known`) are no matter.
+    """
     placed = [compiled(pattern) for pattern, *_ in rules]
     left = [name for name in state if not any(rule.fullmatch(name) for rule in placed)]
     kinds = _kinds_of_layers(source)
@@ -229,13 +240,14 @@ def refuse_unsupported(
                     else f"{name} belongs to {kind} layer"
                 )
                 raise NotImplementedError(
-                    f"{what}; recurrent and attention layers are not carried over by "
+                    f"{what}; attention layers are not carried over by "
                     f"themselves: say where {name} goes by rules=[(regex, path, transform)]."
                 )
-        if "parametrizations." in name:
+        if "parametrizations." in name and not name.endswith(tuple(known)):
             raise NotImplementedError(
-                f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into "
-                "the weight first: "
+                f"{name} is a parametrization, which the JAX model has not there: apply "
+                "nn.utils.weight_norm, spectral_norm or register_parametrization to its layer, "
+                "or fold torch's into the weight: "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
             )
         if leaf in ("weight_g", "weight_orig"):

@@ -98,7 +98,7 @@ def load_torch(
     Raises:
       ValueError: if the models do not fit (it names what is left over), or if layers of the
         same shapes could be exchanged and neither a rule nor the probe decides.
-      NotImplementedError: for recurrent and attention layers, unless rules place their arrays.
+      NotImplementedError: for attention layers, unless rules place their arrays.
 
     >>> from dlwp_jax import nn
     >>> theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
@@ -109,7 +109,7 @@ def load_torch(
     0.bias    [2]           0.bias    [2]           as it is  name
     """
     state, notes = state_dict_of(source), ()
-    refuse_unsupported(source, state, rules)
+    refuse_unsupported(source, state, rules, own_names(model))
     if not isinstance(source, torch.nn.Module):
         state, notes = _without_wrapper(state, model, rules)
     mapped = make_map(state, model, rules)
