@@ -31,6 +31,7 @@ from dlwp_jax.parity.forward import (
     refuse_drawing,
     tensors,
     twin,
+    whole_attention,
 )
 from dlwp_jax.parity.leaves import (
     dotted,
@@ -515,7 +516,8 @@ def _torch_side(
     turns: Sequence[bool],
 ) -> dict[str, Any]:
     xs = [x.requires_grad_(x.is_floating_point()) for x in tensors(inputs, dtype_of(reference))]
-    outputs = [y for y in outputs_of(reference(*xs)) if y.is_floating_point()]
+    with whole_attention():
+        outputs = [y for y in outputs_of(reference(*xs)) if y.is_floating_point()]
     # A seed that nobody draws inputs from: weighted by x itself, a norm of x has no gradient
     # but rounding.
     rng = np.random.default_rng(271828)

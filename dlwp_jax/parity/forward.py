@@ -1,11 +1,12 @@
 """Running both models on one input: torch's layout turns over here, and nowhere else."""
 
+import contextlib
 import copy
 import functools
 import pickle
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +124,7 @@ class Watch(TorchFunctionMode):
 _CHANNELS = re.compile(
     r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
 )
-_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm")
+_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm|multi_head_attention_forward")
 
 
 def _feature_axes(
@@ -198,11 +199,24 @@ def torch_outputs(module: torch.nn.Module, inputs: Sequence[Any]) -> list[np.nda
     return [to_numpy(y) for y in outputs_of(_run(module, tensors(inputs, dtype_of(module))))]
 
 
+@contextlib.contextmanager
+def whole_attention() -> Iterator[None]:
+    """No shortcut of torch's for transformers in evaluation: it zeroes padded positions, and
+    gives other outputs there than the same model in training.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _run(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
     training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_attention():
             return module(*inputs)
     finally:
         module.train(training)
@@ -299,7 +313,8 @@ def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return [
         (n, layer)
         for n, layer in module.named_modules()
-        if isinstance(layer, kinds) and getattr(layer, "p", 1)
+        if (isinstance(layer, kinds) and getattr(layer, "p", 1))
+        or (isinstance(layer, torch.nn.MultiheadAttention) and layer.dropout)
     ]
 
 
@@ -317,6 +332,8 @@ def without_dropout(model: Any) -> Any:
             for option in ("p", "rate", "drop_prob"):
                 if isinstance(getattr(layer, option, None), float | int | jax.Array):
                     setattr(layer, option, 0.0)
+        elif name == "MultiheadAttention":
+            layer.dropout = 0.0
     return model
 
 

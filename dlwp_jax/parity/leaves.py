@@ -22,17 +22,20 @@ from dlwp_jax.parity.rules import (
 
 Path = tuple[Any, ...]
 
+# Kernels `[in out]` are torch's weights, transposed.
+_KERNELS = {"kernel": "weight"} | {
+    f"{part}_proj_kernel": f"{part}_proj_weight" for part in ("in", "q", "k", "v")
+}
 # Our name of a leaf -> torch's. Others are called the same.
-TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+TORCH_NAMES = {**_KERNELS, "scale": "weight", "embedding": "weight"}
 _STATISTICS = {
     "mean": "running_mean",
     "var": "running_var",
 }  # of a batch norm; a model's own `mean` keeps its name
 
-_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention)
+_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase)
 _REFUSED_LEAVES = {
     "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
-    "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
 }
 
 
@@ -68,7 +71,7 @@ class Leaf:
     def transform(self, torch_shape: tuple[int, ...]) -> Transform:
         """How an array of torch's with that shape turns into this one."""
         name, shape = self.path[-1], tuple(self.variable.shape)
-        if name == "kernel":
+        if name in _KERNELS:
             flipped = (
                 isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
             )
@@ -215,7 +218,7 @@ def _without_repeats(layers, identity) -> list[Layer]:
 def refuse_unsupported(
     source: Any, state: Mapping[str, torch.Tensor], rules: Sequence[Rule] = ()
 ) -> None:
-    """Refuse recurrent and attention layers and hooked weights that no rule has placed."""
+    """Refuse recurrent layers and hooked weights that no rule has placed."""
     placed = [compiled(pattern) for pattern, *_ in rules]
     left = [name for name in state if not any(rule.fullmatch(name) for rule in placed)]
     kinds = _kinds_of_layers(source)
@@ -229,7 +232,7 @@ def refuse_unsupported(
                     else f"{name} belongs to {kind} layer"
                 )
                 raise NotImplementedError(
-                    f"{what}; recurrent and attention layers are not carried over by "
+                    f"{what}; recurrent layers are not carried over by "
                     f"themselves: say where {name} goes by rules=[(regex, path, transform)]."
                 )
         if "parametrizations." in name:

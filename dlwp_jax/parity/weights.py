@@ -98,7 +98,7 @@ def load_torch(
     Raises:
       ValueError: if the models do not fit (it names what is left over), or if layers of the
         same shapes could be exchanged and neither a rule nor the probe decides.
-      NotImplementedError: for recurrent and attention layers, unless rules place their arrays.
+      NotImplementedError: for recurrent layers, unless rules place their arrays.
 
     >>> from dlwp_jax import nn
     >>> theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
