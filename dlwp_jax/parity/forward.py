@@ -1,11 +1,12 @@
 """Running both models on one input: torch's layout turns over here, and nowhere else."""
 
+import contextlib
 import copy
 import functools
 import pickle
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +124,9 @@ class Watch(TorchFunctionMode):
 _CHANNELS = re.compile(
     r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
 )
-_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm|lstm|gru|rnn_tanh|rnn_relu")
+_LAST_AXIS = re.compile(
+    r"linear|layer_norm|rms_norm|lstm|gru|rnn_tanh|rnn_relu|multi_head_attention_forward"
+)
 _NORM = re.compile(r".*_norm")
 
 
@@ -199,11 +202,24 @@ def torch_outputs(module: torch.nn.Module, inputs: Sequence[Any]) -> list[np.nda
     return [to_numpy(y) for y in outputs_of(_run(module, tensors(inputs, dtype_of(module))))]
 
 
+@contextlib.contextmanager
+def whole_attention() -> Iterator[None]:
+    """No shortcut of torch's for transformers in evaluation: it zeroes padded positions, and
+    gives other outputs there than the same model in training.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _run(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
     training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_attention():
             return module(*inputs)
     finally:
         module.train(training)
@@ -300,7 +316,8 @@ def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return [
         (n, layer)
         for n, layer in module.named_modules()
-        if isinstance(layer, kinds) and getattr(layer, "p", 1)
+        if (isinstance(layer, kinds) and getattr(layer, "p", 1))
+        or (isinstance(layer, torch.nn.MultiheadAttention) and layer.dropout)
     ]
 
 
