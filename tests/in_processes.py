@@ -1,4 +1,4 @@
-"""What one of several processes does in tests/test_hosts.py:
+"""What one of several processes does in tests/test_devices_processes.py:
 
     python -m tests.in_processes SCENARIO ROOT [COORDINATOR COUNT INDEX]
 
