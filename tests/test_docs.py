@@ -63,7 +63,8 @@ WITH_CODE = [
 ]
 
 
-@pytest.mark.parametrize("page", by_name(WITH_CODE, slow=("search",)))
+# CI runs the slow ones; of sharding.md, tests/on_eight_devices.py runs the code too.
+@pytest.mark.parametrize("page", by_name(WITH_CODE, slow=("search", "sharding", "training")))
 def test_the_pages_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     walk(page, tmp_path, monkeypatch)
 
@@ -208,7 +209,7 @@ def resolved(name: str):
 def public_modules() -> list[str]:
     import dlwp_jax
 
-    return [*dlwp_jax.__all__, *dlwp_jax._ON_REQUEST]
+    return [*dlwp_jax.__all__, "parity"]  # which is not among those of `import *`
 
 
 def names_in(page: Path) -> set[str]:

@@ -124,8 +124,15 @@ def test_gradients_of_the_small_network_inside_the_large_one():
     learner, states = nested.nest(make, [2, 5], KEY[None], TRAIN)
     small_learner, small = make(2, KEY)
     inside = jax.tree.map(lambda a: a[0], states)
-    loss, grads = nested._value_and_grad(small_learner, small, TRAIN)
-    large_loss, large = nested._value_and_grad(learner, inside, TRAIN)
+
+    def loss_and_gradient(learner, state):
+        def loss(params):
+            return learner.loss(state, params, TRAIN, KEY, train=False)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(state.params)
+
+    loss, grads = loss_and_gradient(small_learner, small)
+    large_loss, large = loss_and_gradient(learner, inside)
     np.testing.assert_allclose(large_loss, loss, rtol=1e-6)
     corner = jax.tree.map(lambda a, like: a[tuple(slice(n) for n in like.shape)], large, grads)
     jax.tree.map(

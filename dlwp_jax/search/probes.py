@@ -338,12 +338,12 @@ def learning_curve(
     losses = [s.history["train/loss"][np.arange(draws), s.best_index] for s in sweeps]
     val_losses = np.stack([s.scores for s in sweeps])
     doubled = np.array(
-        [_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)]
+        [carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)]
     )
     return LearningCurve(tuple(sizes), np.stack(losses), val_losses, doubled, tuple(sweeps))
 
 
-def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
+def carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
     """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the
     lowest loss; NaN if a training diverged.
     """

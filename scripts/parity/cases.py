@@ -277,7 +277,7 @@ WITHOUT_A_ROW = {
     ),
     **dict.fromkeys(
         ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),
-        "networks of torchvision: tests/test_nn_imagenet.py",
+        "networks of torchvision: tests/test_models_imagenet.py",
     ),
     "LayerStack": "layers that have rows, as a loop: tests/test_nn_layer_stack.py",
     **dict.fromkeys(
