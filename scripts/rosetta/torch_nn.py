@@ -39,7 +39,6 @@ LOSSES = {
 ELSEWHERE = {
     **{name: f"losses.{function}" for name, function in LOSSES.items()},
     "Module": "flax.nnx.Module",
-    "DataParallel": "shard.shard_batch",
     "logsigmoid": "nn.log_sigmoid",
     "one_hot": "jax.nn.one_hot",
     "unfold": "nn.unfold",
@@ -147,6 +146,6 @@ def section() -> str:
         ]
         for reason in dict.fromkeys(reasons.values()):
             absent = [f"`{name}`" for name, why in reasons.items() if why == reason]
-            parts.append(f"- not here, as {reason}: {', '.join(absent)}")
+            parts.append(f"- not here ({reason}): {', '.join(absent)}")
         parts.append("")
     return "\n".join(parts)
