@@ -70,7 +70,7 @@ def cosine_similarity(
     >>> print(cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])).round(3))
     [0.707]
     """
-    x1, x2 = jnp.broadcast_arrays(*promote(floating(x1), floating(x2)))
+    a, b = jnp.broadcast_arrays(*promote(floating(x1), floating(x2)))
 
     def unit(x):
         x = wide(x)
@@ -78,7 +78,7 @@ def cosine_similarity(
         # As in torch, the gradient does not see that a short length was replaced.
         return x / (length + jax.lax.stop_gradient(jnp.maximum(length, eps) - length))
 
-    return (unit(x1) * unit(x2)).sum(dim).astype(x1.dtype)
+    return (unit(a) * unit(b)).sum(dim).astype(a.dtype)
 
 
 def pairwise_distance(
@@ -95,8 +95,8 @@ def pairwise_distance(
     >>> pairwise_distance(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2))).round(3).tolist()
     [5.0]
     """
-    x1, x2 = promote(floating(x1), floating(x2))
-    return _norm(wide(x1) - wide(x2) + eps, p, -1, keepdim).astype(x1.dtype)
+    a, b = promote(floating(x1), floating(x2))
+    return _norm(wide(a) - wide(b) + eps, p, -1, keepdim).astype(a.dtype)
 
 
 def pdist(x: ArrayLike, p: float = 2.0) -> jax.Array:

@@ -319,7 +319,7 @@ class GroupNorm(Affine):
                 f"GroupNorm takes [N ... {self.num_channels}], channels last; the input "
                 f"has shape {x.shape}."
             )
-        return group_norm(x, self.num_groups, *self._affine(), self.eps)
+        return group_norm(x, self.num_groups, *self._affine(), eps=self.eps)
 
 
 class _InstanceNorm(RunningMoments):

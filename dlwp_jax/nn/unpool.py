@@ -289,8 +289,8 @@ class _FractionalMaxPool(nnx.Module):
         self.output_size: tuple[int, ...] | None = (
             None if output_size is None else positive_tuple(output_size, n, "output_size")
         )
-        one = output_ratio is None or isinstance(output_ratio, int | float)
-        self.output_ratio: Any = output_ratio if one else tuple(output_ratio)
+        several = isinstance(output_ratio, Sequence)
+        self.output_ratio: Any = tuple(output_ratio) if several else output_ratio
         self.return_indices = return_indices
         self.rngs: nnx.RngStream = rngs.dropout.fork()
 
