@@ -227,12 +227,14 @@ class _Recurrent(_Gates):
             return y[:, 0], self._returned(tuple(s[:, 0] for s in last))
         return y.swapaxes(0, 1) if self.batch_first else y, self._returned(last)
 
-    def _run(self, x, state: State, valid):
+    def _run(
+        self, x: jax.Array, state: State, valid: jax.Array | None
+    ) -> tuple[jax.Array, State]:
         """`[T N in]` through all layers; the state is stacked."""
         ends: list[State] = []
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout is not None:
-                x = self.dropout(x)  # of the layer before
+                x = self.dropout(x)
             outputs = []
             for reverse, suffix in enumerate(self._suffixes(layer)):
                 gates, weights = self._prepared(x, suffix)
