@@ -17,7 +17,7 @@ from dlwp_jax.labels import labels
 from dlwp_jax.nn.containers import ModuleList, Sequential
 from dlwp_jax.nn.linear import Linear
 
-__all__ = ["AdaptiveLogSoftmaxWithLoss", "LogProbabilityAndLoss"]
+__all__ = ["AdaptiveLogSoftmaxWithLoss"]
 
 
 class LogProbabilityAndLoss(NamedTuple):

@@ -201,6 +201,9 @@ class ModuleDict(nnx.Dict):
     (['act', 'out'], (1, 2))
     """
 
+    def __init__(self, layers: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__(layers)
+
 
 def _parameter(value: Any) -> Any:
     """An array as a parameter; anything else as it is."""

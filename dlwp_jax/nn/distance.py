@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from dlwp_jax.nn.shapes import floating, promote
+from dlwp_jax.nn.shapes import floating, promote, wide
 
 __all__ = [
     "CosineSimilarity",
@@ -52,7 +52,8 @@ def normalize(x: ArrayLike, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
     [[0.6 0.8]]
     """
     x = floating(x)
-    return x / jnp.maximum(_norm(x, p, dim, True), eps)
+    y = wide(x)
+    return (y / jnp.maximum(_norm(y, p, dim, True), eps)).astype(x.dtype)
 
 
 def cosine_similarity(
@@ -69,14 +70,15 @@ def cosine_similarity(
     >>> print(cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])).round(3))
     [0.707]
     """
-    x1, x2 = jnp.broadcast_arrays(*promote(floating(x1), floating(x2)))
+    a, b = jnp.broadcast_arrays(*promote(floating(x1), floating(x2)))
 
     def unit(x):
+        x = wide(x)
         length = _norm(x, 2, dim, True)
         # As in torch, the gradient does not see that a short length was replaced.
         return x / (length + jax.lax.stop_gradient(jnp.maximum(length, eps) - length))
 
-    return (unit(x1) * unit(x2)).sum(dim)
+    return (unit(a) * unit(b)).sum(dim).astype(a.dtype)
 
 
 def pairwise_distance(
@@ -93,8 +95,8 @@ def pairwise_distance(
     >>> pairwise_distance(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2))).round(3).tolist()
     [5.0]
     """
-    x1, x2 = promote(floating(x1), floating(x2))
-    return _norm(x1 - x2 + eps, p, -1, keepdim)
+    a, b = promote(floating(x1), floating(x2))
+    return _norm(wide(a) - wide(b) + eps, p, -1, keepdim).astype(a.dtype)
 
 
 def pdist(x: ArrayLike, p: float = 2.0) -> jax.Array:
@@ -109,7 +111,8 @@ def pdist(x: ArrayLike, p: float = 2.0) -> jax.Array:
     """
     x = floating(x)
     first, second = np.triu_indices(len(x), 1)
-    return _norm(x[first] - x[second], p, -1)
+    y = wide(x)
+    return _norm(y[first] - y[second], p, -1).astype(x.dtype)
 
 
 class CosineSimilarity(nnx.Module):

@@ -167,9 +167,9 @@ def local_response_norm(
         raise ValueError(f"local_response_norm takes [N ... C]; the input has shape {x.shape}.")
     x = floating(x)
     around = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
-    squares = jnp.pad(jnp.square(x), around)
+    squares = jnp.pad(jnp.square(wide(x)), around)
     total = sum(windows.places(squares, x.ndim - 1, size, 1, 1))
-    return x / (k + alpha / size * total) ** beta
+    return (x / (k + alpha / size * total) ** beta).astype(x.dtype)
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -319,7 +319,7 @@ class GroupNorm(Affine):
                 f"GroupNorm takes [N ... {self.num_channels}], channels last; the input "
                 f"has shape {x.shape}."
             )
-        return group_norm(x, self.num_groups, *self._affine(), self.eps)
+        return group_norm(x, self.num_groups, *self._affine(), eps=self.eps)
 
 
 class _InstanceNorm(RunningMoments):

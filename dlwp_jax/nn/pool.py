@@ -120,8 +120,8 @@ def _places_by_axis(pair, plan):
         entry = plan[axis - 1]
         sides = axis, entry.padding, entry.after
         fills = _smallest(pair[0].dtype), -1
-        pair = tuple(_pad_axis(a, *sides, fill) for a, fill in zip(pair, fills, strict=True))
-        pair = max_and_place(pair, axis, entry.window, entry.stride, entry.dilation)
+        x, place = (_pad_axis(a, *sides, fill) for a, fill in zip(pair, fills, strict=True))
+        pair = max_and_place((x, place), axis, entry.window, entry.stride, entry.dilation)
     return pair
 
 

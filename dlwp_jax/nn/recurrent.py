@@ -68,6 +68,9 @@ def pad_sequence(
 class _Gates(nnx.Module):
     """What layers and cells share: the parameters, and the input's part of the gates."""
 
+    hidden_size: int
+    bias: bool
+    dtype: DTypeLike | None
     _gates: int
     _has_cell_state = False
 
@@ -208,13 +211,14 @@ class _Recurrent(_Gates):
             x = x[:, None]
         elif self.batch_first:
             x = x.swapaxes(0, 1)
-        valid = None if lengths is None else _valid(lengths, *x.shape[:2], single)
+        steps, size = x.shape[:2]
+        valid = None if lengths is None else _valid(lengths, steps, size, single)
         count = self.num_layers * (1 + self.bidirectional)
-        batch = () if single else x.shape[1:2]
+        batch = () if single else (size,)
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)[
             : 1 + self._has_cell_state
         ]
-        dtype = promote(x, self.weight_ih_l0[...], dtype=self.dtype)[0].dtype
+        dtype = promote(x, self._parameters("_l0")["weight_ih"], dtype=self.dtype)[0].dtype
         state = self._state(hx, [(count, *batch, size) for size in sizes], dtype)
         if single:
             state = tuple(s[:, None] for s in state)
@@ -223,7 +227,9 @@ class _Recurrent(_Gates):
             return y[:, 0], self._returned(tuple(s[:, 0] for s in last))
         return y.swapaxes(0, 1) if self.batch_first else y, self._returned(last)
 
-    def _run(self, x, state: State, valid):
+    def _run(
+        self, x: jax.Array, state: State, valid: jax.Array | None
+    ) -> tuple[jax.Array, State]:
         """`[T N in]` through all layers; the state is stacked."""
         ends: list[State] = []
         for layer in range(self.num_layers):
@@ -232,7 +238,8 @@ class _Recurrent(_Gates):
             outputs = []
             for reverse, suffix in enumerate(self._suffixes(layer)):
                 gates, weights = self._prepared(x, suffix)
-                first = tuple(s[len(ends)] for s in state)
+                number = len(ends)
+                first = tuple(s[number] for s in state)
                 y, end = recur(self._rule(), bool(reverse), gates, weights, first, valid)
                 outputs.append(y if valid is None else jnp.where(valid, y, 0))
                 ends.append(end)

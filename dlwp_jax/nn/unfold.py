@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dlwp_jax.nn import windows
-from dlwp_jax.nn.shapes import Sizes, check_input, over_batch, positive_tuple, to_tuple
+from dlwp_jax.nn.shapes import (
+    Sizes,
+    check_input,
+    floating,
+    over_batch,
+    positive_tuple,
+    to_tuple,
+)
 
 __all__ = ["Fold", "Unfold", "fold", "unfold"]
 
@@ -97,6 +104,7 @@ def fold(
             f"fold takes [N windows C * {places}], or the same without N; the input has shape "
             f"{x.shape}."
         )
+    x = floating(x)  # sums of whole numbers may not fit into their dtype
     image = jax.ShapeDtypeStruct((*x.shape[:-2], height, width, x.shape[-1] // places), x.dtype)
 
     def windows_of(image):

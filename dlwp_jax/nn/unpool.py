@@ -136,7 +136,8 @@ class _MaxUnpool(nnx.Module):
 
 
 class MaxUnpool1d(_MaxUnpool):
-    """The way back from `MaxPool1d(return_indices=True)`; torch.nn.MaxUnpool1d.
+    """The way back from `MaxPool1d(return_indices=True)`, whose `kernel_size`, `stride` and
+    `padding` it is given; torch.nn.MaxUnpool1d.
 
     >>> MaxUnpool1d(2)(jnp.ones((1, 2, 1)), jnp.array([[[1], [2]]])).shape
     (1, 4, 1)
@@ -146,7 +147,8 @@ class MaxUnpool1d(_MaxUnpool):
 
 
 class MaxUnpool2d(_MaxUnpool):
-    """The way back from `MaxPool2d(return_indices=True)`; torch.nn.MaxUnpool2d.
+    """The way back from `MaxPool2d(return_indices=True)`, whose `kernel_size`, `stride` and
+    `padding` it is given; torch.nn.MaxUnpool2d.
 
     >>> MaxUnpool2d(2)(jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1), int)).shape
     (1, 2, 2, 1)
@@ -156,7 +158,8 @@ class MaxUnpool2d(_MaxUnpool):
 
 
 class MaxUnpool3d(_MaxUnpool):
-    """The way back from `MaxPool3d(return_indices=True)`; torch.nn.MaxUnpool3d.
+    """The way back from `MaxPool3d(return_indices=True)`, whose `kernel_size`, `stride` and
+    `padding` it is given; torch.nn.MaxUnpool3d.
 
     >>> MaxUnpool3d(2)(jnp.ones((1, 1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1, 1), int)).shape
     (1, 2, 2, 2, 1)
@@ -289,8 +292,8 @@ class _FractionalMaxPool(nnx.Module):
         self.output_size: tuple[int, ...] | None = (
             None if output_size is None else positive_tuple(output_size, n, "output_size")
         )
-        one = output_ratio is None or isinstance(output_ratio, int | float)
-        self.output_ratio: Any = output_ratio if one else tuple(output_ratio)
+        several = isinstance(output_ratio, Sequence)
+        self.output_ratio: Any = tuple(output_ratio) if several else output_ratio
         self.return_indices = return_indices
         self.rngs: nnx.RngStream = rngs.dropout.fork()
 

@@ -64,17 +64,17 @@ def expression(text: str) -> tuple[torch.nn.Module, nnx.Module]:
 
 def layers() -> Measured:
     """Outputs, gradients and statistics, in train mode where it is not random."""
-    for text, shape in cases.LAYERS:
+    for text, shapes in cases.LAYERS:
         theirs, ours = expression(text)
         loaded = parity.load_torch(ours, theirs)
         rng = np.random.default_rng(0)
-        x = (
-            rng.integers(0, 20, shape)
-            if "Embedding" in text
-            else rng.standard_normal(shape).astype(np.float32)
-        )
+        several = shapes if isinstance(shapes[0], tuple) else (shapes,)
+        if "Embedding" in text:
+            xs = [rng.integers(0, 20, shape) for shape in several]
+        else:
+            xs = [rng.standard_normal(shape).astype(np.float32) for shape in several]
         is_random = "Dropout" in text or "RReLU" in text
-        report = parity.compare(theirs, ours, x, loaded=loaded, train=not is_random)
+        report = parity.compare(theirs, ours, *xs, loaded=loaded, train=not is_random)
         yield "layer", f"`{text}`", max(row.max_rel for row in report.rows)
 
 
