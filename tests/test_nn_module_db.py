@@ -14,7 +14,7 @@ from dlwp_jax import nn
 from tests.nn_parity import load, parameter_map, takes_rngs
 
 RECURRENT = "recurrent layers are refused by name"
-ATTENTION = "attention layers are refused by name"
+ATTENTION = "more inputs than one; tests/test_nn_attention.py"
 LAZY = "Flax layers are given their sizes"
 NOT_OURS = "not among the layers of this library"
 # Everything of the database that is left out: modules, options of single cases, inputs. Losses

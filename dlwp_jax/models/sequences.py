@@ -23,7 +23,41 @@ from dlwp_jax.nn.embedding import Embedding
 from dlwp_jax.nn.layer_norm import LayerNorm
 from dlwp_jax.nn.linear import Linear
 
-__all__ = ["AttentionMLP", "SequenceBlock", "SequenceMLP", "SequenceTransformer"]
+__all__ = ["AttentionMLP", "Bigram", "SequenceBlock", "SequenceMLP", "SequenceTransformer"]
+
+
+class Bigram(nnx.Module):
+    """A table as a model: the next token from the last one alone.
+
+    Args:
+      shares: `[V V]`, how often each token (column) comes behind each one (row), to any scale.
+      rngs: not used.
+
+    >>> model = Bigram(jnp.array([[0.0, 1.0], [0.5, 0.5]]))
+    >>> jax.nn.softmax(model(jnp.array([[1, 0]]))).round(2).tolist()
+    [[[0.5, 0.5], [0.0, 1.0]]]
+    """
+
+    def __init__(self, shares: jax.Array, *, rngs: nnx.Rngs | None = None):
+        del rngs
+        # A pair that never came has a small probability, not zero.
+        self.logits = nnx.Param(jnp.log(jnp.asarray(shares, jnp.float32) + 1e-9))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:  # [n l] -> [n l vocab_size]
+        """Logits of the token behind each position."""
+        return self.logits[...][jnp.asarray(tokens, jnp.int32)]
+
+    def make_cache(self, n: int, length: int) -> tuple[()]:
+        """An empty cache for `nn.generate`: the last token is enough."""
+        del n, length
+        return ()
+
+    def decode(
+        self, tokens: jax.Array, cache: tuple[()], position: ArrayLike
+    ) -> tuple[jax.Array, tuple[()]]:
+        """Logits of the next tokens."""
+        del position
+        return self(tokens), cache
 
 
 class SequenceMLP(nnx.Module):
