@@ -20,12 +20,7 @@ from dlwp_jax.nn.dropout import dropout
 from dlwp_jax.nn.linear import Linear, linear
 from dlwp_jax.nn.shapes import floating, promote, wide
 
-__all__ = [
-    "KeyValueCache",
-    "MultiheadAttention",
-    "attend_with_cache",
-    "scaled_dot_product_attention",
-]
+__all__ = ["MultiheadAttention", "attend_with_cache", "scaled_dot_product_attention"]
 
 # Keys and values of the positions so far, `[N heads length head_dim]` each.
 KeyValueCache = tuple[jax.Array, jax.Array]
