@@ -4,13 +4,15 @@ Run:    python -m experiments ch09_names                          the names of a
         python -m experiments ch09_names --names FILE             a name a line, as the book
         python -m experiments ch09_names --names FILE --steps 10000    for as long as the book
 Writes: runs/ch09_names/{config.json,history_<net>.jsonl,losses.png,attention.png}
-Expect: EXPECT
+Expect: on the short list, seed 0, after 1,000 steps: the transformer knows most names by heart;
+        75 s of processor time. On the book's 31,915 names, seed 0, after 10,000 steps:
+        attention 2.4260, transformer 1.9271 (book 2.4125, 1.9299), every thousandth figure
+        within 0.025 of the book's; MLP 2.3387 (book 2.2742, of a network that had been trained
+        before); 28 % of the transformer's names are in the list; 6 min of processor time
 
 Four models give the probability of the next letter: a table of pairs, a network of the letters
-so far, attention to them, and a transformer. The book counts a table of all pairs; its networks
-print the mean loss of every thousand steps. Its notebooks set no seed: their losses and ours
-agree to about 0.03. With the short list, and without --steps, the networks learn for far fewer
-steps than the book's.
+so far, attention to them, and a transformer. The book's networks print the mean loss of every
+thousand steps, of 10,000; by default ours learn for far fewer.
 """
 
 from dataclasses import dataclass
@@ -161,10 +163,12 @@ def show_losses(histories, config):
         if not config.is_books:
             print(f"{name:12s} loss {found[0]:.4f} at first, {found[-1]:.4f} in the end")
             continue
-        table = Table(rtol=0.03)
+        table = Table(rtol=0.012)
         for number, (ours, book) in enumerate(zip(found, BOOK[name].split(), strict=False), 1):
             table.row(f"{name}, steps up to {number * EVERY}", book, float(ours))
         table.close()
+        if name == "MLP":
+            print("The book's MLP had been trained before its first figure.\n")
 
 
 def main(config: Config):

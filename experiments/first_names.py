@@ -1,5 +1,6 @@
 """First names for the character models, where no file of names is given."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 TEXT = """
@@ -30,7 +31,7 @@ Zofia
 NAMES = TEXT.split()
 
 
-def read(path: Path | None) -> list[str]:
+def read(path: Path | None) -> Sequence[str]:
     """The names of a file, which are the first of the fields of its lines, or the short list."""
     if path is None:
         return NAMES

@@ -49,21 +49,6 @@ ROWS = [
         ],
     ),
     (
-        "attention: a row that sees nothing",
-        "zero; NaN in MultiheadAttention if it returns weights",
-        "the average of all values",
-        [
-            "nn_attention::test_masks",
-            "nn_attention::test_a_sequence_of_nothing_but_padding",
-        ],
-    ),
-    (
-        "attention in float64",
-        "float64 throughout",
-        "softmax in float32",
-        ["nn_attention::test_float64"],
-    ),
-    (
         "pooling",
         "stride = window; ceil_mode; adaptive",
         "stride 1; neither",
