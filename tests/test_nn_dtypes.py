@@ -94,6 +94,26 @@ def table():
     product = with_kernel(nn.Linear(8, 1, bias=False, rngs=nnx.Rngs(0)), RAMP[:, None])
     elementwise("Linear", product, lambda x: x @ torch.tensor(RAMP[:, None]))
 
+    def attend(function):
+        def run(x):
+            x = x[None, :, None] * 1
+            return function(x, x, x)
+
+        return run
+
+    elementwise(
+        "scaled_dot_product_attention",
+        attend(nn.scaled_dot_product_attention),
+        attend(F.scaled_dot_product_attention),
+    )
+    elementwise(
+        "sinusoidal_embedding",
+        lambda x: nn.sinusoidal_embedding(x, 4),
+        lambda x: torch.stack(
+            [f(x * w) for f in (torch.sin, torch.cos) for w in (1, 1e-4)], -1
+        ),
+    )
+
     sized = {"nearest": 2, "linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2, "area": 2}
     for mode, axes in sized.items():
         options = {"size": 3, "mode": mode}

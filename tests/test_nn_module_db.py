@@ -14,15 +14,10 @@ from torch.testing._internal.common_modules import module_db
 from dlwp_jax import nn
 from tests.nn_parity import load, parameter_map, takes_rngs
 
-ATTENTION = "attention layers are refused by name"
 LAZY = "Flax layers are given their sizes"
 # Everything of the database that is left out: modules, options of single cases, inputs. Losses
 # are in test_losses.py.
 EXCEPTIONS = {
-    **dict.fromkeys(
-        ["TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"], ATTENTION
-    ),
-    **dict.fromkeys(["Transformer", "MultiheadAttention"], ATTENTION),
     **dict.fromkeys(
         [f"LazyConv{kind}{n}d" for kind in ("", "Transpose") for n in (1, 2, 3)], LAZY
     ),
@@ -36,6 +31,9 @@ EXCEPTIONS = {
     "scalar to PReLU": "a scalar has no axis",
 }
 DRAWN = ("FractionalMaxPool2d", "FractionalMaxPool3d")  # windows from torch's generator
+# Layers of several inputs and masks: tests/test_nn_attention.py.
+ATTENTION = {"MultiheadAttention", "Transformer", "TransformerDecoderLayer"}
+ATTENTION |= {"TransformerEncoder", "TransformerEncoderLayer"}
 # Float32 sums of up to some thousand products in another order; the worst case seen is 6e-6 of
 # values of about 1.
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
@@ -83,7 +81,8 @@ def name_of(info):
 
 def takes_part(info):
     name = name_of(info)
-    return name not in EXCEPTIONS and name not in DRAWN and not name.endswith("Loss")
+    left_out = {*EXCEPTIONS, *ATTENTION, *DRAWN}
+    return name not in left_out and not name.endswith("Loss")
 
 
 def channel_axis(name, x):

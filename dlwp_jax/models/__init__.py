@@ -27,6 +27,7 @@ from dlwp_jax.models.resnet import (
 )
 from dlwp_jax.models.sequences import (
     AttentionMLP,
+    Bigram,
     SequenceBlock,
     SequenceMLP,
     SequenceTransformer,
@@ -38,6 +39,7 @@ __all__ = [
     "AlexNet",
     "AttentionMLP",
     "BasicBlock",
+    "Bigram",
     "Bottleneck",
     "ConvNet",
     "LunaModel",

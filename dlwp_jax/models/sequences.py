@@ -23,7 +23,41 @@ from dlwp_jax.nn.embedding import Embedding
 from dlwp_jax.nn.layer_norm import LayerNorm
 from dlwp_jax.nn.linear import Linear
 
-__all__ = ["AttentionMLP", "SequenceBlock", "SequenceMLP", "SequenceTransformer"]
+__all__ = ["AttentionMLP", "Bigram", "SequenceBlock", "SequenceMLP", "SequenceTransformer"]
+
+
+class Bigram(nnx.Module):
+    """A table as a model: the next token from the last one alone.
+
+    Args:
+      shares: `[V V]`, how often each token (column) comes behind each one (row), to any scale.
+      rngs: not used.
+
+    >>> model = Bigram(jnp.array([[0.0, 1.0], [0.5, 0.5]]))
+    >>> jax.nn.softmax(model(jnp.array([[1, 0]]))).round(2).tolist()
+    [[[0.5, 0.5], [0.0, 1.0]]]
+    """
+
+    def __init__(self, shares: jax.Array, *, rngs: nnx.Rngs | None = None):
+        del rngs
+        # A pair that never came has a small probability, not zero.
+        self.logits = nnx.Param(jnp.log(jnp.asarray(shares, jnp.float32) + 1e-9))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:  # [n l] -> [n l vocab_size]
+        """Logits of the token behind each position."""
+        return self.logits[...][jnp.asarray(tokens, jnp.int32)]
+
+    def make_cache(self, n: int, length: int) -> tuple[()]:
+        """An empty cache for `nn.generate`, which needs none, whatever `n` and `length` are."""
+        del n, length
+        return ()
+
+    def decode(
+        self, tokens: jax.Array, cache: tuple[()], position: ArrayLike
+    ) -> tuple[jax.Array, tuple[()]]:
+        """Logits of the next `tokens`; the `cache` stays empty, and `position` is not used."""
+        del position
+        return self(tokens), cache
 
 
 class SequenceMLP(nnx.Module):
@@ -70,14 +104,16 @@ class SequenceMLP(nnx.Module):
         return self.out(jax.nn.relu(self.linear(rows)))
 
     def make_cache(self, n: int, length: int) -> jax.Array:
-        """An empty cache for `nn.generate`: the tokens so far."""
+        """An empty cache for `nn.generate`: `n` sequences of `length` tokens."""
         _check_length(length, self.max_sequence_length)
         return jnp.zeros((n, length), jnp.int32)
 
     def decode(
         self, tokens: jax.Array, cache: jax.Array, position: ArrayLike
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits of the next tokens, and the cache with them."""
+        """Logits of the next `tokens`, of which the first has the number `position`, and the
+        `cache` with them.
+        """
         cache = jax.lax.dynamic_update_slice(cache, tokens.astype(cache.dtype), (0, position))
         last = jax.lax.dynamic_slice_in_dim(self(cache), position, tokens.shape[1], axis=1)
         return last, cache
@@ -138,14 +174,16 @@ class AttentionMLP(nnx.Module):
         return self.query_proj(x), self.key_proj(x), self.value_proj(x)
 
     def make_cache(self, n: int, length: int) -> KeyValueCache:
-        """An empty cache for `nn.generate`."""
+        """An empty cache for `nn.generate`: `n` sequences of `length` tokens."""
         zeros = jnp.zeros((n, 1, length, self.tok_embd.embedding_dim))
         return zeros, zeros
 
     def decode(
         self, tokens: jax.Array, cache: KeyValueCache, position: ArrayLike
     ) -> tuple[jax.Array, KeyValueCache]:
-        """Logits of the next tokens, and the cache with them."""
+        """Logits of the next `tokens`, of which the first has the number `position`, and the
+        `cache` with them.
+        """
         parts = (x[:, None] for x in self._projected(tokens))
         x, cache = attend_with_cache(*parts, cache, position)
         return self.output_proj(self.mlp(x[:, 0])), cache
@@ -187,7 +225,9 @@ class SequenceBlock(nnx.Module):
     def decode(
         self, x: jax.Array, cache: KeyValueCache, position: ArrayLike
     ) -> tuple[jax.Array, KeyValueCache]:
-        """The output for the next positions, and the cache with them."""
+        """The output for the next positions `x`, of which the first has the number `position`,
+        and the `cache` with them.
+        """
         attended, cache = attend_with_cache(*self._heads(x), cache, position)
         return self._rest(x, attended), cache
 
@@ -258,7 +298,9 @@ class SequenceTransformer(nnx.Module):
         return self.char_embedding(tokens) + self.positional_embedding(positions)
 
     def make_cache(self, n: int, length: int) -> tuple[KeyValueCache, ...]:
-        """An empty cache for `nn.generate`, one pair of arrays for each block."""
+        """An empty cache for `nn.generate`: for each block, keys and values of `n` sequences of
+        `length` tokens.
+        """
         _check_length(length, self.positional_embedding.num_embeddings)
         heads = self.transformer_blocks[0].num_heads
         features = self.positional_embedding.embedding_dim
@@ -268,7 +310,9 @@ class SequenceTransformer(nnx.Module):
     def decode(
         self, tokens: jax.Array, cache: tuple[KeyValueCache, ...], position: ArrayLike
     ) -> tuple[jax.Array, tuple[KeyValueCache, ...]]:
-        """Logits of the next tokens, and the cache with them."""
+        """Logits of the next `tokens`, of which the first has the number `position`, and the
+        `cache` with them.
+        """
         x = self._start(tokens, position + jnp.arange(tokens.shape[1]))
         caches = []
         for block, own in zip(self.transformer_blocks, cache, strict=True):

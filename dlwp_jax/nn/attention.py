@@ -20,12 +20,7 @@ from dlwp_jax.nn.dropout import dropout
 from dlwp_jax.nn.linear import Linear, linear
 from dlwp_jax.nn.shapes import floating, promote, wide
 
-__all__ = [
-    "KeyValueCache",
-    "MultiheadAttention",
-    "attend_with_cache",
-    "scaled_dot_product_attention",
-]
+__all__ = ["MultiheadAttention", "attend_with_cache", "scaled_dot_product_attention"]
 
 # Keys and values of the positions so far, `[N heads length head_dim]` each.
 KeyValueCache = tuple[jax.Array, jax.Array]
@@ -81,7 +76,7 @@ def scaled_dot_product_attention(
     >>> scaled_dot_product_attention(x, x, x, is_causal=True)[0].tolist()
     [1.0, 0.0]
     """
-    query, key, value = promote(floating(query), floating(key), floating(value))
+    query, key, value = _floats(query, key, value)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (jnp.repeat(x, groups, axis=-3) for x in (key, value))
@@ -89,6 +84,11 @@ def scaled_dot_product_attention(
         scale = 1 / math.sqrt(query.shape[-1])
     how = _How(is_causal, scale, dropout_p, dropout_key)
     return _attention(query, key, value, *_kinds(attn_mask), how, implementation)
+
+
+def _floats(*arrays: ArrayLike) -> tuple[jax.Array, ...]:
+    """The arrays in one floating dtype."""
+    return promote(*(floating(array) for array in arrays))
 
 
 class _How(NamedTuple):
@@ -116,8 +116,11 @@ def _attention(query, key, value, allowed, bias, how: _How, implementation) -> j
     if implementation is not None:
         if drops:
             raise ValueError("implementation= has no dropout; leave it out, or dropout_p=0.")
+        q, k, v = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
         output = jax.nn.dot_product_attention(
-            *(jnp.swapaxes(x, -3, -2) for x in (query, key, value)),
+            q,
+            k,
+            v,
             bias,
             allowed,
             scale=how.scale,
@@ -478,9 +481,10 @@ class MultiheadAttention(nnx.Module):
             self.dropout if drops else 0.0,
             self.rngs() if drops else None,
         )
+        allowed, bias = masks
         if not need_weights:
-            return _attention(q, k, v, *masks, how, self.implementation), None
-        weights = _weights(q, k, *masks, how, jax.nn.softmax)
+            return _attention(q, k, v, allowed, bias, how, self.implementation), None
+        weights = _weights(q, k, allowed, bias, how, jax.nn.softmax)
         return weights @ v, weights
 
     def make_cache(self, n: int, length: int, dtype: DTypeLike | None = None) -> KeyValueCache:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from dlwp_jax.labels import labels
+from dlwp_jax.nn.shapes import floating
 
 __all__ = ["generate", "next_token"]
 
@@ -34,7 +35,7 @@ class _Choice(NamedTuple):
 
 
 def next_token(
-    logits: jax.Array,
+    logits: ArrayLike,
     key: jax.Array | None = None,
     *,
     temperature: float = 1.0,
@@ -63,6 +64,7 @@ def next_token(
         raise ValueError(f"temperature={temperature} is at least 0, top_k={top_k} at least 1.")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} is above 0 and at most 1.")
+    logits = floating(logits)
     if key is None or temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
     logits = logits / temperature

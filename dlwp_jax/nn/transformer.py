@@ -8,7 +8,7 @@ those of `MultiheadAttention`: True is left out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class _Layer(nnx.Module):
 
     self_attn: MultiheadAttention
     multihead_attn: MultiheadAttention
+    norm1: LayerNorm
     _attentions: tuple[str, ...]
 
     def __init__(
@@ -189,13 +190,15 @@ class TransformerEncoderLayer(_Layer):
         return self._residual(src, 2, self._network)
 
     def make_cache(self, n: int, length: int, dtype: DTypeLike | None = None) -> KeyValueCache:
-        """An empty cache for `decode`, as `MultiheadAttention.make_cache`."""
+        """An empty cache for `decode`: `n` sequences of up to `length` positions, in `dtype`."""
         return self.self_attn.make_cache(n, length, dtype)
 
     def decode(
         self, src: jax.Array, cache: KeyValueCache, position: ArrayLike
     ) -> tuple[jax.Array, KeyValueCache]:
-        """The next positions of a causal layer, as `MultiheadAttention.decode`."""
+        """The output of a causal layer for the next positions `src`, of which the first has the
+        number `position`, and the `cache` with them.
+        """
         kept = [cache]
 
         def attend(x):
@@ -268,10 +271,7 @@ class _Fresh(Protocol):
     def fresh(self, *, rngs: nnx.Rngs) -> Self: ...
 
 
-AnyLayer = TypeVar("AnyLayer", bound=_Fresh)
-
-
-def _layers(layer: AnyLayer, num_layers: int, rngs: nnx.Rngs) -> ModuleList:
+def _layers(layer: _Fresh, num_layers: int, rngs: nnx.Rngs) -> ModuleList:
     return ModuleList([layer.fresh(rngs=rngs) for _ in range(num_layers)])
 
 
@@ -315,7 +315,12 @@ class TransformerEncoder(nnx.Module):
         src_key_padding_mask: Mask = None,
         is_causal: bool = False,
     ) -> jax.Array:
-        """The output of the last layer; arguments as for `TransformerEncoderLayer`."""
+        """The output of the last layer, of the shape of `src`.
+
+        Args:
+          src, src_key_padding_mask, is_causal: as for `TransformerEncoderLayer`.
+          mask: its `src_mask`.
+        """
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, is_causal)
         return src if self.norm is None else self.norm(src)
@@ -323,13 +328,15 @@ class TransformerEncoder(nnx.Module):
     def make_cache(
         self, n: int, length: int, dtype: DTypeLike | None = None
     ) -> tuple[KeyValueCache, ...]:
-        """An empty cache for each layer, as `MultiheadAttention.make_cache`."""
+        """For each layer an empty cache: `n` sequences of up to `length` positions, in `dtype`."""
         return tuple(layer.make_cache(n, length, dtype) for layer in self.layers)
 
     def decode(
         self, src: jax.Array, cache: tuple[KeyValueCache, ...], position: ArrayLike
     ) -> tuple[jax.Array, tuple[KeyValueCache, ...]]:
-        """The next positions of a causal encoder, as `MultiheadAttention.decode`."""
+        """The output of a causal encoder for the next positions `src`, of which the first has the
+        number `position`, and the `cache` with them.
+        """
         caches = []
         for layer, own in zip(self.layers, cache, strict=True):
             src, own = layer.decode(src, own, position)
@@ -375,7 +382,12 @@ class TransformerDecoder(nnx.Module):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> jax.Array:
-        """The output of the last layer; arguments as for `TransformerDecoderLayer`."""
+        """The output of the last layer, of the shape of `tgt`.
+
+        Args:
+          tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
+            tgt_is_causal, memory_is_causal: as for `TransformerDecoderLayer`.
+        """
         for layer in self.layers:
             tgt = layer(
                 tgt,
@@ -478,7 +490,10 @@ class Transformer(nnx.Module):
     ) -> jax.Array:
         """The decoder's output for `tgt`, given the encoder's for `src`.
 
-        Arguments as for `TransformerEncoderLayer` and `TransformerDecoderLayer`.
+        Args:
+          src, src_mask, src_key_padding_mask, src_is_causal: as for `TransformerEncoderLayer`.
+          tgt, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
+            tgt_is_causal, memory_is_causal: as for `TransformerDecoderLayer`.
         """
         memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
         return self.decoder(
@@ -496,7 +511,7 @@ class Transformer(nnx.Module):
     def generate_square_subsequent_mask(
         sz: int, dtype: DTypeLike = jnp.float32
     ) -> jax.Array:  # -> [sz sz]
-        """A causal mask: -inf above the diagonal, else 0.
+        """A causal mask for `sz` positions, in `dtype`: -inf above the diagonal, else 0.
 
         >>> Transformer.generate_square_subsequent_mask(2).tolist()
         [[0.0, -inf], [0.0, 0.0]]

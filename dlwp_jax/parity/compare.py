@@ -283,7 +283,7 @@ def _random_names(reference: torch.nn.Module, inputs: Sequence[Any], train: bool
 
 
 def _call(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), whole_attention():
         module(*inputs)
 
 

@@ -67,6 +67,8 @@ for n, sides in ((1, (1, 2)), (2, (1, 2, 3, 0)), (3, (1, 2, 0, 1, 2, 0))):
     LAYERS += [(f"ConstantPad{n}d({sides}, 0.5)", image)]
 LAYERS += [
     ("Upsample(scale_factor=2, mode='nearest')", (2, 4, 6, 6)),
+    ("TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)", (3, 5, 8)),
+    ("TransformerEncoder(TransformerEncoderLayer(8, 2, 16, 0.0, 'gelu'), 2)", (5, 3, 8)),
     ("Upsample(scale_factor=2, mode='bilinear', align_corners=True)", (2, 4, 6, 6)),
     ("Upsample(size=(9, 7), mode='bicubic')", (2, 4, 6, 6)),
     ("Upsample(scale_factor=1.5, mode='linear')", (2, 4, 6)),
@@ -305,6 +307,31 @@ WITHOUT_A_ROW = {
             "ResBlock",
         ),
         "networks of the book: tests/test_golden_chapter8.py",
+    ),
+    **dict.fromkeys(
+        ("AttentionMLP", "Bigram", "SequenceBlock", "SequenceMLP", "SequenceTransformer"),
+        "networks of the book: tests/test_golden_chapter9.py",
+    ),
+    **dict.fromkeys(
+        (
+            "MultiheadAttention",
+            "Transformer",
+            "TransformerDecoder",
+            "TransformerDecoderLayer",
+            "scaled_dot_product_attention",
+        ),
+        "several inputs: tests/test_nn_attention.py",
+    ),
+    **dict.fromkeys(
+        (
+            "attend_with_cache",
+            "generate",
+            "next_token",
+            "rotary",
+            "sinusoidal_embedding",
+            "sinusoidal_positions",
+        ),
+        "torch has no such function: tests/test_nn_generation.py",
     ),
     **dict.fromkeys(
         ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),
