@@ -2,9 +2,10 @@
 
 Run:    python -m experiments ch05_overfitting
 Writes: runs/ch05_overfitting/{config.json,history.jsonl,cures.png,capacity.png}
-Expect: without a cure the validation loss ends between 22 and 29 °C²; with an L2 penalty of
-        0.01 it ends at 3.7 (mean of five seeds); every cure is better than none with each
-        seed; the smallest size, one hidden unit, is recommended; 60 s of processor time
+Expect: without a cure the validation loss ends between 22 and 29 °C²;
+        with an L2 penalty of 0.01 it ends at 3.7 (mean of five seeds);
+        every cure is better than none with each seed; the smallest size,
+        one hidden unit, is recommended; 60 s of processor time
 
 A network of two hidden layers learns the eleven readings of the thermometer by heart. To see
 how it does on new readings, each reading is left out once: eleven trainings, each on the ten

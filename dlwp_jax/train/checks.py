@@ -11,6 +11,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from dlwp_jax.checks import describe, is_array, is_numeric, key, numbers_of, on_device, whole
+from dlwp_jax.filters import shown
 
 __all__ = ["describe", "is_array", "key"]
 
@@ -51,18 +52,32 @@ def optimizer(value: Any) -> None:
     )
 
 
-def trainable(params: PyTree, filter: Any) -> None:
-    """Refuse a filter that chooses no leaf, or leaves without a gradient."""
+def trainable(params: PyTree, filter: Any, model: nnx.Module) -> None:
+    """Refuse a filter that chooses no leaf of the model, or leaves without a gradient."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
+        parameters = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        known = f"parameters are {shown(parameters)}" if parameters else "model has none"
         raise ValueError(
-            f"trainable={filter!r} chooses no leaf of the model, so there is nothing to train."
+            f"trainable={filter!r} chooses no leaf of the model, so there is nothing to train. "
+            f"The {known}."
         )
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"trainable={filter!r} chooses {name(path)} of dtype {leaf.dtype}, which has "
                 "no gradient; narrow the filter, for example to nnx.Param."
+            )
+
+
+def no_statistics(chosen: nnx.State, filter: Any) -> None:
+    """Refuse a filter that chooses running statistics, which would then never move."""
+    for path, variable in nnx.to_flat_state(chosen):
+        if isinstance(variable, nnx.BatchStat):
+            raise TypeError(
+                f"trainable={filter!r} chooses {'.'.join(map(str, path))}, a statistic, which "
+                "the forward pass moves and not a gradient; narrow the filter: "
+                f"nnx.All(nnx.Param, {filter!r})."
             )
 
 
