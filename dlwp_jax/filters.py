@@ -26,7 +26,7 @@ def checked(filter: Any, model: nnx.Module, argument: str = "trainable") -> Any:
 
     >>> checked("bias", nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
     Traceback (most recent call last):
-    ValueError: trainable='bias' names a tag of NNX, which no variable of the model has; \
+    ValueError: trainable='bias' names a tag of NNX, which chooses no leaf of the model; \
 write nnx.All(nnx.Param, nnx.PathContains('bias')). The parameters are bias, kernel.
     """
     if isinstance(filter, list):
@@ -45,12 +45,12 @@ write nnx.All(nnx.Param, nnx.PathContains('bias')). The parameters are bias, ker
             )
         if isinstance(part, nnx.WithTag) and part.tag not in tags:
             raise ValueError(
-                f"{argument}={filter!r} names a tag of NNX, which no variable of the model "
-                f"has{_cure(_words(part.tag), paths)}. {known}"
+                f"{argument}={filter!r} names a tag of NNX, which chooses no leaf of the "
+                f"model{_cure(_words(part.tag), paths)}. {known}"
             )
         if isinstance(part, nnx.PathContains) and not any(part(path, None) for path in paths):
             raise ValueError(
-                f"{argument}={filter!r}: no part of the model is called {part.key!r}"
+                f"{argument}={filter!r}: {part.key!r} chooses no leaf of the model"
                 f"{_cure(_words(part.key), paths)}. {known}"
             )
     return filter

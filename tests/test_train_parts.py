@@ -128,7 +128,7 @@ def test_a_part_of_the_model_is_no_filter():
     model = Deep()
     options = {"tx": optax.sgd(0.1), "key": jax.random.key(0)}
     for part in (model.head, model.head.kernel):
-        with pytest.raises(TypeError, match="must be an NNX filter.*head"):
+        with pytest.raises(TypeError, match=r"must be an NNX filter.*head"):
             train.make_learner(model, squared, trainable=part, **options)
 
 
