@@ -63,6 +63,8 @@ class Sweep:
       how: "vmap" or "map".
       seconds, compile_seconds: how long it took, and how much of that went into compiling.
       make: as given, to build a member again.
+      interrupted: whether Ctrl-C ended the sweep. Members that were not begun by then have no
+        finished epoch.
     """
 
     values: dict[str, np.ndarray]
@@ -73,6 +75,7 @@ class Sweep:
     seconds: float
     compile_seconds: float
     make: Make = dataclasses.field(repr=False)
+    interrupted: bool = False
 
     @functools.cached_property
     def history(self) -> dict[str, np.ndarray]:
@@ -204,6 +207,10 @@ class Sweep:
         running = self.seconds - self.compile_seconds
         timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, "
         timing += f"and {self.compile_seconds:.1f} s to compile"
+        if self.interrupted:
+            epochs = np.sum(~np.isnan(self.history[self.monitor]))
+            timing += f"\ninterrupted: {epochs} of {self.history[self.monitor].size} epochs "
+            timing += "were trained"
         return f"{text.table(rows)}\n{timing}"
 
     def _row(self, setting: Setting) -> dict[str, Any]:
