@@ -17,6 +17,7 @@ from dlwp_jax.train import Learner, Run, TrainState
 # Members that differ in nothing else are averaged: a good setting is good with any seed and on
 # any part of the data.
 REPEATS = ("key", "fold")
+NOT_TRAINED = "not trained"  # the verdict on a member that Ctrl-C left without an epoch
 MOST_ROWS = 40  # of a printed table
 
 
@@ -182,7 +183,7 @@ class Sweep:
                 "best epoch": int(best[i]),
                 "epochs": int(epochs[i]),
             }
-            | {"verdict": self.diagnose(i).verdict}
+            | {"verdict": self.diagnose(i).verdict if self._is_judged(i) else NOT_TRAINED}
             for i in range(len(self))
         ]
 
@@ -213,9 +214,17 @@ class Sweep:
             timing += "were trained"
         return f"{text.table(rows)}\n{timing}"
 
+    def _is_judged(self, i: int) -> bool:
+        """Whether a member has a finished epoch, or failed before; Ctrl-C may have come first."""
+        has_values = any(np.any(~np.isnan(column[i])) for column in self.history.values())
+        return has_values or bool(np.asarray(self.run.failure)[i, 0])
+
     def _row(self, setting: Setting) -> dict[str, Any]:
         best = np.asarray(self.run.best.epoch)[list(setting.members)]
-        likeliest = Counter(self.diagnose(i).candidates[0] for i in setting.members)
+        likeliest = Counter(
+            self.diagnose(i).candidates[0] if self._is_judged(i) else NOT_TRAINED
+            for i in setting.members
+        )
         return setting.values | {
             self.monitor: text.spread(setting.mean, setting.spread),
             "n": len(setting.members),

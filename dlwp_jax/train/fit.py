@@ -34,7 +34,7 @@ from dlwp_jax.train.loop import (
     result,
     start,
 )
-from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
+from dlwp_jax.train.minibatches import Sampler, minibatch_shape, n_rows, steps_key
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream
@@ -240,7 +240,7 @@ def fit(
             )
         train = checks.dataset(call.data[0], "train")
         val = None if val is None else checks.dataset(call.data[1], "val")
-        batch = minibatch_shape(state, train, batch_size, sampler)
+        batch = minibatch_shape(state, train, batch_size, sampler, drop_last)
         data = {"train": train, "val": val}
         learner = learner.placed(state, **data)
         plan = make_plan(learner, state, batch, val, **settings)
@@ -384,5 +384,6 @@ def _reason(job: Job) -> str:
         return ""
     state = job.loop.state
     key = jax.random.fold_in(steps_key(state), job.loop.step - 1)
+    n = n_rows(batch)
     batch = training_half(job.plan.transform, key, batch)
-    return f" ({blame(job.learner, state, batch, key)})"
+    return f" ({blame(job.learner, state, batch, key, n)})"
