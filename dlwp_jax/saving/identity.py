@@ -147,7 +147,7 @@ def wrong_call(then: About, now: About, *, exact: bool, extend: bool) -> str | N
     """
     wrong = (
         wrong_leaves(now["state"], then["state"])
-        or _wrong_settings(then["asked"], now["asked"], extend)
+        or _wrong_settings(then["asked"], now["asked"], exact=exact, extend=extend)
         or _wrong_data_size(then["data"], now["data"])
         or _wrong_processes(then["place"])
     )
@@ -159,8 +159,17 @@ def wrong_call(then: About, now: About, *, exact: bool, extend: bool) -> str | N
     return f"{wrong} Checkpoint(..., exact=False) goes on without the promise of equal bits."
 
 
-def _wrong_settings(then: dict, now: dict, extend: bool) -> str | None:
+def _wrong_settings(then: dict, now: dict, *, exact: bool, extend: bool) -> str | None:
     cure = ""
+    added = set(now["history"]) - set(then["history"])
+    if added and set(then["history"]) < set(now["history"]):
+        if exact:
+            names = ", ".join(sorted(added))
+            return (
+                f"has no values of {names}, which this call records. Checkpoint(..., "
+                "exact=False) goes on, with NaN in the epochs before."
+            )
+        then = then | {"history": now["history"]}
     if now["epochs"] > then["epochs"]:
         if extend:
             then = then | {"epochs": now["epochs"]}

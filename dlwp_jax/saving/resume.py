@@ -62,7 +62,8 @@ class Checkpoint:
       exact: refuse what cannot give the bits of an uninterrupted training: other versions of
         the libraries, another program of a step (model, loss, optimizer, learning rate), other
         data, another start, another number of devices. False: shapes, dtypes and settings must
-        agree, and training goes on with what it is given.
+        agree, and training goes on with what it is given; metrics may be added, and are NaN in
+        the epochs before.
     """
 
     directory: str | os.PathLike[str]
@@ -189,15 +190,21 @@ class Saver:
         if about is None:
             return loop
         epochs = about["asked"]["epochs"]  # they may be fewer than now
-        shorter = {
-            name: jnp.zeros(epochs, column.dtype) for name, column in loop.history.items()
-        }
-        loaded = _loaded(found and found[0], replace(loop, history=shorter))
-        history = {
-            name: column.at[:epochs].set(loaded.history[name])
-            for name, column in loop.history.items()
-        }
-        loaded = replace(loaded, history=history)
+        shorter = {}
+        for name in about["asked"]["history"]:  # a metric may have been added since then
+            shorter[name] = jnp.zeros(epochs, loop.history[name].dtype)
+        totals = {}
+        for name, total in loop.totals.items():
+            if f".totals[{name!r}].numerator" in about["leaves"]:
+                totals[name] = total
+        loaded = _loaded(found and found[0], replace(loop, history=shorter, totals=totals))
+        history = {}
+        for name, column in loop.history.items():
+            if name in shorter:
+                history[name] = column.at[:epochs].set(loaded.history[name])
+            else:
+                history[name] = column.at[: int(loaded.done)].set(jnp.nan)
+        loaded = replace(loaded, history=history, totals=loop.totals | loaded.totals)
         self.called = about["called"]
         self.saved_epoch = int(loaded.done)
         self.saved_position = self._position(loaded)

@@ -165,8 +165,8 @@ def fit(
         A call that finds it interrupted finishes it, with the bits it would have had; one that
         finds it finished returns it. A callback is called again for an epoch if the training
         was interrupted before that was saved.
-      progress: a bar with epochs, losses and time left on a terminal, a dozen plain lines
-        elsewhere; on standard error. False: nothing.
+      progress: a bar with epochs, losses, the monitored value and time left on a terminal, a
+        dozen plain lines elsewhere; on standard error. False: nothing.
 
     An exception from a callback or a stream is passed on, and without `checkpoint` the training
     of this call is lost with it.
@@ -271,7 +271,7 @@ def drive(job: Job, saver: Saver | Unsaved, signals: Signals, *, shown: bool) ->
                 job.loop, fraction = job.source.advance(job.loop)
                 if fraction is None:
                     continue
-                bar.update(int(job.loop.done) + fraction, _latest(job.loop))
+                bar.update(int(job.loop.done) + fraction, _latest(job.loop, job.plan.monitor))
                 over = is_over(job, saver, signals)
                 saver.save_if_due(job.loop)
         except KeyboardInterrupt:  # from a callback or a stream; a second Ctrl-C is meant
@@ -349,12 +349,13 @@ def _first_loop(
     return learner.constrain(jax.tree.map(jnp.copy, loop))
 
 
-def _latest(loop: Loop) -> dict[str, float]:
-    """The latest losses, for the display."""
+def _latest(loop: Loop, monitor: str) -> dict[str, float]:
+    """The latest losses and the monitored value, for the display."""
     losses = {}
     for name, column in loop.history.items():
+        is_shown = name in ("train/loss", "val/loss", monitor)
         # In the midst of the first epoch there is a loss of training, and none of validation.
-        if name.endswith("/loss") and (name == "train/loss" or int(loop.done)):
+        if is_shown and (name.startswith("train/") or int(loop.done)):
             losses[name] = float(np.asarray(column)[max(int(loop.done) - 1, 0)])
     return losses
 
