@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.files import whole
+from dlwp_jax.files import needs, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class RunDirectory:
         """Save a matplotlib figure under `name`, whose ending chooses the format; close it, and
         say where it is.
         """
-        import matplotlib.pyplot as plt
-
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
         self._write(
             name, lambda partial: figure.savefig(partial, format=Path(name).suffix[1:], dpi=120)
         )

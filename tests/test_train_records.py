@@ -168,5 +168,7 @@ def test_tensorboards_curves_go_on_where_the_training_does(learned, tmp_path):
 
 def test_without_tensorboardx_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r"pip install 'dlwp-jax\[tensorboard\]'"):
+    with pytest.raises(
+        ImportError, match=r"tensorboardX is needed: pip install 'dlwp-jax\[tensorboard\]'"
+    ):
         train.to_tensorboard(tmp_path)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dlwp_jax.diagnose import known_losses
+from dlwp_jax.files import needs
 from dlwp_jax.search import members, nested, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
@@ -127,8 +128,8 @@ class CapacityReport:
 
     def figure(self) -> Any:
         """Loss against size, the recommended one marked: a matplotlib figure."""
-        import matplotlib.pyplot as plt
-
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         x = [found.parameters for found in self.sizes]
         spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]

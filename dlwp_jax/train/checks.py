@@ -1,5 +1,6 @@
 """Checks of the arguments of a training: one sentence, before anything is compiled."""
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -215,6 +216,14 @@ def row_kinds(tree: PyTree) -> dict[str, list[Any]]:
     return {name(path): [str(leaf.dtype), list(leaf.shape[1:])] for path, leaf in leaves}
 
 
+def form(tree: PyTree) -> str:
+    """The arrays of a pytree in words: names, dtypes and shapes of a row."""
+    kinds = row_kinds(tree)
+    return ", ".join(
+        f"{path or 'an array'} {dtype}{shape}" for path, (dtype, shape) in kinds.items()
+    )
+
+
 def kept(extra: PyTree, before: PyTree) -> None:
     """Refuse a forward pass that changes the kind of the model's other state.
 
@@ -232,10 +241,19 @@ def kept(extra: PyTree, before: PyTree) -> None:
         )
 
 
-def monitor(wanted: str, names: list[str]) -> None:
+def monitor(wanted: str, names: list[str], *, has_val: bool) -> None:
     """Refuse to monitor a value that is not recorded."""
     if wanted not in names:
-        hint = " Give val, or monitor a train/ value." if wanted.startswith("val/") else ""
+        last = wanted.rpartition("/")[2]
+        near = [name for name in reversed(names) if name.rpartition("/")[2] == last]
+        near = near or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+        hint = ""
+        if wanted.startswith("val/") and not has_val:
+            hint = " Give val, or monitor a train/ value."
+        elif near:
+            hint = f" Did you mean {near[0]!r}?"
+        elif wanted.startswith(("train/", "val/")):
+            hint = f" If loss_fn returns {last!r} among its metrics, it is recorded."
         raise ValueError(
             f"monitor={wanted!r} is not recorded; there are {', '.join(names)}.{hint}"
         )

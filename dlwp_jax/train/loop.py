@@ -13,7 +13,7 @@ from dlwp_jax.checks import describe, real, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.optim import plateau
 from dlwp_jax.train import checks, precision
-from dlwp_jax.train.evaluation import mean_sums
+from dlwp_jax.train.evaluation import check_form, mean_sums
 from dlwp_jax.train.metrics import Ratio, Sums, add, quotients
 from dlwp_jax.train.minibatches import (
     Sampler,
@@ -398,7 +398,9 @@ def make_plan(
     recorded = list(history_names(learner, logs, val is not None))
     monitors = set() if epochs is None else plateau.monitors(state.opt_state)
     for name in sorted(monitors | {monitor}):
-        checks.monitor(name, recorded)
+        checks.monitor(name, recorded, has_val=val is not None)
+    if val is not None and not is_stream(val):
+        check_form(learner.unplaced, state, batch, val, plan.transform)
     return plan
 
 

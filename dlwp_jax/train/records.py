@@ -3,6 +3,9 @@
 import csv
 import io
 import os
+import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.files import whole
+from dlwp_jax.files import needs, whole
 
 if TYPE_CHECKING:
     from dlwp_jax.train.fit import Progress
@@ -57,7 +60,7 @@ class ToCsv:
 
     def __init__(self, path: Path):
         self.path = path
-        self._job: Any = None
+        self._job: Callable[[], Any] = lambda: None  # a weak reference: it holds all arrays
         self._written = 0  # epochs of this call of `fit`
         self._names: list[str] = []
 
@@ -65,13 +68,13 @@ class ToCsv:
         """Write the epochs that are not in the file yet."""
         if not hosts.is_writer():
             return
-        if self._job is not progress._job:
+        if self._job() is not progress._job:
             self._begin(progress)
         else:
             rows = _rows(progress, self._written)
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(_text(self._names, rows))
-        self._job, self._written = progress._job, progress.epoch
+        self._job, self._written = weakref.ref(progress._job), progress.epoch
 
     def _begin(self, progress: "Progress") -> None:
         """Write the whole file: the epochs before this call, and those of this call."""
@@ -170,47 +173,59 @@ def to_tensorboard(directory: str | os.PathLike[str]) -> "ToTensorBoard":
       TypeError, NotADirectoryError: if `directory` is no path, or a file.
     """
     checks.path(directory, "directory")
-    try:
-        import tensorboardX
-    except ImportError as error:
-        raise ImportError(
-            "to_tensorboard needs tensorboardX: pip install 'dlwp-jax[tensorboard]'",
-            name=error.name,
-        ) from error
+    with needs("tensorboard"):
+        import tensorboardX  # noqa: F401
     directory = Path(directory)
     if directory.is_file():
         raise NotADirectoryError(f"{directory} is a file; to_tensorboard writes to a folder.")
-    return ToTensorBoard(directory, tensorboardX.SummaryWriter)
+    return ToTensorBoard(directory)
 
 
 class ToTensorBoard:
     """The callback that `to_tensorboard` gives."""
 
-    def __init__(self, directory: Path, open_writer: Any):
-        self.directory, self._open = directory, open_writer
-        self._job: Any = None
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._job: Callable[[], Any] = lambda: None  # a weak reference: it holds all arrays
         self._writer: Any = None
+        self._close: Any = None
         self._written = 0
 
     def __call__(self, progress: "Progress") -> None:
         """Write the epochs that are not there yet."""
         if not hosts.is_writer():
             return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         before = epochs_before(progress)
-        if self._job is not progress._job:
-            if self._writer is not None:
-                self._writer.close()
-            # TensorBoard drops the events from purge_step on that were written before. Names of
-            # files have seconds: without a number a second file would replace the first.
-            number = len(list(self.directory.glob("*"))) if self.directory.exists() else 0
-            suffix = f".{number:06}"
-            self._writer = self._open(
-                str(self.directory), purge_step=before + 1, filename_suffix=suffix
-            )
-            self._job, self._written = progress._job, 0
+        if self._job() is not progress._job:
+            self._begin(before + 1)
+            self._job, self._written = weakref.ref(progress._job), 0
         for i in range(self._written, progress.epoch):
             for name, column in progress.history.items():
                 if not np.isnan(column[i]):
-                    self._writer.add_scalar(name, float(column[i]), before + i + 1)
+                    value = scalar(name, column[i])
+                    event = Event(wall_time=time.time(), step=before + i + 1, summary=value)
+                    self._writer.write_event(event)
         self._written = progress.epoch
         self._writer.flush()
+
+    def _begin(self, step: int) -> None:
+        """Open a file, after which TensorBoard drops the older events from a step on.
+
+        The writer is the one without a thread, so that the last epochs are on the disk, too, if
+        the program ends. Names of files have seconds: without a number a second file would
+        replace the first.
+        """
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        if self._close is not None:
+            self._close()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        number = len(list(self.directory.iterdir()))
+        self._writer = EventsWriter(str(self.directory / "events"), f".{number:06}")
+        self._close = weakref.finalize(self, self._writer.close)
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=step, session_log=start))
