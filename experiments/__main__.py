@@ -11,6 +11,7 @@ from pathlib import Path
 
 import experiments
 from dlwp_jax import terminal
+from dlwp_jax.files import needs
 
 DEFAULT = "ch05_thermometer"
 
@@ -90,11 +91,12 @@ def prepare() -> None:
 
 
 def run(name: str, flags: list[str]) -> None:
-    import tyro
+    with needs("experiments"):
+        import tyro
 
+        module = importlib.import_module(f"experiments.{name}")
     from dlwp_jax import hosts
 
-    module = importlib.import_module(f"experiments.{name}")
     if {"--help", "-h"} & set(flags):
         # Printed as it was written: as a description its lines would be run together.
         print(module.__doc__)
@@ -103,7 +105,8 @@ def run(name: str, flags: list[str]) -> None:
     try:
         given = tyro.cli(both, args=flags, prog=f"experiments {name}", description="")
         hosts.start(**dataclasses.asdict(given.hosts))
-        module.main(given.experiment)
+        with needs("experiments"):
+            module.main(given.experiment)
     except BrokenPipeError:
         raise  # nobody reads the output, which terminal.output() handles
     except (OSError, ValueError) as error:
@@ -130,7 +133,13 @@ def main() -> None:
         list_experiments()
     else:
         prepare()
-        run(known(name), flags)
+        name = known(name)
+        try:
+            run(name, flags)
+        except ImportError as error:
+            if "pip install" not in str(error):
+                raise
+            sys.exit(f"{name}: {error}")
 
 
 if __name__ == "__main__":

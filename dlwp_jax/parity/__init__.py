@@ -15,6 +15,11 @@ from a shell.
 True
 """
 
+from dlwp_jax.files import needs
+
+with needs("parity"):
+    import torch as _torch  # noqa: F401
+
 from dlwp_jax.parity.compare import compare
 from dlwp_jax.parity.files import read
 from dlwp_jax.parity.mapping import Entry, Mapped

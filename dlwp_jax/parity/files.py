@@ -76,9 +76,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError(
-            "reading .safetensors files needs safetensors: pip install safetensors"
-        ) from error
+        raise ImportError("safetensors is needed: pip install 'dlwp-jax[parity]'") from error
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:

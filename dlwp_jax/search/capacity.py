@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dlwp_jax.diagnose import known_losses
+from dlwp_jax.files import needs
 from dlwp_jax.search import members, nested, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
@@ -71,6 +72,7 @@ class CapacityReport:
       how: whether all sizes were trained in one program or each in its own, and why.
       seconds: of the whole search, compiling included.
       make: as given.
+      interrupted: whether Ctrl-C ended the search.
     """
 
     sizes: tuple[Size, ...]
@@ -79,6 +81,7 @@ class CapacityReport:
     how: str
     seconds: float
     make: Make = dataclasses.field(repr=False)
+    interrupted: bool = False
 
     def __getitem__(self, size: Any) -> Size:
         """The results of one size."""
@@ -119,12 +122,14 @@ class CapacityReport:
 
     def __str__(self) -> str:
         timing = f"{self.how}; {self.seconds:.1f} s in all, compiling included"
+        if self.interrupted:
+            timing += "\ninterrupted: the sizes are judged by the epochs until then"
         return f"{text.table(self.table())}\n{self.reason}\n{timing}"
 
     def figure(self) -> Any:
         """Loss against size, the recommended one marked: a matplotlib figure."""
-        import matplotlib.pyplot as plt
-
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         x = [found.parameters for found in self.sizes]
         spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]
@@ -183,6 +188,7 @@ def search_capacity(
     val_batch_size: int | None = None,
     baseline: Any = None,
     how: Literal["nested", "each"] | None = None,
+    progress: bool = True,
 ) -> CapacityReport:
     """Find the size of a model: grow until it fits, then shrink until it no longer overfits.
 
@@ -204,9 +210,11 @@ def search_capacity(
         possible if a size changes nothing but the shapes of the same arrays, as hidden widths
         and channels do. "each" compiles a program for each size and stops as soon as the answer
         is known. None takes nested if the family allows it.
+      progress: as for `sweep`.
 
     Returns:
-      A `CapacityReport`.
+      A `CapacityReport`. Ctrl-C ends the search, which then judges the sizes so far by the
+      epochs so far; KeyboardInterrupt if no size has finished one.
 
     Raises:
       ValueError: if `sizes` has fewer than two, has one twice, or is not ascending by
@@ -262,6 +270,7 @@ def search_capacity(
         "batch_size": batch_size,
         "stop": stop,
         "val_batch_size": val_batch_size,
+        "progress": progress,
     }
     search = _Search(make, count, train, val, list(numbers), options, baseline)
     way, is_nested = search.choose_way(sizes, how)
@@ -271,7 +280,13 @@ def search_capacity(
     found = search.judged()
     recommended, reason = recommend(found)
     return CapacityReport(
-        tuple(found), recommended, reason, way, time.perf_counter() - begun, make
+        tuple(found),
+        recommended,
+        reason,
+        way,
+        time.perf_counter() - begun,
+        make,
+        search.interrupted,
     )
 
 
@@ -290,6 +305,7 @@ class _Search:
         default_factory=dict
     )
     overfits: dict[Any, bool] = dataclasses.field(default_factory=dict)
+    interrupted: bool = False
 
     def choose_way(self, sizes: list, how: str | None) -> tuple[str, bool]:
         """Train all sizes at once if they nest; returns the way taken, in words, and whether it
@@ -319,10 +335,14 @@ class _Search:
             member, self.train, self.val, over={"number": range(n * len(sizes))}, **self.options
         )
         share = result.seconds / len(sizes)
-        self.done |= {
-            size: (result, tuple(range(i * n, i * n + n)), share)
-            for i, size in enumerate(sizes)
-        }
+        for i, size in enumerate(sizes):
+            self._keep(size, result, tuple(range(i * n, i * n + n)), share)
+
+    def _keep(self, size: Any, result: Sweep, its: tuple[int, ...], seconds: float) -> None:
+        """Keep the trainings of a size, unless an interruption left one without an epoch."""
+        self.interrupted |= result.interrupted
+        if not result.interrupted or np.isfinite(result.scores[list(its)]).all():
+            self.done[size] = (result, its, seconds)
 
     def visit(self, size: Any) -> None:
         """Train a size, with all seeds."""
@@ -335,13 +355,15 @@ class _Search:
                 over=over,
                 **self.options,
             )
-            self.done[size] = (result, tuple(range(len(self.seeds))), result.seconds)
+            self._keep(size, result, tuple(range(len(self.seeds))), result.seconds)
 
     def grow(self, sizes: list) -> None:
         """Train larger and larger sizes until one overfits, or they are no better."""
         best, since = math.inf, 0
         for size in sizes:
             self.visit(size)
+            if self.interrupted:
+                return
             result, its, _ = self.done[size]
             scores = result.scores[list(its)]
             if self.is_overfitting(size):
@@ -354,6 +376,8 @@ class _Search:
 
     def shrink(self) -> None:
         """Train smaller sizes, between the first one that overfits and the one before it."""
+        if self.interrupted:
+            return
         sizes = sorted(self.done, key=self.count)
         too_large = next((i for i, size in enumerate(sizes) if self.is_overfitting(size)), 0)
         low, high = sizes[too_large - 1], sizes[too_large]
@@ -367,7 +391,7 @@ class _Search:
         )
         for size in between:
             self.visit(size)
-            if not self.is_overfitting(size):
+            if self.interrupted or not self.is_overfitting(size):
                 return
 
     def is_overfitting(self, size: Any) -> bool:
@@ -383,6 +407,8 @@ class _Search:
 
     def judged(self) -> list[Size]:
         """Every size, the smallest first, judged by the loss of the best one."""
+        if not self.done:
+            raise KeyboardInterrupt
         means = {
             size: float(result.scores[list(its)].mean())
             for size, (result, its, _) in self.done.items()
