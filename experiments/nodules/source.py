@@ -21,15 +21,17 @@ class Config:
     scans: int = 40  # of the made-up cohort
     full: bool = False  # the made-up cohort in slices of 512 x 512 pixels
     skip_unreadable: bool = False  # leave out scans that cannot be read
-    cache: Path = Path("runs/nodules")  # the folder of the cohort and of what is cut out of scans
+    cache: Path = Path(
+        "runs/nodules"
+    )  # the folder of the cohort and of what is cut out of scans
     seed: int = 0  # of the cohort, the weights and the order
     out: Path = Path("runs")  # where the run directory is made
 
     @property
     def width(self) -> tuple[int, int, int]:
-        """Voxels of a chunk: the book's, or half as many each way in the coarse cohort."""
+        """Voxels of a chunk: the book's, or fewer in the coarse cohort, 32 mm each way."""
         is_coarse = self.luna is None and not self.full
-        return (16, 24, 24) if is_coarse else (32, 48, 48)
+        return (16, 16, 16) if is_coarse else (32, 48, 48)
 
     @property
     def stride(self) -> int:
