@@ -4,4 +4,4 @@ Each command is a module with `Config` and `main(config)`, like the other experi
 """
 
 # In the order of the book. Without a command all but the first run one after the other.
-COMMANDS = ("cohort", "data")
+COMMANDS = ("cohort", "data", "classify", "augment")
