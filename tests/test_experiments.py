@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dlwp_jax import terminal
-from experiments import ch03_strides
+from experiments import ch03_strides, nodules
 from experiments.__main__ import main, run
 from tests.conftest import ROOT
 
@@ -29,7 +29,8 @@ def experiments(*args, cwd):
 def test_list_names_every_experiment_with_one_line(tmp_path):
     listed = experiments("--list", cwd=tmp_path).stdout.splitlines()
     written = sorted(path.stem for path in (ROOT / "experiments").glob("ch*.py"))
-    assert [line.split()[0] for line in listed] == written
+    written += [f"nodules {command}" for command in nodules.COMMANDS]
+    assert [line.split("  ")[0] for line in listed] == written
     assert all(re.search(r"Chapters? \d", line) for line in listed)
 
 

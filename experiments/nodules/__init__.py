@@ -1,0 +1,7 @@
+"""Chapters 9 to 14: find nodules in a chest CT; `python -m experiments nodules [COMMAND]`.
+
+Each command is a module with `Config` and `main(config)`, like the other experiments.
+"""
+
+# In the order of the book. Without a command all but the first run one after the other.
+COMMANDS = ("cohort", "data", "classify", "augment")
