@@ -23,7 +23,6 @@ NODULES = (
 )
 TEXT = "names and tokens as tensors (second edition, chapter 9)"
 WAITING = {
-    "annotation_mask.npz": NODULES,
     "attention_causal.npz": ATTENTION,
     "attention_heads.npz": ATTENTION,
     "attention_mlp_end.pt": ATTENTION,
@@ -48,10 +47,7 @@ WAITING = {
     "dit_small.pt": DIFFUSION,
     "forward_images.npz": DIFFUSION,
     "forward_points.npz": DIFFUSION,
-    "groups_madeup.npz": NODULES,
     "logo_points.npz": DIFFUSION,
-    "malignant_order.npz": NODULES,
-    "match_and_score.npz": NODULES,
     "metrics_ch12_nothing_found.npz": "metrics that are ratios of sums over an epoch",
     "metrics_ch13.npz": "metrics that are ratios of sums over an epoch",
     "metrics_ch14.npz": "the receiver operating characteristic and the area under it",

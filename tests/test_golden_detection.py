@@ -1,0 +1,156 @@
+"""Chapters 13 and 14 against the recorded outputs of the book's own published code, SciPy and
+scikit-learn (the referees).
+"""
+
+import jax
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import roc_curve
+
+from dlwp_jax import data
+from dlwp_jax.data.volume import Volume
+from experiments.nodules import groups, masks, scores
+from tests.test_golden_data import scan_of
+
+# Masks
+
+INSIDE = (0, 1, 3, 6)  # the candidates whose box does not begin before voxel 0
+
+
+def test_masks_grow_from_annotations_as_in_the_book(golden):
+    recorded = np.load(golden / "annotation_mask.npz")
+    scan = scan_of(recorded, recorded["hu"])
+    centers = recorded["center_xyz"]
+    for number in INSIDE:
+        mask = masks.annotation_mask(scan, centers[[number]])
+        np.testing.assert_array_equal(mask, recorded[f"mask_700_only_{number}"])
+    everything = masks.annotation_mask(scan, centers[list(INSIDE)])
+    np.testing.assert_array_equal(everything, recorded["mask_700"])
+    slices = np.flatnonzero(everything.any(axis=(1, 2)))
+    np.testing.assert_array_equal(slices, recorded["positive_indexes"])
+    dense = masks.annotation_mask(scan, centers[list(INSIDE)], threshold=-200)
+    np.testing.assert_array_equal(dense, recorded["mask_200"])
+
+
+def test_a_mask_at_the_lower_border_is_that_at_the_upper_border_of_the_mirrored_scan(golden):
+    recorded = np.load(golden / "annotation_mask.npz")
+    mirrored = recorded["hu"][::-1, ::-1, ::-1]
+    number = 3
+    center = np.subtract(mirrored.shape, 1) - recorded["center_irc"][number]
+    mask = masks.annotation_mask(Volume(mirrored), [center[::-1]])
+    wanted = recorded[f"mask_700_only_{number}"]
+    np.testing.assert_array_equal(mask[::-1, ::-1, ::-1], wanted)
+    assert wanted.any()
+
+
+def test_an_annotation_outside_of_the_scan_is_refused():
+    with pytest.raises(ValueError, match="outside of a scan"):
+        masks.annotation_mask(Volume(np.zeros((4, 4, 4))), [(9, 0, 0)])
+
+
+# Groups
+
+
+def test_a_heatmap_becomes_the_books_groups(golden):
+    recorded = np.load(golden / "groups_madeup.npz")
+    scan = scan_of(recorded, recorded["hu"])
+    eroded = groups.erode(recorded["heatmap"] > 0.5)
+    np.testing.assert_array_equal(eroded, recorded["eroded"])
+    found = groups.group(eroded, scan.voxels)
+    np.testing.assert_array_equal(found.labels, recorded["label"])
+    np.testing.assert_allclose(found.centers, recorded["center_irc"], rtol=1e-6)
+    center_xyz = groups.centers_mm(found, scan)
+    np.testing.assert_allclose(center_xyz, recorded["center_xyz"], rtol=1e-6)
+
+
+def test_centres_and_sizes_of_groups_are_scipys():
+    rng = np.random.default_rng(0)
+    mask = rng.random((7, 9, 8)) > 0.7
+    hu = rng.normal(-300, 900, mask.shape)
+    found = groups.group(mask, hu)
+    numbers = np.arange(found.labels.max()) + 1
+    weight = np.clip(hu, -1000, 1000) + 1001
+    centers = ndimage.center_of_mass(weight, found.labels, numbers)
+    np.testing.assert_allclose(found.centers, centers)
+    np.testing.assert_array_equal(found.voxels, ndimage.sum(mask, found.labels, numbers))
+
+
+def test_an_empty_mask_has_no_groups():
+    found = groups.group(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3)))
+    assert found.centers.shape == (0, 3)
+
+
+# Scores
+
+
+def test_the_confusion_table_is_the_books(golden):
+    recorded = np.load(golden / "match_and_score.npz")
+    for number, wanted in enumerate(recorded["confusion"]):
+        n, m = recorded["n_det"][number], recorded["n_true"][number]
+        nodules = np.flatnonzero(recorded["is_nodule"][number][:m])
+        touching = scores.hits(
+            recorded["det_xyz"][number][:n],
+            recorded["true_xyz"][number][nodules],
+            recorded["diameter_mm"][number][nodules],
+            scores.BOOKS_REACH,
+        )
+        table = scores.confusion(
+            touching,
+            recorded["prob_nodule"][number][:n],
+            recorded["prob_mal"][number][:n],
+            recorded["is_mal"][number][nodules],
+            threshold=recorded["threshold"][number],
+        )
+        np.testing.assert_array_equal(table, wanted, err_msg=f"case {number}")
+
+
+def test_the_free_response_curve_is_the_challenges_way_to_scikit_learns_roc():
+    # The challenge scales scikit-learn's rates: false ones to a scan, true ones to all nodules.
+    rng = np.random.default_rng(0)
+    scans, labels, probabilities, nodules = [], [], [], 0
+    for _ in range(5):
+        nodule_of = rng.integers(0, 3, size=12)  # 2 is no nodule
+        probability = rng.choice(np.linspace(0, 1, 9), size=12)
+        touching = nodule_of == np.arange(3)[:, None]
+        touching[2] = False  # a nodule that nothing counts for
+        scans.append((touching, probability))
+        nodules += 3
+        for row in touching[:2]:
+            if row.any():
+                labels.append(True)
+                probabilities.append(probability[row].max())
+        false = probability[nodule_of == 2]
+        labels += [False] * len(false)
+        probabilities += list(false)
+    false_rate, true_rate, _ = roc_curve(labels, probabilities, drop_intermediate=False)
+    curve = scores.froc(scans)
+    alarms = false_rate * np.sum(np.logical_not(labels)) / len(scans)
+    found = true_rate * np.sum(labels) / nodules
+    np.testing.assert_allclose(curve.false_positives, alarms)
+    np.testing.assert_allclose(curve.sensitivity, found)
+    wanted = np.interp([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], alarms, found)
+    np.testing.assert_allclose(curve.score, wanted.mean())
+
+
+def test_no_findings_and_no_nodules():
+    nothing = scores.hits([], [(0, 0, 0)], [5], scores.LUNAS_REACH)
+    assert scores.froc([(nothing, [])]).score == 0
+    assert scores.confusion(nothing, [], [], [False])[1].tolist() == [1, 0, 0, 0]
+    with pytest.raises(ValueError, match="no scan holds a nodule"):
+        scores.froc([(np.zeros((0, 2), bool), [0.5, 0.5])])
+
+
+# Balancing of the fine-tuning
+
+
+def test_every_second_sample_is_malignant_and_the_others_are_half_benign(golden):
+    recorded = np.load(golden / "malignant_order.npz")
+    lengths, wanted = recorded["lengths"], recorded["list_1"]
+    labels = np.repeat(np.arange(3), lengths)
+    order = (1, 2, 0, 2)
+    sampler = data.balanced(labels, order=order, n=len(wanted), shuffle=False)
+    rows = np.asarray(sampler(jax.random.key(0), 0))
+    np.testing.assert_array_equal(labels[rows], wanted)
+    first_row = np.cumsum([0, *lengths[:-1]])
+    np.testing.assert_array_equal(rows - first_row[labels[rows]], recorded["place_1"])
