@@ -295,9 +295,10 @@ class _Inside:
 
     def at(self, zyx: np.ndarray) -> np.ndarray:
         """Millimetres from the wall of places `[... 3]`."""
-        index = ((zyx + np.array(SIZE) / 2) / self.step).astype(int)
-        index = np.clip(index, 0, np.array(self.depth.shape) - 1)
-        return self.depth[tuple(np.moveaxis(index, -1, 0))]
+        index = np.floor((zyx + np.array(SIZE) / 2) / self.step).astype(int)
+        inside = np.clip(index, 0, np.array(self.depth.shape) - 1)
+        depth = self.depth[tuple(np.moveaxis(inside, -1, 0))]
+        return np.where((index == inside).all(axis=-1), depth, 0)
 
     def draw(self, rng: np.random.Generator, n: int, low: float, high: float) -> np.ndarray:
         """`[n 3]` places at this depth; the nearest there are, if none is."""
@@ -306,7 +307,7 @@ class _Inside:
             voxels = np.argwhere(self.depth == self.depth.max())
         chosen = voxels[rng.integers(len(voxels), size=n)]
         jitter = rng.uniform(0, 1, (n, 3))
-        return (chosen + jitter) * self.step - np.array(SIZE) / 2
+        return _within((chosen + jitter) * self.step - np.array(SIZE) / 2, 1.0)
 
 
 # Where vessels and airways enter the right and the left lung, and in which direction; z y x.
@@ -368,6 +369,12 @@ def _tree(
         tubes.append(np.column_stack([bend, end, middle, thin]))
         place, width = end, thin
     return np.concatenate(tubes)
+
+
+def _within(zyx: np.ndarray, margin: float) -> np.ndarray:
+    """Places moved into the scan, so far that they are `margin` millimetres from its border."""
+    most = np.array(SIZE) / 2 - margin
+    return np.clip(zyx, -most, most)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -467,6 +474,7 @@ def _place_nodule(
             center = tube[3:6] + _unit(rng.normal(size=3)) * (0.8 * radius + tube[7])
         else:
             center = inside.draw(rng, 1, radius + 2, 200)[0]
+        center = _within(center, radius + 2)
         free = all(
             np.hypot(*(center - lesion.center)[:2]) > 15 + radius + lesion.diameter / 2
             for lesion in before
@@ -544,7 +552,7 @@ def _others(
         if not len(there):
             there = _away(candidates["lung"], lesions)
         places[mine] = there[rng.integers(len(there), size=len(mine))]
-    places += rng.normal(0, 0.7, places.shape)
+    places = _within(places + rng.normal(0, 0.7, places.shape), 1.5)
     return places[:, ::-1], kinds
 
 

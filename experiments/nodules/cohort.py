@@ -113,8 +113,13 @@ def _write_table(path: Path, header: list[str], rows: Iterable[list]) -> None:
     partial.replace(path)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a cohort was written there to its end."""
+    return (folder / TABLES[-1]).exists()
+
+
 def main(config: Config):
-    if config.out.exists() and any((config.out / name).exists() for name in TABLES):
+    if is_complete(config.out):
         raise FileExistsError(f"{config.out} holds a data set already; name another folder.")
     write(config)
     print(f"wrote {config.scans} scans and three tables into {config.out}")
