@@ -10,7 +10,8 @@ from sklearn.metrics import roc_curve
 
 from dlwp_jax import data
 from dlwp_jax.data.volume import Volume
-from experiments.nodules import groups, masks, scores
+from experiments.nodules import convert, detector, groups, masks, scores
+from tests.golden import first
 from tests.test_golden_data import scan_of
 
 # Masks
@@ -49,6 +50,19 @@ def test_an_annotation_outside_of_the_scan_is_refused():
         masks.annotation_mask(Volume(np.zeros((4, 4, 4))), [(9, 0, 0)])
 
 
+# Slices
+
+
+def test_slices_have_the_books_context(golden):
+    recorded = np.load(golden / "segmentation_samples.npz")
+    small = recorded["small"]
+    slices = detector.with_context(small, recorded["slice_ndx"])
+    np.testing.assert_array_equal(first(slices), recorded["sample_small"])
+    # The label is the mask of the slice in the middle.
+    label = small[recorded["slice_ndx"]] > 900
+    np.testing.assert_array_equal(label, recorded["label_small"][:, 0])
+
+
 # Groups
 
 
@@ -79,6 +93,33 @@ def test_centres_and_sizes_of_groups_are_scipys():
 def test_an_empty_mask_has_no_groups():
     found = groups.group(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3)))
     assert found.centers.shape == (0, 3)
+
+
+# The whole way
+
+
+@pytest.mark.slow
+def test_the_published_weights_find_in_a_real_ct_what_the_book_finds(
+    golden, real_scan, tmp_path
+):
+    recorded = np.load(golden / "pipeline_realct.npz")
+    files = golden / "unet_seg_2020.pt", golden / "luna_cls_2020.pt"
+    convert.main(convert.Config(*files, out=tmp_path))
+    found = detector.find(detector.load(tmp_path), real_scan)
+    bits = np.unpackbits(recorded["mask_bits"])[: real_scan.voxels.size]
+    mask = bits.reshape(recorded["mask_shape"]).astype(bool)
+    np.testing.assert_array_equal(found.groups.labels > 0, mask)
+    centers = found.groups.centers
+    np.testing.assert_allclose(centers, recorded["group_center_irc"], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(found.groups.voxels, recorded["group_size"])
+    # The book classifies in the order of x, then y, then z.
+    order = np.lexsort(real_scan.xyz(centers).T[::-1])
+    places = np.round(centers[order])
+    np.testing.assert_array_equal(places, recorded["classified_center_irc"])
+    np.testing.assert_allclose(real_scan.xyz(places), recorded["classified_center_xyz"])
+    # Float32 of another library: 3e-6 was measured.
+    chances = found.probability[order]
+    np.testing.assert_allclose(chances, recorded["probability"], rtol=0, atol=2e-5)
 
 
 # Scores

@@ -3,5 +3,6 @@
 Each command is a module with `Config` and `main(config)`, like the other experiments.
 """
 
-# In the order of the book. Without a command all but the first run one after the other.
-COMMANDS = ("cohort",)
+# In the order of the book. Without a command all but the tools run one after the other.
+TOOLS = ("cohort", "convert", "detect")
+COMMANDS = (*TOOLS,)
