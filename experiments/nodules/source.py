@@ -21,7 +21,9 @@ class Config:
     scans: int = 40  # of the made-up cohort
     full: bool = False  # the made-up cohort in slices of 512 x 512 pixels
     skip_unreadable: bool = False  # leave out scans that cannot be read
-    cache: Path = Path("runs/nodules")  # the folder of the cohort and of what is cut out of scans
+    cache: Path = Path(
+        "runs/nodules"
+    )  # the folder of the cohort and of what is cut out of scans
     seed: int = 0  # of the cohort, the weights and the order
     out: Path = Path("runs")  # where the run directory is made
 
@@ -67,7 +69,7 @@ def cut_chunks(config: Config, source: Luna, candidates: Candidates) -> Chunks:
     candidates = candidates.take(order)
     names, counts = np.unique(candidates.series, return_counts=True)
     width = "x".join(map(str, config.width))
-    digest = _digest(source, candidates)
+    digest = digest_of(source, candidates)
     chunks = mapped.build(
         config.cache / f"chunks-{width}-{digest}.npy",
         dict(zip(names.tolist(), counts.tolist(), strict=True)),
@@ -99,7 +101,7 @@ def _cut(path: Path, candidates: Candidates, name: str, width) -> np.ndarray:
     return boxes
 
 
-def _digest(source: Luna, candidates: Candidates) -> str:
+def digest_of(source: Luna, candidates: Candidates) -> str:
     """Some letters that differ if scans or candidates differ."""
     digest = hashlib.sha256(np.ascontiguousarray(candidates.center).tobytes())
     for name in np.unique(candidates.series).tolist():
