@@ -23,7 +23,7 @@ AIR, LUNG, FAT, FLESH, BLOOD, BONE, MARROW = -1000, -850, -100, 45, 50, 700, 180
 THINNEST = 0.45  # millimetres, the radius of a vessel
 GLASS = -550  # the hazy part of a part-solid nodule
 SMALLEST, LARGEST = 3.0, 30.0  # millimetres, of nodules as LUNA16 has them
-MIDDLE = 6.5  # the median diameter of LUNA16's nodules
+MIDDLE = 9.0  # the median diameter; 6.4 in LUNA16, whose voxels are a third as wide
 
 
 class Lesion(NamedTuple):
@@ -464,7 +464,7 @@ def _place_nodule(
 ) -> Lesion:
     """Draw a nodule that touches none of those before it."""
     for _ in range(100):
-        diameter = float(np.clip(MIDDLE * np.exp(rng.normal(0, 0.5)), SMALLEST, LARGEST))
+        diameter = float(np.clip(MIDDLE * np.exp(rng.normal(0, 0.45)), SMALLEST, LARGEST))
         place = str(rng.choice(["free", "vessel", "wall"], p=[0.5, 0.25, 0.25]))
         radius = diameter / 2
         if place == "wall":

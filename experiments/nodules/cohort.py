@@ -34,7 +34,7 @@ class Config:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("cohort")  # the folder to make
     scans: int = 40
     full: bool = False  # slices of 512 x 512 pixels, as a scanner makes them
-    others: int = 600  # places without a nodule in each scan; LUNA16 has 620
+    others: int = 500  # places without a nodule in each scan; LUNA16 has 620
     seed: int = 0  # of the first patient
 
     def __post_init__(self):

@@ -29,9 +29,9 @@ class Config:
 
     @property
     def width(self) -> tuple[int, int, int]:
-        """Voxels of a chunk: the book's, or half as many each way in the coarse cohort."""
+        """Voxels of a chunk: the book's, or fewer in the coarse cohort, 32 mm each way."""
         is_coarse = self.luna is None and not self.full
-        return (16, 24, 24) if is_coarse else (32, 48, 48)
+        return (16, 16, 16) if is_coarse else (32, 48, 48)
 
     @property
     def stride(self) -> int:
