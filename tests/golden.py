@@ -48,8 +48,6 @@ WAITING = {
     "forward_points.npz": DIFFUSION,
     "logo_points.npz": DIFFUSION,
     "metrics_ch12_nothing_found.npz": "metrics that are ratios of sums over an epoch",
-    "metrics_ch13.npz": "metrics that are ratios of sums over an epoch",
-    "metrics_ch14.npz": "the receiver operating characteristic and the area under it",
     "names_tensors.npz": TEXT,
     "printed_losses_ch9.json": ATTENTION,
     "quantise_int8.npz": "int8 quantization (second edition, chapter 17)",

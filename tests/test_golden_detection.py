@@ -10,8 +10,8 @@ from sklearn.metrics import roc_curve
 
 from dlwp_jax import data
 from dlwp_jax.data.volume import Volume
-from experiments.nodules import convert, detector, groups, masks, scores
-from tests.golden import first
+from experiments.nodules import convert, detector, groups, masks, scores, segment
+from tests.golden import first, last
 from tests.test_golden_data import scan_of
 
 # Masks
@@ -61,6 +61,43 @@ def test_slices_have_the_books_context(golden):
     # The label is the mask of the slice in the middle.
     label = small[recorded["slice_ndx"]] > 900
     np.testing.assert_array_equal(label, recorded["label_small"][:, 0])
+
+
+# Training of the segmentation
+
+
+def test_the_loss_is_the_books(golden):
+    recorded = np.load(golden / "dice.npz")
+    prediction, label = last(recorded["prediction"]), last(recorded["label"]) > 0
+    for number, rows in enumerate((slice(0, 3), slice(3, 5))):
+        batch = {"hu": prediction[rows], "label": label[rows]}
+        loss, _ = segment.loss_fn(lambda x: x, batch)
+        np.testing.assert_allclose(loss, recorded["batch_loss_bool"][number], rtol=1e-5)
+
+
+def test_recall_precision_and_f1_of_an_epoch_are_the_books(golden):
+    recorded = np.load(golden / "metrics_ch13.npz")
+    sums = dict.fromkeys(("recall", "precision", "f1"), np.zeros(2))
+    for right, missed, wrong in recorded["metrics"][7:10].astype(int).T:
+        found = np.repeat([True, False, True], (right, missed, wrong))
+        label = np.repeat([True, True, False], (right, missed, wrong))
+        for name, ratio in segment.ratios(found, label).items():
+            sums[name] = sums[name] + (ratio.numerator, ratio.denominator)
+    books = dict(zip(recorded["keys"], recorded["values"], strict=True))
+    names = {"recall": "recall", "precision": "precision", "f1": "f1_score"}
+    for name, theirs in names.items():
+        above, below = sums[name]
+        np.testing.assert_allclose(above / below, books[f"seg_pr/{theirs}"], rtol=1e-5)
+    np.testing.assert_allclose(np.divide(*sums["recall"]), recorded["score"], rtol=1e-5)
+
+
+def test_the_roc_of_chapter_14_is_the_books(golden):
+    recorded = np.load(golden / "metrics_ch14.npz")
+    label, _, probability, _ = recorded["metrics"]
+    curve = data.table.roc(label, probability, thresholds=np.linspace(1, 0, 100))
+    np.testing.assert_allclose(curve.false_positive_rate, recorded["fpr"], rtol=1e-5)
+    np.testing.assert_allclose(curve.true_positive_rate, recorded["tpr"], rtol=1e-5)
+    np.testing.assert_allclose(curve.area, recorded["score_malignant"], rtol=1e-5)
 
 
 # Groups

@@ -5,4 +5,4 @@ Each command is a module with `Config` and `main(config)`, like the other experi
 
 # In the order of the book. Without a command all but the tools run one after the other.
 TOOLS = ("cohort", "convert", "detect")
-COMMANDS = (*TOOLS, "segment")
+COMMANDS = (*TOOLS, "segment", "end_to_end")

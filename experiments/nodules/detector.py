@@ -47,6 +47,7 @@ class Detector(NamedTuple):
     classifier: Trained
     malignancy: Trained | None = None
     width: tuple[int, int, int] = BOOKS_WIDTH  # voxels that the classifiers see
+    erosions: int = 1  # of the mask, before it is grouped
 
 
 class Findings(NamedTuple):
@@ -96,7 +97,8 @@ def save(folder: Path, detector: Detector) -> None:
         if trained is not None:
             weights.save_weights(folder / file, trained[1])
     with whole(folder / SETTINGS) as partial:
-        partial.write_text(json.dumps({"width": detector.width}) + "\n")
+        settings = {"width": detector.width, "erosions": detector.erosions}
+        partial.write_text(json.dumps(settings) + "\n")
 
 
 def load(folder: Path) -> Detector:
@@ -113,20 +115,23 @@ def load(folder: Path) -> Detector:
                 f"-o {folder}"
             )
     try:
-        width = tuple(json.loads((folder / SETTINGS).read_text())["width"])
+        settings = json.loads((folder / SETTINGS).read_text())
+        width, erosions = tuple(settings["width"]), int(settings["erosions"])
         classifier = unfilled(lambda: new_classifier(width))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from error
     malignancy = folder / FILES["malignancy"]
     return Detector(
-        _filled(folder / FILES["segmentation"], unfilled(new_segmentation)),
-        _filled(folder / FILES["classifier"], classifier),
-        _filled(malignancy, classifier) if malignancy.is_file() else None,
+        filled(folder / FILES["segmentation"], unfilled(new_segmentation)),
+        filled(folder / FILES["classifier"], classifier),
+        filled(malignancy, classifier) if malignancy.is_file() else None,
         width,
+        erosions,
     )
 
 
-def _filled(path: Path, model: nnx.Module) -> Trained:
+def filled(path: Path, model: nnx.Module) -> Trained:
+    """A model with the weights of a file, ready to predict."""
     learner, state = ready(model)
     return learner, weights.load_weights(path, state)
 
@@ -145,7 +150,7 @@ def find(detector: Detector, scan: Volume, *, show: bool = False) -> Findings:
       show: whether to tell on standard error how far it is.
     """
     segmented = segment(detector.segmentation, scan, show=show)
-    groups = group(erode(segmented), scan.voxels)
+    groups = group(erode(segmented, detector.erosions), scan.voxels)
     places = np.round(groups.centers).astype(int)
     chances = [
         classify(trained, scan, places, detector.width, show=show)

@@ -16,15 +16,21 @@ class Groups(NamedTuple):
     voxels: np.ndarray  # [groups], how many
 
 
-def erode(mask: np.ndarray) -> np.ndarray:
+def erode(mask: np.ndarray, times: int = 1) -> np.ndarray:
     """A mask without its outermost voxels; those at the border of the scan are outermost too.
 
     Bridges one or two voxels wide disappear, and so do specks.
 
+    Args:
+      mask: `[index row column]` bool.
+      times: how often. In voxels of 2 mm one erosion takes small nodules away, so 0 is better.
+
     >>> erode(np.ones((3, 3, 3), bool)).sum().item()
     1
     """
-    return ndimage.binary_erosion(mask)
+    for _ in range(times):
+        mask = ndimage.binary_erosion(mask)
+    return mask
 
 
 def group(mask: np.ndarray, voxels: np.ndarray) -> Groups:

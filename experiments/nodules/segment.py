@@ -49,9 +49,8 @@ class Config(source.Config):
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Pixels of a side, as cut out of the scan and as trained on; the book: 96 and 64."""
-        width = self.width[1]
-        return 2 * width, 4 * width // 3
+        """Pixels of a side, as cut out of the scan and as trained on."""
+        return (48, 32) if self.is_coarse else (96, 64)  # the book's
 
 
 # Crops and slices: eight planes, the seven slices and the mask of the one in the middle
