@@ -99,7 +99,7 @@ def run_nodules(flags: list[str]) -> None:
     if {"--help", "-h"} & set(flags):
         print(f"{nodules.__doc__}\ncommands: {', '.join(nodules.COMMANDS)}")
         return
-    for command in [name for name in nodules.COMMANDS if name not in nodules.TOOLS]:
+    for command in nodules.CHAPTERS:
         run(f"nodules.{command}", flags)
 
 

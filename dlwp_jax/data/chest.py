@@ -226,14 +226,15 @@ def _draw_bodies(canvas: _Canvas, patient: _Patient, rng: np.random.Generator) -
     heart = _ellipse(
         (x - 22) / (50 * patient.heart), (y + 25) / (42 * patient.heart), 46, (z + 25) / 48
     )
-    depth = np.minimum(np.minimum(sides, dome), -heart)
+    ring = np.hypot(x / 127, y / 89)
+    wall = (0.88 - ring) * 108  # the ribs are outside
+    depth = np.minimum(np.minimum(sides, wall), np.minimum(dome, -heart))
     tissue = LUNG + patient.density + 45 * (y / 80) + _clouds(rng, canvas.hu.shape, 18)
     lungs = canvas.fill(depth, tissue)
     canvas.fill(heart + 0 * z, BLOOD)
     aorta = 12 - np.hypot(x - 20, y - 48)
     canvas.fill(aorta + 0 * z, BLOOD)
     # Ribs: rings around the lungs, lower in front than at the back, with a gap at the breastbone.
-    ring = np.hypot(x / 127, y / 89)
     turned = (z - 0.35 * y) / 26 + patient.rib
     across = (turned - np.floor(turned) - 0.5) * 26
     gap = np.where(y < 0, 30 - np.abs(x), -30)  # positive in front of the heart
@@ -468,7 +469,7 @@ def _place_nodule(
         place = str(rng.choice(["free", "vessel", "wall"], p=[0.5, 0.25, 0.25]))
         radius = diameter / 2
         if place == "wall":
-            center = inside.draw(rng, 1, 0.5 * radius, max(radius, 4))[0]
+            center = inside.draw(rng, 1, 0.6 * radius + 1, radius + 3)[0]
         elif place == "vessel":
             tube = tubes[rng.integers(len(tubes))]
             center = tube[3:6] + _unit(rng.normal(size=3)) * (0.8 * radius + tube[7])

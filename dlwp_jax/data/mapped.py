@@ -151,7 +151,8 @@ def _rows(made: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     array = np.asarray(made)
     if array.shape != shape:
         raise ValueError(f"part {name!r} has shape {array.shape}; {shape} is needed.")
-    cast = array.astype(dtype)
+    with np.errstate(invalid="ignore"):  # NaN as a whole number is found below
+        cast = array.astype(dtype)
     if dtype.kind in "iu" and not (cast == array).all():
         raise ValueError(f"part {name!r} holds numbers that do not fit into {dtype}.")
     return np.ascontiguousarray(cast)

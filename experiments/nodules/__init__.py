@@ -3,6 +3,7 @@
 Each command is a module with `Config` and `main(config)`, like the other experiments.
 """
 
-# In the order of the book. Without a command all but the tools run one after the other.
 TOOLS = ("cohort", "convert", "detect")
-COMMANDS = (*TOOLS, "segment", "end_to_end")
+# In the order of the book. Without a command they run one after the other.
+CHAPTERS = ("data", "classify", "augment", "segment", "end_to_end")
+COMMANDS = (*TOOLS, *CHAPTERS)

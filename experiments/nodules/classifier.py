@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dlwp_jax import losses, train
+from dlwp_jax import data, losses, train
 from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
 from experiments.nodules.source import Chunks
@@ -57,6 +58,31 @@ def examples(chunks: Chunks, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": chunks.voxels[rows][..., None], "label": label}
 
 
+class Stream:
+    """Batches that are read from the disk ahead of the device, for chunks larger than memory.
+
+    `train.fit` iterates it anew for every epoch; the number of the epoch is its state, so that
+    a training that was interrupted goes on with the same candidates.
+    """
+
+    def __init__(self, chunks: Chunks, rows: np.ndarray, sampler, batch_size: int, seed: int):
+        self.chunks, self.rows, self.sampler = chunks, rows, sampler
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+
+    def __iter__(self):
+        key = jax.random.fold_in(jax.random.key(self.seed), self.epoch)
+        rows = self.rows[np.asarray(self.sampler(key, self.epoch))]
+        self.epoch += 1
+        read = functools.partial(examples, self.chunks)
+        return iter(data.stream.stream(rows, read, batch_size=self.batch_size))
+
+    def get_state(self) -> dict[str, int]:
+        return {"epoch": self.epoch}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.epoch = state["epoch"]
+
+
 class Trained(NamedTuple):
     learner: train.Learner
     state: train.TrainState
@@ -70,10 +96,11 @@ def learn(
     transform: augment.Augment,
     epochs: int,
     validate: bool = True,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     channels: int = 8,
     batch_size: int = 32,
     seed: int = 0,
+    memory: float = 4.0,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Train on the scans that are not held back, and validate on those that are.
@@ -82,6 +109,7 @@ def learn(
       sampler: which rows an epoch trains on.
       transform: the augmentation.
       validate: after every epoch.
+      memory: gigabytes; chunks that are larger are streamed from the disk.
       checkpoint: where the training is saved as it goes, and taken up again.
     """
     width = chunks.voxels.shape[1:]
@@ -89,26 +117,28 @@ def learn(
     learner, state = train.make_learner(
         model, loss_fn, optax.adam(learning_rate), key=jax.random.key(seed)
     )
-    known, held = examples(chunks, ~chunks.is_held), examples(chunks, chunks.is_held)
-    result = train.fit(
-        learner,
-        state,
-        known,
-        held if validate else None,
-        epochs=epochs,
-        batch_size=batch_size,
-        val_batch_size=256,
-        sampler=sampler,
-        transform=transform,
-        checkpoint=checkpoint,
-    )
+    known, held = np.flatnonzero(~chunks.is_held), np.flatnonzero(chunks.is_held)
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "transform": transform,
+        "checkpoint": checkpoint,
+    }
+    if chunks.voxels.nbytes <= memory * 1e9:
+        sides = examples(chunks, known), examples(chunks, held)
+        options |= {"batch_size": batch_size, "val_batch_size": 256, "sampler": sampler}
+    else:
+        read = functools.partial(examples, chunks)
+        sides = (
+            Stream(chunks, known, sampler, batch_size, seed),
+            data.stream.stream(held, read, batch_size=256),
+        )
+    result = train.fit(learner, state, sides[0], sides[1] if validate else None, **options)
     return Trained(learner, result.state, result.history)
 
 
 class Scores(NamedTuple):
     label: np.ndarray  # [n] 0 or 1
     probability: np.ndarray  # [n] of a nodule
-    loss: float
 
     def at(self, threshold: float = 0.5) -> dict[str, float]:
         """Precision, recall, F1 and accuracy; a probability of exactly the threshold is a no."""
@@ -129,19 +159,11 @@ class Scores(NamedTuple):
 
 def score(trained: Trained, chunks: Chunks, rows: np.ndarray) -> Scores:
     """Probabilities of some rows, in evaluation mode."""
-    batch = examples(chunks, rows)
-    model = trained.learner.model(trained.state)
-    model.eval()
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def logits_of(state, image):
-        return nnx.merge(graph, state)(image[...].astype(jnp.float32))[0]
-
-    logits = []
-    for first in range(0, len(batch["label"]), 256):
-        logits.append(logits_of(state, batch["image"][first : first + 256]))
-    logits = np.concatenate(logits)
-    probability = np.asarray(jax.nn.softmax(logits, axis=-1))[:, 1]
-    loss = float(losses.cross_entropy(logits, batch["label"]))
-    return Scores(batch["label"], probability, loss)
+    probabilities = []
+    numbers = np.arange(len(chunks.voxels))[rows]
+    for first in range(0, len(numbers), 256):
+        image = examples(chunks, numbers[first : first + 256])["image"].astype(np.float32)
+        _, probability = train.predict(trained.learner, trained.state, image)
+        probabilities.append(np.asarray(probability[:, 1]))
+    label = chunks.candidates.is_nodule[numbers].astype(np.int32)
+    return Scores(label, np.concatenate(probabilities))

@@ -1,7 +1,7 @@
 """Chapter 14: the book's published torch checkpoints as a folder of weights for `detect`.
 
 Run:    python -m experiments nodules convert --segmentation FILE --classifier FILE -o DIR
-Writes: DIR/{segmentation.npz,classifier.npz,malignancy.npz,detector.json}
+Writes: DIR/{segmentation,classifier,malignancy}.safetensors and DIR/detector.json
 
 This is done once and needs torch (pip install 'dlwp-jax[parity]'); `nodules detect` does not.
 """

@@ -1,7 +1,7 @@
 """Chapter 14: from a scan to findings. Segment, erode, group, classify.
 
-A detector is a folder of weights: `segmentation.npz`, `classifier.npz`, and `malignancy.npz` if
-there is a model of it. `nodules convert` makes one from the book's torch files.
+A detector is a folder of weights: `segmentation.safetensors`, `classifier.safetensors`, and
+`malignancy.safetensors` if there is a model of it. `nodules convert` makes one from the book's torch files.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
 SETTINGS = "detector.json"
 FILES = {
-    "segmentation": "segmentation.npz",
-    "classifier": "classifier.npz",
-    "malignancy": "malignancy.npz",
+    "segmentation": "segmentation.safetensors",
+    "classifier": "classifier.safetensors",
+    "malignancy": "malignancy.safetensors",
 }
 
 Trained = tuple[train.Learner, train.TrainState]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from flax import nnx
 from dlwp_jax import data, models, runs, train
 from dlwp_jax.data import table
 from dlwp_jax.files import whole
-from experiments.nodules import classifier, detector, luna, scores, segment, source
+from experiments.nodules import classifier, classify, detector, luna, scores, segment, source
 from experiments.nodules.candidates import Candidates
 from experiments.nodules.detector import Detector, Trained
 from experiments.nodules.luna import Luna
@@ -41,7 +42,6 @@ ORDER = (1, 2, 0, 2)  # benign, malignant, no nodule, malignant: every second on
 @dataclass(frozen=True)
 class Config(source.Config):
     epochs: int = 16  # of the fine-tuning
-    classifier_epochs: int = 8  # of the classifier, if it has to be trained here
     batch_size: int = 16
     lr: float = 1e-3
     depth: int = 2  # parts of the classifier that are trained on, from the end; 1 is its head
@@ -62,32 +62,20 @@ def is_of_the_same_scans(folder: Path, config: source.Config) -> bool:
     return all(str(found.get(name)) == str(getattr(config, name)) for name in SAME)
 
 
-def segmentation(config: Config) -> Trained:
-    """The U-Net of `nodules segment`."""
-    folder = config.out / "nodules_segment"
-    file = folder / detector.FILES["segmentation"]
+def network(config: Config, kind: str, chapter: ModuleType, empty: nnx.Module) -> Trained:
+    """The network that a chapter's command has trained; the command runs first if it has not.
+
+    Args:
+      kind: "segmentation" or "classifier".
+      chapter: the module of the command.
+      empty: the network, to be filled.
+    """
+    folder = config.out / f"nodules_{chapter.__name__.rpartition('.')[2]}"
+    file = folder / detector.FILES[kind]
     if not (file.is_file() and is_of_the_same_scans(folder, config)):
-        print("chapter 13: the segmentation")
         fields = {name: getattr(config, name) for name in source.Config.__dataclass_fields__}
-        segment.main(segment.Config(**fields))
-    return detector.filled(file, detector.unfilled(detector.new_segmentation))
-
-
-def nodule_classifier(config: Config, scans: Luna) -> Trained:
-    """The classifier of chapter 12: balanced, with every augmentation."""
-    print("chapter 12: nodule or not")
-    chunks = source.cut_chunks(config, scans, scans.candidates)
-    known = np.flatnonzero(~chunks.is_held)
-    labels = chunks.candidates.is_nodule[known].astype(int)
-    trained = classifier.learn(
-        chunks,
-        sampler=data.balanced(labels, n=min(4 * 1024, 2 * len(labels))),
-        transform=classifier.ALL,
-        epochs=config.classifier_epochs,
-        validate=False,
-        seed=config.seed,
-    )
-    return trained.learner, trained.state
+        chapter.main(chapter.Config(**fields))
+    return detector.filled(file, empty)
 
 
 # Benign or malignant
@@ -267,9 +255,11 @@ def draw_roc(curves: dict[str, table.Roc]):
 def main(config: Config):
     scans = source.open_source(config)
     run = runs.start("nodules_end_to_end", config, out=config.out)
-    u_net = segmentation(config)
-    base = nodule_classifier(config, scans)
-    print("chapter 14: benign or malignant")
+    u_net = network(
+        config, "segmentation", segment, detector.unfilled(detector.new_segmentation)
+    )
+    empty = detector.unfilled(lambda: detector.new_classifier(config.width))
+    base = network(config, "classifier", classify, empty)
     curves, malignancy = compare(config, base, judged(config, scans))
     networks = Detector(u_net, base, malignancy, config.width, config.erosions)
     detector.save(run.path / "weights", networks)

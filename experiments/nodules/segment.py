@@ -2,7 +2,7 @@
 
 Run:    python -m experiments nodules segment
         python -m experiments nodules segment --luna DIR
-Writes: runs/nodules_segment/{config.json,history.jsonl,segmentation.npz,losses.png,
+Writes: runs/nodules_segment/{config.json,history.jsonl,segmentation.safetensors,losses.png,
         slices_005.png,...}
 Expect: of the made-up cohort, after 15 epochs and 90 s of processor time, a recall of 0.9 of
         the voxels at a precision of 0.4
