@@ -45,6 +45,17 @@ def test_a_mask_at_the_lower_border_is_that_at_the_upper_border_of_the_mirrored_
     assert wanted.any()
 
 
+def test_a_mask_with_a_diameter_stays_out_of_the_wall_that_a_nodule_touches():
+    scan = Volume(np.full((9, 30, 9), -900.0))
+    scan.voxels[:, :12] = 40  # the wall
+    scan.voxels[3:6, 12:15, 3:6] = 40
+    center = (4, 13, 4)
+    mask = masks.annotation_mask(scan, [center], diameters=[3])
+    wanted = np.zeros_like(mask)
+    wanted[2:7, 11:16, 2:7] = scan.voxels[2:7, 11:16, 2:7] > 0
+    np.testing.assert_array_equal(mask, wanted)
+
+
 def test_an_annotation_outside_of_the_scan_is_refused():
     with pytest.raises(ValueError, match="outside of a scan"):
         masks.annotation_mask(Volume(np.zeros((4, 4, 4))), [(9, 0, 0)])

@@ -1,6 +1,6 @@
 """Chapter 13: masks of nodules, grown from the centres that the annotations give."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ LEAST = 2  # voxels from the centre to a side of the box, if the scan has them
 
 
 def annotation_mask(
-    scan: Volume, centers: Iterable, *, threshold: float = -700.0
+    scan: Volume, centers: Any, *, threshold: float = -700.0, diameters: Any = None
 ) -> np.ndarray:
     """The voxels of annotated nodules: dense ones in a box that is grown around each centre.
 
@@ -23,6 +23,8 @@ def annotation_mask(
       scan: in Hounsfield units.
       centers: `[n 3]`, x, y, z in millimetres.
       threshold: voxels above it, in Hounsfield units, are dense.
+      diameters: `[n]` millimetres; then a box grows no further than a voxel beyond the nodule.
+        None grows it as the book does, into the chest's wall if the nodule touches it.
 
     Returns:
       bool, of the shape of the scan.
@@ -34,14 +36,20 @@ def annotation_mask(
     """
     dense = scan.voxels > threshold
     box = np.zeros_like(dense)
-    for center in centers:
+    centers = np.reshape(centers, (-1, 3))
+    most = np.full((len(centers), 3), np.inf)
+    if diameters is not None:
+        radii = np.reshape(diameters, (-1, 1)) / 2
+        most = np.maximum(np.ceil(radii / scan.spacing[::-1]), 1)
+    for center, limits in zip(centers, most, strict=True):
         middle = tuple(np.round(scan.irc(center)).astype(int).tolist())
         if min(middle) < 0 or any(m >= n for m, n in zip(middle, dense.shape, strict=True)):
             raise ValueError(
                 f"a nodule at {list(map(float, center))} mm is voxel {list(middle)}, outside of "
                 f"a scan of {list(dense.shape)}."
             )
-        radii = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
+        grown = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
+        radii = np.minimum(grown, limits).astype(int).tolist()
         sides = zip(middle, radii, strict=True)
         box[tuple(slice(max(m - r, 0), m + r + 1) for m, r in sides)] = True
     return box & dense
