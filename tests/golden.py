@@ -47,7 +47,6 @@ WAITING = {
     "forward_images.npz": DIFFUSION,
     "forward_points.npz": DIFFUSION,
     "logo_points.npz": DIFFUSION,
-    "metrics_ch12_nothing_found.npz": "metrics that are ratios of sums over an epoch",
     "names_tensors.npz": TEXT,
     "printed_losses_ch9.json": ATTENTION,
     "quantise_int8.npz": "int8 quantization (second edition, chapter 17)",

@@ -2,13 +2,11 @@
 scikit-learn (the referees).
 """
 
-import jax
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_curve
 
-from dlwp_jax import data
 from dlwp_jax.data.volume import Volume
 from experiments.nodules import convert, detector, groups, masks, scores, segment
 from tests.golden import first, last
@@ -100,15 +98,6 @@ def test_recall_precision_and_f1_of_an_epoch_are_the_books(golden):
         above, below = sums[name]
         np.testing.assert_allclose(above / below, books[f"seg_pr/{theirs}"], rtol=1e-5)
     np.testing.assert_allclose(np.divide(*sums["recall"]), recorded["score"], rtol=1e-5)
-
-
-def test_the_roc_of_chapter_14_is_the_books(golden):
-    recorded = np.load(golden / "metrics_ch14.npz")
-    label, _, probability, _ = recorded["metrics"]
-    curve = data.table.roc(label, probability, thresholds=np.linspace(1, 0, 100))
-    np.testing.assert_allclose(curve.false_positive_rate, recorded["fpr"], rtol=1e-5)
-    np.testing.assert_allclose(curve.true_positive_rate, recorded["tpr"], rtol=1e-5)
-    np.testing.assert_allclose(curve.area, recorded["score_malignant"], rtol=1e-5)
 
 
 # Groups
@@ -228,18 +217,3 @@ def test_no_findings_and_no_nodules():
     assert scores.confusion(nothing, [], [], [False])[1].tolist() == [1, 0, 0, 0]
     with pytest.raises(ValueError, match="no scan holds a nodule"):
         scores.froc([(np.zeros((0, 2), bool), [0.5, 0.5])])
-
-
-# Balancing of the fine-tuning
-
-
-def test_every_second_sample_is_malignant_and_the_others_are_half_benign(golden):
-    recorded = np.load(golden / "malignant_order.npz")
-    lengths, wanted = recorded["lengths"], recorded["list_1"]
-    labels = np.repeat(np.arange(3), lengths)
-    order = (1, 2, 0, 2)
-    sampler = data.balanced(labels, order=order, n=len(wanted), shuffle=False)
-    rows = np.asarray(sampler(jax.random.key(0), 0))
-    np.testing.assert_array_equal(labels[rows], wanted)
-    first_row = np.cumsum([0, *lengths[:-1]])
-    np.testing.assert_array_equal(rows - first_row[labels[rows]], recorded["place_1"])
