@@ -274,6 +274,7 @@ def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.R
         epochs=config.epochs,
         batch_size=config.batch_size,
         val_batch_size=config.batch_size,
+        drop_last=len(sets.train["planes"]) >= config.batch_size,
         transform=Crops(config.crop[1]),
         stop=best,
         checkpoint=config.checkpoint,
