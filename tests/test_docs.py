@@ -283,11 +283,16 @@ def check_command(words: list[str]) -> None:
 def check_experiment(words: list[str]) -> None:
     import tyro
 
+    from experiments import nodules
     from experiments.__main__ import names
 
-    if not words or words[0] in ("--list", "NAME"):
+    if not words or words[0] in ("--list", "NAME") or words == ["nodules"]:
         return
-    assert words[0] in names(), "is no experiment"
+    if words[0] == "nodules":
+        assert words[1] in nodules.COMMANDS, "is no command"
+        words = [f"nodules.{words[1]}", *words[2:]]
+    else:
+        assert words[0] in names(), "is no experiment"
     if words[1:] != ["--help"]:
         pytest.importorskip("matplotlib").use("Agg")
         config = importlib.import_module(f"experiments.{words[0]}").Config

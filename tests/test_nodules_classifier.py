@@ -14,7 +14,7 @@ from dlwp_jax.data import augment as library
 from dlwp_jax.data import table
 from experiments.nodules import augment, classify
 from experiments.nodules.candidates import Candidates
-from experiments.nodules.classifier import ALL, NONE, Stream, examples, learn, score
+from experiments.nodules.classifier import ALL, NONE, Stream, beginner, examples, learn, score
 from experiments.nodules.source import Chunks
 
 RNG = np.random.default_rng(0)
@@ -67,6 +67,20 @@ def test_every_example_of_a_batch_is_changed_by_its_own_key():
     np.testing.assert_array_equal(changed["label"], batch["label"])
 
 
+def test_amounts_that_are_data_change_an_image_like_amounts_that_are_not():
+    image = jnp.asarray(RNG.normal(-500, 300, (4, 6, 6, 1)), jnp.float32)
+    key = jax.random.key(2)
+    for kind, options in (
+        ("all", {"flips": True, "turn": 2 * np.pi, "std": 25.0}),
+        ("none", {}),
+    ):
+        if kind == "all":
+            options |= {"offset": 0.1, "stretch": 0.2}
+        ours = augment.change(key, image, jnp.asarray(augment.KINDS[kind]))
+        wanted = library.augment(key, image, **options)
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-2)
+
+
 def test_evaluation_changes_the_type_alone():
     image = RNG.integers(-1000, 400, (3, 4, 6, 6, 1)).astype(np.int16)
     seen = ALL.evaluate(jax.random.key(0), {"image": jnp.asarray(image)})["image"]
@@ -95,12 +109,13 @@ def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():
     chunks = made_up()
     rows = np.flatnonzero(~chunks.is_held)
     labels = chunks.candidates.is_nodule[rows].astype(int)
-    stream = Stream(chunks, rows, data.balanced(labels, n=10), batch_size=4, seed=0)
+    read = functools.partial(examples, chunks)
+    stream = Stream(read, rows, data.balanced(labels, n=10), batch_size=4, seed=0)
     epochs = [list(stream) for _ in range(3)]
     assert [len(batch["label"]) for batch in epochs[0]] == [4, 4, 2]
     for epoch in epochs:
         assert np.concatenate([batch["label"] for batch in epoch]).tolist() == [1, 0] * 5
-    other = Stream(chunks, rows, data.balanced(labels, n=10), batch_size=4, seed=0)
+    other = Stream(read, rows, data.balanced(labels, n=10), batch_size=4, seed=0)
     other.set_state({"epoch": 2})
     for batch, wanted in zip(other, epochs[2], strict=True):
         np.testing.assert_array_equal(batch["image"], wanted["image"])
@@ -115,15 +130,15 @@ def test_chunks_in_memory_and_from_the_disk_train_alike_and_a_second_call_goes_o
         "sampler": data.balanced(labels, n=16),
         "transform": NONE,
         "epochs": 1,
-        "channels": 1,
         "batch_size": 8,
     }
-    memory = learn(chunks, **options)
-    disk = learn(chunks, memory=0, checkpoint=tmp_path / "checkpoint", **options)
+    new = beginner((16, 16, 16), channels=1)
+    memory = learn(chunks, *new, **options)
+    disk = learn(chunks, *new, memory=0, checkpoint=tmp_path / "checkpoint", **options)
     for name in ("train/accuracy", "train/recall", "val/recall", "val/loss"):
         assert np.isfinite(memory.history[name]).all()
         assert memory.history[name].shape == disk.history[name].shape == (1,)
-    again = learn(chunks, memory=0, checkpoint=tmp_path / "checkpoint", **options)
+    again = learn(chunks, *new, memory=0, checkpoint=tmp_path / "checkpoint", **options)
     for name, values in disk.history.items():
         np.testing.assert_array_equal(again.history[name], values)
     ours = score(disk, chunks, chunks.is_held)
@@ -158,7 +173,8 @@ def test_classify_as_a_person_runs_it(cache, tmp_path, capsys):
 
 
 def test_augment_as_a_person_runs_it(cache, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(augment, "KINDS", {"none": NONE, "all": ALL})
+    kinds = {name: augment.KINDS[name] for name in ("none", "all")}
+    monkeypatch.setattr(augment, "KINDS", kinds)
     augment.main(augment.Config(**SMALL, epochs=1, cache=cache, out=tmp_path))
     rows = capsys.readouterr().out.splitlines()
     table_rows = [row.split() for row in rows if row.startswith(("none ", "all "))]

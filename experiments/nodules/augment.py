@@ -11,22 +11,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax import data, runs
-from dlwp_jax.data.augment import Augment
+from dlwp_jax.data import augment
 from dlwp_jax.data.volume import window
 from experiments.nodules import _pictures
-from experiments.nodules.classifier import ALL, AUGMENTATIONS, NONE, examples, learn, score
+from experiments.nodules.classifier import ALL, NONE, examples, learn, score
 from experiments.nodules.classify import Config as Classify
-from experiments.nodules.classify import labels_to_learn
+from experiments.nodules.classify import labels_to_learn, new_classifier
 from experiments.nodules.source import Chunks, cut_chunks, open_source
 
+# flip (0 or 1), shift, scale, angle, noise
+AMOUNTS = np.array([1.0, ALL.offset, ALL.stretch, ALL.turn, ALL.std], np.float32)
 KINDS = {
-    "none": NONE,
-    **{name: Augment(**amounts) for name, amounts in AUGMENTATIONS.items()},
-    "all": ALL,
+    "none": 0 * AMOUNTS,
+    "flip": AMOUNTS * [1, 0, 0, 0, 0],
+    "shift": AMOUNTS * [0, 1, 0, 0, 0],
+    "scale": AMOUNTS * [0, 0, 1, 0, 0],
+    "rotate": AMOUNTS * [0, 0, 0, 1, 0],
+    "noise": AMOUNTS * [0, 0, 0, 0, 1],
+    "all": AMOUNTS,
 }
+
+
+def change(key: jax.Array, image: jax.Array, amounts: jax.Array) -> jax.Array:
+    """`data.augment.augment` of `[d h w 1]`, with amounts that are arrays."""
+    mirrored, offset, stretch, turn, std = amounts
+    keys = jax.random.split(key, 5)
+    mirror = jnp.where(mirrored > 0, augment.flip(keys[0], 3), jnp.eye(4))
+    matrix = augment.shift(keys[1], 3, offset) @ augment.scale(keys[2], 3, stretch) @ mirror
+    matrix = matrix @ augment.rotate(keys[3], 3, most=turn)
+    return augment.noise(keys[4], augment.warp(image, matrix), std)
+
+
+def change_batch(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Change each example by the amounts that stand beside it.
+
+    As the amounts are data, one compiled program trains with every kind of augmentation.
+    """
+    images = batch["image"].astype(jnp.float32)
+    keys = jax.random.split(key, len(images))
+    return batch | {"image": jax.vmap(change)(keys, images, batch["amounts"])}
 
 
 @dataclass(frozen=True)
@@ -39,11 +66,12 @@ def show_examples(chunks: Chunks, draws: int = 3):
     """The middle slice of one nodule under each augmentation."""
     candidates = chunks.candidates
     row = np.flatnonzero(candidates.is_nodule)[:1]
-    batch = examples(chunks, row)
+    image = jnp.asarray(examples(chunks, row)["image"][0], jnp.float32)
     images = []
     for seed in range(draws):
-        changed = [kind(jax.random.key(seed), batch)["image"] for kind in KINDS.values()]
-        images.append([window(box[0, box.shape[1] // 2, :, :, 0]) for box in changed])
+        key = jax.random.key(seed)
+        changed = [change(key, image, jnp.asarray(kind)) for kind in KINDS.values()]
+        images.append([window(box[len(box) // 2, :, :, 0]) for box in changed])
     return _pictures.changed(images, list(KINDS))
 
 
@@ -53,16 +81,18 @@ def main(config: Config):
     chunks = cut_chunks(config, source, source.candidates)
     run_dir.figure(show_examples(chunks), "examples.png")
     sampler = data.balanced(labels_to_learn(chunks), config.ratio, n=config.samples)
+    learner, state = new_classifier(config)
     histories, rows = {}, []
     for name, kind in KINDS.items():
         print(f"\n{name}", flush=True)
         fit = learn(
             chunks,
+            learner,
+            state,
             sampler=sampler,
-            transform=kind,
+            transform=(change_batch, NONE.evaluate),
+            amounts=kind,
             epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            channels=config.channels,
             seed=config.seed,
             memory=config.memory,
             checkpoint=config.checkpoint and config.checkpoint / f"augment-{name}",

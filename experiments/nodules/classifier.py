@@ -18,19 +18,10 @@ from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
 from experiments.nodules.source import Chunks
 
+NONE = augment.Augment()
 # The book's amounts (chapter 12.6): flips, shifts by a tenth, sizes within a fifth, any angle
 # about the patient's long axis, and noise of 25 Hounsfield units.
-AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "flip": {"flips": True},
-    "shift": {"offset": 0.1},
-    "scale": {"stretch": 0.2},
-    "rotate": {"turn": 2 * np.pi},
-    "noise": {"std": 25.0},
-}
-NONE = augment.Augment()
-ALL = augment.Augment(
-    **{name: value for amounts in AUGMENTATIONS.values() for name, value in amounts.items()}
-)
+ALL = augment.Augment(flips=True, offset=0.1, stretch=0.2, turn=2 * np.pi, std=25.0)
 
 
 def loss_fn(model: LunaModel, batch: dict[str, jax.Array]):
@@ -52,10 +43,15 @@ def loss_fn(model: LunaModel, batch: dict[str, jax.Array]):
     return losses.cross_entropy(logits, label), metrics
 
 
-def examples(chunks: Chunks, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """`{"image": [n d h w 1] int16, "label": [n] int32}` of some rows."""
+def examples(
+    chunks: Chunks, rows: np.ndarray, amounts: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`{"image": [n d h w 1] int16, "label": [n] int32}` of some rows; `amounts` for each."""
     label = chunks.candidates.is_nodule[rows].astype(np.int32)
-    return {"image": chunks.voxels[rows][..., None], "label": label}
+    batch = {"image": chunks.voxels[rows][..., None], "label": label}
+    if amounts is not None:
+        batch["amounts"] = np.broadcast_to(amounts, (*label.shape, *amounts.shape))
+    return batch
 
 
 class Stream:
@@ -65,16 +61,15 @@ class Stream:
     a training that was interrupted goes on with the same candidates.
     """
 
-    def __init__(self, chunks: Chunks, rows: np.ndarray, sampler, batch_size: int, seed: int):
-        self.chunks, self.rows, self.sampler = chunks, rows, sampler
+    def __init__(self, read, rows: np.ndarray, sampler, batch_size: int, seed: int):
+        self.read, self.rows, self.sampler = read, rows, sampler
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 
     def __iter__(self):
         key = jax.random.fold_in(jax.random.key(self.seed), self.epoch)
         rows = self.rows[np.asarray(self.sampler(key, self.epoch))]
         self.epoch += 1
-        read = functools.partial(examples, self.chunks)
-        return iter(data.stream.stream(rows, read, batch_size=self.batch_size))
+        return iter(data.stream.stream(rows, self.read, batch_size=self.batch_size))
 
     def get_state(self) -> dict[str, int]:
         return {"epoch": self.epoch}
@@ -89,16 +84,26 @@ class Trained(NamedTuple):
     history: Mapping[str, Any]
 
 
+def beginner(
+    width: tuple[int, ...], *, learning_rate: float = 3e-3, channels: int = 8, seed: int = 0
+) -> tuple[train.Learner, train.TrainState]:
+    """A classifier of chunks of this many voxels that has learned nothing yet."""
+    model = LunaModel(channels=channels, size=width, rngs=nnx.Rngs(seed))
+    return train.make_learner(
+        model, loss_fn, optax.adam(learning_rate), key=jax.random.key(seed)
+    )
+
+
 def learn(
     chunks: Chunks,
+    learner: train.Learner,
+    state: train.TrainState,
     *,
     sampler,
-    transform: augment.Augment,
+    transform,
     epochs: int,
-    validate: bool = True,
-    learning_rate: float = 3e-3,
-    channels: int = 8,
-    batch_size: int = 32,
+    amounts: np.ndarray | None = None,
+    batch_size: int = 16,
     seed: int = 0,
     memory: float = 4.0,
     checkpoint: Path | None = None,
@@ -106,33 +111,29 @@ def learn(
     """Train on the scans that are not held back, and validate on those that are.
 
     Args:
+      learner, state: from `beginner`.
       sampler: which rows an epoch trains on.
       transform: the augmentation.
-      validate: after every epoch.
+      amounts: for a transform that reads them from the batch.
       memory: gigabytes; chunks that are larger are streamed from the disk.
       checkpoint: where the training is saved as it goes, and taken up again.
     """
-    width = chunks.voxels.shape[1:]
-    model = LunaModel(channels=channels, size=width, rngs=nnx.Rngs(seed))
-    learner, state = train.make_learner(
-        model, loss_fn, optax.adam(learning_rate), key=jax.random.key(seed)
-    )
     known, held = np.flatnonzero(~chunks.is_held), np.flatnonzero(chunks.is_held)
     options: dict[str, Any] = {
         "epochs": epochs,
         "transform": transform,
         "checkpoint": checkpoint,
     }
+    read = functools.partial(examples, chunks, amounts=amounts)
     if chunks.voxels.nbytes <= memory * 1e9:
-        sides = examples(chunks, known), examples(chunks, held)
+        sides = read(known), read(held)
         options |= {"batch_size": batch_size, "val_batch_size": 256, "sampler": sampler}
     else:
-        read = functools.partial(examples, chunks)
         sides = (
-            Stream(chunks, known, sampler, batch_size, seed),
+            Stream(read, known, sampler, batch_size, seed),
             data.stream.stream(held, read, batch_size=256),
         )
-    result = train.fit(learner, state, sides[0], sides[1] if validate else None, **options)
+    result = train.fit(learner, state, sides[0], sides[1], **options)
     return Trained(learner, result.state, result.history)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from dlwp_jax import data, runs, weights
 from experiments.nodules import _pictures
-from experiments.nodules.classifier import ALL, NONE, Scores, Trained, learn, score
+from experiments.nodules.classifier import ALL, NONE, Scores, Trained, beginner, learn, score
 from experiments.nodules.source import Chunks, cut_chunks, open_source
 from experiments.nodules.source import Config as Source
 
@@ -42,6 +42,16 @@ def labels_to_learn(chunks: Chunks) -> np.ndarray:
     return chunks.candidates.is_nodule[~chunks.is_held].astype(np.int32)
 
 
+def new_classifier(config: Config):
+    """Learner and state of a classifier that has learned nothing yet."""
+    return beginner(
+        config.width,
+        learning_rate=config.learning_rate,
+        channels=config.channels,
+        seed=config.seed,
+    )
+
+
 def train_unbalanced(config: Config, chunks: Chunks) -> Trained:
     """Chapter 11: candidates as they come, one nodule among a hundred."""
     n = len(labels_to_learn(chunks))
@@ -60,12 +70,11 @@ def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs
     print(f"\n{name}: {epochs} epochs of {sampler.n:,} candidates", flush=True)
     return learn(
         chunks,
+        *new_classifier(config),
         sampler=sampler,
         transform=transform,
         epochs=epochs,
         memory=config.memory,
-        learning_rate=config.learning_rate,
-        channels=config.channels,
         seed=config.seed,
         checkpoint=config.checkpoint and config.checkpoint / name,
     )
