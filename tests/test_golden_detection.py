@@ -80,7 +80,7 @@ def test_the_loss_is_the_books(golden):
     prediction, label = last(recorded["prediction"]), last(recorded["label"]) > 0
     for number, rows in enumerate((slice(0, 3), slice(3, 5))):
         batch = {"hu": prediction[rows], "label": label[rows]}
-        loss, _ = segment.loss_fn(lambda x: x, batch)
+        loss, _ = segment.Loss(8.0)(lambda x: x, batch)
         np.testing.assert_allclose(loss, recorded["batch_loss_bool"][number], rtol=1e-5)
 
 

@@ -33,7 +33,6 @@ from experiments.nodules.detector import CONTEXT, MULTIPLE
 from experiments.nodules.luna import Luna
 from experiments.nodules.masks import annotation_mask
 
-MISSED = 8.0  # the weight of the overlap within the truth, against that of the whole
 SHOWN = 4  # validation slices in a picture
 
 
@@ -42,6 +41,7 @@ class Config(source.Config):
     epochs: int = 16
     batch_size: int = 16
     lr: float = 3e-3
+    missed: float = 8.0  # weight of the overlap within the truth, against that of the whole
     around: int = 1  # slices above and below a nodule's middle that are trained on too
     others: int = 2  # crops around other candidates, for each nodule
     most_slices: int = 64  # whole slices to validate on, at most
@@ -209,15 +209,21 @@ class Crops:
 # Training
 
 
-def loss_fn(model, batch):
-    """The overlap, and eight times the overlap within the truth: a missed voxel costs more than
-    a false one.
+@dataclass(frozen=True)
+class Loss:
+    """The overlap, and `missed` times the overlap within the truth: a missed voxel costs more
+    than a false one.
     """
-    prediction, label = model(batch["hu"]), batch["label"]
-    is_true = label.astype(prediction.dtype)
-    missed = losses.dice_loss(prediction * is_true, is_true)
-    loss = losses.dice_loss(prediction, is_true) + MISSED * missed
-    return loss, ratios(prediction > detector.SURE, label)
+
+    missed: float
+
+    def __call__(self, model, batch):
+        """The loss of a batch, and its recall, precision and F1."""
+        prediction, label = model(batch["hu"]), batch["label"]
+        is_true = label.astype(prediction.dtype)
+        missed = losses.dice_loss(prediction * is_true, is_true)
+        loss = losses.dice_loss(prediction, is_true) + self.missed * missed
+        return loss, ratios(prediction > detector.SURE, label)
 
 
 def ratios(found: jax.Array, label: jax.Array) -> dict[str, train.Ratio]:
@@ -263,7 +269,7 @@ def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.R
     """
     model = detector.new_segmentation(config.seed)
     learner, state = train.make_learner(
-        model, loss_fn, optax.adam(config.lr), key=jax.random.key(config.seed)
+        model, Loss(config.missed), optax.adam(config.lr), key=jax.random.key(config.seed)
     )
     best = train.EarlyStopping(patience=config.epochs, monitor="val/recall", mode="max")
     callbacks = [train.every(config.every, lambda progress: show(learner, progress))]
