@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -189,7 +189,7 @@ class _Canvas:
         self.hu[...] += share * (value - self.hu)
         return share
 
-    def box(self, center: np.ndarray, radius: float) -> tuple[slice, slice, slice] | None:
+    def box(self, center: np.ndarray, radius: float) -> Any:
         """The voxels within a distance of a point along each axis; None if there are none."""
         low, high = _range(center - radius, center + radius, self.step, self.hu.shape)
         return _slices(low, high)
@@ -203,7 +203,7 @@ def _range(low, high, step, shape):
     return np.maximum(first, 0), np.minimum(last, shape)
 
 
-def _slices(low, high):
+def _slices(low: np.ndarray, high: np.ndarray) -> Any:
     if (low >= high).any():
         return None
     return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
@@ -255,7 +255,7 @@ def _draw_bodies(canvas: _Canvas, patient: _Patient, rng: np.random.Generator) -
     return lungs
 
 
-def _ellipse(u, v, radius, w=0.0):
+def _ellipse(u: Any, v: Any, radius: float, w: Any = 0.0) -> Any:
     """How far inside of an ellipsoid of three ratios, roughly in millimetres."""
     return (1 - np.sqrt(u**2 + v**2 + w**2)) * radius
 
@@ -264,7 +264,7 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, int, int], std: float) -
     """Smooth random numbers."""
     from scipy import ndimage
 
-    coarse = rng.standard_normal([n // 8 + 2 for n in shape], np.float32)
+    coarse: Any = rng.standard_normal([n // 8 + 2 for n in shape], np.float32)
     for axis, n in enumerate(shape):
         coarse = ndimage.zoom(
             coarse, [n / coarse.shape[i] if i == axis else 1 for i in range(3)], order=1
@@ -292,7 +292,8 @@ class _Inside:
         stride = [max(round(4 / s), 1) for s in canvas.step]
         coarse = lungs[:: stride[0], :: stride[1], :: stride[2]] > 0.5
         step = canvas.step * stride
-        return cls(ndimage.distance_transform_edt(coarse, sampling=step), step)
+        depth: Any = ndimage.distance_transform_edt(coarse, sampling=step)
+        return cls(depth, step)
 
     def at(self, zyx: np.ndarray) -> np.ndarray:
         """Millimetres from the wall of places `[... 3]`."""

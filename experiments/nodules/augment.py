@@ -18,7 +18,7 @@ from dlwp_jax import data, runs
 from dlwp_jax.data import augment
 from dlwp_jax.data.volume import window
 from experiments.nodules import _pictures
-from experiments.nodules.classifier import ALL, NONE, examples, learn, score
+from experiments.nodules.classifier import ALL, NONE, examples, learn
 from experiments.nodules.classify import Config as Classify
 from experiments.nodules.classify import labels_to_learn, new_classifier
 from experiments.nodules.source import Chunks, cut_chunks, open_source
@@ -59,7 +59,8 @@ def change_batch(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.A
 @dataclass(frozen=True)
 class Config(Classify):
     epochs: int = 2
-    samples: int = 1600
+    samples: int = 800
+    others: int = 4  # validate on every fourth candidate that is no nodule
 
 
 def show_examples(chunks: Chunks, draws: int = 3):
@@ -81,7 +82,7 @@ def main(config: Config):
     chunks = cut_chunks(config, source, source.candidates)
     run_dir.figure(show_examples(chunks), "examples.png")
     sampler = data.balanced(labels_to_learn(chunks), config.ratio, n=config.samples)
-    learner, state = new_classifier(config)
+    learner, state = new_classifier(config, config.epochs)
     histories, rows = {}, []
     for name, kind in KINDS.items():
         print(f"\n{name}", flush=True)
@@ -92,6 +93,7 @@ def main(config: Config):
             sampler=sampler,
             transform=(change_batch, NONE.evaluate),
             amounts=kind,
+            others=config.others,
             epochs=config.epochs,
             seed=config.seed,
             memory=config.memory,
@@ -99,14 +101,13 @@ def main(config: Config):
         )
         histories[name] = fit.history
         run_dir.history(fit.history, f"history_{name}.jsonl")
-        area = score(fit, chunks, chunks.is_held).roc.area
         ends = [
             float(fit.history[f"{side}/{m}"][-1])
             for m in ("loss", "f1")
             for side in ("train", "val")
         ]
-        rows.append(f"{name:8s} " + " ".join(f"{value:11.4f}" for value in [*ends, area]))
-    columns = ("train loss", "val loss", "train F1", "val F1", "val area")
+        rows.append(f"{name:8s} " + " ".join(f"{value:11.4f}" for value in ends))
+    columns = ("train loss", "val loss", "train F1", "val F1")
     print(f"\n{'':8s} " + " ".join(f"{name:>11s}" for name in columns))
     print("\n".join(rows))
     run_dir.figure(_pictures.augmentations(histories), "augmentations.png")

@@ -88,7 +88,8 @@ def join(candidates: Columns, annotations: Columns) -> Candidates:
         fits = (offset <= size[:, None] / 4).all(axis=-1)
         distance = np.where(fits, np.square(offset).sum(axis=-1), np.inf)
         nearest = distance.argmin(axis=1)
-        diameter[rows] = np.where(fits.any(axis=1), size[nearest], 0.0)
+        is_known = np.isfinite(distance.min(axis=1))
+        diameter[rows] = np.where(is_known, size[nearest], 0.0)
     is_nodule = candidates["class"] == 1
     unknown = np.zeros(len(places), bool)
     return Candidates(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
 from experiments.nodules.source import Chunks
 
+BATCH = 16  # candidates in a step
 NONE = augment.Augment()
 # The book's amounts (chapter 12.6): flips, shifts by a tenth, sizes within a fifth, any angle
 # about the patient's long axis, and noise of 25 Hounsfield units.
@@ -69,7 +69,7 @@ class Stream:
         key = jax.random.fold_in(jax.random.key(self.seed), self.epoch)
         rows = self.rows[np.asarray(self.sampler(key, self.epoch))]
         self.epoch += 1
-        return iter(data.stream.stream(rows, self.read, batch_size=self.batch_size))
+        return iter(data.stream.stream(rows.tolist(), self.read, batch_size=self.batch_size))
 
     def get_state(self) -> dict[str, int]:
         return {"epoch": self.epoch}
@@ -81,17 +81,27 @@ class Stream:
 class Trained(NamedTuple):
     learner: train.Learner
     state: train.TrainState
-    history: Mapping[str, Any]
+    history: dict[str, Any]
 
 
 def beginner(
-    width: tuple[int, ...], *, learning_rate: float = 3e-3, channels: int = 8, seed: int = 0
+    width: tuple[int, int, int],
+    *,
+    steps: int,
+    learning_rate: float = 2e-3,
+    channels: int = 8,
+    seed: int = 0,
 ) -> tuple[train.Learner, train.TrainState]:
-    """A classifier of chunks of this many voxels that has learned nothing yet."""
+    """A classifier of chunks of this many voxels that has learned nothing yet.
+
+    The learning rate rises over the first steps and then falls to zero. A network of ReLUs
+    whose first steps are large can die: all its answers are then the same, for ever.
+    """
     model = LunaModel(channels=channels, size=width, rngs=nnx.Rngs(seed))
-    return train.make_learner(
-        model, loss_fn, optax.adam(learning_rate), key=jax.random.key(seed)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup_steps=max(steps // 5, 1), decay_steps=max(steps, 2)
     )
+    return train.make_learner(model, loss_fn, optax.adam(schedule), key=jax.random.key(seed))
 
 
 def learn(
@@ -103,7 +113,8 @@ def learn(
     transform,
     epochs: int,
     amounts: np.ndarray | None = None,
-    batch_size: int = 16,
+    others: int = 1,
+    batch_size: int = BATCH,
     seed: int = 0,
     memory: float = 4.0,
     checkpoint: Path | None = None,
@@ -115,10 +126,13 @@ def learn(
       sampler: which rows an epoch trains on.
       transform: the augmentation.
       amounts: for a transform that reads them from the batch.
+      others: validate on every so many of the candidates that are no nodules.
       memory: gigabytes; chunks that are larger are streamed from the disk.
       checkpoint: where the training is saved as it goes, and taken up again.
     """
     known, held = np.flatnonzero(~chunks.is_held), np.flatnonzero(chunks.is_held)
+    is_nodule = chunks.candidates.is_nodule[held]
+    held = np.sort(np.concatenate([held[is_nodule], held[~is_nodule][::others]]))
     options: dict[str, Any] = {
         "epochs": epochs,
         "transform": transform,
@@ -131,7 +145,7 @@ def learn(
     else:
         sides = (
             Stream(read, known, sampler, batch_size, seed),
-            data.stream.stream(held, read, batch_size=256),
+            data.stream.stream(held.tolist(), read, batch_size=256),
         )
     result = train.fit(learner, state, sides[0], sides[1], **options)
     return Trained(learner, result.state, result.history)

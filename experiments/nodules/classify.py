@@ -16,18 +16,27 @@ import numpy as np
 
 from dlwp_jax import data, runs, weights
 from experiments.nodules import _pictures
-from experiments.nodules.classifier import ALL, NONE, Scores, Trained, beginner, learn, score
+from experiments.nodules.classifier import (
+    ALL,
+    BATCH,
+    NONE,
+    Scores,
+    Trained,
+    beginner,
+    learn,
+    score,
+)
 from experiments.nodules.source import Chunks, cut_chunks, open_source
 from experiments.nodules.source import Config as Source
 
 
 @dataclass(frozen=True)
 class Config(Source):
-    epochs: int = 4  # of the balanced training
-    samples: int = 4000  # candidates in an epoch (the book: 200,000)
+    epochs: int = 3  # of the balanced training
+    samples: int = 3200  # candidates in an epoch (the book: 200,000)
     unbalanced_epochs: int = 1
     ratio: int = 1  # false candidates for each nodule
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3  # the largest
     channels: int = 8  # of the first block
     memory: float = 4.0  # gigabytes; more than that is read from the disk while training runs
     checkpoint: Path | None = None  # a folder to save trainings in, and to take them up from
@@ -42,10 +51,11 @@ def labels_to_learn(chunks: Chunks) -> np.ndarray:
     return chunks.candidates.is_nodule[~chunks.is_held].astype(np.int32)
 
 
-def new_classifier(config: Config):
+def new_classifier(config: Config, epochs: int):
     """Learner and state of a classifier that has learned nothing yet."""
     return beginner(
         config.width,
+        steps=epochs * config.samples // BATCH,
         learning_rate=config.learning_rate,
         channels=config.channels,
         seed=config.seed,
@@ -70,7 +80,7 @@ def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs
     print(f"\n{name}: {epochs} epochs of {sampler.n:,} candidates", flush=True)
     return learn(
         chunks,
-        *new_classifier(config),
+        *new_classifier(config, epochs),
         sampler=sampler,
         transform=transform,
         epochs=epochs,
@@ -82,10 +92,14 @@ def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs
 
 def show_scores(name: str, scores: Scores) -> None:
     """Print what a classifier finds among the candidates that are held back."""
-    found = scores.at()
-    words = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
     n, nodules = len(scores.label), int(scores.label.sum())
-    print(f"{name}, {nodules} nodules among {n:,}: {words}, ROC area {scores.roc.area:.3f}")
+    print(f"{name}, {nodules} nodules among {n:,}: ROC area {scores.roc.area:.3f}")
+    # Balanced training tells of a world in which every second candidate is a nodule. If one in
+    # a hundred is, a probability of one half becomes one of 0.99.
+    for threshold in (0.5, 1 - nodules / n):
+        found = scores.at(threshold)
+        words = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+        print(f"  above {threshold:.2f}: {words}")
 
 
 def show_missed(chunks: Chunks, scores: Scores) -> None:

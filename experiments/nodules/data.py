@@ -66,9 +66,9 @@ def show_candidates(chunks: Chunks, each: int = 6):
     return data.pictures.grid(images, titles, columns=each, size=(2 * each, height))
 
 
-def show_series(config: Config, run_dir: runs.RunDirectory) -> None:
+def show_series(folder: Path, run_dir: runs.RunDirectory) -> None:
     """Print the size of one scan, and draw it."""
-    scan = luna.read_scan(config.series)
+    scan = luna.read_scan(folder)
     size = " x ".join(
         f"{n * s:.0f}" for n, s in zip(scan.voxels.shape[::-1], scan.spacing, strict=True)
     )
@@ -80,7 +80,7 @@ def show_series(config: Config, run_dir: runs.RunDirectory) -> None:
 def main(config: Config):
     run_dir = runs.start("nodules_data", config, out=config.out)
     if config.series is not None:
-        show_series(config, run_dir)
+        show_series(config.series, run_dir)
         return
     source = open_source(config)
     candidates = source.candidates

@@ -104,9 +104,9 @@ def _cut(path: Path, candidates: Candidates, name: str, width) -> np.ndarray:
     scan = luna.read_scan(path)
     centers = candidates.center[candidates.series == name]
     boxes = np.empty((len(centers), *width), np.int16)
-    for box, center in zip(boxes, centers, strict=True):
+    for row, center in enumerate(centers):
         try:
-            np.rint(scan.chunk(center, width)[0], out=box, casting="unsafe")
+            boxes[row] = np.rint(scan.chunk(center, width)[0])
         except ValueError as error:
             raise BrokenFile(f"{path}: a candidate cannot be cut out: {error}") from error
     return boxes
