@@ -100,7 +100,7 @@ def run_nodules(flags: list[str]) -> None:
     if {"--help", "-h"} & set(flags):
         print(f"{nodules.__doc__}\ncommands: {', '.join(nodules.COMMANDS)}")
         return
-    for command in nodules.COMMANDS[1:]:
+    for command in nodules.CHAPTERS:
         run(f"nodules.{command}", flags)
 
 

@@ -14,15 +14,13 @@ import torch
 from flax import nnx
 
 from dlwp_jax import parity, train
+from dlwp_jax.data import dicom
+from dlwp_jax.data.volume import Volume
 
 # Files whose counterpart is not built yet, and what they wait for.
 DIFFUSION = "diffusion (second edition, chapter 10)"
-NODULES = (
-    "the pipeline of chapter 14: masks of annotations, groups, matching, samples of slices"
-)
 TEXT = "names and tokens as tensors (second edition, chapter 9)"
 WAITING = {
-    "annotation_mask.npz": NODULES,
     "denoising_end.pt": DIFFUSION,
     "denoising_end_float64.pt": DIFFUSION,
     "denoising_gradient.pt": DIFFUSION,
@@ -40,14 +38,9 @@ WAITING = {
     "dit_small.pt": DIFFUSION,
     "forward_images.npz": DIFFUSION,
     "forward_points.npz": DIFFUSION,
-    "groups_madeup.npz": NODULES,
     "logo_points.npz": DIFFUSION,
-    "match_and_score.npz": NODULES,
-    "metrics_ch13.npz": "metrics that are ratios of sums over an epoch",
-    "pipeline_realct.npz": NODULES,
     "quantise_int8.npz": "int8 quantization (second edition, chapter 17)",
     "schedule.npz": DIFFUSION,
-    "segmentation_samples.npz": NODULES,
     "tokens_odyssey.npz": TEXT,
 }
 
@@ -59,6 +52,17 @@ def golden(shared_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"the book's recorded outputs are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_scan(real_book) -> Volume:
+    """The CT of 99 slices, cut off at -1000 and 1000 Hounsfield units as in the book."""
+    folder = real_book / "book" / "p1ch4" / "ct-series-99"
+    if not folder.exists():
+        pytest.skip(f"the whole CT is not at {folder}")
+    scan = dicom.read_series(folder)
+    clipped = np.clip(scan.voxels, -1000, 1000)
+    return Volume(clipped, scan.spacing, scan.origin, scan.direction)
 
 
 def last(array: np.ndarray) -> np.ndarray:

@@ -3,5 +3,7 @@
 Each command is a module with `Config` and `main(config)`, like the other experiments.
 """
 
-# In the order of the book. Without a command all but the first run one after the other.
-COMMANDS = ("cohort", "data", "classify", "augment")
+TOOLS = ("cohort", "convert", "detect")
+# In the order of the book. Without a command they run one after the other.
+CHAPTERS = ("data", "classify", "augment", "segment", "end_to_end")
+COMMANDS = (*TOOLS, *CHAPTERS)

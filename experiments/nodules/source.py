@@ -28,10 +28,21 @@ class Config:
     out: Path = Path("runs")  # where the run directory is made
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether voxels are about 2 mm wide, as in the small made-up cohort."""
+        return self.luna is None and not self.full
+
+    @property
     def width(self) -> tuple[int, int, int]:
         """Voxels of a chunk: the book's, or fewer in the coarse cohort, 32 mm each way."""
-        is_coarse = self.luna is None and not self.full
-        return (16, 16, 16) if is_coarse else (32, 48, 48)
+        return (16, 16, 16) if self.is_coarse else (32, 48, 48)
+
+    @property
+    def erosions(self) -> int:
+        """How often a mask is eroded before it is grouped: once as in the book, or not at all
+        in the coarse cohort, whose small nodules would vanish.
+        """
+        return 0 if self.is_coarse else 1
 
     @property
     def stride(self) -> int:
@@ -69,7 +80,7 @@ def cut_chunks(config: Config, source: Luna, candidates: Candidates) -> Chunks:
     candidates = candidates.take(order)
     names, counts = np.unique(candidates.series, return_counts=True)
     width = "x".join(map(str, config.width))
-    digest = _digest(source, candidates)
+    digest = digest_of(source, candidates)
     chunks = mapped.build(
         config.cache / f"chunks-{width}-{digest}.npy",
         dict(zip(names.tolist(), counts.tolist(), strict=True)),
@@ -101,7 +112,7 @@ def _cut(path: Path, candidates: Candidates, name: str, width) -> np.ndarray:
     return boxes
 
 
-def _digest(source: Luna, candidates: Candidates) -> str:
+def digest_of(source: Luna, candidates: Candidates) -> str:
     """Some letters that differ if scans or candidates differ, or a scan's file was changed."""
     digest = hashlib.sha256(np.ascontiguousarray(candidates.center).tobytes())
     for name in np.unique(candidates.series).tolist():
