@@ -61,13 +61,20 @@ def max_and_place(
     >>> max_and_place(pair, 0, 2, 1, 1)[1].tolist()
     [1, 1, 2]
     """
-    return _doubled(_winner, pair, axis, window, stride, dilation)
+    return _doubled(_winner_beside_padding, pair, axis, window, stride, dilation)
+
+
+def _winner_beside_padding(first, second):
+    """`_winner`, but padding always loses."""
+    best = _winner(first, second)
+    is_padding = first[1] < 0
+    return tuple(jnp.where(is_padding, b, a) for a, b in zip(best, second, strict=True))
 
 
 def _winner(first, second):
     """Of two (value, place), torch's choice: the first of equal numbers, the last NaN."""
     (value, place), (other, other_place) = first, second
-    wins = (other > value) | (other != other) | (place < 0)
+    wins = (other > value) | (other != other)
     return jnp.where(wins, other, value), jnp.where(wins, other_place, place)
 
 

@@ -240,7 +240,9 @@ class _Recurrent(_Gates):
                 gates, weights = self._prepared(x, suffix)
                 number = len(ends)
                 first = tuple(s[number] for s in state)
-                y, end = recur(self._rule(), bool(reverse), gates, weights, first, valid)
+                given = gates, weights, first, valid
+                result: Any = recur(self._rule(), bool(reverse), *given)
+                y, end = result
                 outputs.append(y if valid is None else jnp.where(valid, y, 0))
                 ends.append(end)
             x = jnp.concatenate(outputs, -1) if self.bidirectional else outputs[0]
