@@ -453,14 +453,22 @@ def test_cases_of_torchs_database(name):
         made, given = case.constructor_input, case.forward_input
         print(made.args, made.kwargs)  # Shown on failure.
         theirs = getattr(torch.nn, name)(*made.args, **made.kwargs)
-        ours = getattr(nn, name)(*made.args, **made.kwargs, rngs=nnx.Rngs(0))
+        args, named = _ours(made)
+        ours = getattr(nn, name)(*args, **named, rngs=nnx.Rngs(0))
         parity.load_torch(ours, theirs)
-        args = [_numbers(value) for value in given.args]
-        named = {key: _numbers(value) for key, value in given.kwargs.items()}
+        args, named = _ours(given)
         want, got = theirs(*given.args, **given.kwargs), ours(*args, **named)
         for there, here in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
             assert_close(here, there.detach(), 1e-5)
 
 
-def _numbers(value):
-    return value.numpy() if isinstance(value, torch.Tensor) else value
+def _ours(given):
+    """Arguments with NumPy's arrays for torch's, and our functions for torch's."""
+
+    def turned(value):
+        if callable(value) and not isinstance(value, torch.Tensor):
+            return getattr(nn, value.__name__)
+        return value.numpy() if isinstance(value, torch.Tensor) else value
+
+    args = [turned(value) for value in given.args]
+    return args, {name: turned(value) for name, value in given.kwargs.items()}
