@@ -12,7 +12,7 @@ Expect: on the short list, seed 0, after 1,000 steps: the transformer knows most
 
 Four models give the probability of the next letter: a table of pairs, a network of the letters
 so far, attention to them, and a transformer. The book's networks print the mean loss of every
-thousand steps, of 10,000; by default ours learn for far fewer.
+thousand steps, of 10,000; ours learn for far fewer by default.
 """
 
 from dataclasses import dataclass
@@ -116,9 +116,8 @@ def learn(net, names, lr, config):
         del epoch
         return jax.random.randint(key, (config.every * BATCH,), 0, len(names["x"]))
 
-    learner, state = train.make_learner(
-        net, loss_fn, optax.sgd(lr), key=jax.random.key(config.seed)
-    )
+    key = jax.random.key(config.seed)
+    learner, state = train.make_learner(net, loss_fn, optax.sgd(lr), key=key)
     found = train.run(
         learner,
         state,
@@ -134,8 +133,7 @@ def learn(net, names, lr, config):
 
 def samples(net, n, seed):
     """`n` names drawn from a model, letter by letter until it writes $."""
-    start = jnp.zeros((n, 1), jnp.int32)
-    key = jax.random.key(seed)
+    start, key = jnp.zeros((n, 1), jnp.int32), jax.random.key(seed)
     rows = np.asarray(nn.generate(net, start, WIDTH - 1, key=key, stop=0))
     texts = ["".join(LETTERS[code] for code in row[1:]) for row in rows]
     return [text.partition("$")[0] for text in texts]
@@ -179,8 +177,7 @@ def main(config: Config):
     data: dict[str, Any] = {"x": x, "y": y}
 
     bigram = models.Bigram(pair_shares(x, y), rngs=nnx.Rngs(0))
-    print(f"loss of the table of pairs {loss_fn(bigram, data)[0]:.4f}, of a guess among 27")
-    print(f"letters {np.log(27):.4f}")
+    print(f"loss of the table {loss_fn(bigram, data)[0]:.4f}, of a guess {np.log(27):.4f}")
     trained, histories = {}, {}
     for name, net in networks(config.seed, config.blocks).items():
         print(f"{name}: {count(net)} parameters, {config.steps} steps (book 10000)")

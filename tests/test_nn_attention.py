@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import nnx
+from torch.testing._internal.common_modules import module_db
 
 from dlwp_jax import nn, parity
 from dlwp_jax.nn import attention
@@ -434,3 +435,40 @@ def test_mapped_over_members():
     mask = torch.tensor(np.triu(np.full((5, 5), -np.inf, "f"), 1))
     for here, (theirs, _) in zip(got, pairs, strict=True):
         assert_close(here, theirs(torch.tensor(x), mask).detach(), 1e-5)
+
+
+DATABASE = {info.name.removeprefix("nn."): info for info in module_db}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer", "Transformer"],
+)
+def test_cases_of_torchs_database(name):
+    """Outputs in train mode, which has no shortcut, with every option and mask of the cases."""
+    options = {"device": "cpu", "dtype": torch.float32, "requires_grad": False}
+    cases = DATABASE[name].module_inputs_func(DATABASE[name], **options, training=True)
+    for case in cases:
+        made, given = case.constructor_input, case.forward_input
+        print(made.args, made.kwargs)  # Shown on failure.
+        theirs = getattr(torch.nn, name)(*made.args, **made.kwargs)
+        args, named = _ours(made)
+        ours = getattr(nn, name)(*args, **named, rngs=nnx.Rngs(0))
+        parity.load_torch(ours, theirs)
+        args, named = _ours(given)
+        want, got = theirs(*given.args, **given.kwargs), ours(*args, **named)
+        for there, here in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+            assert_close(here, there.detach(), 1e-5)
+
+
+def _ours(given):
+    """Arguments with NumPy's arrays for torch's, and our functions for torch's."""
+
+    def turned(value):
+        if callable(value) and not isinstance(value, torch.Tensor):
+            return getattr(nn, value.__name__)
+        return value.numpy() if isinstance(value, torch.Tensor) else value
+
+    args = [turned(value) for value in given.args]
+    return args, {name: turned(value) for name, value in given.kwargs.items()}

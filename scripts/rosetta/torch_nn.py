@@ -47,7 +47,6 @@ ELSEWHERE = {
     "upsample_nearest": "nn.interpolate",
 }
 LAZY = "a layer is given its sizes: [LazyLinear](#torch.nn.LazyLinear)"
-ATTENTION = "attention is not here yet"
 IN_PLACE = "nothing changes in place"
 LOW = "a product of one kind of GPU; XLA chooses its own"
 # Names that have no counterpart, and why.
@@ -65,14 +64,8 @@ WITHOUT = {
     "LinearCrossEntropyLoss": "`losses.cross_entropy` of a Linear's output",
     "LinearCrossEntropyOptions": "XLA needs no choice of chunks",
     "linear_cross_entropy": "`losses.cross_entropy` of `nn.linear`",
-    **dict.fromkeys(
-        (
-            *("MultiheadAttention", "Transformer", "TransformerDecoder"),
-            *("TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer"),
-            *("multi_head_attention_forward", "scaled_dot_product_attention"),
-        ),
-        ATTENTION,
-    ),
+    "multi_head_attention_forward": "`nn.MultiheadAttention` is the layer, "
+    "`nn.scaled_dot_product_attention` its function",
     **dict.fromkeys(
         ("celu_", "elu_", "hardtanh_", "leaky_relu_", "relu_", "rrelu_", "selu_", "threshold_"),
         IN_PLACE,
