@@ -393,7 +393,6 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
-        ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )
@@ -405,3 +404,32 @@ def test_wrong_use_is_told_in_a_sentence(options, message):
             VAL,
             **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options,
         )
+
+
+@pytest.mark.parametrize("rises", [False, True])
+def test_sizes_are_compared_by_a_ratio(rises):
+    """Referee: a ratio that is the loss, or its negative, so the sizes are those of the loss."""
+
+    def loss_fn(model, batch):
+        loss = jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+        return loss, {"ratio": train.Ratio(-loss if rises else loss, 1.0)}
+
+    def make(width, key):
+        rngs = nnx.Rngs(key)
+        hidden, output = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+        model = nnx.Sequential(hidden, jnp.tanh, output)
+        return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
+
+    x = jnp.linspace(-1, 1, 32)[:, None]
+    both = {"x": x, "y": jnp.sin(4 * x)}
+    options = {"sizes": [1, 4], "seeds": 2, "epochs": 60, "batch_size": 32, "progress": False}
+    stop = train.EarlyStopping(60, monitor="val/ratio", mode="max" if rises else "min")
+    by_ratio = search.search_capacity(make, both, both, stop=stop, **options)
+    by_loss = search.search_capacity(make, both, both, **options)
+    assert by_ratio.recommended == by_loss.recommended
+    for size in (1, 4):
+        value = -by_ratio[size].val if rises else by_ratio[size].val
+        # 60 steps of Adam in two programs, whose float32 sums have other orders.
+        assert value == pytest.approx(by_loss[size].val, rel=1e-2)
+        assert by_ratio[size].best_epoch == by_loss[size].best_epoch == 60
+    assert "val/ratio" in by_ratio.reason

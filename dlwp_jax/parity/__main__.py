@@ -75,8 +75,8 @@ def _modes(
       The mode and the two models to compare in it.
     """
     yield "eval", (theirs, ours)
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    statistics = any(isinstance(layer, kind) for layer in theirs.modules())
+    running = any(name.endswith("running_mean") for name, _ in theirs.named_buffers())
+    statistics = running or bool(nnx.to_flat_state(nnx.state(ours, nnx.BatchStat)))
     if not options.train and not statistics:
         return
     pair = (theirs, ours)
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--train",
         action="store_true",
-        help="compare in train mode too, as is done by itself if there is a batch norm",
+        help="compare in train mode too, as is done by itself if there are running statistics",
     )
     check.add_argument(
         "--no-dropout",

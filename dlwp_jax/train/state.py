@@ -57,7 +57,7 @@ class Learner:
     """All that training does not change: hashable, so a program compiled for it is found again.
 
     Attributes:
-      train_def, eval_def: the model's graph for training, and after `model.eval()`.
+      train_def, eval_def: the model's graph if `train`, and after `model.eval()`.
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`.
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
