@@ -184,8 +184,8 @@ class AttentionMLP(nnx.Module):
         """Logits of the next `tokens`, of which the first has the number `position`, and the
         `cache` with them.
         """
-        parts = (x[:, None] for x in self._projected(tokens))
-        x, cache = attend_with_cache(*parts, cache, position)
+        query, key, value = (x[:, None] for x in self._projected(tokens))
+        x, cache = attend_with_cache(query, key, value, cache, position)
         return self.output_proj(self.mlp(x[:, 0])), cache
 
 
@@ -214,7 +214,8 @@ class SequenceBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n l n_embd] -> the same
         """The block's output."""
-        return self._rest(x, scaled_dot_product_attention(*self._heads(x), is_causal=True))
+        query, key, value = self._heads(x)
+        return self._rest(x, scaled_dot_product_attention(query, key, value, is_causal=True))
 
     def attention_weights(self, x: jax.Array) -> jax.Array:  # [n l n_embd] -> [n heads l l]
         """How much each position takes from each one, for each head."""
@@ -228,7 +229,8 @@ class SequenceBlock(nnx.Module):
         """The output for the next positions `x`, of which the first has the number `position`,
         and the `cache` with them.
         """
-        attended, cache = attend_with_cache(*self._heads(x), cache, position)
+        query, key, value = self._heads(x)
+        attended, cache = attend_with_cache(query, key, value, cache, position)
         return self._rest(x, attended), cache
 
     def _heads(self, x):

@@ -125,7 +125,7 @@ def _figure(scan: Volume, row: Row, name: str, number: int) -> str:
     area = _cut_plane(
         whole.astype(np.float32), row.irc, axis, scan, 0.0, Image.Resampling.BILINEAR
     )
-    area = area > 0.5
+    area = np.asarray(area > 0.5)
     edge = area & ~ndimage.binary_erosion(area, iterations=2)
     layer = np.zeros((*edge.shape, 4), np.uint8)
     layer[edge] = (*OUTLINE, 255)

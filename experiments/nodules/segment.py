@@ -272,7 +272,9 @@ def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.R
         model, Loss(config.missed), optax.adam(config.lr), key=jax.random.key(config.seed)
     )
     best = train.EarlyStopping(patience=config.epochs, monitor="val/recall", mode="max")
-    callbacks = [train.every(config.every, lambda progress: show(learner, progress))]
+    callbacks = []
+    if show is not None:
+        callbacks.append(train.every(config.every, lambda progress: show(learner, progress)))
     result = train.fit(
         learner,
         state,
