@@ -52,12 +52,13 @@ def lung_litres(scan: Volume) -> float:
     """
     step = [max(round(COARSE_MM / mm), 1) for mm in scan.spacing[::-1]]
     air = scan.voxels[:: step[0], :: step[1], :: step[2]] < -400
-    labels, count = ndimage.label(air)
+    labels = np.empty(air.shape, np.int32)
+    count = ndimage.label(air, output=labels)
     edges = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
     outside = np.unique(np.concatenate([edge.ravel() for edge in edges]))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = sizes[outside] = 0
-    return float(sizes.sum() * np.prod(scan.spacing) * np.prod(step) / 1e6)
+    inside = np.setdiff1d(np.arange(1, count + 1), outside)
+    return float(sizes[inside].sum() * np.prod(scan.spacing) * np.prod(step) / 1e6)
 
 
 def read(path: Path) -> Volume:
@@ -110,7 +111,7 @@ def rows_of(findings: Findings, scan: Volume, numbers) -> list[report.Row]:
                 probability=float(findings.probability[number]),
                 malignancy=None if malignancy is None else float(malignancy[number]),
                 mask=own,
-                corner=tuple(side.start for side in box),
+                corner=(box[0].start, box[1].start, box[2].start),
             )
         )
     return rows

@@ -4,7 +4,7 @@ Run:    python -m experiments nodules end_to_end
         python -m experiments nodules end_to_end --luna DIR
 Writes: runs/nodules_end_to_end/{config.json,results.json,froc.png,malignancy.png} and the
         folder `weights`, for: python -m experiments nodules detect --series DIR --weights ...
-Expect: 3 minutes of processor time on the made-up cohort
+Expect: its figures on the made-up cohort have not been measured yet
 
 The networks of chapters 12 and 13 are taken from their runs if these were of the same scans,
 and trained otherwise. A third one, benign or malignant, starts from the weights of chapter 12.
@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dlwp_jax import data, models, runs, train
+from dlwp_jax import data, nn, runs, train
 from dlwp_jax.data import table
 from dlwp_jax.files import whole
 from experiments.nodules import classifier, classify, detector, luna, scores, segment, source
@@ -110,9 +110,8 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
     """
     learner, state = base
     model = learner.model(state)
-    model.head_linear = models.LunaModel(
-        size=nodules.chunks.voxels.shape[1:], rngs=nnx.Rngs(config.seed)
-    ).head_linear
+    inputs, outputs = model.head_linear.kernel.shape
+    model.head_linear = nn.Linear(inputs, outputs, rngs=nnx.Rngs(config.seed))
     parts = nnx.Any(*(nnx.PathContains(part) for part in PARTS[-depth:]))
     tuned, start = train.make_learner(
         model,

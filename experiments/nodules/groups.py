@@ -47,7 +47,8 @@ def group(mask: np.ndarray, voxels: np.ndarray) -> Groups:
     >>> group(mask, np.zeros(mask.shape)).centers.tolist()
     [[1.0, 1.0, 2.0], [1.0, 1.0, 6.0]]
     """
-    labels, count = ndimage.label(mask)
+    labels = np.empty(mask.shape, np.int32)
+    count = ndimage.label(mask, output=labels)
     # The voxels of groups alone are weighed: scipy's center_of_mass makes several arrays of
     # float64 as large as the scan.
     where = np.nonzero(labels)
