@@ -123,7 +123,7 @@ def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():
     assert {box.tobytes() for box in epochs[0][0]["image"]} <= known
 
 
-def test_chunks_in_memory_and_from_the_disk_train_alike_and_a_second_call_goes_on(tmp_path):
+def test_a_training_from_the_disk_is_taken_up_and_finds_what_scikit_learn_counts(tmp_path):
     chunks = made_up()
     labels = chunks.candidates.is_nodule[~chunks.is_held].astype(int)
     options = {
@@ -133,11 +133,9 @@ def test_chunks_in_memory_and_from_the_disk_train_alike_and_a_second_call_goes_o
         "batch_size": 8,
     }
     new = beginner((16, 16, 16), channels=1, steps=2)
-    memory = learn(chunks, *new, **options)
     disk = learn(chunks, *new, memory=0, checkpoint=tmp_path / "checkpoint", **options)
     for name in ("train/accuracy", "train/recall", "val/recall", "val/loss"):
-        assert np.isfinite(memory.history[name]).all()
-        assert memory.history[name].shape == disk.history[name].shape == (1,)
+        assert np.isfinite(disk.history[name]).all()
     again = learn(chunks, *new, memory=0, checkpoint=tmp_path / "checkpoint", **options)
     for name, values in disk.history.items():
         np.testing.assert_array_equal(again.history[name], values)
@@ -154,6 +152,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow
 def test_classify_as_a_person_runs_it(cache, tmp_path, capsys):
     classify.main(classify.Config(**SMALL, epochs=1, cache=cache, out=tmp_path))
     shown = capsys.readouterr().out
@@ -172,6 +171,7 @@ def test_classify_as_a_person_runs_it(cache, tmp_path, capsys):
     assert {"val/f1", "val/recall", "val/precision", "train/loss"} <= set(line)
 
 
+@pytest.mark.slow
 def test_augment_as_a_person_runs_it(cache, tmp_path, capsys, monkeypatch):
     kinds = {name: augment.KINDS[name] for name in ("none", "all")}
     monkeypatch.setattr(augment, "KINDS", kinds)

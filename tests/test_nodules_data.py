@@ -374,6 +374,8 @@ def test_parts_left_out_are_named_now_and_later(tmp_path):
         np.testing.assert_array_equal(
             found.array, np.where(np.isin(np.arange(6), [2, 3, 4])[:, None], 0, WHOLE)
         )
+    with pytest.raises(BrokenFile, match=r"made without 'b': b\.mhd is damaged"):
+        build(tmp_path / "rows.npy", make)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def build(
     }
     record = path.with_suffix(".json")
     if path.exists() and record.exists():
-        return _opened(path, record, wanted)
+        return _opened(path, record, wanted, leave_out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         journal = _Journal(path.with_suffix(".unfinished"), wanted)
@@ -143,7 +143,7 @@ def build(
         with whole(record) as unnamed:
             unnamed.write_text(json.dumps(wanted))
         journal.path.unlink()
-    return _opened(path, record, wanted)
+    return _opened(path, record, wanted, leave_out)
 
 
 def _rows(made: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -158,7 +158,7 @@ def _rows(made: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     return np.ascontiguousarray(cast)
 
 
-def _opened(path: Path, record: Path, wanted: dict[str, Any]) -> Mapped:
+def _opened(path: Path, record: Path, wanted: dict[str, Any], leave_out: bool) -> Mapped:
     """The finished file, if it is of these parts."""
     found = json.loads(record.read_text())
     left_out = found.pop("left_out")
@@ -169,6 +169,9 @@ def _opened(path: Path, record: Path, wanted: dict[str, Any]) -> Mapped:
             f"{path} was made of other {' and '.join(differing)}; name another file, or delete "
             "it."
         )
+    if left_out and not leave_out:
+        name, why = next(iter(left_out.items()))
+        raise BrokenFile(f"{path} was made without {name!r}: {why}")
     return Mapped(np.load(path, mmap_mode="r"), left_out)
 
 

@@ -113,8 +113,11 @@ def _cut(path: Path, candidates: Candidates, name: str, width) -> np.ndarray:
 
 
 def digest_of(source: Luna, candidates: Candidates) -> str:
-    """Some letters that differ if scans or candidates differ."""
+    """Some letters that differ if scans or candidates differ, or a scan's file was changed."""
     digest = hashlib.sha256(np.ascontiguousarray(candidates.center).tobytes())
     for name in np.unique(candidates.series).tolist():
-        digest.update(f"{name} {source.scans[name].resolve()}".encode())
+        path = source.scans[name].resolve()
+        for file in sorted(path.parent.glob(f"{path.stem}.*raw")) or [path]:
+            about = file.stat()
+            digest.update(f"{name} {file} {about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()[:10]
