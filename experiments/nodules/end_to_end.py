@@ -27,7 +27,7 @@ from flax import nnx
 from dlwp_jax import data, nn, runs, train
 from dlwp_jax.data import table
 from dlwp_jax.files import whole
-from experiments.nodules import classifier, classify, detector, luna, scores, segment, source
+from experiments.nodules import classifier, classify, detector, scores, segment, source
 from experiments.nodules.candidates import Candidates
 from experiments.nodules.detector import Detector, Trained
 from experiments.nodules.luna import Luna
@@ -189,7 +189,9 @@ def evaluate(config: source.Config, networks: Detector, scans: Luna) -> Results:
     total = np.zeros((3, 4), int)
     per_scan, segmented = [], 0
     for name in held.tolist():
-        scan = luna.read_scan(scans.scans[name])
+        scan = segment.read_or_skip(config, scans.scans[name])
+        if scan is None:
+            continue
         found = detector.find(networks, scan)
         there: Candidates = truth.take(truth.series == name)
         places = scan.xyz(found.groups.centers)
@@ -199,7 +201,7 @@ def evaluate(config: source.Config, networks: Detector, scans: Luna) -> Results:
         total += scores.confusion(touching, found.probability, malignancy, there.is_malignant)
         near = scores.hits(places, there.center, there.diameter, scores.LUNAS_REACH)
         per_scan.append((near, found.probability))
-    return Results(total, scores.froc(per_scan), total[1:].sum(), segmented, len(held))
+    return Results(total, scores.froc(per_scan), total[1:].sum(), segmented, len(per_scan))
 
 
 def show(results: Results) -> dict[str, float]:

@@ -144,6 +144,17 @@ def mask_of(scan: Volume, nodules: Candidates) -> np.ndarray:
     return annotation_mask(scan, nodules.center, diameters=nodules.diameter)
 
 
+def read_or_skip(config: source.Config, path: Path) -> Volume | None:
+    """A scan; None if it cannot be read and such scans are to be left out."""
+    try:
+        return luna.read_scan(path)
+    except BrokenFile as error:
+        if not config.skip_unreadable:
+            raise
+        print(f"left out: {error}")
+        return None
+
+
 def cut_slices(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
     """Whole slices that show a nodule, `[n 8 row column]` int16.
 
@@ -153,7 +164,9 @@ def cut_slices(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
     share = max(config.most_slices // len(names), 1)
     found = []
     for name in names.tolist():
-        scan = luna.read_scan(scans.scans[name])
+        scan = read_or_skip(config, scans.scans[name])
+        if scan is None:
+            continue
         mask = mask_of(scan, nodules.take(nodules.series == name))
         numbers = np.flatnonzero(mask.any(axis=(1, 2)))
         spread = np.linspace(0, len(numbers) - 1, min(share, len(numbers))).round().astype(int)
