@@ -223,7 +223,7 @@ def show(results: Results) -> dict[str, float]:
 
 def draw_froc(curve: scores.Froc):
     figure, axes = plt.subplots(figsize=(5.6, 4), layout="constrained")
-    axes.step(curve.false_positives, curve.sensitivity, where="post")
+    axes.plot(curve.false_positives, curve.sensitivity)
     axes.plot(scores.LUNAS_RATES, curve.at(), "o", color="C1", label="rates of the score")
     axes.set_xscale("log", base=2)
     axes.set(
