@@ -3,7 +3,8 @@
 Run:    python -m experiments nodules augment                a made-up cohort of 40 scans
         python -m experiments nodules augment --luna DIR     LUNA16
 Writes: runs/nodules_augment/{config.json,history_*.jsonl,examples.png,augmentations.png}
-Expect: EXPECT
+Expect: seven trainings of 4,800 candidates by one compiled program; some minutes of processor
+        time. More --epochs show more
 """
 
 from __future__ import annotations

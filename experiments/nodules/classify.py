@@ -4,7 +4,8 @@ Run:    python -m experiments nodules classify                a made-up cohort o
         python -m experiments nodules classify --luna DIR     LUNA16
 Writes: runs/nodules_classify/{config.json,history_*.jsonl,training.png,roc.png,
         classifier.safetensors}
-Expect: EXPECT
+Expect: unbalanced, seed 0: accuracy .990, recall 0; balanced: see docs/nodules.md. Some minutes
+        of processor time, 20 s of them for each of two compilations
 """
 
 from __future__ import annotations
