@@ -5,12 +5,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlwp_jax import runs
 from dlwp_jax.data import volume
 from dlwp_jax.data.volume import Volume
-from experiments.nodules import classify, end_to_end, segment
+from experiments.nodules import classify, detector, end_to_end, segment
 from experiments.nodules.candidates import Candidates
 from experiments.nodules.luna import Luna
 
@@ -97,6 +99,35 @@ def test_too_few_scans_are_refused_before_anything_is_trained(scans, tmp_path):
     one = scans._replace(scans={"scan0": scans.scans["scan0"]}, nodules=scans.nodules.take([0]))
     with pytest.raises(ValueError, match="take more scans"):
         segment.load(segment.Config(cache=tmp_path), one)
+
+
+def test_the_table_and_the_curve_of_scans_that_were_held_back(scans, capsys):
+    networks = []
+    for make in (detector.new_segmentation, lambda: detector.new_classifier((16, 16, 16))):
+        model = detector.unfilled(make)
+        if hasattr(model, "unet"):
+            model.unet.last.bias[...] = jnp.full(1, 3.0)  # every voxel is of a nodule
+        else:
+            model.head_linear.bias[...] = jnp.log(jnp.array([0.1, 0.9]))
+        networks.append(detector.ready(model))
+    whole = detector.Detector(*networks, networks[1], (16, 16, 16), erosions=0)
+    # Scan 0 is held back. Its one group has its centre in the middle of the scan, far from the
+    # nodule, which is malignant.
+    results = end_to_end.evaluate(segment.Config(), whole, scans)
+    assert results.confusion.tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert (results.nodules, results.segmented, results.scans) == (1, 0, 1)
+    assert end_to_end.show(results) == {"segmented": 0, "at 2 false positives": 0, "froc": 0}
+    assert "called malignant" in capsys.readouterr().out
+
+
+def test_networks_of_other_scans_are_not_taken(tmp_path):
+    config = end_to_end.Config(out=tmp_path, seed=1)
+    runs.start("nodules_segment", segment.Config(seed=1), out=tmp_path)
+    folder = tmp_path / "nodules_segment"
+    assert end_to_end.is_of_the_same_scans(folder, config)
+    assert not end_to_end.is_of_the_same_scans(folder, end_to_end.Config(seed=2))
+    assert not end_to_end.is_of_the_same_scans(folder, end_to_end.Config(seed=1, full=True))
+    assert not end_to_end.is_of_the_same_scans(tmp_path / "nothing", config)
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def lung_litres(scan: Volume) -> float:
     edges = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
     outside = np.unique(np.concatenate([edge.ravel() for edge in edges]))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = sizes[outside] = 0
-    return float(sizes.sum() * np.prod(scan.spacing) * np.prod(step) / 1e6)
+    inside = np.setdiff1d(np.arange(1, count + 1), outside)
+    return float(sizes[inside].sum() * np.prod(scan.spacing) * np.prod(step) / 1e6)
 
 
 def read(path: Path) -> Volume:

@@ -125,8 +125,8 @@ def _figure(scan: Volume, row: Row, name: str, number: int) -> str:
     area = _cut_plane(
         whole.astype(np.float32), row.irc, axis, scan, 0.0, Image.Resampling.BILINEAR
     )
-    area = np.asarray(area > 0.5)
-    edge = area & ~ndimage.binary_erosion(area, iterations=2)
+    area = np.greater(area, 0.5)
+    edge = area & np.logical_not(ndimage.binary_erosion(area, iterations=2))
     layer = np.zeros((*edge.shape, 4), np.uint8)
     layer[edge] = (*OUTLINE, 255)
     outline = _png(Image.fromarray(layer))
