@@ -1,0 +1,363 @@
+"""From a recorded frame to the lines of a `__call__`.
+
+Every value is marked as lying channels last (`[N *spatial C]`) or as torch has it; axes are
+renumbered, and an array is turned only if an operation asks for the other order.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from dlwp_jax.parity.port import functions
+from dlwp_jax.parity.port.record import Frame, Node
+from dlwp_jax.parity.port.refuse import Refused
+
+if TYPE_CHECKING:
+    from dlwp_jax.parity.port.classes import Classes
+
+# How strongly an expression binds; its parts need parentheses if they bind less.
+ATOM, POWER, UNARY, TIMES, PLUS, COMPARE = range(6)
+_TAKEN = {"self", "nn", "nnx", "jax", "jnp", "rngs", "range", "len", *keyword.kwlist}
+_TRIVIAL = re.compile(r"[\w.]+(\[[^\[\]]*\])*")
+
+
+class Val(NamedTuple):
+    """A value in the written source: its text, whether it lies channels last (for a structure:
+    that of each part), and how strongly the text binds.
+    """
+
+    text: str
+    last: Any = False
+    binds: int = ATOM
+
+
+class Body:
+    """Writes the lines of one frame; see the module."""
+
+    def __init__(self, classes: Classes, frame: Frame, layouts: list[Any]):
+        self.classes, self.frame, self.module = classes, frame, frame.module
+        self.vals: dict[Node, Val] = {}
+        self.lines: list[str] = []
+        self.arguments: list[str] = []
+        self.functional: list[tuple[str, str]] = []  # attributes made for functions (dropout)
+        self.holder: dict[str, Node] = {}
+        self.lists: dict[str, list[Node]] = {}
+        self._find_uses()
+        given = iter(layouts)
+        for name, value in frame.inputs.items():
+            self.arguments.append(name)
+            layout = next(given, False)
+            if isinstance(value, Node):
+                self.vals[value] = Val(name, layout)
+                self.holder[name] = value
+        for node in frame.nodes:
+            if node in self.statements:
+                self._statement(node)
+        text, self.output = self._output(frame.output)
+        self.lines.append(f"return {text}")
+        self.lines = _unpacked(self.lines)
+
+    # Which values get a line of their own, and how long each is needed.
+
+    def _find_uses(self) -> None:
+        self.uses: dict[Node, int] = defaultdict(int)
+        self.end: dict[Node, float] = defaultdict(float)
+        needed: set[Node] = set()
+        for node in nodes_in(self.frame.output):
+            needed.add(node)
+            self.uses[node] += 1
+            self.end[node] = float("inf")
+        for node in reversed(self.frame.nodes):
+            if node.kind == "call" and _has_statistics(node.module):
+                needed.add(node)
+            if node in needed:
+                for arg in nodes_in((node.args, node.kwargs)):
+                    needed.add(arg)
+                    self.uses[arg] += 1
+        position = {node: i for i, node in enumerate(self.frame.nodes)}
+        self.statements: set[Node] = set()
+        for node in reversed(self.frame.nodes):
+            if node not in needed:
+                continue
+            if self._own_line(node):
+                self.statements.add(node)
+            root = position[node] if node in self.statements else self.end[node]
+            for arg in nodes_in((node.args, node.kwargs)):
+                self.end[arg] = max(self.end[arg], root)
+        self.position = position
+
+    def _own_line(self, node: Node) -> bool:
+        if node.kind == "size":
+            return bool(node.names) or (node.name != "shape" and self.uses[node] > 1)
+        if node.kind not in ("function", "call"):
+            return False
+        passed_on = node.kind == "function" and node.name in functions.PASSED_ON
+        if passed_on and not node.names:
+            return False
+        structure = not node.is_tensor
+        return bool(node.names) or self.uses[node] != 1 or structure and self.uses[node] > 0
+
+    def _statement(self, node: Node) -> None:
+        val = self.expression(node)
+        if not self.uses[node]:
+            self.lines.append(val.text)
+            return
+        if _TRIVIAL.fullmatch(val.text) and node.kind != "size":
+            self.vals[node] = val
+            return
+        self._name(node, val)
+
+    def _name(self, node: Node, val: Val) -> None:
+        wanted = node.names[0] if node.names else _default_name(node)
+        name = wanted if wanted not in _TAKEN else f"{wanted}_"
+        other = self.holder.get(name)
+        here = self.position[node]
+        if other is not None and other is not node and self.end[other] > here:
+            second = [n for n in other.names if n != name and n not in _TAKEN]
+            free = [n for n in second if self._is_free(n, here)]
+            if free:
+                self.lines.append(f"{free[0]} = {name}")
+                self.vals[other] = self.vals[other]._replace(text=free[0])
+                self.holder[free[0]] = other
+            else:
+                number = 2
+                while not self._is_free(f"{wanted}_{number}", here):
+                    number += 1
+                name = f"{wanted}_{number}"
+        self.holder[name] = node
+        self.lines.append(f"{name} = {val.text}")
+        self.vals[node] = Val(name, val.last)
+
+    def _is_free(self, name: str, here: float) -> bool:
+        other = self.holder.get(name)
+        return name not in self.arguments and (other is None or self.end[other] <= here)
+
+    # Expressions.
+
+    def val(self, node: Any) -> Any:
+        """The value of a node, of a structure of nodes, or of a constant."""
+        if isinstance(node, Node):
+            if node not in self.vals:
+                found = self.expression(node)
+                if node in self.statements:
+                    return found
+                if self.uses[node] > 1 or node.kind == "input":
+                    return found
+                return found
+            return self.vals[node]
+        if isinstance(node, list | tuple):
+            return [self.val(part) for part in node]
+        return Val(self.number(node) if _is_number(node) else repr(node), False)
+
+    def number(self, value: Any, name: str = "") -> str:
+        """A constant of the model, which may be another in another instance of the class."""
+        if not name:
+            held = vars(self.module).items()
+            name = next((n for n, v in held if type(v) is type(value) and v == value and value not in (0, 1) and n != "training"), "size")
+        return self.classes.slot(name, value)
+
+    def text(self, arg: Any) -> str:
+        """A node or constant as an argument, in torch's layout."""
+        if isinstance(arg, list | tuple):
+            inner = ", ".join(self.text(part) for part in arg)
+            if isinstance(arg, list):
+                return f"[{inner}]"
+            return f"({inner},)" if len(arg) == 1 else f"({inner})"
+        if isinstance(arg, slice):
+            parts = ["" if p is None else self.text(p) for p in (arg.start, arg.stop)]
+            return ":".join(parts if arg.step is None else [*parts, self.text(arg.step)])
+        if isinstance(arg, Node):
+            return self.plain(arg).text
+        if arg is Ellipsis:
+            return "..."
+        return self.val(arg).text
+
+    def part(self, val: Val, binds: int, right: bool = False) -> str:
+        """An operand, in parentheses if it needs them."""
+        loose = val.binds > binds or right and val.binds == binds and binds != ATOM
+        return f"({val.text})" if loose else val.text
+
+    def plain(self, node: Node) -> Val:
+        """The value with the axes in torch's order."""
+        val = self.val(node)
+        if not isinstance(val.last, bool) or not val.last or node.ndim < 3:
+            return val
+        return Val(f"jnp.moveaxis({val.text}, -1, 1)", False)
+
+    def last(self, node: Node) -> Val:
+        """The value with the channels last."""
+        val = self.val(node)
+        if val.last or node.ndim < 3:
+            return val
+        return Val(f"jnp.moveaxis({val.text}, 1, -1)", True)
+
+    def axis(self, node: Node, axis: int, ndim: int | None = None) -> int:
+        """Where torch's axis of a value is here."""
+        ndim = node.ndim if ndim is None else ndim
+        return physical(axis, ndim) if self.val(node).last is True and ndim > 2 else axis
+
+    def expression(self, node: Node) -> Val:
+        """What computes a node."""
+        try:
+            return getattr(self, f"_of_{node.kind}")(node)
+        except Refused as error:
+            if error.where is None and node.where is not None:
+                raise Refused(str(error), node.where) from error
+            raise
+
+    def _of_input(self, node: Node) -> Val:
+        return self.vals[node]
+
+    def _of_item(self, node: Node) -> Val:
+        owner, key = node.args
+        whole = self.val(owner)
+        layout = whole.last[key] if isinstance(whole.last, list | dict | tuple) else False
+        if isinstance(whole.last, bool) and node.is_tensor:
+            layout = whole.last and node.ndim > 2
+        return Val(f"{self.part(whole, ATOM)}[{key!r}]", layout)
+
+    def _of_size(self, node: Node) -> Val:
+        if node.name == "shape":
+            owner, axis = node.args
+            if owner not in self.vals:
+                if owner.kind == "array":
+                    self.vals[owner] = self.expression(owner)
+                elif owner.kind not in ("item",):
+                    self._name(owner, self.expression(owner))
+            return Val(f"{self.val(owner).text}.shape[{self.axis(owner, axis)}]")
+        sign, binds = functions.SIGNS[node.name]
+        a, b = (self.val(arg) for arg in node.args)
+        return Val(f"{self.part(a, binds)} {sign} {self.part(b, binds, True)}", False, binds)
+
+    def _of_constant(self, node: Node) -> Val:
+        values = node.value.tolist()
+        return Val(repr(values) if node.ndim == 0 else f"jnp.array({values})")
+
+    def _of_array(self, node: Node) -> Val:
+        return Val(self.classes.array(self.module, self.frame.name, node.name))
+
+    def _of_function(self, node: Node) -> Val:
+        return functions.write(self, node)
+
+    def _of_call(self, node: Node) -> Val:
+        return self.classes.call(self, node)
+
+    def access(self, name: str) -> str:
+        """The path of a submodule from `self`."""
+        relative = name.removeprefix(f"{self.frame.name}.") if self.frame.name else name
+        if self.frame.name and relative == name:
+            raise Refused(f"{name} is outside of {self.frame.name}, which calls it; hand it over as an argument.")
+        return access(self.module, relative)
+
+    def _output(self, value: Any) -> tuple[str, Any]:
+        if isinstance(value, Node):
+            at_root = not self.frame.name
+            val = self.val(value)
+            if at_root and value.ndim > 2 and val.last is False and self._is_image(value):
+                val = self.last(value)
+            return val.text, val.last
+        if isinstance(value, dict):
+            parts = {key: self._output(part) for key, part in value.items()}
+            inner = ", ".join(f"{key!r}: {text}" for key, (text, _) in parts.items())
+            return f"{{{inner}}}", {key: layout for key, (_, layout) in parts.items()}
+        if isinstance(value, list | tuple):
+            pairs = [self._output(part) for part in value]
+            inner = ", ".join(text for text, _ in pairs)
+            layouts = [layout for _, layout in pairs]
+            if isinstance(value, list):
+                return f"[{inner}]", layouts
+            return f"({inner},)" if len(pairs) == 1 else f"{inner}", layouts
+        return repr(value), False
+
+    def _is_image(self, value: Node) -> bool:
+        given = [n for n in self.frame.inputs.values() if isinstance(n, Node) and n.is_tensor]
+        return any(self.vals[n].last is True and n.ndim == value.ndim for n in given)
+
+
+def access(module: torch.nn.Module, relative: str) -> str:
+    """`self.layers[0].conv` for the path layers.0.conv."""
+    text, here = "self", module
+    for step in relative.split("."):
+        sequential = type(here).forward is torch.nn.Sequential.forward
+        if sequential or isinstance(here, torch.nn.ModuleList) and here is not module:
+            text += f"[{list(here._modules).index(step)}]"
+        elif isinstance(here, torch.nn.ModuleDict | torch.nn.ParameterDict) and here is not module:
+            text += f"[{step!r}]"
+        elif isinstance(here, torch.nn.ParameterList) and here is not module:
+            text += f"[{step}]"
+        elif step.isidentifier() and not keyword.iskeyword(step):
+            text += f".{step}"
+        else:
+            text = f"getattr({text}, {step!r})"
+        here = getattr(here, step) if hasattr(here, step) else here._modules.get(step, here) if isinstance(here, torch.nn.Module) else here
+    return text
+
+
+def physical(axis: int, ndim: int) -> int:
+    """Torch's axis of `[N C *spatial]` in `[N *spatial C]`; the last is -1."""
+    axis %= ndim
+    if axis == 0:
+        return 0
+    return -1 if axis == 1 else axis - 1
+
+
+def nodes_in(value: Any) -> Iterator[Node]:
+    """All nodes in a structure."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from nodes_in(part)
+    elif isinstance(value, dict):
+        yield from nodes_in(list(value.values()))
+    elif isinstance(value, slice):
+        yield from nodes_in((value.start, value.stop, value.step))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _default_name(node: Node) -> str:
+    if node.kind == "call":
+        last = node.name.rpartition(".")[2]
+        return last if last.isidentifier() else node.called or "y"
+    return node.name if node.name.isidentifier() and not keyword.iskeyword(node.name) else "y"
+
+
+def _has_statistics(module: torch.nn.Module | None) -> bool:
+    kinds = torch.nn.modules.batchnorm._NormBase
+    return module is not None and any(isinstance(m, kinds) for m in module.modules())
+
+
+def _unpacked(lines: list[str]) -> list[str]:
+    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2]."""
+    pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
+    found, i = [], 0
+    while i < len(lines):
+        run: list[re.Match[str]] = []
+        while (i + len(run) < len(lines)) and (match := pattern.fullmatch(lines[i + len(run)])):
+            if run and match[2] != run[0][2] or match[1] == match[2]:
+                break
+            run.append(match)
+        if len(run) > 1 and [int(m[3]) for m in run] == list(range(len(run))):
+            names = ", ".join(m[1] for m in run)
+            found.append(f"{names} = {run[0][2]}.shape[:{len(run)}]")
+        elif len(run) == 4 and [int(m[3]) for m in run] == [0, -1, 1, 2]:
+            n, c, h, w = (m[1] for m in run)
+            found.append(f"{n}, {h}, {w}, {c} = {run[0][2]}.shape")
+        elif len(run) == 3 and [int(m[3]) for m in run] == [0, -1, 1]:
+            n, c, t = (m[1] for m in run)
+            found.append(f"{n}, {t}, {c} = {run[0][2]}.shape")
+        elif run:
+            found += [m[0] for m in run]
+        else:
+            found.append(lines[i])
+        i += max(len(run), 1)
+    return found
