@@ -34,6 +34,8 @@ def initial_text(value: torch.Tensor, name: str) -> str:
     if text is not None:
         return text
     shape = tuple(value.shape)
+    if value.numel() <= 16 and not isinstance(value, torch.nn.Parameter):
+        return f"jnp.array({value.tolist()})"
     if not value.is_floating_point():
         return f"jnp.zeros({shape}, {dtype_text(value.dtype)})"
     values = value.detach().double()

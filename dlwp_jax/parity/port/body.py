@@ -48,7 +48,9 @@ class Body:
         self.functional: list[tuple[str, str]] = []  # attributes made for functions (dropout)
         self.holder: dict[str, Node] = {}
         self.lists: dict[str, list[Node]] = {}
+        self.ndims: dict[str, int] = {}
         self._find_uses()
+        self.kept_lists = self._wanted_lists()
         given = iter(layouts)
         for name, value in frame.inputs.items():
             self.arguments.append(name)
@@ -61,7 +63,7 @@ class Body:
                 self._statement(node)
         text, self.output = self._output(frame.output)
         self.lines.append(f"return {text}")
-        self.lines = _unpacked(self.lines)
+        self.lines = _unpacked(self.lines, self.ndims)
 
     # Which values get a line of their own, and how long each is needed.
 
@@ -111,7 +113,83 @@ class Body:
         if _TRIVIAL.fullmatch(val.text) and node.kind != "size":
             self.vals[node] = val
             return
+        if not node.is_tensor and node.kind != "size" and self._take_apart(node, val):
+            return
+        if node.in_list and not node.names and self._append(node, val):
+            return
         self._name(node, val)
+        if node.in_list:
+            self._append(node, self.vals[node])
+
+    def _take_apart(self, node: Node, val: Val) -> bool:
+        """a, b = ... for the items of a structure, if all of them have names."""
+        if not isinstance(node.value, list | tuple):
+            return False
+        parts = {n.args[1]: n for n in self.frame.nodes if n.kind == "item" and n.args[0] is node}
+        used = {key: part for key, part in parts.items() if self.uses[part]}
+        names = [used[i].names[0] if i in used and used[i].names else "" for i in range(len(node.value))]
+        given = [name for name in names if name]
+        direct = sum(self.uses[part] > 0 for part in used.values())
+        if self.uses[node] > len(parts) or len(given) != direct or len(set(given)) != len(given):
+            return False
+        if any(name in _TAKEN or not self._is_free(name, self.position[node]) for name in given):
+            return False
+        self.vals[node] = val
+        layouts = {i: self._of_item(part).last for i, part in used.items()}
+        for i, part in used.items():
+            self.holder[names[i]] = part
+            self.vals[part] = Val(names[i], layouts[i])
+        self.lines.append(f"{', '.join(name or '_' for name in names)} = {val.text}")
+        return True
+
+    # Lists that the model fills: features.append(x).
+
+    def _wanted_lists(self) -> set[str]:
+        """The local lists that are read as a whole, or hold values without another name."""
+        wanted = {n.in_list[0] for n in self.statements if n.in_list and not n.names}
+        for node in self.frame.nodes:
+            for arg in (*node.args, *node.kwargs.values()):
+                hints = [n.in_list for n in arg if isinstance(n, Node)] if isinstance(arg, list | tuple) else []
+                name = hints[0][0] if hints and hints[0] else ""
+                if len(hints) > 1 and hints == [(name, i) for i in range(len(arg))]:
+                    wanted.add(name)
+        return {name for name in wanted if name not in self.frame.inputs and name not in _TAKEN}
+
+    def _append(self, node: Node, val: Val) -> bool:
+        assert node.in_list is not None
+        name, place = node.in_list
+        if name not in self.kept_lists:
+            return False
+        if name not in self.lists:
+            before = [self._at(name, i) for i in range(place)]
+            if None in before:
+                return False
+            self.lists[name] = [n for n in before if n is not None]
+            inside = ", ".join(self.vals[n].text for n in self.lists[name])
+            self.lines.insert(len(self.lines) - bool(node.names), f"{name} = [{inside}]")
+        if len(self.lists[name]) != place:
+            return False
+        self.lists[name].append(node)
+        self.lines.append(f"{name}.append({val.text})")
+        if not node.names:
+            self.vals[node] = Val(f"{name}[{place}]", val.last)
+        return True
+
+    def _at(self, name: str, place: int) -> Node | None:
+        found = [n for n in self.vals if n.in_list == (name, place)]
+        return found[0] if found else None
+
+    def whole_list(self, parts: Any) -> str:
+        """The name of the list that holds these values and no others, if there is one."""
+        for name, held in self.lists.items():
+            if len(held) == len(parts) and all(a is b for a, b in zip(held, parts, strict=True)):
+                return name
+        owners = {part.args[0] if isinstance(part, Node) and part.kind == "item" else None for part in parts}
+        owner = owners.pop()
+        if not owners and owner is not None and owner.kind == "input" and isinstance(owner.value, list | tuple):
+            if [part.args[1] for part in parts] == list(range(len(owner.value))):
+                return self.vals[owner].text
+        return ""
 
     def _name(self, node: Node, val: Val) -> None:
         wanted = node.names[0] if node.names else _default_name(node)
@@ -119,9 +197,12 @@ class Body:
         other = self.holder.get(name)
         here = self.position[node]
         if other is not None and other is not node and self.end[other] > here:
+            listed = other.in_list and other in self.lists.get(other.in_list[0], [])
             second = [n for n in other.names if n != name and n not in _TAKEN]
             free = [n for n in second if self._is_free(n, here)]
-            if free:
+            if listed:
+                self.vals[other] = self.vals[other]._replace(text=f"{other.in_list[0]}[{other.in_list[1]}]")
+            elif free:
                 self.lines.append(f"{free[0]} = {name}")
                 self.vals[other] = self.vals[other]._replace(text=free[0])
                 self.holder[free[0]] = other
@@ -136,7 +217,8 @@ class Body:
 
     def _is_free(self, name: str, here: float) -> bool:
         other = self.holder.get(name)
-        return name not in self.arguments and (other is None or self.end[other] <= here)
+        known = {*self.arguments, *self.kept_lists}
+        return name not in known and (other is None or self.end[other] <= here)
 
     # Expressions.
 
@@ -188,6 +270,8 @@ class Body:
         val = self.val(node)
         if not isinstance(val.last, bool) or not val.last or node.ndim < 3:
             return val
+        if node.ndim == 3:
+            return Val(f"jnp.swapaxes({val.text}, 1, 2)", False)
         return Val(f"jnp.moveaxis({val.text}, -1, 1)", False)
 
     def last(self, node: Node) -> Val:
@@ -195,6 +279,8 @@ class Body:
         val = self.val(node)
         if val.last or node.ndim < 3:
             return val
+        if node.ndim == 3:
+            return Val(f"jnp.swapaxes({val.text}, 1, 2)", True)
         return Val(f"jnp.moveaxis({val.text}, 1, -1)", True)
 
     def axis(self, node: Node, axis: int, ndim: int | None = None) -> int:
@@ -230,7 +316,9 @@ class Body:
                     self.vals[owner] = self.expression(owner)
                 elif owner.kind not in ("item",):
                     self._name(owner, self.expression(owner))
-            return Val(f"{self.val(owner).text}.shape[{self.axis(owner, axis)}]")
+            text = self.val(owner).text
+            self.ndims[text] = owner.ndim
+            return Val(f"{text}.shape[{self.axis(owner, axis)}]")
         sign, binds = functions.SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
         return Val(f"{self.part(a, binds)} {sign} {self.part(b, binds, True)}", False, binds)
@@ -336,7 +424,7 @@ def _has_statistics(module: torch.nn.Module | None) -> bool:
     return module is not None and any(isinstance(m, kinds) for m in module.modules())
 
 
-def _unpacked(lines: list[str]) -> list[str]:
+def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
     """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2]."""
     pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
     found, i = [], 0
@@ -348,7 +436,8 @@ def _unpacked(lines: list[str]) -> list[str]:
             run.append(match)
         if len(run) > 1 and [int(m[3]) for m in run] == list(range(len(run))):
             names = ", ".join(m[1] for m in run)
-            found.append(f"{names} = {run[0][2]}.shape[:{len(run)}]")
+            some = "" if ndims.get(run[0][2]) == len(run) else f"[:{len(run)}]"
+            found.append(f"{names} = {run[0][2]}.shape{some}")
         elif len(run) == 4 and [int(m[3]) for m in run] == [0, -1, 1, 2]:
             n, c, h, w = (m[1] for m in run)
             found.append(f"{n}, {h}, {w}, {c} = {run[0][2]}.shape")

@@ -110,7 +110,8 @@ class Classes:
                 return f"{slot.option}={slot.value!r}"
             written, number = self.calls[int(match[2])]
             init, methods = written.uses[number]
-            return f"{id(written)}({self.concrete(''.join(init) + repr(methods))})"
+            inside = "\n".join([*init, *("\n".join(lines) for lines in methods)])
+            return f"{id(written)}({self.concrete(inside)})"
 
         return _MARK.sub(value, text)
 
@@ -193,6 +194,9 @@ class Classes:
             return f"{{{', '.join(parts)}}}"
         if isinstance(value, list | tuple):
             layout = layout if isinstance(layout, list) else [False] * len(value)
+            whole = body.whole_list(value)
+            if whole and [_layout(body, part) for part in value] == list(layout):
+                return whole
             parts = [self._argument(body, part, of) for part, of in zip(value, layout, strict=True)]
             return f"[{', '.join(parts)}]" if isinstance(value, list) else f"({', '.join(parts)},)"
         return repr(value)
@@ -285,7 +289,7 @@ class Classes:
             made = self._sequential(module, name, bodies)
             self.done[id(module)] = (made, layouts, bodies[0].output)
             return self.done[id(module)]
-        methods = [folded(body.lines) for body in bodies]
+        methods = [folded(body.lines, _lengths(module)) for body in bodies]
         self.loops += sum(any(line.startswith("for ") for line in lines) for lines in methods[:1])
         functional = dict(pair for body in bodies for pair in body.functional)
         same = len({self.concrete("\n".join(lines)) for lines in methods}) == 1
@@ -426,7 +430,7 @@ class Classes:
         """Equal neighbours, counted; only those that are worth a loop."""
         runs: list[tuple[str, int]] = []
         for text in texts:
-            if runs and self.concrete(runs[-1][0]) == self.concrete(text) and "rngs" in self.concrete(text):
+            if runs and self.concrete(runs[-1][0]) == self.concrete(text):
                 runs[-1] = (runs[-1][0], runs[-1][1] + 1)
             else:
                 runs.append((text, 1))
@@ -452,7 +456,7 @@ class Classes:
             return self._chain(module, children)
         words = re.split(r"\W|_", name)
         kind = "".join(word.capitalize() for word in words if not word.isdigit()) or "Chain"
-        lines = [folded(body.lines) for body in bodies[:1]]
+        lines = [folded(body.lines, _lengths(module)) for body in bodies[:1]]
         key = ("nn.Sequential", self.concrete(repr(lines)))
         if key not in self.written:
             taken = [w.name for w in self.written.values()]
@@ -467,7 +471,7 @@ class Classes:
         for key in module._modules:
             text = f"{access(module, key)}({text})"
         simple = all(body.lines == [f"return {text}"] for body in bodies)
-        methods = [] if simple else [folded(bodies[0].lines)]
+        methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
         init = [self._chain(module, children, "super().__init__")]
         return self._class(module, "", init, methods, [argument], base="nn.Sequential")
 
@@ -581,6 +585,15 @@ def _all_frames(found: dict[int, Frame]) -> list[Frame]:
         frames.append(frame)
         waiting += [node.frame for node in frame.nodes if node.frame is not None]
     return frames
+
+
+def _lengths(module: torch.nn.Module) -> dict[str, int]:
+    """How many layers are in each list below a module, by its text."""
+    found = {}
+    for name, child in module.named_modules():
+        if name and isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
+            found[access(module, name)] = len(child)
+    return found
 
 
 def _has_nodes(value: Any) -> bool:

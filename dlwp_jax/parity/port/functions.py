@@ -260,6 +260,12 @@ def _neg(body: Body, node: Node) -> Val:
     return _val(f"-{body.part(x, 2)}", x.last, 2)
 
 
+@handler("invert", "bitwise_not")
+def _invert(body: Body, node: Node) -> Val:
+    x = body.val(node.args[0])
+    return _val(f"~{body.part(x, 2)}", x.last, 2)
+
+
 @handler("clamp", "clip", "clamp_min")
 def _clip(body: Body, node: Node) -> Val:
     x, low, high = bound(node, "input", "min", "max")
@@ -423,6 +429,7 @@ def _repeat_interleave(body: Body, node: Node) -> Val:
 def _cat(body: Body, node: Node) -> Val:
     parts, dim = bound(node, "tensors", "dim", dim=0)
     dim = node.kwargs.get("axis", dim)
+    whole = body.whole_list(parts)
     last = node.ndim > 2 and any(body.val(p).last is True for p in parts)
     axis = dim
     if last:
@@ -430,12 +437,17 @@ def _cat(body: Body, node: Node) -> Val:
 
         axis = physical(dim, node.ndim)
     texts = [(body.last(p) if last else body.plain(p)).text for p in parts]
+    if whole and all(body.val(p).last is last for p in parts):
+        return _val(f"jnp.concatenate({whole}, {axis})", last)
     return _val(f"jnp.concatenate([{', '.join(texts)}], {axis})", last)
 
 
 @handler("stack")
 def _stack(body: Body, node: Node) -> Val:
     parts, dim = bound(node, "tensors", "dim", dim=0)
+    whole = body.whole_list(parts)
+    if whole and not any(body.val(p).last for p in parts):
+        return _val(f"jnp.stack({whole}, {dim})")
     return _val(f"jnp.stack([{', '.join(body.plain(p).text for p in parts)}], {dim})")
 
 
@@ -771,7 +783,7 @@ def _affine_grid(body: Body, node: Node) -> Val:
 @handler("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout")
 def _dropout(body: Body, node: Node) -> Val:
     x, p, training = bound(node, "input", "p", "training", p=0.5, training=True)
-    if training and not body.module.training:
+    if training and not body.frame.training:
         raise Refused(f"F.{node.name} draws in eval mode too; write F.{node.name}(x, p, self.training).")
     kind = {"dropout": "Dropout", "feature_dropout": "Dropout2d"}.get(node.name, node.name.capitalize())
     name = f"dropout_{len(body.functional)}" if body.functional else "dropout"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 _NUMBER = re.compile(r"(?<=\[)\d+(?=\])|(?<=[a-z_])\d+(?=\()")
 LONGEST = 12
 
 
-def folded(lines: list[str]) -> list[str]:
+def folded(lines: list[str], lengths: Mapping[str, int] = MappingProxyType({})) -> list[str]:
     """The lines, with repetitions of up to twelve lines as loops.
 
-    The n-th repetition may differ from the first in numbers in brackets that grow by one.
+    The n-th repetition may differ from the first in numbers in brackets that grow or shrink by one.
 
-    >>> folded(["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"])
+    Args:
+      lines: of a method.
+      lengths: of the lists of layers, by their text.
+
+    >>> folded(["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"], {"self.blocks": 2})
     ['for block in self.blocks:', '    x = block(x)', 'return x']
     """
     found: list[str] = []
@@ -24,7 +30,7 @@ def folded(lines: list[str]) -> list[str]:
             found.append(lines[i])
             i += 1
             continue
-        found += _loop(lines[i : i + size * times], size, times)
+        found += _loop(lines[i : i + size * times], size, times, lengths)
         i += size * times
     return found
 
@@ -52,14 +58,12 @@ def _is_next(first: list[str], other: list[str], times: int) -> bool:
         return False
     pairs = zip(map(int, _NUMBER.findall(a)), map(int, _NUMBER.findall(b)), strict=True)
     steps = [n - m for m, n in pairs]
-    return any(step == times for step in steps) and set(steps) <= {0, times}
+    return any(step == times for step in steps) and set(steps) <= {0, times, -times}
 
 
-def _loop(lines: list[str], size: int, times: int) -> list[str]:
+def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -> list[str]:
     first, second = "\n".join(lines[:size]), "\n".join(lines[size : 2 * size])
-    moving = [n for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True) if m != n]
     starts = [m for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True) if m != n]
-    del moving
     places = iter(zip(_NUMBER.finditer(first), _NUMBER.finditer(second), strict=True))
     containers = set(re.findall(r"self\.[\w.]+(?=\[)", first))
     whole = len(containers) == 1 and starts and len(set(starts)) == 1
@@ -70,9 +74,9 @@ def _loop(lines: list[str], size: int, times: int) -> list[str]:
         item = _singular(container)
         if not re.search(rf"\b{item}\b", first):
             begin = int(starts[0])
-            cut = "" if begin == 0 else f"{begin}:"
+            end = "" if begin + times == lengths.get(container) else str(begin + times)
             text = first.replace(indexed, item)
-            over = f"{container}[{cut}{begin + times}]" if cut else f"{container}[:{times}]"
+            over = f"{container}[{begin or ''}:{end}]" if begin or end else container
             return [f"for {item} in {over}:", *(f"    {line}" for line in text.split("\n"))]
     pieces, at = [], 0
     for a, b in places:
@@ -80,6 +84,7 @@ def _loop(lines: list[str], size: int, times: int) -> list[str]:
         begin = int(a[0])
         moved = int(b[0]) != begin
         index = "i" if begin == 0 else f"i + {begin}"
+        index = index if int(b[0]) > begin else f"{begin} - i"
         named = first[a.start() - 1] != "["
         if moved and named:
             return [*lines]

@@ -77,6 +77,8 @@ class Frame:
       nodes: in the order of their computation.
       output: the structure of nodes that was returned.
       hole: why the forward could not be recorded, if it could not.
+      training: whether the module was in train mode.
+      known: the node of every tensor, by the tensor's identity.
     """
 
     module: torch.nn.Module
@@ -85,6 +87,7 @@ class Frame:
     nodes: list[Node] = dataclasses.field(default_factory=list)
     output: Any = None
     hole: str = ""
+    training: bool = False
     known: dict[int, tuple[Any, Node]] = dataclasses.field(default_factory=dict)
 
 
@@ -441,7 +444,7 @@ class Recorder(TorchFunctionMode):
 
     def into(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module in a frame of its own."""
-        frame = Frame(module, self.names[id(module)])
+        frame = Frame(module, self.names[id(module)], training=module.training)
         depth = len(self.stack)
         self.stack.append(frame)
         buffers = dict(module._buffers)
