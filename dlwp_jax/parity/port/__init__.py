@@ -85,8 +85,11 @@ def port(
     >>> ported = port(net, np.ones((5, 3), np.float32))
     >>> ported.report.ok
     True
-    >>> print(ported.source.partition("class ")[2])
-    Sequential(nnx.Module):
+    >>> print(ported.source[ported.source.index("class") :])
+    class Net(nn.Sequential):
+        def __init__(self, *, rngs: nnx.Rngs):
+            super().__init__(nn.Linear(3, 4, rngs=rngs), nn.Tanh(), nn.Linear(4, 2, rngs=rngs))
+    <BLANKLINE>
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"port takes a torch.nn.Module, not a {type(module).__name__}.")
@@ -98,8 +101,10 @@ def port(
     return _port(module, inputs, partial, command)
 
 
-def _port(module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str) -> Ported:
-    root = _wrapped_if_layer(module)
+def _port(
+    module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
+) -> Ported:
+    root = module
     frames, untrained = _record(root, inputs, partial)
     turns = input_turns(root, inputs)
     classes = _classes(root, frames, list(turns), partial)
@@ -126,11 +131,15 @@ def _port(module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, comma
     return Ported(text, model, report, (), classes.loops)
 
 
-def _classes(root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool) -> Classes:
+def _classes(
+    root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool
+) -> Classes:
     return Classes(root, frames, layouts, partial)
 
 
-def _record(root: torch.nn.Module, inputs: tuple[Any, ...], partial: bool) -> tuple[dict[str, Frame], str]:
+def _record(
+    root: torch.nn.Module, inputs: tuple[Any, ...], partial: bool
+) -> tuple[dict[str, Frame], str]:
     """What the model does in eval and in train mode, and why it does not run in the latter."""
     given = tuple(tensors(inputs, dtype_of(root)))
     how: dict[str, Any] = {
@@ -155,10 +164,6 @@ def _record(root: torch.nn.Module, inputs: tuple[Any, ...], partial: bool) -> tu
         root.eval()
         torch.random.set_rng_state(state)
     return frames, why
-
-
-def _wrapped_if_layer(module: torch.nn.Module) -> torch.nn.Module:
-    return module
 
 
 def _head(name: str, proof: str, command: str) -> str:
@@ -199,6 +204,6 @@ def fill(model: torch.nn.Module, weights: Any) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         words = weights if isinstance(weights, str | Path) else "the state_dict"
-        raise ValueError(f"{words} does not fit the torch model. torch says: {error}") from error
-
-
+        raise ValueError(
+            f"{words} does not fit the torch model. torch says: {error}"
+        ) from error

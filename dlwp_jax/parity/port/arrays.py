@@ -59,7 +59,11 @@ def _formula(value: torch.Tensor) -> str | None:
             if first == constant:
                 return f"jnp.{name}({shape}{behind})"
         return f"jnp.full({shape}, {first!r}{behind})"
-    if value.ndim == 1 and value.numel() > 1 and torch.equal(value, torch.arange(value.numel()).to(value.dtype)):
+    if (
+        value.ndim == 1
+        and value.numel() > 1
+        and torch.equal(value, torch.arange(value.numel()).to(value.dtype))
+    ):
         return f"jnp.arange({value.numel()}{'' if dtype else ', dtype=float'})"
     if value.ndim >= 2 and shape[-1] == shape[-2] and shape[:-2] == (1,) * (value.ndim - 2):
         ones = torch.ones(shape, dtype=value.dtype)
@@ -69,7 +73,9 @@ def _formula(value: torch.Tensor) -> str | None:
                     where = f", {diagonal}" if diagonal else ""
                     return f"jnp.{name}(jnp.ones({shape}{behind}){where})"
                 if value.is_floating_point():
-                    masked = torch.zeros(shape).masked_fill(triangle(ones, diagonal).bool(), -torch.inf)
+                    masked = torch.zeros(shape).masked_fill(
+                        triangle(ones, diagonal).bool(), -torch.inf
+                    )
                     if torch.equal(value, masked.to(value.dtype)):
                         where = f", {diagonal}" if diagonal else ""
                         inner = f"jnp.{name}(jnp.ones({shape}, bool){where})"

@@ -103,7 +103,7 @@ class Body:
         if passed_on and not node.names:
             return False
         structure = not node.is_tensor
-        return bool(node.names) or self.uses[node] != 1 or structure and self.uses[node] > 0
+        return bool(node.names) or self.uses[node] != 1 or (structure and self.uses[node] > 0)
 
     def _statement(self, node: Node) -> None:
         val = self.expression(node)
@@ -125,14 +125,25 @@ class Body:
         """a, b = ... for the items of a structure, if all of them have names."""
         if not isinstance(node.value, list | tuple):
             return False
-        parts = {n.args[1]: n for n in self.frame.nodes if n.kind == "item" and n.args[0] is node}
+        parts = {
+            n.args[1]: n for n in self.frame.nodes if n.kind == "item" and n.args[0] is node
+        }
         used = {key: part for key, part in parts.items() if self.uses[part]}
-        names = [used[i].names[0] if i in used and used[i].names else "" for i in range(len(node.value))]
+        names = [
+            used[i].names[0] if i in used and used[i].names else ""
+            for i in range(len(node.value))
+        ]
         given = [name for name in names if name]
         direct = sum(self.uses[part] > 0 for part in used.values())
-        if self.uses[node] > len(parts) or len(given) != direct or len(set(given)) != len(given):
+        if (
+            self.uses[node] > len(parts)
+            or len(given) != direct
+            or len(set(given)) != len(given)
+        ):
             return False
-        if any(name in _TAKEN or not self._is_free(name, self.position[node]) for name in given):
+        if any(
+            name in _TAKEN or not self._is_free(name, self.position[node]) for name in given
+        ):
             return False
         self.vals[node] = val
         layouts = {i: self._of_item(part).last for i, part in used.items()}
@@ -149,7 +160,11 @@ class Body:
         wanted = {n.in_list[0] for n in self.statements if n.in_list and not n.names}
         for node in self.frame.nodes:
             for arg in (*node.args, *node.kwargs.values()):
-                hints = [n.in_list for n in arg if isinstance(n, Node)] if isinstance(arg, list | tuple) else []
+                hints = (
+                    [n.in_list for n in arg if isinstance(n, Node)]
+                    if isinstance(arg, list | tuple)
+                    else []
+                )
                 name = hints[0][0] if hints and hints[0] else ""
                 if len(hints) > 1 and hints == [(name, i) for i in range(len(arg))]:
                     wanted.add(name)
@@ -182,13 +197,22 @@ class Body:
     def whole_list(self, parts: Any) -> str:
         """The name of the list that holds these values and no others, if there is one."""
         for name, held in self.lists.items():
-            if len(held) == len(parts) and all(a is b for a, b in zip(held, parts, strict=True)):
+            if len(held) == len(parts) and all(
+                a is b for a, b in zip(held, parts, strict=True)
+            ):
                 return name
-        owners = {part.args[0] if isinstance(part, Node) and part.kind == "item" else None for part in parts}
+        return self._whole_input(parts)
+
+    def _whole_input(self, parts: Any) -> str:
+        """The name of the argument that is a list of these values."""
+        items = [part for part in parts if isinstance(part, Node) and part.kind == "item"]
+        owners = {item.args[0] for item in items}
+        if len(items) != len(parts) or len(owners) != 1:
+            return ""
         owner = owners.pop()
-        if not owners and owner is not None and owner.kind == "input" and isinstance(owner.value, list | tuple):
-            if [part.args[1] for part in parts] == list(range(len(owner.value))):
-                return self.vals[owner].text
+        listed = owner.kind == "input" and isinstance(owner.value, list | tuple)
+        if listed and [item.args[1] for item in items] == list(range(len(owner.value))):
+            return self.vals[owner].text
         return ""
 
     def _name(self, node: Node, val: Val) -> None:
@@ -201,7 +225,9 @@ class Body:
             second = [n for n in other.names if n != name and n not in _TAKEN]
             free = [n for n in second if self._is_free(n, here)]
             if listed:
-                self.vals[other] = self.vals[other]._replace(text=f"{other.in_list[0]}[{other.in_list[1]}]")
+                self.vals[other] = self.vals[other]._replace(
+                    text=f"{other.in_list[0]}[{other.in_list[1]}]"
+                )
             elif free:
                 self.lines.append(f"{free[0]} = {name}")
                 self.vals[other] = self.vals[other]._replace(text=free[0])
@@ -241,7 +267,17 @@ class Body:
         """A constant of the model, which may be another in another instance of the class."""
         if not name:
             held = vars(self.module).items()
-            name = next((n for n, v in held if type(v) is type(value) and v == value and value not in (0, 1) and n != "training"), "size")
+            name = next(
+                (
+                    n
+                    for n, v in held
+                    if type(v) is type(value)
+                    and v == value
+                    and value not in (0, 1)
+                    and n != "training"
+                ),
+                "size",
+            )
         return self.classes.slot(name, value)
 
     def text(self, arg: Any) -> str:
@@ -262,7 +298,7 @@ class Body:
 
     def part(self, val: Val, binds: int, right: bool = False) -> str:
         """An operand, in parentheses if it needs them."""
-        loose = val.binds > binds or right and val.binds == binds and binds != ATOM
+        loose = val.binds > binds or (right and val.binds == binds and binds != ATOM)
         return f"({val.text})" if loose else val.text
 
     def plain(self, node: Node) -> Val:
@@ -340,7 +376,9 @@ class Body:
         """The path of a submodule from `self`."""
         relative = name.removeprefix(f"{self.frame.name}.") if self.frame.name else name
         if self.frame.name and relative == name:
-            raise Refused(f"{name} is outside of {self.frame.name}, which calls it; hand it over as an argument.")
+            raise Refused(
+                f"{name} is outside of {self.frame.name}, which calls it; hand it over as an argument."
+            )
         return access(self.module, relative)
 
     def _output(self, value: Any) -> tuple[str, Any]:
@@ -373,9 +411,12 @@ def access(module: torch.nn.Module, relative: str) -> str:
     text, here = "self", module
     for step in relative.split("."):
         sequential = type(here).forward is torch.nn.Sequential.forward
-        if sequential or isinstance(here, torch.nn.ModuleList) and here is not module:
+        if sequential or (isinstance(here, torch.nn.ModuleList) and here is not module):
             text += f"[{list(here._modules).index(step)}]"
-        elif isinstance(here, torch.nn.ModuleDict | torch.nn.ParameterDict) and here is not module:
+        elif (
+            isinstance(here, torch.nn.ModuleDict | torch.nn.ParameterDict)
+            and here is not module
+        ):
             text += f"[{step!r}]"
         elif isinstance(here, torch.nn.ParameterList) and here is not module:
             text += f"[{step}]"
@@ -383,7 +424,13 @@ def access(module: torch.nn.Module, relative: str) -> str:
             text += f".{step}"
         else:
             text = f"getattr({text}, {step!r})"
-        here = getattr(here, step) if hasattr(here, step) else here._modules.get(step, here) if isinstance(here, torch.nn.Module) else here
+        here = (
+            getattr(here, step)
+            if hasattr(here, step)
+            else here._modules.get(step, here)
+            if isinstance(here, torch.nn.Module)
+            else here
+        )
     return text
 
 
@@ -431,7 +478,7 @@ def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
     while i < len(lines):
         run: list[re.Match[str]] = []
         while (i + len(run) < len(lines)) and (match := pattern.fullmatch(lines[i + len(run)])):
-            if run and match[2] != run[0][2] or match[1] == match[2]:
+            if (run and match[2] != run[0][2]) or match[1] == match[2]:
                 break
             run.append(match)
         if len(run) > 1 and [int(m[3]) for m in run] == list(range(len(run))):

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from dlwp_jax.parity.port.arrays import constant_text, initial_text
 from dlwp_jax.parity.port.body import Body, Val, access
 from dlwp_jax.parity.port.layers import DROP_PATHS, LAYERS, layer_name, short, value_of
-from dlwp_jax.parity.port.arrays import constant_text, initial_text
 from dlwp_jax.parity.port.loops import folded
 from dlwp_jax.parity.port.record import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
@@ -44,7 +44,8 @@ class Written:
       name: in the file.
       base: what it inherits from.
       uses: (text of __init__, text of the methods) of every module that is one, with marks.
-      arguments: of __call__.
+      arguments: of __call__, with their types.
+      returns: the type of its result.
       flat: the slots of every use, in the order of their marks.
       named: number of a slot -> the argument of __init__ that gives it.
     """
@@ -52,9 +53,8 @@ class Written:
     name: str
     base: str
     uses: list[tuple[list[str], list[list[str]]]]
-    arguments: list[str]
-    shapes: list[str] = dataclasses.field(default_factory=list)
-    hole: str = ""
+    arguments: dict[str, str]
+    returns: str = "jax.Array"
     flat: list[list[Slot]] = dataclasses.field(default_factory=list)
     named: dict[int, str] = dataclasses.field(default_factory=dict)
 
@@ -75,7 +75,11 @@ class Classes:
     """
 
     def __init__(
-        self, root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool = False
+        self,
+        root: torch.nn.Module,
+        frames: dict[str, Frame],
+        layouts: list[bool],
+        partial: bool = False,
     ):
         self.partial = partial
         self.root, self.slots, self.calls = root, [], []
@@ -135,7 +139,9 @@ class Classes:
             return constant_text(owner._buffers[leaf], name)
         inside = not frame or name.startswith(f"{frame}.")
         if not inside:
-            raise Refused(f"{name} is outside of {frame}, which reads it; hand it over as an argument.")
+            raise Refused(
+                f"{name} is outside of {frame}, which reads it; hand it over as an argument."
+            )
         place = access(module, name.removeprefix(f"{frame}.") if frame else name)
         kind = layer_name(owner)
         if not kind or owner is module or leaf not in ("weight",):
@@ -190,15 +196,22 @@ class Classes:
                 return (body.last(value) if layout is True else body.plain(value)).text
             return body.val(value).text
         if isinstance(value, dict):
-            parts = [f"{key!r}: {self._argument(body, part, (layout or {}).get(key))}" for key, part in value.items()]
+            parts = [
+                f"{key!r}: {self._argument(body, part, (layout or {}).get(key))}"
+                for key, part in value.items()
+            ]
             return f"{{{', '.join(parts)}}}"
         if isinstance(value, list | tuple):
             layout = layout if isinstance(layout, list) else [False] * len(value)
             whole = body.whole_list(value)
             if whole and [_layout(body, part) for part in value] == list(layout):
                 return whole
-            parts = [self._argument(body, part, of) for part, of in zip(value, layout, strict=True)]
-            return f"[{', '.join(parts)}]" if isinstance(value, list) else f"({', '.join(parts)},)"
+            parts = [
+                self._argument(body, part, of) for part, of in zip(value, layout, strict=True)
+            ]
+            return (
+                f"[{', '.join(parts)}]" if isinstance(value, list) else f"({', '.join(parts)},)"
+            )
         return repr(value)
 
     def _check_same(self, module: torch.nn.Module, frame: Frame, layouts: list[Any]) -> None:
@@ -225,11 +238,18 @@ class Classes:
         assert module is not None
         layout = LAYERS[kind].kind if kind in LAYERS else "any"
         tied = getattr(module, "weight", None)
-        if tied is not None and self.canonical.get(id(tied), f"{node.name}.weight") != f"{node.name}.weight":
+        if (
+            tied is not None
+            and self.canonical.get(id(tied), f"{node.name}.weight") != f"{node.name}.weight"
+        ):
             return self._tied(body, node, kind, tied)
         val = body.val(x)
         ndim = x.ndim
-        if kind == "LayerNorm" and val.last is True and len(module.normalized_shape) == ndim - 1:
+        if (
+            kind == "LayerNorm"
+            and val.last is True
+            and len(module.normalized_shape) == ndim - 1
+        ):
             self.first_layout[id(module)] = ("turned", ndim)
             return Val(f"{body.access(node.name)}({val.text})", True)
         if layout == "flatten":
@@ -244,7 +264,7 @@ class Classes:
             val = body.plain(x)
         self.first_layout.setdefault(id(module), (val.last, ndim))
         out = val.last if layout == "any" else layout == "last" and node.ndim > 2
-        if len(node.args) > 1 or node.kwargs and node.args:
+        if len(node.args) > 1 or (node.kwargs and node.args):
             raise Refused(f"{node.name} ({kind}) is called with more than its input.")
         return Val(f"{body.access(node.name)}({val.text})", out)
 
@@ -262,7 +282,9 @@ class Classes:
             return Val(f"nn.linear({body.plain(x).text}, {turned}{behind})")
         if kind == "Embedding" and module.padding_idx is None:
             return Val(f"{shared}[{body.plain(x).text}]")
-        raise Refused(f"{node.name} ({kind}) shares its weight with another layer; use one layer twice.")
+        raise Refused(
+            f"{node.name} ({kind}) shares its weight with another layer; use one layer twice."
+        )
 
     # Constructors.
 
@@ -290,17 +312,26 @@ class Classes:
             self.done[id(module)] = (made, layouts, bodies[0].output)
             return self.done[id(module)]
         methods = [folded(body.lines, _lengths(module)) for body in bodies]
-        self.loops += sum(any(line.startswith("for ") for line in lines) for lines in methods[:1])
+        self.loops += sum(
+            any(line.startswith("for ") for line in lines) for lines in methods[:1]
+        )
         functional = dict(pair for body in bodies for pair in body.functional)
         same = len({self.concrete("\n".join(lines)) for lines in methods}) == 1
         methods = methods[:1] if same else methods
         init = self._init(module, name, functional)
         if not same:
             init.append("self.deterministic = False")
-        made = self._class(module, name, init, methods, _arguments(bodies[0]))
+        made = self._class(
+            module,
+            name,
+            init,
+            methods,
+            _arguments(bodies[0].frame),
+            "nnx.Module",
+            _returns(bodies),
+        )
         self.done[id(module)] = (made, layouts, bodies[0].output)
         return self.done[id(module)]
-
 
     def _hole(self, module: torch.nn.Module, frame: Frame, layouts: list[Any], why: str):
         self.holes.append(f"{frame.name or type(module).__name__}: {why}")
@@ -308,30 +339,47 @@ class Classes:
         init = self._init(module, frame.name, {})
         words = f"write {type(module).__name__} by hand: {why}"
         method = [f"# HOLE: {why}", f"raise NotImplementedError({words!r})"]
-        made = self._class(module, frame.name, init, [method], [*frame.inputs])
+        made = self._class(module, frame.name, init, [method], _arguments(frame))
         self.done[id(module)] = (made, layouts, output)
         return self.done[id(module)]
 
-    def _class(self, module, name, init, methods, arguments, base="nnx.Module") -> str:
-        text = "\n".join([base, *init, "--", *("\n".join(lines) for lines in methods), *arguments])
+    def _class(
+        self,
+        module: torch.nn.Module,
+        name: str,
+        init: list[str],
+        methods: list[list[str]],
+        arguments: dict[str, str],
+        base: str = "nnx.Module",
+        returns: str = "jax.Array",
+    ) -> str:
+        text = "\n".join(
+            [base, *init, "--", *("\n".join(lines) for lines in methods), *arguments]
+        )
         kind = type(module).__name__
         kind = "Net" if kind == "Sequential" else kind
         key = (kind, self._shape_of(text))
         if key not in self.written:
             number = sum(other[0] == kind for other in self.written)
-            self.written[key] = Written(kind + (str(number + 1) if number else ""), base, [], arguments)
+            self.written[key] = Written(
+                kind + (str(number + 1) if number else ""), base, [], arguments, returns
+            )
         written = self.written[key]
         written.uses.append((init, methods))
         self.calls.append((written, len(written.uses) - 1))
         return f"\x04{len(self.calls) - 1}\x05"
 
-    def _init(self, module: torch.nn.Module, name: str, functional: dict[str, str]) -> list[str]:
+    def _init(
+        self, module: torch.nn.Module, name: str, functional: dict[str, str]
+    ) -> list[str]:
         """The lines of __init__: own arrays, children in torch's order, what functions need."""
         lines = []
         for key, value in module._parameters.items():
             if value is not None:
                 if self.canonical[id(value)] != f"{name}.{key}".lstrip("."):
-                    raise Refused(f"{name}.{key} is the same array as {self.canonical[id(value)]}; use one of them.")
+                    raise Refused(
+                        f"{name}.{key} is the same array as {self.canonical[id(value)]}; use one of them."
+                    )
                 lines.append(_assign(key, f"nnx.Param({initial_text(value, key)})"))
         for key, value in module._buffers.items():
             if value is not None and key not in module._non_persistent_buffers_set:
@@ -362,34 +410,56 @@ class Classes:
         if id(module) in self.done:
             return self.done[id(module)][0]
         if any(id(module) in found for found in self.frames.values()):
-            frame = next(found[id(module)] for found in self.frames.values() if id(module) in found)
+            frame = next(
+                found[id(module)] for found in self.frames.values() if id(module) in found
+            )
             return self.of(module, [False] * len(frame.inputs))[0]
-        children = [(key, self.make(child, f"{name}.{key}")) for key, child in module._modules.items() if child is not None]
+        children = [
+            (key, self.make(child, f"{name}.{key}"))
+            for key, child in module._modules.items()
+            if child is not None
+        ]
         if isinstance(module, torch.nn.ModuleList):
             return self._listed("nn.ModuleList", children)
         if isinstance(module, torch.nn.ModuleDict):
             return f"nnx.Dict({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
         if isinstance(module, torch.nn.ParameterList):
-            parts = [f"nnx.Param({initial_text(value, key)})" for key, value in module._parameters.items() if value is not None]
+            parts = [
+                f"nnx.Param({initial_text(value, key)})"
+                for key, value in module._parameters.items()
+                if value is not None
+            ]
             return f"nnx.List([{', '.join(parts)}])"
         if isinstance(module, torch.nn.ParameterDict):
-            parts = [f"{key!r}: nnx.Param({initial_text(value, key)})" for key, value in module._parameters.items() if value is not None]
+            parts = [
+                f"{key!r}: nnx.Param({initial_text(value, key)})"
+                for key, value in module._parameters.items()
+                if value is not None
+            ]
             return f"nnx.Dict({{{', '.join(parts)}}})"
         if type(module).forward is torch.nn.Sequential.forward:
             return self._chain(module, children)
-        if not any(True for _ in module.parameters()) and not any(True for _ in module.buffers()):
+        if not any(True for _ in module.parameters()) and not any(
+            True for _ in module.buffers()
+        ):
             return ""
-        return self._class(module, name, self._init(module, name, {}), [], [])
+        return self._class(module, name, self._init(module, name, {}), [], {})
 
     def _layer(self, module: torch.nn.Module, kind: str, name: str) -> str:
         if kind in DROP_PATHS:
             self.helpers.add(kind)
             p = getattr(module, DROP_PATHS[kind]) or 0.0
             if getattr(module, "mode", "row") != "row":
-                raise Refused(f"{name}: StochasticDepth by batch is not known to the port; take mode='row'.")
+                raise Refused(
+                    f"{name}: StochasticDepth by batch is not known to the port; take mode='row'."
+                )
             return f"{kind}({self.slot('drop_prob', float(p))}, rngs=rngs)"
         weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor) and self.canonical.get(id(weight), "") != f"{name}.weight" and id(weight) in self.canonical:
+        if (
+            isinstance(weight, torch.Tensor)
+            and self.canonical.get(id(weight), "") != f"{name}.weight"
+            and id(weight) in self.canonical
+        ):
             if getattr(module, "bias", None) is None:
                 return ""
             return f"nnx.Dict({{'bias': nnx.Param({initial_text(module.bias, 'bias')})}})"
@@ -407,10 +477,14 @@ class Classes:
             positional.append(self.slot(_argument_name(stem, attribute), short(value)))
         for attribute, default in row.options.items():
             value = value_of(module, kind, attribute, default)
-            if isinstance(default, bool) or isinstance(default, str) and isinstance(value, str):
+            if isinstance(default, bool) or (
+                isinstance(default, str) and isinstance(value, str)
+            ):
                 options.append("" if value == default else f", {attribute}={value!r}")
             else:
-                options.append(self.slot(_argument_name(stem, attribute), value, attribute, default))
+                options.append(
+                    self.slot(_argument_name(stem, attribute), value, attribute, default)
+                )
         end = ", rngs=rngs" if row.rngs else ""
         return f"nn.{kind}({', '.join(positional)}{''.join(options)}{end})"
 
@@ -423,7 +497,11 @@ class Classes:
     def _spread(self, runs: list[tuple[str, int]]) -> list[str]:
         parts = []
         for text, times in runs:
-            parts += [text] if times == 1 else [f"*({text} for _ in range({self.slot('depth', times)}))"]
+            parts += (
+                [text]
+                if times == 1
+                else [f"*({text} for _ in range({self.slot('depth', times)}))"]
+            )
         return parts
 
     def _runs(self, texts: list[str]) -> list[tuple[str, int]]:
@@ -437,7 +515,12 @@ class Classes:
         self.loops += sum(times > 1 for _, times in runs)
         return runs
 
-    def _chain(self, module: torch.nn.Module, children: list[tuple[str, str]], maker: str = "nn.Sequential") -> str:
+    def _chain(
+        self,
+        module: torch.nn.Module,
+        children: list[tuple[str, str]],
+        maker: str = "nn.Sequential",
+    ) -> str:
         if any(not text for _, text in children):
             children = [(key, text or "nn.Identity()") for key, text in children]
         if [key for key, _ in children] == [str(i) for i in range(len(children))]:
@@ -447,7 +530,9 @@ class Classes:
         return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
 
     def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
-        children = [(key, self.make(child, f"{name}.{key}")) for key, child in module._modules.items()]
+        children = [
+            (key, self.make(child, f"{name}.{key}")) for key, child in module._modules.items()
+        ]
         (argument,) = bodies[0].arguments
         text = argument
         for key in module._modules:
@@ -461,7 +546,9 @@ class Classes:
         if key not in self.written:
             taken = [w.name for w in self.written.values()]
             kind = kind if kind not in taken else f"{kind}{len(taken)}"
-            self.written[key] = Written(kind, "nn.Sequential", [([], lines)], [argument])
+            self.written[key] = Written(
+                kind, "nn.Sequential", [([], lines)], {argument: "jax.Array"}
+            )
         return self._chain(module, children, self.written[key].name)
 
     def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
@@ -473,7 +560,7 @@ class Classes:
         simple = all(body.lines == [f"return {text}"] for body in bodies)
         methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
         init = [self._chain(module, children, "super().__init__")]
-        return self._class(module, "", init, methods, [argument], base="nn.Sequential")
+        return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
 
     # Arguments of the classes.
 
@@ -503,7 +590,10 @@ class Classes:
         """The slots that a call of a class leaves open: the class's arguments."""
         written, use = self.calls[number]
         first = written.parameters()
-        return [dataclasses.replace(written.flat[use][i], name=name, option="") for name, i in first.items()]
+        return [
+            dataclasses.replace(written.flat[use][i], name=name, option="")
+            for name, i in first.items()
+        ]
 
     def render(self, written: Written) -> tuple[list[str], list[list[str]]]:
         """The lines of __init__ and of the methods of a class, without marks."""
@@ -522,7 +612,9 @@ class Classes:
                     return shown
                 inner, _ = self.calls[int(match[2])]
                 given = []
-                for name, slot in zip(inner.parameters(), self._open(int(match[2])), strict=True):
+                for name, slot in zip(
+                    inner.parameters(), self._open(int(match[2])), strict=True
+                ):
                     del name
                     given.append(self._shown(written, number, slot, of_self))
                     number += 1
@@ -551,7 +643,9 @@ class Classes:
 
 
 def _assign(name: str, text: str) -> str:
-    return f"self.{name} = {text}" if name.isidentifier() else f"setattr(self, {name!r}, {text})"
+    return (
+        f"self.{name} = {text}" if name.isidentifier() else f"setattr(self, {name!r}, {text})"
+    )
 
 
 def _argument_name(stem: str, attribute: str) -> str:
@@ -602,8 +696,38 @@ def _has_nodes(value: Any) -> bool:
     return any(True for _ in nodes_in(value))
 
 
-def _arguments(body: Body) -> list[str]:
-    return [name for name in body.arguments if isinstance(body.frame.inputs[name], Node)]
+def _arguments(frame: Frame) -> dict[str, str]:
+    """The arguments of __call__ that are values of the model, with their types."""
+    given = {name: value for name, value in frame.inputs.items() if isinstance(value, Node)}
+    return {name: _type_of(value.value) for name, value in given.items()}
+
+
+def _returns(bodies: list[Body]) -> str:
+    kinds = dict.fromkeys(_type_of(_values(body.frame.output)) for body in bodies)
+    return " | ".join(kinds)
+
+
+def _values(output: Any) -> Any:
+    if isinstance(output, Node):
+        return output.value
+    if isinstance(output, dict):
+        return {key: _values(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return type(output)(map(_values, output))
+    return output
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return "jax.Array"
+    if isinstance(value, dict):
+        kinds = dict.fromkeys(map(_type_of, value.values()))
+        return f"dict[str, {' | '.join(kinds)}]"
+    if isinstance(value, list):
+        return f"list[{' | '.join(dict.fromkeys(map(_type_of, value)))}]"
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(map(_type_of, value))}]"
+    return "None" if value is None else type(value).__name__
 
 
 def _layout(body: Body, value: Any) -> Any:

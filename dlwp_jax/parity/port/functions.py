@@ -21,11 +21,14 @@ Handler = Callable[["Body", Node], "Val"]
 HANDLERS: dict[str, Handler] = {}
 
 # One value at a time; the layout stays.
+_OF_NN = """relu relu6 silu hardswish hardsigmoid sigmoid tanh mish selu softsign tanhshrink
+log_sigmoid"""
+_OF_JNP = """exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil round
+sign isnan isfinite logical_not reciprocal zeros_like ones_like"""
 ELEMENTWISE = {
-    **{n: f"nn.{n}" for n in "relu relu6 silu hardswish hardsigmoid sigmoid tanh mish selu softsign tanhshrink".split()},
+    **{name: f"nn.{name}" for name in _OF_NN.split()},
+    **{name: f"jnp.{name}" for name in _OF_JNP.split()},
     "logsigmoid": "nn.log_sigmoid",
-    "log_sigmoid": "nn.log_sigmoid",
-    **{n: f"jnp.{n}" for n in "exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil round sign isnan isfinite logical_not".split()},
     "arctan": "jnp.arctan",
     "atan": "jnp.arctan",
     "acos": "jnp.arccos",
@@ -33,11 +36,8 @@ ELEMENTWISE = {
     "absolute": "jnp.abs",
     "rsqrt": "jax.lax.rsqrt",
     "erf": "jax.scipy.special.erf",
-    "reciprocal": "jnp.reciprocal",
     "detach": "jax.lax.stop_gradient",
-    "zeros_like": "jnp.zeros_like",
-    "ones_like": "jnp.ones_like",
-}  # fmt: skip
+}
 # Functions with numbers behind the array, by name and default.
 WITH_NUMBERS: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {
     "gelu": ("nn.gelu", (("approximate", "none"),)),
@@ -70,8 +70,15 @@ _SIGN_ROWS = {
 }
 _BINDS = {"**": 1, "*": 3, "/": 3, "//": 3, "%": 3, "+": 4, "-": 4}
 SIGNS = {name: (sign, _BINDS.get(sign, 5)) for sign, row in _SIGN_ROWS.items() for name in row}
-TURNED = {"rsub": "sub", "rtruediv": "div", "rdiv": "div", "rpow": "pow", "rfloordiv": "floordiv"}
-REDUCTIONS = {"mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "var": "var", "std": "std", "prod": "prod", "any": "any", "all": "all"}  # fmt: skip
+TURNED = {
+    "rsub": "sub",
+    "rtruediv": "div",
+    "rdiv": "div",
+    "rpow": "pow",
+    "rfloordiv": "floordiv",
+}
+REDUCTIONS = {name: name for name in ("mean", "sum", "var", "std", "prod", "any", "all")}
+REDUCTIONS |= {"amax": "max", "amin": "min"}
 
 
 def is_known(name: str) -> bool:
@@ -128,7 +135,9 @@ def sizes_behind(node: Node, name: str) -> tuple[Any, ...]:
 def _with_numbers(body: Body, node: Node) -> Val:
     call, options = WITH_NUMBERS[node.name]
     x, *given = bound(node, "input", *(name for name, _ in options))
-    given = [node.kwargs.get(name, value) for (name, _), value in zip(options, given, strict=True)]
+    given = [
+        node.kwargs.get(name, value) for (name, _), value in zip(options, given, strict=True)
+    ]
     text = [
         f", {name}={body.number(v, name) if not isinstance(v, str) else repr(v)}"
         for (name, default), v in zip(options, given, strict=True)
@@ -153,7 +162,9 @@ def _binary(body: Body, node: Node) -> Val:
     sign, binds = SIGNS[name]
     if not node.is_tensor:
         left, right = body.val(a), body.val(b)
-        return _val(f"{body.part(left, binds)} {sign} {body.part(right, binds, True)}", False, binds)
+        return _val(
+            f"{body.part(left, binds)} {sign} {body.part(right, binds, True)}", False, binds
+        )
     (left, right), last = together(body, (a, b), node.ndim)
     return _val(f"{body.part(left, binds)} {sign} {body.part(right, binds, True)}", last, binds)
 
@@ -164,12 +175,14 @@ def together(body: Body, args: tuple[Any, ...], ndim: int) -> tuple[list[Val], b
     last = any(body.val(arg).last is True and arg.ndim == ndim for arg in tensors)
     if not last or ndim < 3:
         return [body.plain(arg) if arg in tensors else body.val(arg) for arg in args], False
-    return [_against_last(body, arg, ndim) if arg in tensors else body.val(arg) for arg in args], True
+    return [
+        _against_last(body, arg, ndim) if arg in tensors else body.val(arg) for arg in args
+    ], True
 
 
 def _against_last(body: Body, arg: Node, ndim: int) -> Val:
     val = body.val(arg)
-    if val.last is True and arg.ndim == ndim or arg.ndim == 0:
+    if (val.last is True and arg.ndim == ndim) or arg.ndim == 0:
         return val
     val, missing = body.plain(arg), ndim - arg.ndim
     if missing == 0:
@@ -200,7 +213,14 @@ def _reduce(body: Body, node: Node) -> Val:
     dims = [d % x.ndim for d in ((dim,) if isinstance(dim, int) else dim)]
     rest = [d for d in range(x.ndim) if d not in dims]
     last = val.last is True and (keep or (len(rest) > 2 and rest[:2] == [0, 1]))
-    if val.last is True and not keep and not last and len(rest) > 1 and rest != [0, 1] and 1 in rest:
+    if (
+        val.last is True
+        and not keep
+        and not last
+        and len(rest) > 1
+        and rest != [0, 1]
+        and 1 in rest
+    ):
         val = body.plain(x)
         axes = sorted(dims)
     else:
@@ -219,7 +239,9 @@ def _max(body: Body, node: Node) -> Val:
         return _val(f"jnp.{node.name}({body.val(x).text})")
     val = body.plain(x)
     kept = ", keepdims=True" if keep else ""
-    both = f"jnp.{node.name}({val.text}, {dim}{kept}), jnp.arg{node.name}({val.text}, {dim}{kept})"
+    both = (
+        f"jnp.{node.name}({val.text}, {dim}{kept}), jnp.arg{node.name}({val.text}, {dim}{kept})"
+    )
     return _val(f"({both})", [False, False])
 
 
@@ -241,7 +263,9 @@ def _maximum(body: Body, node: Node) -> Val:
 @handler("where")
 def _where(body: Body, node: Node) -> Val:
     if len(node.args) != 3:
-        raise Refused("torch.where of a condition alone gives as many rows as are true; not known to the port.")
+        raise Refused(
+            "torch.where of a condition alone gives as many rows as are true; not known to the port."
+        )
     parts, last = together(body, node.args, node.ndim)
     return _val(f"jnp.where({', '.join(p.text for p in parts)})", last)
 
@@ -331,7 +355,9 @@ def _reshape(body: Body, node: Node) -> Val:
 
 
 def _sizes(body: Body, sizes: tuple[Any, ...]) -> str:
-    return ", ".join(repr(s) if s in (-1, 1) and not isinstance(s, Node) else body.text(s) for s in sizes)
+    return ", ".join(
+        repr(s) if s in (-1, 1) and not isinstance(s, Node) else body.text(s) for s in sizes
+    )
 
 
 @handler("view_as", "reshape_as")
@@ -350,18 +376,15 @@ def _flatten(body: Body, node: Node) -> Val:
     if start == 1 and end == x.ndim - 1:
         if val.last is True:
             return _val(f"nn.flatten({val.text})")
-        return _val(f"{body.part(val, 0)}.reshape({_first_size(body, x)}, -1)")
+        return _val(f"{body.part(val, 0)}.reshape({val.text}.shape[0], -1)")
     if val.last is True and start == 2 and end == x.ndim - 1:
-        return _val(f"{body.part(val, 0)}.reshape({_first_size(body, x)}, -1, {val.text}.shape[-1])", True)
+        return _val(
+            f"{body.part(val, 0)}.reshape({val.text}.shape[0], -1, {val.text}.shape[-1])",
+            True,
+        )
     if start == 0 and end == x.ndim - 1:
         return _val(f"{body.part(body.plain(x), 0)}.reshape(-1)")
     return _val(f"jax.lax.collapse({body.plain(x).text}, {start}, {end + 1})")
-
-
-def _first_size(body: Body, x: Node) -> str:
-    """x.shape[0] if x has a name, the size itself otherwise."""
-    text = body.val(x).text
-    return f"{text}.shape[0]" if len(text) < 30 else f"{text}.shape[0]"
 
 
 @handler("unflatten")
@@ -372,7 +395,9 @@ def _unflatten(body: Body, node: Node) -> Val:
     val = body.plain(x)
     before = [f"{val.text}.shape[{d}]" for d in range(dim)]
     after = [f"{val.text}.shape[{d}]" for d in range(dim + 1, len(shape))]
-    return _val(f"{body.part(val, 0)}.reshape({', '.join([*before, _sizes(body, tuple(sizes)), *after])})")
+    return _val(
+        f"{body.part(val, 0)}.reshape({', '.join([*before, _sizes(body, tuple(sizes)), *after])})"
+    )
 
 
 @handler("unsqueeze")
@@ -387,7 +412,13 @@ def _squeeze(body: Body, node: Node) -> Val:
     val = body.val(x)
     if dim is not None and val.last is True and node.ndim == 2 and x.ndim == 3 and dim % 3 == 2:
         return _val(f"jnp.squeeze({val.text}, 1)")
-    if dim is not None and val.last is True and node.ndim > 2 and isinstance(dim, int) and dim % x.ndim > 1:
+    if (
+        dim is not None
+        and val.last is True
+        and node.ndim > 2
+        and isinstance(dim, int)
+        and dim % x.ndim > 1
+    ):
         return _val(f"jnp.squeeze({val.text}, {body.axis(x, dim)})", True)
     where = "" if dim is None else f", {dim}"
     if dim is not None and node.ndim == x.ndim and isinstance(dim, int):
@@ -400,8 +431,13 @@ def _expand(body: Body, node: Node) -> Val:
     x, sizes = node.args[0], sizes_behind(node, "size")
     own = [1] * (len(sizes) - x.ndim) + list(x.shape)
     val = body.plain(x)
-    written = [body.text(o if s == -1 and not isinstance(s, Node) else s) for s, o in zip(sizes, own, strict=True)]
-    return _val(f"jnp.broadcast_to({val.text}, ({', '.join(written)}{',' if len(written) == 1 else ''}))")
+    written = [
+        body.text(o if s == -1 and not isinstance(s, Node) else s)
+        for s, o in zip(sizes, own, strict=True)
+    ]
+    return _val(
+        f"jnp.broadcast_to({val.text}, ({', '.join(written)}{',' if len(written) == 1 else ''}))"
+    )
 
 
 @handler("expand_as")
@@ -455,9 +491,15 @@ def _stack(body: Body, node: Node) -> Val:
 def _split(body: Body, node: Node) -> Val:
     x, _, dim = bound(node, "input", "sizes", "dim", dim=0)
     sizes = [part.shape[dim] for part in node.value]
-    where = str(len(sizes)) if len(set(sizes)) == 1 else str([sum(sizes[:i]) for i in range(1, len(sizes))])
+    where = (
+        str(len(sizes))
+        if len(set(sizes)) == 1
+        else str([sum(sizes[:i]) for i in range(1, len(sizes))])
+    )
     val = body.val(x)
-    return _val(f"jnp.split({val.text}, {where}, {body.axis(x, dim)})", [val.last is True] * len(sizes))
+    return _val(
+        f"jnp.split({val.text}, {where}, {body.axis(x, dim)})", [val.last is True] * len(sizes)
+    )
 
 
 @handler("unbind")
@@ -476,7 +518,9 @@ def _getitem(body: Body, node: Node) -> Val:
     elif node.name == "narrow":
         x, dim, start, length = bound(node, "input", "dim", "start", "length")
         if isinstance(start, Node) or isinstance(length, Node):
-            raise Refused("narrow with computed bounds is not known to the port; write x[:, a:b].")
+            raise Refused(
+                "narrow with computed bounds is not known to the port; write x[:, a:b]."
+            )
         index = (*[slice(None)] * (dim % x.ndim), slice(start, start + length))
     else:
         x, index = node.args
@@ -494,7 +538,9 @@ def _getitem(body: Body, node: Node) -> Val:
         text = ", ".join(body.text(i) for i in turned)
         return _val(f"{body.part(val, 0)}[{text}]" if text else val.text, not gone and left > 2)
     val = body.plain(x)
-    return _val(f"{body.part(val, 0)}[{', '.join(body.text(i) if i is not None else 'None' for i in index)}]")
+    return _val(
+        f"{body.part(val, 0)}[{', '.join(body.text(i) if i is not None else 'None' for i in index)}]"
+    )
 
 
 def _every_axis(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:
@@ -523,7 +569,10 @@ def _roll(body: Body, node: Node) -> Val:
     x, shifts, dims = bound(node, "input", "shifts", "dims")
     val = body.val(x)
     axes = tuple(body.axis(x, d) for d in ((dims,) if isinstance(dims, int) else dims))
-    return _val(f"jnp.roll({val.text}, {body.text(shifts)}, {axes if len(axes) > 1 else axes[0]})", val.last)
+    return _val(
+        f"jnp.roll({val.text}, {body.text(shifts)}, {axes if len(axes) > 1 else axes[0]})",
+        val.last,
+    )
 
 
 @handler("flip")
@@ -543,7 +592,12 @@ def _pad(body: Body, node: Node) -> Val:
     val, last = body.val(x), False
     if val.last is True:
         pairs, last = [pairs[0], *pairs[2:], pairs[1]], True
-    numpys = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    numpys = {
+        "constant": "constant",
+        "reflect": "reflect",
+        "replicate": "edge",
+        "circular": "wrap",
+    }
     if any(a < 0 for pair in pairs for a in pair):
         raise Refused("a negative padding is not known to the port; cut by a slice.")
     options = "" if mode == "constant" else f", mode={numpys[mode]!r}"
@@ -649,7 +703,11 @@ def _conv(body: Body, node: Node) -> Val:
     behind = "" if bias is None else f", {body.val(bias).text}"
     defaults = (1, 0, 1, 1)
     for name, value, default in zip(names[3:], options, defaults, strict=True):
-        behind += "" if value in (default, (default,) * (weight.ndim - 2)) else f", {name}={body.text(value)}"
+        behind += (
+            ""
+            if value in (default, (default,) * (weight.ndim - 2))
+            else f", {name}={body.text(value)}"
+        )
     return _val(f"nn.conv({body.last(x).text}, {kernel}{behind})", True)
 
 
@@ -681,11 +739,24 @@ def _layer_norm(body: Body, node: Node) -> Val:
 
 @handler("batch_norm")
 def _batch_norm(body: Body, node: Node) -> Val:
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    names = (
+        "input",
+        "running_mean",
+        "running_var",
+        "weight",
+        "bias",
+        "training",
+        "momentum",
+        "eps",
+    )
     x, mean, var, weight, bias, training, _, eps = bound(node, *names, momentum=0.1, eps=1e-5)
     if training:
-        raise Refused("F.batch_norm in training mode is not known to the port; use nn.BatchNorm2d.")
-    given = ", ".join("None" if a is None else body.val(a).text for a in (mean, var, weight, bias))
+        raise Refused(
+            "F.batch_norm in training mode is not known to the port; use nn.BatchNorm2d."
+        )
+    given = ", ".join(
+        "None" if a is None else body.val(a).text for a in (mean, var, weight, bias)
+    )
     behind = "" if eps == 1e-5 else f", eps={body.number(eps, 'eps')}"
     return _val(f"nn.batch_norm({body.last(x).text}, {given}{behind})", True)
 
@@ -697,12 +768,16 @@ def _attention(body: Body, node: Node) -> Val:
     if drop:
         raise Refused("scaled_dot_product_attention with dropout is not known to the port.")
     if any(n.ndim != 4 for n in (q, k, v)):
-        raise Refused("scaled_dot_product_attention is known to the port for [N heads T D] only.")
+        raise Refused(
+            "scaled_dot_product_attention is known to the port for [N heads T D] only."
+        )
     turned = [f"jnp.swapaxes({body.plain(n).text}, 1, 2)" for n in (q, k, v)]
     behind = ", is_causal=True" if causal else ""
     behind += "" if scale is None else f", scale={body.text(scale)}"
     if mask is not None:
-        behind += f", {'mask' if mask.value.dtype == torch.bool else 'bias'}={body.plain(mask).text}"
+        behind += (
+            f", {'mask' if mask.value.dtype == torch.bool else 'bias'}={body.plain(mask).text}"
+        )
     text = f"jax.nn.dot_product_attention({', '.join(turned)}{behind})"
     return _val(f"jnp.swapaxes({text}, 1, 2)")
 
@@ -710,7 +785,9 @@ def _attention(body: Body, node: Node) -> Val:
 # Pooling, resizing, dropout.
 
 
-def _pool(body: Body, node: Node, name: str, names: tuple[str, ...], defaults: dict[str, Any]) -> Val:
+def _pool(
+    body: Body, node: Node, name: str, names: tuple[str, ...], defaults: dict[str, Any]
+) -> Val:
     x, window, *given = bound(node, "input", "kernel_size", *names, **defaults)
     options = [
         f", {n}={body.text(_tuple(value))}"
@@ -719,7 +796,9 @@ def _pool(body: Body, node: Node, name: str, names: tuple[str, ...], defaults: d
     ]
     if node.kwargs.get("return_indices"):
         raise Refused("pooling with return_indices is not known to the port.")
-    return _val(f"nn.{name}({body.last(x).text}, {body.text(_tuple(window))}{''.join(options)})", True)
+    return _val(
+        f"nn.{name}({body.last(x).text}, {body.text(_tuple(window))}{''.join(options)})", True
+    )
 
 
 def _tuple(value: Any) -> Any:
@@ -729,7 +808,9 @@ def _tuple(value: Any) -> Any:
 @handler("max_pool1d", "max_pool2d", "max_pool3d")
 def _max_pool(body: Body, node: Node) -> Val:
     defaults = {"padding": 0, "dilation": 1, "ceil_mode": False}
-    return _pool(body, node, "max_pool", ("stride", "padding", "dilation", "ceil_mode"), defaults)
+    return _pool(
+        body, node, "max_pool", ("stride", "padding", "dilation", "ceil_mode"), defaults
+    )
 
 
 @handler("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -747,7 +828,15 @@ def _adaptive(body: Body, node: Node) -> Val:
 
 @handler("interpolate")
 def _interpolate(body: Body, node: Node) -> Val:
-    names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
+    names = (
+        "input",
+        "size",
+        "scale_factor",
+        "mode",
+        "align_corners",
+        "recompute_scale_factor",
+        "antialias",
+    )
     x, size, scale, mode, align, _, antialias = bound(node, *names, mode="nearest")
     if antialias:
         raise Refused("interpolate with antialias is not known to the port.")
@@ -767,7 +856,9 @@ def _pixel_shuffle(body: Body, node: Node) -> Val:
 @handler("grid_sample")
 def _grid_sample(body: Body, node: Node) -> Val:
     names = ("input", "grid", "mode", "padding_mode", "align_corners")
-    x, grid, mode, padding, align = bound(node, *names, mode="bilinear", padding_mode="zeros", align_corners=False)
+    x, grid, mode, padding, align = bound(
+        node, *names, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     options = f", mode={mode!r}, padding_mode={padding!r}, align_corners={bool(align)}"
     return _val(f"nn.grid_sample({body.last(x).text}, {body.plain(grid).text}{options})", True)
 
@@ -777,15 +868,21 @@ def _affine_grid(body: Body, node: Node) -> Val:
     theta, size, align = bound(node, "theta", "size", "align_corners", align_corners=False)
     first, channels, *spatial = size
     turned = (first, *spatial, channels)
-    return _val(f"nn.affine_grid({body.plain(theta).text}, {body.text(turned)}, align_corners={bool(align)})")
+    return _val(
+        f"nn.affine_grid({body.plain(theta).text}, {body.text(turned)}, align_corners={bool(align)})"
+    )
 
 
 @handler("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout")
 def _dropout(body: Body, node: Node) -> Val:
     x, p, training = bound(node, "input", "p", "training", p=0.5, training=True)
     if training and not body.frame.training:
-        raise Refused(f"F.{node.name} draws in eval mode too; write F.{node.name}(x, p, self.training).")
-    kind = {"dropout": "Dropout", "feature_dropout": "Dropout2d"}.get(node.name, node.name.capitalize())
+        raise Refused(
+            f"F.{node.name} draws in eval mode too; write F.{node.name}(x, p, self.training)."
+        )
+    kind = {"dropout": "Dropout", "feature_dropout": "Dropout2d"}.get(
+        node.name, node.name.capitalize()
+    )
     name = f"dropout_{len(body.functional)}" if body.functional else "dropout"
     if name in body.module._modules:
         name = f"functional_{name}"
@@ -799,7 +896,7 @@ def _dropout(body: Body, node: Node) -> Val:
 
 def dtype_text(dtype: torch.dtype | None) -> str:
     """jnp.int32 for torch.int64, which JAX computes in."""
-    if dtype is None or dtype.is_floating_point and dtype in (torch.float32, torch.float64):
+    if dtype is None or (dtype.is_floating_point and dtype in (torch.float32, torch.float64)):
         return ""
     if dtype in (torch.int64, torch.int32):
         return "jnp.int32"
@@ -819,7 +916,11 @@ def _cast(body: Body, node: Node) -> Val:
 def _arange(body: Body, node: Node) -> Val:
     dtype = dtype_text(node.value.dtype)
     given = ", ".join(body.text(arg) for arg in node.args)
-    behind = ", dtype=float" if not dtype and not any(isinstance(a, float) for a in node.args) else ""
+    behind = (
+        ", dtype=float"
+        if not dtype and not any(isinstance(a, float) for a in node.args)
+        else ""
+    )
     return _val(f"jnp.arange({given}{behind})")
 
 

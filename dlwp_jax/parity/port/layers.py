@@ -33,8 +33,22 @@ class Made:
     kind: str = "any"
 
 
-_CONV = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "padding_mode": "zeros"}
-_CONV_T = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "bias": True, "dilation": 1}
+_CONV = {
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+    "bias": True,
+    "padding_mode": "zeros",
+}
+_CONV_T = {
+    "stride": 1,
+    "padding": 0,
+    "output_padding": 0,
+    "groups": 1,
+    "bias": True,
+    "dilation": 1,
+}
 _BATCH = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True}
 _INSTANCE = _BATCH | {"affine": False, "track_running_stats": False}
 _MAX = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
@@ -43,15 +57,27 @@ _SIZES = ("in_channels", "out_channels", "kernel_size")
 
 LAYERS: dict[str, Made] = {
     "Linear": Made(("in_features", "out_features"), {"bias": True}, True, "as_is"),
-    "Embedding": Made(("num_embeddings", "embedding_dim"), {"padding_idx": None}, True, "as_is"),
-    "LayerNorm": Made(
-        ("normalized_shape",), {"eps": 1e-5, "elementwise_affine": True, "bias": True}, False, "as_is"
+    "Embedding": Made(
+        ("num_embeddings", "embedding_dim"), {"padding_idx": None}, True, "as_is"
     ),
-    "RMSNorm": Made(("normalized_shape",), {"eps": None, "elementwise_affine": True}, False, "as_is"),
-    "GroupNorm": Made(("num_groups", "num_channels"), {"eps": 1e-5, "affine": True}, False, "last"),
+    "LayerNorm": Made(
+        ("normalized_shape",),
+        {"eps": 1e-5, "elementwise_affine": True, "bias": True},
+        False,
+        "as_is",
+    ),
+    "RMSNorm": Made(
+        ("normalized_shape",), {"eps": None, "elementwise_affine": True}, False, "as_is"
+    ),
+    "GroupNorm": Made(
+        ("num_groups", "num_channels"), {"eps": 1e-5, "affine": True}, False, "last"
+    ),
     "Flatten": Made((), {"start_dim": 1, "end_dim": -1}, False, "flatten"),
     "Upsample": Made(
-        (), {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None}, False, "last"
+        (),
+        {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None},
+        False,
+        "last",
     ),
     "PixelShuffle": Made(("upscale_factor",), {}, False, "last"),
     "PixelUnshuffle": Made(("downscale_factor",), {}, False, "last"),
@@ -68,7 +94,9 @@ LAYERS: dict[str, Made] = {
     "Threshold": Made(("threshold", "value")),
     "PReLU": Made((), {"num_parameters": 1}, False, "last"),
 }
-for _name in ("ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softsign", "Tanh", "Tanhshrink", "Mish", "LogSigmoid", "Hardswish", "Hardsigmoid"):  # fmt: skip
+_PLAIN = """ReLU ReLU6 SELU SiLU Sigmoid Softsign Tanh Tanhshrink Mish LogSigmoid Hardswish
+Hardsigmoid"""
+for _name in _PLAIN.split():
     LAYERS[_name] = Made()
 for _n in (1, 2, 3):
     LAYERS |= {

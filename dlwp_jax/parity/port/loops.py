@@ -63,7 +63,11 @@ def _is_next(first: list[str], other: list[str], times: int) -> bool:
 
 def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -> list[str]:
     first, second = "\n".join(lines[:size]), "\n".join(lines[size : 2 * size])
-    starts = [m for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True) if m != n]
+    starts = [
+        m
+        for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True)
+        if m != n
+    ]
     places = iter(zip(_NUMBER.finditer(first), _NUMBER.finditer(second), strict=True))
     containers = set(re.findall(r"self\.[\w.]+(?=\[)", first))
     whole = len(containers) == 1 and starts and len(set(starts)) == 1

@@ -36,7 +36,11 @@ class Figures:
 
 
 def prove(
-    theirs: torch.nn.Module, ours: nnx.Module, inputs: tuple[Any, ...], layout: list[str], modes: str
+    theirs: torch.nn.Module,
+    ours: nnx.Module,
+    inputs: tuple[Any, ...],
+    layout: list[str],
+    modes: str,
 ) -> ParityReport:
     """Load torch's weights into the port, in place, and compare the two models.
 
@@ -59,7 +63,9 @@ def prove(
     report = compare(theirs, ours, *inputs, loaded=loaded, **options)
     rows, notes = list(report.rows), report.notes
     if modes == "eval":
-        return ParityReport(tuple(rows), (*notes, "train mode was not compared: torch does not run in it."))
+        return ParityReport(
+            tuple(rows), (*notes, "train mode was not compared: torch does not run in it.")
+        )
     pair = without_dropout(theirs), without_dropout(ours)
     if modes == "both":
         trained = compare(*pair, *inputs, loaded=loaded, train=True, **options)
@@ -90,10 +96,20 @@ def _steps(theirs: torch.nn.Module, ours: nnx.Module, inputs, loaded, layout) ->
         return jnp.mean(jnp.stack([jnp.mean(y**2) + jnp.mean(y) for y in found])), {}
 
     batches = [tuple(_changed(as_numpy(x), step) for x in inputs) for step in range(STEPS)]
-    learner, state = train.make_learner(ours, loss, optim.sgd(0.01, momentum=0.9), key=jax.random.key(0))
+    learner, state = train.make_learner(
+        ours, loss, optim.sgd(0.01, momentum=0.9), key=jax.random.key(0)
+    )
     sgd = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
     return compare_steps(
-        theirs, sgd, learner, state, batches, torch_loss, loaded=loaded, double=True, layout=layout
+        theirs,
+        sgd,
+        learner,
+        state,
+        batches,
+        torch_loss,
+        loaded=loaded,
+        double=True,
+        layout=layout,
     )
 
 
@@ -115,4 +131,6 @@ def figures(report: ParityReport) -> Figures:
 
     stepped = any(row.step is not None for row in report.rows)
     step = max(largest(stage, True) for stage in ("forward", "gradient", "update"))
-    return Figures(largest("forward", False), largest("gradient", False), step if stepped else None)
+    return Figures(
+        largest("forward", False), largest("gradient", False), step if stepped else None
+    )

@@ -171,7 +171,12 @@ class Recorder(TorchFunctionMode):
         partial: bool,
     ):
         super().__init__()
-        self.root, self.is_layer, self.is_known, self.partial = root, is_layer, is_known, partial
+        self.root, self.is_layer, self.is_known, self.partial = (
+            root,
+            is_layer,
+            is_known,
+            partial,
+        )
         self.paused = False
         self.stack: list[Frame] = []
         self.stale: dict[int, Where | None] = {}
@@ -185,9 +190,11 @@ class Recorder(TorchFunctionMode):
 
     @property
     def frame(self) -> Frame:
+        """Of the module that is running."""
         return self.stack[-1]
 
     def add(self, node: Node) -> Node:
+        """Record a node."""
         self.frame.nodes.append(node)
         return node
 
@@ -211,7 +218,11 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, Dim):
             return value.node
         if isinstance(value, tuple | list):
-            return [*map(self.node_of, value)] if isinstance(value, list) else tuple(map(self.node_of, value))
+            return (
+                [*map(self.node_of, value)]
+                if isinstance(value, list)
+                else tuple(map(self.node_of, value))
+            )
         if isinstance(value, dict):
             return {key: self.node_of(item) for key, item in value.items()}
         if isinstance(value, slice):
@@ -234,7 +245,8 @@ class Recorder(TorchFunctionMode):
         if name is None:
             if any(id(value) in frame.known for frame in self.stack[:-1]):
                 raise Refused(
-                    "this reads a tensor of another module's forward; hand it over as an argument.", here()
+                    "this reads a tensor of another module's forward; hand it over as an argument.",
+                    here(),
                 )
             if value.numel() > 1000 or value.grad_fn is not None:
                 raise Refused(
@@ -268,7 +280,9 @@ class Recorder(TorchFunctionMode):
 
     # Functions.
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self.paused or not self.stack:
             return func(*args, **kwargs)
@@ -280,11 +294,15 @@ class Recorder(TorchFunctionMode):
             self.paused = False
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one of torch's functions and record it."""
         raw = getattr(func, "__name__", str(func))
         if raw == "__get__":
             return self.attribute(func.__self__.__name__, func, args)
         if raw in ("__set__", "__delete__"):
-            raise Refused(f"this sets {func.__self__.__name__} of a tensor, which has no counterpart.", here())
+            raise Refused(
+                f"this sets {func.__self__.__name__} of a tensor, which has no counterpart.",
+                here(),
+            )
         name = raw.strip("_")
         if name in _ASKED:
             return func(*args, **kwargs)
@@ -307,7 +325,9 @@ class Recorder(TorchFunctionMode):
                 here(),
             )
         if kwargs.get("out") is not None:
-            raise Refused(f"{name}(out=...) writes into a tensor; use what {name} returns.", here())
+            raise Refused(
+                f"{name}(out=...) writes into a tensor; use what {name} returns.", here()
+            )
         if not self.is_known(name):
             raise Refused(
                 f"{_full_name(func, raw)} is not known to the port; write it in operations that are, or "
@@ -350,7 +370,7 @@ class Recorder(TorchFunctionMode):
         node.value = value
         self.add(node)
         if isinstance(value, torch.Tensor):
-            if fresh and id(value) in self.frame.known | {i: None for i in self.arrays}:
+            if fresh and id(value) in self.frame.known | dict.fromkeys(self.arrays):
                 # The same object as an input: another one, so that both keep their own names.
                 value = node.value = torch.ops.aten.alias(value)
             self.bind(value, node)
@@ -408,7 +428,7 @@ class Recorder(TorchFunctionMode):
 
     def call(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run a module: a known layer as a whole, another one with a frame of its own."""
-        if self.paused or not self.stack and module is not self.root:
+        if self.paused or (not self.stack and module is not self.root):
             return self.call_module(module, *args, **kwargs)
         self.paused = True
         try:
@@ -418,15 +438,20 @@ class Recorder(TorchFunctionMode):
         finally:
             self.paused = False
 
-    def called(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """The call of a module inside of another one."""
         self.look_for_names()
         if id(module) not in self.names:
             raise Refused(
-                f"{type(module).__name__} is made inside of forward; make it in __init__.", here()
+                f"{type(module).__name__} is made inside of forward; make it in __init__.",
+                here(),
             )
         _refuse_hooks(module, self.names[id(module)])
-        node = Node("call", self.names[id(module)], where=here(), module=module, called=_local(module))
+        node = Node(
+            "call", self.names[id(module)], where=here(), module=module, called=_local(module)
+        )
         node.args, node.kwargs = self.node_of(args), self.node_of(kwargs)
         given = [v for v in _leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
         versions = [v._version for v in given]
@@ -442,7 +467,9 @@ class Recorder(TorchFunctionMode):
                 self.stale[id(tensor)] = here()
         return self.result(node, result, fresh=not changed)
 
-    def into(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def into(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run a module in a frame of its own."""
         frame = Frame(module, self.names[id(module)], training=module.training)
         depth = len(self.stack)
@@ -558,7 +585,9 @@ def _own_arrays(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{owner}.{name}".lstrip("."), value
 
 
-def _arguments(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """Arguments by the names that forward gives them; those of *args are numbered."""
     import inspect
 
@@ -609,7 +638,9 @@ def _local(module: torch.nn.Module) -> str:
 
 def _full_name(func: Any, raw: str) -> str:
     owner = getattr(func, "__module__", None) or "torch.Tensor"
-    return f"{owner}.{raw}".replace("torch._C._nn", "torch.nn.functional").replace("torch._VF", "torch")
+    return f"{owner}.{raw}".replace("torch._C._nn", "torch.nn.functional").replace(
+        "torch._VF", "torch"
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -634,5 +665,3 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield from _leaves(list(value.values()))
     else:
         yield value
-
-

@@ -20,7 +20,7 @@ def broken(line: str, indent: int) -> list[str]:
     head, inside, tail = line[: start + 1], line[start + 1 : end], line[end:]
     parts = _split_at_commas(inside)
     one = " " * (indent + 4) + inside.strip()
-    if len(one) <= WIDTH and not _is_comprehension(inside) or len(parts) == 1:
+    if (len(one) <= WIDTH) or len(parts) == 1:
         body = broken(inside.strip(), indent + 4)
     else:
         body = []
@@ -29,10 +29,6 @@ def broken(line: str, indent: int) -> list[str]:
             body += [*lines[:-1], lines[-1] + ","]
     closed = broken(tail, indent) if len(tail) > WIDTH - indent else [" " * indent + tail]
     return [" " * indent + head, *body, *closed]
-
-
-def _is_comprehension(text: str) -> bool:
-    return False and text
 
 
 def _outer_brackets(line: str) -> tuple[int, int] | None:

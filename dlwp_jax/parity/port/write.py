@@ -33,7 +33,11 @@ def source(classes: Classes, head: str) -> str:
 def _in_double_quotes(text: str) -> str:
     tokens = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        simple = token.type == tokenize.STRING and token.string[0] == "'" and not {'"', "\\"} & set(token.string)
+        simple = (
+            token.type == tokenize.STRING
+            and token.string[0] == "'"
+            and not {'"', "\\"} & set(token.string)
+        )
         tokens.append(token._replace(string=f'"{token.string[1:-1]}"') if simple else token)
     return tokenize.untokenize(tokens)
 
@@ -42,22 +46,24 @@ def _class_text(classes: Classes, written: Written) -> str:
     init, methods = classes.render(written)
     lines = [f"class {written.name}({written.base}):"]
     if init or written.base == "nnx.Module":
-        given = [f"{name}: {_kind(written, number)}" for name, number in written.parameters().items()]
-        lines += broken(f"def __init__({', '.join(['self', *given, '*', 'rngs: nnx.Rngs'])}):", 4)
+        given = [
+            f"{name}: {_kind(written, number)}" for name, number in written.parameters().items()
+        ]
+        lines += broken(
+            f"def __init__({', '.join(['self', *given, '*', 'rngs: nnx.Rngs'])}):", 4
+        )
         if not any("rngs" in line for line in init):
             init.append("del rngs")
         for line in init:
             lines += broken(line, 8)
         lines += [""] if methods else []
     if methods:
-        arguments = ", ".join(["self", *(f"{name}: jax.Array" if not _is_structure(name) else name for name in written.arguments)])
-        lines += broken(f"def __call__({arguments}):", 4)
+        arguments = [f"{name}: {kind}" for name, kind in written.arguments.items()]
+        lines += broken(
+            f"def __call__({', '.join(['self', *arguments])}) -> {written.returns}:", 4
+        )
         lines += _method(methods)
     return "\n".join(lines)
-
-
-def _is_structure(name: str) -> bool:
-    return not name
 
 
 def _method(methods: list[list[str]]) -> list[str]:
