@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import torch
 from flax import nnx
+from torch.overrides import TorchFunctionMode
 
 from dlwp_jax import optim, train
 from dlwp_jax.parity.compare import compare
@@ -67,6 +68,26 @@ def prove(
             tuple(rows), (*notes, "train mode was not compared: torch does not run in it.")
         )
     pair = without_dropout(theirs), without_dropout(ours)
+    with _NoDropout():
+        return _in_train_mode(*pair, inputs, loaded, layout, modes, rows, notes)
+
+
+class _NoDropout(TorchFunctionMode):
+    """While it is entered, functions of dropout leave everything as it is, in torch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if "dropout" in getattr(func, "__name__", "") and (args or "input" in kwargs):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+def _in_train_mode(theirs, ours, inputs, loaded, layout, modes, rows, notes) -> ParityReport:
+    options: dict[str, Any] = {"double": True, "layout": layout}
+    pair = theirs, ours
     if modes == "both":
         trained = compare(*pair, *inputs, loaded=loaded, train=True, **options)
         rows += [_marked(row) for row in trained.rows if row.stage != "weights" or not row.ok]
