@@ -9,13 +9,11 @@ from dlwp_jax.diagnose.history import read
 
 
 def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
-    """Draw the curves that `diagnose` judges, with its verdict as the title and the best epoch
-    marked.
+    """Draw the losses that `diagnose` judges, with its verdict as the title.
 
     Args:
       history: a `Run`, or its history.
-      baseline: as for `diagnose`; the trivial and the reachable loss are drawn where they are
-        given.
+      baseline: as for `diagnose`; the trivial and the reachable loss are drawn if given.
       axes: matplotlib axes to draw on; None makes a figure.
 
     Returns:
@@ -41,20 +39,16 @@ def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
     known = baseline if isinstance(baseline, dict) else {"trivial": baseline}
     for name, loss in known.items():
         if loss is not None:
-            axes.axhline(
-                loss,
-                color="gray",
-                linestyle=":" if name == "trivial" else "--",
-                label=f"{name} loss",
-            )
+            style = ":" if name == "trivial" else "--"
+            axes.axhline(loss, color="gray", linestyle=style, label=f"{name} loss")
     if "best_epoch" in diagnosis.evidence:
-        axes.axvline(
-            diagnosis.evidence["best_epoch"], color="k", linewidth=0.8, label="best epoch"
-        )
+        best = diagnosis.evidence["best_epoch"]
+        axes.axvline(best, color="k", linewidth=0.8, label="best epoch")
     finite = np.concatenate([values[np.isfinite(values)] for values in drawn.values()])
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         axes.set_yscale("log")
-    what = " and ".join(sorted({name.split("/", 1)[1] for name in drawn}))
-    axes.set(xlabel="epoch", ylabel=what.replace("_", " "), title=diagnosis.verdict)
+    names = {name.split("/", 1)[1] for name in drawn}
+    label = " and ".join(sorted(names)).replace("_", " ")
+    axes.set(xlabel="epoch", ylabel=label, title=diagnosis.verdict)
     axes.legend()
     return axes.figure

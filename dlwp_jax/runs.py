@@ -1,4 +1,4 @@
-"""One directory per run: what was asked for, what came out, and the pictures."""
+"""One directory for each run of an experiment: configuration, history, figures."""
 
 import dataclasses
 import functools
@@ -16,48 +16,43 @@ from dlwp_jax.files import whole
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """A directory that holds `config.json`, `history.jsonl` and figures, each written whole or
-    not at all.
+    """A directory with `config.json`, `history.jsonl` and figures.
 
-    Of many processes number 0 writes them; in the others `path` is a temporary directory, for
-    scripts that write to it.
+    A file is written completely or not at all. If there are many processes, number 0 writes;
+    in the others `path` is a temporary directory.
     """
 
     path: Path
 
     def history(self, history: dict[str, Any], name: str = "history.jsonl") -> None:
-        """Write a history to the file `name`, one JSON line per epoch: `{"epoch": 1,
-        "train/loss": 0.7, ...}`.
+        """Write a history, one line of JSON for each epoch: `{"epoch": 1, "train/loss": 0.7}`.
 
-        A value that is not finite is written as null, since JSON knows no NaN.
+        A value that is not finite is written as null, since JSON has no NaN.
+
+        Args:
+          history: lists or arrays of one value an epoch, by their names.
+          name: of the file.
         """
         columns = {key: np.asarray(values, np.float64) for key, values in history.items()}
-        lines = (
-            {
-                "epoch": epoch,
-                **{
-                    key: float(v) if np.isfinite(v) else None
-                    for key, v in zip(columns, row, strict=True)
-                },
-            }
-            for epoch, row in enumerate(zip(*columns.values(), strict=True), 1)
-        )
-        self._write(
-            name,
-            lambda partial: partial.write_text(
-                "".join(json.dumps(line) + "\n" for line in lines)
-            ),
-        )
+        lines = []
+        for epoch, row in enumerate(zip(*columns.values(), strict=True), 1):
+            line: dict[str, Any] = {"epoch": epoch}
+            for key, value in zip(columns, row, strict=True):
+                line[key] = float(value) if np.isfinite(value) else None
+            lines.append(json.dumps(line) + "\n")
+        self._write(name, lambda partial: partial.write_text("".join(lines)))
 
     def figure(self, figure: Any, name: str) -> None:
-        """Save a matplotlib figure under `name`, whose ending chooses the format; close it, and
-        say where it is.
+        """Save a matplotlib figure, print its path, and close it.
+
+        Args:
+          figure: a matplotlib figure.
+          name: of the file; its ending chooses the format.
         """
         import matplotlib.pyplot as plt
 
-        self._write(
-            name, lambda partial: figure.savefig(partial, format=Path(name).suffix[1:], dpi=120)
-        )
+        kind = Path(name).suffix[1:]
+        self._write(name, lambda partial: figure.savefig(partial, format=kind, dpi=120))
         plt.close(figure)
         print(f"wrote {self.path / name}")
 
@@ -79,10 +74,10 @@ def start(name: str, config: Any, *, out: Path | str = "runs") -> RunDirectory:
     Args:
       name: the experiment's name.
       config: a dataclass instance.
-      out: where the runs are kept. A run of the same name is written over.
+      out: the folder of all runs. A run of the same name is overwritten.
 
     Raises:
-      OSError: in one sentence, where the directory cannot be made.
+      OSError: if the directory cannot be made.
 
     >>> import tempfile
     >>> @dataclasses.dataclass

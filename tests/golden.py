@@ -16,7 +16,6 @@ from flax import nnx
 from dlwp_jax import parity, train
 
 # Files whose counterpart is not built yet, and what they wait for.
-ATTENTION = "attention and transformers (second edition, chapter 9)"
 DIFFUSION = "diffusion (second edition, chapter 10)"
 NODULES = (
     "the pipeline of chapter 14: masks of annotations, groups, matching, samples of slices"
@@ -24,13 +23,6 @@ NODULES = (
 TEXT = "names and tokens as tensors (second edition, chapter 9)"
 WAITING = {
     "annotation_mask.npz": NODULES,
-    "attention_causal.npz": ATTENTION,
-    "attention_heads.npz": ATTENTION,
-    "attention_mlp_end.pt": ATTENTION,
-    "attention_mlp_logits.npz": ATTENTION,
-    "attention_mlp_start.pt": ATTENTION,
-    "attention_mlp_trajectory.npz": ATTENTION,
-    "attention_single.npz": ATTENTION,
     "denoising_end.pt": DIFFUSION,
     "denoising_end_float64.pt": DIFFUSION,
     "denoising_gradient.pt": DIFFUSION,
@@ -57,24 +49,11 @@ WAITING = {
     "metrics_ch14.npz": "the receiver operating characteristic and the area under it",
     "names_tensors.npz": TEXT,
     "pipeline_realct.npz": NODULES,
-    "printed_losses_ch9.json": ATTENTION,
+    "printed_losses_ch9.json": TEXT,
     "quantise_int8.npz": "int8 quantization (second edition, chapter 17)",
     "schedule.npz": DIFFUSION,
     "segmentation_samples.npz": NODULES,
-    "sequence_mlp_end.pt": ATTENTION,
-    "sequence_mlp_logits.npz": ATTENTION,
-    "sequence_mlp_start.pt": ATTENTION,
-    "sequence_mlp_trajectory.npz": ATTENTION,
-    "sinusoidal_128_points.npz": DIFFUSION,
-    "sinusoidal_128_t.npz": DIFFUSION,
-    "sinusoidal_32_scaled.npz": DIFFUSION,
     "tokens_odyssey.npz": TEXT,
-    "transformer_end.pt": ATTENTION,
-    "transformer_end_float64.pt": ATTENTION,
-    "transformer_logits.npz": ATTENTION,
-    "transformer_start.pt": ATTENTION,
-    "transformer_step25.pt": ATTENTION,
-    "transformer_trajectory.npz": ATTENTION,
 }
 
 
@@ -150,10 +129,12 @@ def assert_early_steps_agree_more(ours, recorded, tolerances: dict[int, float]) 
 
 
 def assert_same_weights(model: nnx.Module, loaded, path: Path, atol: float) -> None:
-    """The model's weights and running statistics are those of a file of the book's."""
+    """The model's weights and running statistics are those of a file of the book's, but for
+    entries that were dropped at loading.
+    """
     ours = parity.to_torch(model, like=loaded)
     for name, wanted in torch.load(path, weights_only=True).items():
-        if wanted.is_floating_point():
+        if wanted.is_floating_point() and name in ours:
             torch.testing.assert_close(ours[name], wanted, rtol=0, atol=atol, msg=name)
 
 

@@ -127,7 +127,8 @@ def test_after_the_second_epoch_nothing_is_compiled(kind, tmp_path):
     data, counts = regression(8), []
 
     def look(progress):
-        assert progress.state.params and progress.best.params
+        assert progress.state.params
+        assert progress.best.params
         counts.append(len(compiled))
 
     options = {"epochs": 9, "callbacks": [look], "progress": True}

@@ -46,23 +46,23 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where and when `fit` saves; a directory's path alone stands for `Checkpoint(directory)`.
+    """The directory where `fit` saves a training, and how often.
 
-    `fit` also saves at its end, at Ctrl-C, at SIGTERM (and then the process ends, as SIGTERM
-    asks), and before it passes on an exception from a callback or a stream.
+    `fit` also saves at its end, at Ctrl-C, at SIGTERM (the process then ends), and before it
+    passes on an exception from a callback or a stream.
 
     Attributes:
-      directory: one training's checkpoints; made where it does not exist.
-      every_epochs: save after so many epochs. Chunks then end there, so tiny epochs are better
-        saved by time.
-      every_seconds: save when so many seconds have passed since the last time, within an epoch
-        too; None: never.
-      keep: how many checkpoints are kept, the newest. Each holds the best state too.
-      extend: allow more `epochs` than the call asked for that began the directory.
-      exact: refuse what cannot give the bits of an uninterrupted training: other versions of
-        the libraries, another program of a step (model, loss, optimizer, learning rate), other
-        data, another start, another number of devices. False: shapes, dtypes and settings must
-        agree, and training goes on with what it is given.
+      directory: for the checkpoints of one training; is made if it does not exist.
+      every_epochs: save after so many epochs, or None. A compiled chunk ends at each save, so
+        if epochs are tiny, saving by time is faster.
+      every_seconds: save if so many seconds have passed since the last save, also within an
+        epoch; None switches this off.
+      keep: how many checkpoints are kept. Each contains the best state too.
+      extend: allow more `epochs` than in the call that began the training.
+      exact: True refuses to resume if the result could differ from that of an uninterrupted
+        training: other versions of the libraries, another program of a step (model, loss,
+        optimizer, learning rate), other data, another start, another number of devices. False
+        requires only equal shapes, dtypes and settings.
     """
 
     directory: str | os.PathLike[str]
@@ -101,21 +101,20 @@ def as_checkpoint(
 
 
 def restore(directory: str | os.PathLike[str], state: TrainState) -> Run:
-    """The training in the newest checkpoint of a directory, to evaluate, predict, or begin
-    anew from.
+    """The training in the newest checkpoint of a directory.
 
-    Of many processes all must call it, and number 0 reads.
+    If there are many processes, all of them must call it; number 0 reads the files.
 
     Args:
       directory: `fit`'s `checkpoint`.
-      state: of the same model and optimizer, from `make_learner`; its values are not looked at.
+      state: of the same model and optimizer, from `make_learner`; its values are not used.
 
     Returns:
       The `Run` so far. Its `state` may be in the midst of an epoch.
 
     Raises:
-      CheckpointError: if there is none, if it is damaged, or if it is of another model or
-        optimizer; it names the newest that can be taken.
+      CheckpointError: if there is none, it is damaged, or it belongs to another model or
+        optimizer; the message names the newest that can be used.
     """
     path(directory, "directory")
     check_state(state)
@@ -189,14 +188,13 @@ class Saver:
         if about is None:
             return loop
         epochs = about["asked"]["epochs"]  # they may be fewer than now
-        shorter = {
-            name: jnp.zeros(epochs, column.dtype) for name, column in loop.history.items()
-        }
+        shorter = {}
+        for name, column in loop.history.items():
+            shorter[name] = jnp.zeros(epochs, column.dtype)
         loaded = _loaded(found and found[0], replace(loop, history=shorter))
-        history = {
-            name: column.at[:epochs].set(loaded.history[name])
-            for name, column in loop.history.items()
-        }
+        history = {}
+        for name, column in loop.history.items():
+            history[name] = column.at[:epochs].set(loaded.history[name])
         loaded = replace(loaded, history=history)
         self.called = about["called"]
         self.saved_epoch = int(loaded.done)
@@ -269,9 +267,9 @@ class Saver:
         return time.monotonic() - self.saved_at >= seconds
 
     def save(self, loop: Loop) -> None:
-        """Begin to save, unless this position was saved last.
+        """Begin to save, unless the last save was at this position.
 
-        A save that fails is warned of, and training goes on.
+        If saving fails, there is a warning, and training goes on.
         """
         position = self._position(loop)
         self.saved_epoch = position[0]
@@ -296,9 +294,9 @@ class Saver:
         return self.stream.place(min(step, self.stream.taken))
 
     def finish(self, loop: Loop) -> None:
-        """Save, and wait until it is on the disk.
+        """Save, and wait until the files are on the disk.
 
-        A computation that broke off has given its buffers away: there is nothing to save then.
+        If a computation failed, the buffers of `loop` are deleted, and nothing can be saved.
         """
         if not any(leaf.is_deleted() for leaf in jax.tree.leaves(loop)):
             self.save(loop)
@@ -331,7 +329,7 @@ def _loaded(path: Path | None, like: Loop) -> Loop:
 
 
 class Unsaved:
-    """In the place of a `Saver` if no checkpoints are asked for."""
+    """Takes the place of a `Saver` if `fit` has no checkpoint."""
 
     def __init__(self):
         self.called = 0

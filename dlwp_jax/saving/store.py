@@ -1,15 +1,13 @@
-"""Checkpoints: what a training holds, on disk, whole or not at all (over Orbax).
+"""The files of a checkpoint, each written completely or not at all. Orbax writes the arrays.
 
-    fit(learner, state, train, val, epochs=100, batch_size=64, checkpoint="runs/digits")   # killed: call it again
+A directory of checkpoints contains
 
-A directory of checkpoints holds
-
-    lock                    held by the process that trains (flock: it dies with it), with its number inside
-    checkpoint-000012/      never changed once it has this name
+    lock                    locked (flock) by the process that trains, and names it
+    checkpoint-000012/      is never changed after it has this name
         arrays/             Orbax's files: {path of a leaf: array}
-        about.json          whose arrays they are: leaves, settings, data, versions, how far
-        SHA256SUMS          of every other file, as sha256sum(1) writes and checks it
-    .partial-*              being written or deleted; whoever opens the directory next removes it
+        about.json          leaves, settings, data, versions, and how far the training is
+        SHA256SUMS          of every other file, in the format of sha256sum(1)
+    .partial-*              is being written or deleted; the next process to train removes it
 """
 
 import contextlib
@@ -39,18 +37,19 @@ SUMS, ABOUT, ARRAYS = "SHA256SUMS", "about.json", "arrays"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be taken: damaged, or of another training. The message names
-    what is wrong.
-    """
+    """A checkpoint is damaged, belongs to another training, or could not be written."""
 
 
 class Store:
-    """A directory of checkpoints, the newest `keep` of them, open for writing. Only one process
-    has it.
+    """A directory of checkpoints that is open for writing, by one process at a time.
+
+    Args:
+      directory: is made if it does not exist.
+      keep: how many checkpoints are kept; older ones are deleted.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int):
-        _orbax()  # missed now, and not when there is a training to lose
+        _orbax()  # if Orbax is missing, fail before the training and not after it
         self.path: Path = Path(os.path.abspath(directory))
         self.keep: int = keep
         try:
@@ -66,22 +65,21 @@ class Store:
         self._pending: Future[Any] | None = None
 
     def save(self, tree: PyTree, about: About) -> None:
-        """Begin to save the arrays of `tree`, which may be given away at once; the last save is
-        waited for first.
+        """Copy the arrays of `tree` and begin to write them, after the save before has ended.
 
         Raises:
-          CheckpointError: where the last save failed. What was there before it still is.
+          CheckpointError: if the save before failed, or the disk has too little room. The
+            checkpoints that exist are not changed.
         """
         self.wait()
         number = max((_number(path) for path in saved(self.path)), default=0) + 1
-        # Under a name of its own: threads of a save that failed may linger in theirs.
+        # The name is new each time: threads of a save that failed may still write to the old.
         partial = self.path / f".partial-{number:06d}-{time.monotonic_ns()}"
-        copied = (
-            np.array if hosts.many() else jnp.copy
-        )  # to Orbax arrays of JAX are those of all processes
-        arrays = {name: copied(leaf) for name, leaf in plain(tree).items()}
+        # If there are many processes, Orbax takes a JAX array for one that all of them save.
+        copy = np.array if hosts.many() else jnp.copy
+        arrays = {name: copy(leaf) for name, leaf in plain(tree).items()}
         about = about | {"leaves": shapes(tree)}
-        with _told(self.path):
+        with _as_checkpoint_error(self.path):
             _require_room(self.path, sum(array.nbytes for array in arrays.values()))
             partial.mkdir()
             written = _begin_to_save(partial / ARRAYS, arrays)
@@ -90,9 +88,7 @@ class Store:
     def _finish(
         self, written: Callable[[], None], partial: Path, number: int, about: About
     ) -> None:
-        """Wait for Orbax; describe and seal; give the checkpoint its name; drop those that are
-        one too many.
-        """
+        """Wait for Orbax, add the other files, rename the folder, and delete old checkpoints."""
         try:
             written()
             (partial / ABOUT).write_text(json.dumps(about))
@@ -102,8 +98,9 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
         flush(self.path)
         for old in saved(self.path)[: -self.keep]:
-            os.rename(old, gone := self.path / f".partial-old-{old.name}")
-            shutil.rmtree(gone, ignore_errors=True)
+            partial = self.path / f".partial-old-{old.name}"
+            os.rename(old, partial)
+            shutil.rmtree(partial, ignore_errors=True)
 
     @property
     def busy(self) -> bool:
@@ -114,18 +111,19 @@ class Store:
         """Wait for the save that is going on.
 
         Raises:
-          CheckpointError: where it failed.
+          CheckpointError: if it failed.
         """
-        pending, self._pending = self._pending, None
+        pending = self._pending
+        self._pending = None
         error = None if pending is None else pending.exception()
         if error is not None:
             raise _failed(self.path, error) from error
 
     def close(self) -> None:
-        """Let go of the directory, after the save that is going on."""
+        """Wait for the save that is going on, and unlock the directory."""
         self._worker.shutdown()
         self._tidy()
-        _held.remove(self._lock)
+        _locks.remove(self._lock)
         os.close(self._lock)
 
     def _tidy(self) -> None:
@@ -134,27 +132,27 @@ class Store:
 
 
 def saved(directory: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints of a directory, the oldest first, whole or damaged."""
-    found = [
-        path
-        for path in Path(directory).glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", path.name)
-    ]
+    """The checkpoints of a directory, damaged ones too, the oldest first."""
+    found = []
+    for path in Path(directory).glob("checkpoint-*"):
+        if re.fullmatch(r"checkpoint-\d+", path.name):
+            found.append(path)
     return sorted(found, key=_number)
 
 
 def newest(
     directory: str | os.PathLike[str], misfit: Callable[[About], str | None]
 ) -> tuple[Path, About] | None:
-    """The newest checkpoint and what it says about itself; None where there is none.
+    """The newest checkpoint and the contents of its about.json; None if there is none.
 
     Args:
       directory: of checkpoints.
-      misfit: tells from `about` why a checkpoint cannot be taken, or None.
+      misfit: a function of the contents of about.json. It returns the reason why that
+        checkpoint cannot be used, or None.
 
     Raises:
-      CheckpointError: where the newest is damaged or does not fit. It names the newest that
-        does.
+      CheckpointError: if the newest is damaged or cannot be used. The message names the newest
+        that can.
     """
     paths = saved(directory)
     if not paths:
@@ -162,13 +160,12 @@ def newest(
     wrong, about = _judged(paths[-1], misfit)
     if wrong is None:
         return paths[-1], about
-    good = next((path for path in paths[-2::-1] if _judged(path, misfit)[0] is None), None)
-    offer = (
-        f"The last good one is {good}: move {paths[-1].name} away to go on from it."
-        if good
-        else "No other one there can be taken; name another directory to begin anew."
-    )
-    raise CheckpointError(f"{paths[-1]} {wrong} {offer}")
+    cure = "No other one there can be taken; name another directory to begin anew."
+    for path in reversed(paths[:-1]):
+        if _judged(path, misfit)[0] is None:
+            cure = f"The last good one is {path}: move {paths[-1].name} away to go on from it."
+            break
+    raise CheckpointError(f"{paths[-1]} {wrong} {cure}")
 
 
 def _judged(path: Path, misfit: Callable[[About], str | None]) -> tuple[str | None, About]:
@@ -187,8 +184,11 @@ def load(path: Path, like: PyTree) -> PyTree:
 
 
 def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, in the dtypes and shapes of `like` (of `plain`), read by this
-    process alone.
+    """The arrays of a checkpoint, read by this process alone.
+
+    Args:
+      path: of the checkpoint.
+      like: the result of `plain`, for dtypes and shapes.
     """
     wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
     with _in_this_process():
@@ -197,22 +197,22 @@ def read(path: Path, like: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
 
 
 def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
-    """Arrays under the paths of leaves, in the structure of `like`."""
+    """Arrays by the paths of leaves, put into the structure of `like`."""
 
     def leaf_of(path, leaf):
-        return (
-            as_was(arrays[keystr(path)], leaf) if leaf.size else leaf
-        )  # the empty ones were not written
+        if not leaf.size:  # empty arrays were not written
+            return leaf
+        return as_was(arrays[keystr(path)], leaf)
 
     return jax.tree_util.tree_map_with_path(leaf_of, like)
 
 
 def _begin_to_save(path: Path, arrays: Mapping[str, Any]) -> Callable[[], None]:
-    """Begin to write arrays in this process alone; the function that waits for the end."""
+    """Begin to write arrays in this process alone; returns a function that waits for the end."""
     if not hosts.many():
         return _orbax().save_async(str(path), dict(arrays)).result
-    # Orbax's v1 asks all processes when it saves. Its first interface can be told that one
-    # process saves alone, and v1 reads the same files.
+    # Orbax's v1 lets all processes take part in a save. Its first interface can save in one
+    # process alone, and v1 reads the same files.
     from orbax import checkpoint as orbax
 
     here = orbax.options.MultiprocessingOptions(
@@ -247,44 +247,49 @@ def _orbax() -> Any:
     return v1
 
 
-# Leaves: what JAX holds, as what can be written.
+# The leaves of a state as arrays that can be written.
 
 
 def plain(tree: PyTree) -> dict[str, jax.Array]:
-    """The leaves under their paths; keys as their numbers, and without the empty ones, which
-    Orbax cannot hold.
+    """The arrays of a tree by the paths of its leaves.
+
+    Random keys become their numbers. Empty arrays are left out: Orbax cannot write them.
     """
-    leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {
-        name: jax.random.key_data(leaf) if is_key(leaf) else leaf
-        for name, leaf in leaves.items()
-        if leaf.size
-    }
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.size:
+            arrays[keystr(path)] = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    return arrays
 
 
-# Files: sealed by the checksums of all of them.
+# Checksums of the files of a checkpoint.
 
 
 def seal(path: Path) -> None:
-    """Write SHA256SUMS over the files below a directory, and see all of them to the disk."""
+    """Write SHA256SUMS for the files below a directory, and flush all of them to the disk."""
     sums = {name: _sha256(path / name) for name in _files(path)}
     (path / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     for name in (*sums, SUMS):
         flush(path / name)
-    for folder in (*(p for p in path.rglob("*") if p.is_dir()), path):
-        flush(folder)
+    for folder in path.rglob("*"):
+        if folder.is_dir():
+            flush(folder)
+    flush(path)
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the files of a sealed directory, naming one, or None."""
+    """The first fault found in the files of a directory with SHA256SUMS, or None."""
     sealed = path / SUMS
     if not sealed.is_file():
         return f"is damaged: {SUMS} is missing."
-    lines = sealed.read_bytes().decode(errors="replace").splitlines(keepends=True)
-    sums = dict(line.removesuffix("\n").split("  ", 1)[::-1] for line in lines if "  " in line)
-    if ABOUT not in sums or "".join(
-        f"{digest}  {name}\n" for name, digest in sums.items()
-    ) != "".join(lines):
+    text = sealed.read_bytes().decode(errors="replace")
+    sums = {}
+    for line in text.split("\n"):
+        digest, _, name = line.partition("  ")
+        if name:
+            sums[name] = digest
+    written = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    if ABOUT not in sums or written != text:
         return f"is damaged: {SUMS} is not what was written."
     for name, digest in sums.items():
         if not (path / name).is_file():
@@ -308,7 +313,7 @@ def _number(path: Path) -> int:
 
 
 def _lock(directory: Path) -> int:
-    """An open file that holds the directory for this process as long as it lives."""
+    """Lock a directory for as long as this process lives; returns the open file of the lock."""
     import fcntl
 
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -323,35 +328,35 @@ def _lock(directory: Path) -> int:
         ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
-    _held.add(descriptor)
+    _locks.add(descriptor)
     return descriptor
 
 
-_held: set[int] = set()  # the locks of this process
+_locks: set[int] = set()  # open files of the locks of this process
 
 
-def _let_go() -> None:
-    while _held:
-        os.close(_held.pop())
+def _close_locks() -> None:
+    while _locks:
+        os.close(_locks.pop())
 
 
-if hasattr(
-    os, "register_at_fork"
-):  # a loader's forked worker may outlive a process that is killed
-    os.register_at_fork(after_in_child=_let_go)
+# A forked worker of a data loader may outlive its parent, and must not keep the lock.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def _require_room(path: Path, size: int) -> None:
-    """Refuse what a disk cannot hold: where Orbax runs into its end, its threads print dozens
-    of tracebacks.
+    """Raise an OSError if a disk has less than `size` bytes free.
+
+    If Orbax fills the disk, its threads print dozens of tracebacks.
     """
     disk = shutil.disk_usage(path)
-    if disk.total and disk.free < size:  # file systems that do not tell have a total of 0
+    if disk.total and disk.free < size:  # some file systems give 0 for the total
         raise OSError(f"it takes {size:,} bytes, and {disk.free:,} are free there.")
 
 
 @contextlib.contextmanager
-def _told(directory: Path) -> Iterator[None]:
+def _as_checkpoint_error(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -367,17 +372,17 @@ def _failed(directory: Path, error: BaseException) -> CheckpointError:
 
 
 def shapes(tree: PyTree) -> dict[str, list[Any]]:
-    """Path -> [dtype, shape] of each leaf."""
+    """`[dtype, shape]` of each leaf, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
 
 
 def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
-    """Path -> [dtype, shape, SHA-256 of the values] of each leaf."""
-    return {
-        name: [str(leaf.dtype), list(leaf.shape), _digest(leaf)]
-        for name, leaf in plain(tree).items()
-    }
+    """`[dtype, shape, SHA-256 of the values]` of each leaf that is not empty, by its path."""
+    found = {}
+    for name, leaf in plain(tree).items():
+        found[name] = [str(leaf.dtype), list(leaf.shape), _digest(leaf)]
+    return found
 
 
 def _digest(leaf: jax.Array) -> str:
@@ -387,4 +392,7 @@ def _digest(leaf: jax.Array) -> str:
 
 def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
     """The first name whose values in `now` and `then` differ, or None."""
-    return next((name for name in {**now, **then} if now.get(name) != then.get(name)), None)
+    for name in {**now, **then}:
+        if now.get(name) != then.get(name):
+            return name
+    return None

@@ -1,5 +1,6 @@
-"""A model's weights alone, for other programs: safetensors or npz. For torch, see
-`dlwp_jax.parity.to_torch`.
+"""The weights of a model in a file that other programs can read: safetensors or npz.
+
+For torch see `dlwp_jax.parity.to_torch`.
 """
 
 import dataclasses
@@ -23,19 +24,18 @@ PyTree = Any
 
 
 def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
-    """Write the parameters and the other arrays of a model (batch statistics, frozen
-    parameters).
+    """Write the parameters and the other arrays of a model (batch statistics, frozen parts).
 
-    They stand under dotted names such as `hidden.kernel`, in Flax's layouts. The file is whole
-    or not there.
+    Their names are dotted, such as `hidden.kernel`, and their layouts are Flax's. If writing
+    fails, a file that was there before is unchanged.
 
     Args:
-      path: `.safetensors` (any dtype that it knows, bfloat16 too; needs safetensors) or `.npz`.
+      path: a name that ends in `.safetensors` (needs safetensors; bfloat16 too) or `.npz`.
       state: from `make_learner`, or a `Run`'s `state` or `best`.
 
     Raises:
-      ValueError: for another suffix, for a dtype that the file cannot hold.
-      FileNotFoundError: where there is no such folder.
+      ValueError: if the name ends otherwise, or the format has no such dtype.
+      FileNotFoundError: if there is no such folder.
 
     >>> import optax, tempfile
     >>> from flax import nnx
@@ -58,61 +58,66 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
         return
     with whole(path) as partial:
         if path.suffix == ".npz":
-            with zipfile.ZipFile(
-                partial, "w"
-            ) as archive:  # as np.savez does, but for any name, `file` too
+            # np.savez cannot write an array of the name `file`.
+            with zipfile.ZipFile(partial, "w") as archive:
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, array, allow_pickle=False)
         else:
-            partial.write_bytes(
-                _safetensors().save(
-                    {name: np.asarray(a, order="C") for name, a in arrays.items()}
-                )
-            )
+            ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+            partial.write_bytes(_safetensors().save(ordered))
 
 
 def load_weights(path: str | os.PathLike[str], state: TrainState) -> TrainState:
-    """A state with the weights of the file `path` in place of its own; all else (optimizer,
-    keys, epoch) stays.
+    """The state with the weights of a file in place of its own.
+
+    The state of the optimizer, the key and the epoch stay as they are.
+
+    Args:
+      path: a file of `save_weights`, or of another program with the same names.
+      state: of the same model, from `make_learner`.
 
     Raises:
-      FileNotFoundError: where there is no such file.
-      ValueError: naming the file, where it is damaged; or the first leaf that is missing, left
-        over, or of another shape or dtype.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is damaged, or an array is missing, unknown to the model, or of
+        another shape or dtype; the message names the file and the first such array.
     """
     path = _known(path)
-    arrays, leaves = _read(path), _named(state)
+    arrays = _read(path)
+    leaves = _named(state)
     for name in {**leaves, **arrays}:
-        if name not in arrays or name not in leaves:
-            raise ValueError(
-                f"{path}: {name} is only in the {'file' if name in arrays else 'model'}."
-            )
-        (here, there) = (f"{x.dtype}{list(x.shape)}" for x in (leaves[name], arrays[name]))
+        if name not in leaves:
+            raise ValueError(f"{path}: {name} is only in the file.")
+        if name not in arrays:
+            raise ValueError(f"{path}: {name} is only in the model.")
+        here = f"{leaves[name].dtype}{list(leaves[name].shape)}"
+        there = f"{arrays[name].dtype}{list(arrays[name].shape)}"
         if here != there:
             raise ValueError(f"{path}: {name} is {there} there, and {here} in the model.")
 
     def filled(part):
-        return jax.tree_util.tree_map_with_path(
-            lambda key, leaf: as_was(arrays[_dotted(key)], leaf), part
-        )
+        def new(key, leaf):
+            return as_was(arrays[_dotted(key)], leaf)
+
+        return jax.tree_util.tree_map_with_path(new, part)
 
     return dataclasses.replace(state, params=filled(state.params), extra=filled(state.extra))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
-    """The weights under their dotted names."""
+    """The weights by their dotted names."""
     check_state(state)
-    leaves = [
-        (_dotted(key), leaf)
-        for part in (state.params, state.extra)
-        for key, leaf in jax.tree_util.tree_leaves_with_path(part)
-    ]
-    if len({name for name, _ in leaves}) < len(leaves):
-        raise ValueError(
-            "two leaves of the model have the same dotted name; attributes may not hold dots."
-        )
-    return dict(leaves)
+    named = {}
+    for part in (state.params, state.extra):
+        for key, leaf in jax.tree_util.tree_leaves_with_path(part):
+            name = _dotted(key)
+            if name in named:
+                raise ValueError(
+                    f"two arrays of the model have the name {name}; attributes may not "
+                    "contain dots."
+                )
+            named[name] = leaf
+    return named
 
 
 def _dotted(key: tuple) -> str:
@@ -129,10 +134,8 @@ def _known(path: str | os.PathLike[str]) -> Path:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
-        with (
-            path.open("rb") as file,
-            reading(path, "an .npz file", zipfile.BadZipFile, EOFError, ValueError),
-        ):
+        faults = (zipfile.BadZipFile, EOFError, ValueError)
+        with path.open("rb") as file, reading(path, "an .npz file", *faults):
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
@@ -140,10 +143,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     load = _safetensors().load_file
     from safetensors import SafetensorError
 
-    with (
-        path.open("rb"),
-        reading(path, "a .safetensors file", SafetensorError),
-    ):  # no file, a folder: said by Python
+    # Python's errors for a missing file or a folder are clearer than those of safetensors.
+    with path.open("rb"), reading(path, "a .safetensors file", SafetensorError):
         return load(path)
 
 

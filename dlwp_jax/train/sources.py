@@ -1,4 +1,4 @@
-"""Where the minibatches of a training come from: arrays in memory, or a stream.
+"""The sources of minibatches: arrays in memory, or a stream.
 
 Both have `advance(loop) -> (loop, fraction)`, and `fit` does not know which it drives.
 """

@@ -1,4 +1,4 @@
-"""What is trained: a `Learner` (static: graph, loss, optimizer) and a `TrainState` (arrays)."""
+"""A `Learner` (static: graph, loss, optimizer) and a `TrainState` (arrays)."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping

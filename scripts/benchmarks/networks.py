@@ -1,67 +1,55 @@
-"""The networks of chapters 6 to 8, and 11: training steps against the fastest torch form of the
-same operations
+"""The networks of chapters 6 to 8 and 11: training steps against the fastest torch form
 
-Pictures of CIFAR's shape (of chapter 11's: volumes of 32 x 48 x 48), random; batches of 64;
-SGD. Ours is the net as a user writes it, `nn.Conv2d`, `tanh`, `nn.max_pool`, trained by
-`train.train_epoch` (one program: shuffling, gather, checks for finite numbers and all). *The
-book's torch* is its loop: a `DataLoader` over a list of tensors, channels first, torch's own
-number of threads, `loss.item()` every step. *Best torch* is the fastest of channels first and
-last, one and all threads, compiled where tried, over tensors in memory. *First call* counts
-tracing and compiling; no other figure does. *Share of peak*: the products of the step, counted
-by torch's own flop counter, against the rate of a 2048 x 2048 float32 matrix product on the
-same device in the same run. Eight conv nets go one after the other through `lax.map`; 64 small
-ones through `vmap`.
+The data are random: pictures of CIFAR's shape in batches of 64, and for chapter 11 volumes of
+32 x 48 x 48 in batches of 4. The optimizer is SGD.
 
-The machine was shared and the table's ratios moved. In five runs on 2026-11-24 and 25: conv net
-0.89 to 0.98, fully connected 0.80 to 0.99, residual blocks 1.80 to 2.07, 64 nets 0.09 to 0.10,
-8 conv nets 0.85 to 0.99; the table is of the last.
+- *dlwp_jax* is the network as a user writes it (`nn.Conv2d`, `tanh`, `nn.max_pool`), trained by
+  `train.train_epoch`: one program that also shuffles, gathers and checks for finite numbers.
+- *The book's torch* is the book's loop: a `DataLoader` over a list of tensors, channels first,
+  torch's own number of threads, `loss.item()` after every step.
+- *Best torch* is the fastest of these forms: channels first and last, one thread and all,
+  compiled or not, with the tensors in memory.
+- *First call* includes tracing and compiling; the other figures do not.
+- *Share of peak* compares the step's products (counted by torch's flop counter) with the rate
+  of a 2048 x 2048 float32 matrix product in the same run.
+- Eight conv nets run one after the other by `lax.map`; 64 small nets run together by `vmap`.
 
-Where a target is missed, what was tried. Times in this text are each of one run, forms
-interleaved, on this machine. *Conv net*: XLA:CPU has two engines for convolutions. YNNPACK,
-which gets those of more than 16 channels, stays on one core in jaxlib 0.10 (CPU time by wall
-time 1.01 to 1.06) unless a row of the output is very long; Eigen takes both (1.97). Three
-things brought the ratio from 1.10 to 0.92 in one interleaved run: pictures of few channels as a
-matrix product, two columns at a time (3 to 16 channels: forward 1.22 ms for 1.77, gradient of
-the kernel 0.89 for 1.48); few output channels only as wide as Eigen takes them (16 to 8: 0.60
-ms for 0.87); and for more channels one more output row, cut off again, which makes YNNPACK
-decline (32 to 32: 2.08 ms for 3.32). What is left of a step of 5.8 ms: 0.8 each the two
-gradients of kernels, 0.6 the first tanh, 0.6 each the second convolution and its input's
-gradient, 0.4 the first pooling's gradient. The flag
-`XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives all to Eigen: the gradient of a kernel
-of 32 channels takes 3.8 ms for 5.7, that of 16 to 8 channels 1.35 for 1.0; we set no flags for
-a user. im2col of more channels and channels padded to a multiple of 4, 8 or 16 were slower or
-no faster; the batch in two or four parts too: XLA ran the parts one after the other. Written by
-hand, batch last, four pixels at once and pooled before tanh, the net took 0.80 of torch's time
-where ours took 1.11; it needs convolution, tanh and pooling in one. What max pooling passes
-back is stacked place by place: compared with a count of places, it was fused with the layers
-around it into a loop that XLA does not vectorise (pooled before tanh: 1.25 of torch's time, now
-0.89). *Fully connected*: the products take as long as torch's; what is left is passes over 3.7
-million parameters. An update alone takes 4.8 ms of an epoch; with the check for infinite
-numbers the new parameters are written (6.3 ms), read by the check (3.7) and chosen or not
-(9.4). The check itself combines eight parts of an array before it reduces their flags: 0.90 of
-the epoch's time before. The sum of `0 * x`, a product with a vector of zeros, and a reduction
-axis by axis took longer. Not tried: computing the new parameters twice, in the check and in the
-choice, without writing them between. *Residual net*: what is said of 32 channels took 20 blocks
-from 2.3 to 1.6 of torch's time. The gradient of the kernel, 3.9 ms on one core, is now 40% of a
-step. Other ways to write it: nine shifted products 10.4 ms, all windows at once 16, a product
-for each row of the window 6.9, two or four columns at a time 6.3 and 5.4, in one spatial axis
-7, examples in groups of 16 as features 7.5; with the channels side by side in rows it took 3.7
-ms for 5.3 alone, in the network 2% less, and in larger pictures longer, so it is not used. One
-more row for YNNPACK to decline is none for Eigen either, which wants a kernel within its image
-(140 ms). Winograd's form was tried in parts on a busy machine: its 16 products 2.8 ms and two
-transforms 1.4 and 1.3, for 6.3 in all of today's; it was not built. What is kept for the
-backward pass is copied into the stack of the scan and out again, some 30% of a step with the
-zeros the stack begins with. Twenty unrolled blocks were no faster a step, and each adds to the
-compile time; batch norm with a derivative of its own brought its share down by half.
+On a GPU the torch forms are eager, `torch.compile`, and `torch.compile` with CUDA graphs. This
+branch has not run yet, since no GPU was at hand.
 
-*LunaModel*: Eigen takes three to eight times as long for three spatial axes as for two
-(`scripts/bench layers`), so a convolution of volumes is a sum of ones of pictures; that brought
-an epoch of the table from 2.4 to 0.7 s (in one run, alternating, twice each). The depths side
-by side as channels took as long, and three times the memory; side by side as outputs, longer.
-What is left is mostly the kernel gradient of 8 channels, on one core (YNNPACK, as above).
+**Notes on the targets that are missed.** Times below come from single interleaved runs on this
+machine.
 
-On a GPU the torch forms are eager, `torch.compile`, and its CUDA graphs (`reduce-overhead`), in
-place of threads. That branch has not been run: no GPU was at hand.
+*Conv net.* XLA:CPU has two engines for convolutions. YNNPACK takes those with more than 16
+channels and uses one core in jaxlib 0.10; Eigen uses both. Three changes took the ratio from
+1.10 to 0.92:
+
+- Pictures of few channels are a matrix product, two columns at a time (3 to 16 channels:
+  forward 1.77 ms -> 1.22, kernel gradient 1.48 -> 0.89).
+- Few output channels are computed only as wide as Eigen takes them (16 to 8: 0.87 -> 0.60 ms).
+- For more channels, one more output row is computed and cut off, which makes YNNPACK decline
+  (32 to 32: 3.32 -> 2.08 ms).
+
+No faster: im2col of more channels, channels padded to a multiple of 4, 8 or 16, the batch in
+two or four parts. `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives everything to
+Eigen, which helps 32 channels (kernel gradient 5.7 -> 3.8 ms) and hurts 16 to 8 (1.0 -> 1.35);
+the library sets no flags for its user. A program by hand (batch last, four pixels at once,
+pooled before tanh) takes 0.80 of torch's time, but needs convolution, tanh and pooling in one.
+
+*Fully connected.* The products take as long as torch's. The rest are passes over 3.7 million
+parameters: the update alone takes 4.8 ms of an epoch, and the check for finite parameters makes
+it write them (6.3), read them (3.7) and choose (9.4). Other forms of the check were slower.
+
+*Residual net.* The row for YNNPACK took 20 blocks from 2.3 to 1.6 of torch's time. The kernel
+gradient, 3.9 ms on one core, is now 40 % of a step. Other forms of it: nine shifted products
+10.4 ms, all windows at once 16, one product for each row of the window 6.9, two or four columns
+at a time 6.3 and 5.4, one spatial axis 7, groups of 16 examples as features 7.5. Copies into and
+out of the scan's stack are about 30 % of a step; 20 unrolled blocks were no faster.
+
+*LunaModel.* Eigen takes three to eight times as long for three spatial axes as for two
+(`scripts/bench layers`), so a convolution of volumes is a sum of convolutions of pictures. That
+took an epoch from 2.4 to 0.7 s. Most of the rest is the kernel gradient of 8 channels, on one
+core.
 """
 
 import dataclasses
