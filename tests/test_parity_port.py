@@ -1,5 +1,6 @@
 """A torch model written as JAX source; the referee is torch, by `compare` and `compare_steps`."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from dlwp_jax import parity
 from dlwp_jax.parity.__main__ import main
+from tests.conftest import ROOT
 from tests.reference.book_networks import NetResDeep, UNet
 
 RNG = np.random.default_rng(0)
@@ -203,7 +205,7 @@ def test_lists_of_the_model_stay_lists():
     ported = parity.port(theirs, x)
     assert ported.report.ok, ported.report
     assert "for i in range(2):" in ported.source
-    assert "bridges.append(self.down_path[i](x))" in ported.source
+    assert "self.up_path[i](x, bridges[1 - i])" in ported.source
 
 
 class ByValue(torch.nn.Module):
@@ -312,3 +314,14 @@ def test_the_command_refuses_in_one_sentence_and_writes_nothing(tmp_path, capsys
     assert main(["port", f"{model}:Refused", "--input", "2,3:int64", "-o", str(output)]) == 2
     assert "net.py:13" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_the_page_shows_what_is_written(tmp_path):
+    page = (ROOT / "docs" / "parity_port.md").read_text(encoding="utf-8")
+    theirs, ours = re.findall(r'```py title="\w+.py"\n(.*?)```', page, re.DOTALL)
+    (tmp_path / "net.py").write_text(theirs)
+    spec = importlib.util.spec_from_file_location("net_of_the_page", tmp_path / "net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ported = parity.port(module.Net(), normal(2, 3, 32, 32))
+    assert ported.source.partition("import jax")[2] == ours.partition("import jax")[2]

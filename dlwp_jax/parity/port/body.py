@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # How strongly an expression binds; its parts need parentheses if they bind less.
 ATOM, POWER, UNARY, TIMES, PLUS, COMPARE = range(6)
 _TAKEN = {"self", "nn", "nnx", "jax", "jnp", "rngs", "range", "len", *keyword.kwlist}
+_MARKS = re.compile("\x02\\d+\x03")
 _TRIVIAL = re.compile(r"[\w.]+(\[[^\[\]]*\])*")
 
 
@@ -253,11 +254,9 @@ class Body:
         if isinstance(node, Node):
             if node not in self.vals:
                 found = self.expression(node)
-                if node in self.statements:
-                    return found
-                if self.uses[node] > 1 or node.kind == "input":
-                    return found
-                return found
+                if node.kind not in ("function", "call") or node.name in functions.PASSED_ON:
+                    return found  # its text may change with the name of another value
+                self.vals[node] = found
             return self.vals[node]
         if isinstance(node, list | tuple):
             return [self.val(part) for part in node]
@@ -288,13 +287,21 @@ class Body:
                 return f"[{inner}]"
             return f"({inner},)" if len(arg) == 1 else f"({inner})"
         if isinstance(arg, slice):
-            parts = ["" if p is None else self.text(p) for p in (arg.start, arg.stop)]
-            return ":".join(parts if arg.step is None else [*parts, self.text(arg.step)])
+            return self._slice(arg)
         if isinstance(arg, Node):
             return self.plain(arg).text
         if arg is Ellipsis:
             return "..."
         return self.val(arg).text
+
+    def _slice(self, arg: slice) -> str:
+        """a:b, with spaces around the colon if a part is more than a name or a number."""
+        parts = ["" if p is None else self.text(p) for p in (arg.start, arg.stop)]
+        parts += [] if arg.step is None else [self.text(arg.step)]
+        shown = [_MARKS.sub("0", part) for part in parts]
+        if all(re.fullmatch(r"-?[\w]*", part) for part in shown):
+            return ":".join(parts)
+        return " : ".join(parts).strip()
 
     def part(self, val: Val, binds: int, right: bool = False) -> str:
         """An operand, in parentheses if it needs them."""

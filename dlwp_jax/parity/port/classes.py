@@ -16,7 +16,15 @@ import torch
 
 from dlwp_jax.parity.port.arrays import constant_text, initial_text
 from dlwp_jax.parity.port.body import Body, Val, access
-from dlwp_jax.parity.port.layers import DROP_PATHS, LAYERS, layer_name, short, value_of
+from dlwp_jax.parity.port.layers import (
+    DROP_PATHS,
+    LAYERS,
+    STACKS,
+    found_at,
+    layer_name,
+    short,
+    value_of,
+)
 from dlwp_jax.parity.port.loops import folded
 from dlwp_jax.parity.port.record import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
@@ -243,6 +251,10 @@ class Classes:
             and self.canonical.get(id(tied), f"{node.name}.weight") != f"{node.name}.weight"
         ):
             return self._tied(body, node, kind, tied)
+        if layout == "sequences":
+            texts = [self._argument(body, arg, None) for arg in node.args]
+            texts += [f"{n}={self._argument(body, v, None)}" for n, v in node.kwargs.items()]
+            return Val(f"{body.access(node.name)}({', '.join(texts)})", False)
         val = body.val(x)
         ndim = x.ndim
         if (
@@ -463,11 +475,13 @@ class Classes:
             if getattr(module, "bias", None) is None:
                 return ""
             return f"nnx.Dict({{'bias': nnx.Param({initial_text(module.bias, 'bias')})}})"
+        if kind in STACKS:
+            return self._stack(module, kind, name)
         row = LAYERS[kind]
         positional, options = [], []
         stem = re.sub(r"\W|^(?=\d)", "_", name.rpartition(".")[2]).strip("_")
         for attribute in row.positional:
-            value = getattr(module, attribute)
+            value = found_at(module, row.paths.get(attribute, attribute))
             if attribute == "normalized_shape":
                 value = value[0] if len(value) == 1 else tuple(value)
                 if self.first_layout.get(id(module), ("", 0))[0] == "turned":
@@ -487,6 +501,14 @@ class Classes:
                 )
         end = ", rngs=rngs" if row.rngs else ""
         return f"nn.{kind}({', '.join(positional)}{''.join(options)}{end})"
+
+    def _stack(self, module: torch.nn.Module, kind: str, name: str) -> str:
+        """A stack of copies of one layer, with a norm behind them or without."""
+        layer = self._layer(module.layers[0], layer_name(module.layers[0]), f"{name}.layers.0")
+        norm = ""
+        if module.norm is not None:
+            norm = f", {self._layer(module.norm, layer_name(module.norm), f'{name}.norm')}"
+        return f"nn.{kind}({layer}, {self.slot('num_layers', len(module.layers))}{norm}, rngs=rngs)"
 
     def _listed(self, maker: str, children: list[tuple[str, str]]) -> str:
         runs = self._runs([text for _, text in children])

@@ -284,6 +284,14 @@ def _neg(body: Body, node: Node) -> Val:
     return _val(f"-{body.part(x, 2)}", x.last, 2)
 
 
+@handler("zero", "fill")
+def _fill(body: Body, node: Node) -> Val:
+    x = body.val(node.args[0])
+    if node.name == "zero":
+        return _val(f"jnp.zeros_like({x.text})", x.last)
+    return _val(f"jnp.full_like({x.text}, {body.text(node.args[1])})", x.last)
+
+
 @handler("invert", "bitwise_not")
 def _invert(body: Body, node: Node) -> Val:
     x = body.val(node.args[0])
@@ -585,10 +593,11 @@ def _flip(body: Body, node: Node) -> Val:
 @handler("pad")
 def _pad(body: Body, node: Node) -> Val:
     x, amounts, mode, value = bound(node, "input", "pad", "mode", "value", mode="constant")
-    if any(isinstance(a, Node) for a in amounts):
-        amounts = [a.value if isinstance(a, Node) else a for a in amounts]
+    if any(a < 0 for a in amounts if not isinstance(a, Node)):
+        raise Refused("a negative padding is not known to the port; cut by a slice.")
+    amounts = [body.val(a).text if isinstance(a, Node) else str(a) for a in amounts]
     pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)][::-1]
-    pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    pairs = [("0", "0")] * (x.ndim - len(pairs)) + pairs
     val, last = body.val(x), False
     if val.last is True:
         pairs, last = [pairs[0], *pairs[2:], pairs[1]], True
@@ -598,11 +607,10 @@ def _pad(body: Body, node: Node) -> Val:
         "replicate": "edge",
         "circular": "wrap",
     }
-    if any(a < 0 for pair in pairs for a in pair):
-        raise Refused("a negative padding is not known to the port; cut by a slice.")
     options = "" if mode == "constant" else f", mode={numpys[mode]!r}"
     options += f", constant_values={body.text(value)}" if value else ""
-    return _val(f"jnp.pad({val.text}, {pairs}{options})", last)
+    text = ", ".join(f"({a}, {b})" for a, b in pairs)
+    return _val(f"jnp.pad({val.text}, [{text}]{options})", last)
 
 
 # Numbers over an axis, products.
@@ -767,19 +775,11 @@ def _attention(body: Body, node: Node) -> Val:
     q, k, v, mask, drop, causal, scale = bound(node, *names, dropout_p=0.0, is_causal=False)
     if drop:
         raise Refused("scaled_dot_product_attention with dropout is not known to the port.")
-    if any(n.ndim != 4 for n in (q, k, v)):
-        raise Refused(
-            "scaled_dot_product_attention is known to the port for [N heads T D] only."
-        )
-    turned = [f"jnp.swapaxes({body.plain(n).text}, 1, 2)" for n in (q, k, v)]
-    behind = ", is_causal=True" if causal else ""
+    behind = "" if mask is None else f", {body.plain(mask).text}"
+    behind += ", is_causal=True" if causal else ""
     behind += "" if scale is None else f", scale={body.text(scale)}"
-    if mask is not None:
-        behind += (
-            f", {'mask' if mask.value.dtype == torch.bool else 'bias'}={body.plain(mask).text}"
-        )
-    text = f"jax.nn.dot_product_attention({', '.join(turned)}{behind})"
-    return _val(f"jnp.swapaxes({text}, 1, 2)")
+    given = ", ".join(body.plain(n).text for n in (q, k, v))
+    return _val(f"nn.scaled_dot_product_attention({given}{behind})")
 
 
 # Pooling, resizing, dropout.

@@ -3,7 +3,7 @@ axis it reads.
 
 A new layer is one row. A kind says where a layer wants the channels of its first input: "last"
 (`[N *spatial C]`, as a convolution), "as_is" (`[N T C]`, as Linear), "any" (one value at a time),
-or "flatten".
+"flatten", or "sequences" (several arguments, all of them as torch has them).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dlwp_jax import nn
+from dlwp_jax.parity.port.refuse import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Made:
       options: attributes that are given by keyword if they are not the default.
       rngs: whether it takes rngs.
       kind: where it wants the channels.
+      paths: where torch's layer keeps an argument, if it is no attribute of that name.
     """
 
     positional: tuple[str, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     rngs: bool = False
     kind: str = "any"
+    paths: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 _CONV = {
@@ -115,6 +118,62 @@ for _n in (1, 2, 3):
         f"ConstantPad{_n}d": Made(("padding", "value"), {}, False, "last"),
     }
 
+_RECURRENT = {
+    "num_layers": 1,
+    "bias": True,
+    "batch_first": False,
+    "dropout": 0.0,
+    "bidirectional": False,
+}
+_STATES = ("input_size", "hidden_size")
+LAYERS |= {
+    "RNN": Made(_STATES, _RECURRENT | {"nonlinearity": "tanh"}, True, "sequences"),
+    "LSTM": Made(_STATES, _RECURRENT | {"proj_size": 0}, True, "sequences"),
+    "GRU": Made(_STATES, _RECURRENT, True, "sequences"),
+    "RNNCell": Made(_STATES, {"bias": True, "nonlinearity": "tanh"}, True, "sequences"),
+    "LSTMCell": Made(_STATES, {"bias": True}, True, "sequences"),
+    "GRUCell": Made(_STATES, {"bias": True}, True, "sequences"),
+    "MultiheadAttention": Made(
+        ("embed_dim", "num_heads"),
+        {
+            "dropout": 0.0,
+            "bias": True,
+            "add_bias_kv": False,
+            "add_zero_attn": False,
+            "kdim": None,
+            "vdim": None,
+            "batch_first": False,
+        },
+        True,
+        "sequences",
+        {"bias": "in_proj_bias", "add_bias_kv": "bias_k"},
+    ),
+}
+_BLOCK = {
+    "dim_feedforward": 2048,
+    "dropout": 0.1,
+    "activation": "relu",
+    "layer_norm_eps": 1e-5,
+    "batch_first": False,
+    "norm_first": False,
+    "bias": True,
+}
+_BLOCK_PATHS = {
+    "d_model": "self_attn.embed_dim",
+    "nhead": "self_attn.num_heads",
+    "dim_feedforward": "linear1.out_features",
+    "dropout": "dropout.p",
+    "layer_norm_eps": "norm1.eps",
+    "batch_first": "self_attn.batch_first",
+    "bias": "linear1.bias",
+}
+for _name in ("TransformerEncoderLayer", "TransformerDecoderLayer"):
+    LAYERS[_name] = Made(("d_model", "nhead"), _BLOCK, True, "sequences", _BLOCK_PATHS)
+# Stacks of one layer, which is given first.
+STACKS = ("TransformerEncoder", "TransformerDecoder")
+for _name in STACKS:
+    LAYERS[_name] = Made((), {}, True, "sequences")
+
 # Classes that are written into the file itself, because dlwp_jax.nn has none of them: the
 # attribute that holds the probability.
 DROP_PATHS = {"StochasticDepth": "p", "DropPath": "drop_prob"}
@@ -150,16 +209,33 @@ def layer_name(module: torch.nn.Module) -> str:
 
 def value_of(module: torch.nn.Module, name: str, attribute: str, default: Any) -> Any:
     """What the constructor was given for an argument."""
-    if name == "Dropout" and attribute == "p":
-        return module.p
-    value = getattr(module, attribute, default)
-    if attribute == "bias" and not isinstance(value, bool):
+    value = found_at(module, LAYERS[name].paths.get(attribute, attribute), default)
+    if attribute == "activation":
+        return _activation(value)
+    if attribute in ("kdim", "vdim"):
+        return None if value == module.embed_dim else value
+    if attribute in ("bias", "add_bias_kv") and not isinstance(value, bool):
         value = value is not None
     if attribute == "bias" and name == "LayerNorm" and not module.elementwise_affine:
         value = True
     if attribute == "stride" and default is None and short(value) == short(module.kernel_size):
         return None
     return short(value)
+
+
+def found_at(module: torch.nn.Module, path: str, default: Any = None) -> Any:
+    """The attribute at a dotted path."""
+    value: Any = module
+    for step in path.split("."):
+        value = getattr(value, step, default)
+    return value
+
+
+def _activation(value: Any) -> str:
+    name = getattr(value, "__name__", type(value).__name__).lower()
+    if name not in ("relu", "gelu"):
+        raise Refused(f"the activation {name} of a transformer is not known to the port.")
+    return name
 
 
 def short(value: Any) -> Any:

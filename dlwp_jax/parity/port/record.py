@@ -347,11 +347,32 @@ class Recorder(TorchFunctionMode):
         if own_view:
             self.stale.pop(id(before), None)
         node = Node("function", name, self.node_of(args), self.node_of(kwargs), where=here())
+        owner = self.owner_of_view(before) if changes and name != "setitem" else None
         result = func(*_plain(args), **_plain(kwargs))
         if changes:
             self.changed(before)
             result = before if name == "setitem" else result
+        if owner is not None:
+            whole, view = owner
+            result = self.result(node, result, fresh=False)
+            args = (view.args[0], view.args[1], node)
+            self.result(Node("function", "setitem", args, where=here()), whole, fresh=False)
+            return result
         return self.result(node, result, fresh=not changes)
+
+    def owner_of_view(self, view: Any) -> tuple[torch.Tensor, Node] | None:
+        """The tensor of which a tensor is `tensor[index]`, and the node of that."""
+        known = self.frame.known.get(id(view))
+        if known is None or known[1].kind != "function" or known[1].name != "getitem":
+            return None
+        for other, node in self.frame.known.values():
+            shared = node is known[1].args[0] and id(other) not in self.stale
+            if (
+                shared
+                and view.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+            ):
+                return other, known[1]
+        return None
 
     def changed(self, tensor: Any) -> None:
         """Whoever shares a changed tensor's memory may not be read any more."""

@@ -7,8 +7,8 @@ from types import FrameType
 
 import torch
 
-_OWN = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_OWN = f"{Path(__file__).parent}/"
+_TORCH = f"{Path(torch.__file__).parent}/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def user_frame() -> FrameType | None:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_OWN, _TORCH, "<")):
+        if not file.startswith((_OWN, _TORCH, "<frozen", "<__array")):
             return frame
         frame = frame.f_back
     return None

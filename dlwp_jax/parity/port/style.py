@@ -13,7 +13,7 @@ def broken(line: str, indent: int) -> list[str]:
     text = " " * indent + line
     if len(text) <= WIDTH:
         return [text]
-    pair = _outer_brackets(line)
+    pair = _outer_brackets(line, WIDTH - indent)
     if pair is None:
         return [text]
     start, end = pair
@@ -31,9 +31,10 @@ def broken(line: str, indent: int) -> list[str]:
     return [" " * indent + head, *body, *closed]
 
 
-def _outer_brackets(line: str) -> tuple[int, int] | None:
-    """The last brackets at the outer level that are not empty."""
-    depth, quote, start, found = 0, "", 0, None
+def _outer_brackets(line: str, room: int) -> tuple[int, int] | None:
+    """The last brackets at the outer level that are not empty and open in reach; else the first."""
+    depth, quote, start = 0, "", 0
+    pairs: list[tuple[int, int]] = []
     for i, char in enumerate(line):
         if quote:
             quote = "" if char == quote else quote
@@ -43,10 +44,12 @@ def _outer_brackets(line: str) -> tuple[int, int] | None:
             start = i if depth == 0 else start
             depth += 1
         elif char in _CLOSE:
-            depth -= 1
-            if depth == 0 and i > start + 1:
-                found = (start, i)
-    return found
+            if depth == 1 and i > start + 1:
+                pairs.append((start, i))
+            depth = max(depth - 1, 0)  # a line may begin with a closing bracket
+    fitting = [pair for pair in pairs if pair[0] < room and line[pair[1] :].strip(")]},") == ""]
+    in_reach = [pair for pair in pairs if pair[0] < room]
+    return (fitting or in_reach[-1:] or pairs[:1] or [None])[-1]
 
 
 def _split_at_commas(text: str) -> list[str]:
