@@ -222,13 +222,11 @@ class Body:
         other = self.holder.get(name)
         here = self.position[node]
         if other is not None and other is not node and self.end[other] > here:
-            listed = other.in_list and other in self.lists.get(other.in_list[0], [])
+            kept, place = other.in_list or ("", 0)
             second = [n for n in other.names if n != name and n not in _TAKEN]
             free = [n for n in second if self._is_free(n, here)]
-            if listed:
-                self.vals[other] = self.vals[other]._replace(
-                    text=f"{other.in_list[0]}[{other.in_list[1]}]"
-                )
+            if other in self.lists.get(kept, []):
+                self.vals[other] = self.vals[other]._replace(text=f"{kept}[{place}]")
             elif free:
                 self.lines.append(f"{free[0]} = {name}")
                 self.vals[other] = self.vals[other]._replace(text=free[0])
@@ -415,7 +413,8 @@ class Body:
 
 def access(module: torch.nn.Module, relative: str) -> str:
     """`self.layers[0].conv` for the path layers.0.conv."""
-    text, here = "self", module
+    text = "self"
+    here: Any = module
     for step in relative.split("."):
         sequential = type(here).forward is torch.nn.Sequential.forward
         if sequential or (isinstance(here, torch.nn.ModuleList) and here is not module):

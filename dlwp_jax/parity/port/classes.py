@@ -142,7 +142,7 @@ class Classes:
     def array(self, module: torch.nn.Module, frame: str, name: str) -> str:
         """The text of a parameter or buffer."""
         owner_name, _, leaf = name.rpartition(".")
-        owner = self.modules[owner_name]
+        owner: Any = self.modules[owner_name]
         if leaf in owner._buffers and leaf in owner._non_persistent_buffers_set:
             return constant_text(owner._buffers[leaf], name)
         inside = not frame or name.startswith(f"{frame}.")
@@ -242,8 +242,8 @@ class Classes:
             )
 
     def _call_layer(self, body: Body, node: Node, kind: str) -> Val:
-        module, x = node.module, node.args[0] if node.args else next(iter(node.kwargs.values()))
-        assert module is not None
+        module: Any = node.module
+        x = node.args[0] if node.args else next(iter(node.kwargs.values()))
         layout = LAYERS[kind].kind if kind in LAYERS else "any"
         tied = getattr(module, "weight", None)
         if (
@@ -282,8 +282,7 @@ class Classes:
 
     def _tied(self, body: Body, node: Node, kind: str, weight: torch.Tensor) -> Val:
         """A layer that reads the weight of another one, written as a function."""
-        module = node.module
-        assert module is not None
+        module: Any = node.module
         shared = self.array(body.module, body.frame.name, self.canonical[id(weight)])
         x = node.args[0]
         if kind == "Linear":
@@ -397,9 +396,7 @@ class Classes:
             if value is not None and key not in module._non_persistent_buffers_set:
                 lines.append(_assign(key, f"nnx.Variable({initial_text(value, key)})"))
         made: dict[int, str] = {}
-        for key, child in module._modules.items():
-            if child is None:
-                continue
+        for key, child in _children(module):
             if id(child) in made:
                 lines.append(_assign(key, made[id(child)]))
                 continue
@@ -412,7 +409,8 @@ class Classes:
 
     def make(self, module: torch.nn.Module, name: str) -> str:
         """The expression that makes a module; "" if nothing is needed."""
-        if self.owner.setdefault(id(module), name) != name:
+        holds = any(True for _ in (*module.parameters(), *module.buffers()))
+        if holds and self.owner.setdefault(id(module), name) != name:
             raise Refused(
                 f"{name} and {self.owner[id(module)]} are one module in two places; give it to one parent."
             )
@@ -427,9 +425,7 @@ class Classes:
             )
             return self.of(module, [False] * len(frame.inputs))[0]
         children = [
-            (key, self.make(child, f"{name}.{key}"))
-            for key, child in module._modules.items()
-            if child is not None
+            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
         ]
         if isinstance(module, torch.nn.ModuleList):
             return self._listed("nn.ModuleList", children)
@@ -457,7 +453,7 @@ class Classes:
             return ""
         return self._class(module, name, self._init(module, name, {}), [], {})
 
-    def _layer(self, module: torch.nn.Module, kind: str, name: str) -> str:
+    def _layer(self, module: Any, kind: str, name: str) -> str:
         if kind in DROP_PATHS:
             self.helpers.add(kind)
             p = getattr(module, DROP_PATHS[kind]) or 0.0
@@ -502,7 +498,7 @@ class Classes:
         end = ", rngs=rngs" if row.rngs else ""
         return f"nn.{kind}({', '.join(positional)}{''.join(options)}{end})"
 
-    def _stack(self, module: torch.nn.Module, kind: str, name: str) -> str:
+    def _stack(self, module: Any, kind: str, name: str) -> str:
         """A stack of copies of one layer, with a norm behind them or without."""
         layer = self._layer(module.layers[0], layer_name(module.layers[0]), f"{name}.layers.0")
         norm = ""
@@ -553,7 +549,7 @@ class Classes:
 
     def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
         children = [
-            (key, self.make(child, f"{name}.{key}")) for key, child in module._modules.items()
+            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
         ]
         (argument,) = bodies[0].arguments
         text = argument
@@ -574,7 +570,7 @@ class Classes:
         return self._chain(module, children, self.written[key].name)
 
     def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
-        children = [(key, self.make(child, key)) for key, child in module._modules.items()]
+        children = [(key, self.make(child, key)) for key, child in _children(module)]
         (argument,) = bodies[0].arguments
         text = argument
         for key in module._modules:
@@ -701,6 +697,11 @@ def _all_frames(found: dict[int, Frame]) -> list[Frame]:
         frames.append(frame)
         waiting += [node.frame for node in frame.nodes if node.frame is not None]
     return frames
+
+
+def _children(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Children under all their names."""
+    return [(key, child) for key, child in module._modules.items() if child is not None]
 
 
 def _lengths(module: torch.nn.Module) -> dict[str, int]:

@@ -576,11 +576,9 @@ def _setitem(body: Body, node: Node) -> Val:
 def _roll(body: Body, node: Node) -> Val:
     x, shifts, dims = bound(node, "input", "shifts", "dims")
     val = body.val(x)
-    axes = tuple(body.axis(x, d) for d in ((dims,) if isinstance(dims, int) else dims))
-    return _val(
-        f"jnp.roll({val.text}, {body.text(shifts)}, {axes if len(axes) > 1 else axes[0]})",
-        val.last,
-    )
+    axes = [body.axis(x, d) for d in ((dims,) if isinstance(dims, int) else dims)]
+    where = str(axes[0]) if len(axes) == 1 else f"({', '.join(map(str, axes))})"
+    return _val(f"jnp.roll({val.text}, {body.text(shifts)}, {where})", val.last)
 
 
 @handler("flip")
