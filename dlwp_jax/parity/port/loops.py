@@ -89,9 +89,12 @@ def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -
         moved = int(b[0]) != begin
         index = "i" if begin == 0 else f"i + {begin}"
         index = index if int(b[0]) > begin else f"{begin} - i"
-        named = first[a.start() - 1] != "["
-        if moved and named:
-            return [*lines]
+        name = re.search(r"self\.(\w+)$", pieces[-1])
+        if moved and name and first[a.start() - 1] != "[":
+            pieces[-1] = pieces[-1][: name.start()]
+            pieces.append(f'getattr(self, f"{name[1]}{{{index}}}")')
+            at = a.end()
+            continue
         pieces.append(index if moved else a[0])
         at = a.end()
     pieces.append(first[at:])

@@ -9,6 +9,7 @@ where they come from (`Dim`). The names of local variables are read from the run
 from __future__ import annotations
 
 import builtins
+import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
@@ -528,7 +529,8 @@ class Recorder(TorchFunctionMode):
             self.bind(value, node)
             return node
         if isinstance(value, tuple | list | dict):
-            whole = self.add(Node("input", name, value=value, names=[name]))
+            kept = copy.copy(value)  # the caller may append to it later
+            whole = self.add(Node("input", name, value=kept, names=[name]))
             self.structure(whole, value)
             return whole
         return int(value) if isinstance(value, Dim) else value
