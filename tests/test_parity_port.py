@@ -269,6 +269,7 @@ class WithAHole(torch.nn.Module):
 def test_partial_writes_the_rest_and_a_method_that_raises():
     ported = parity.port(WithAHole(), normal(3, 4), partial=True)
     assert len(ported.holes) == 1
+    assert not ported.report.ok
     assert "# HOLE" in ported.source
     with pytest.raises(NotImplementedError, match="write ByValue by hand"):
         ported.model(jax.numpy.ones((3, 4)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import linecache
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ from dlwp_jax.parity.port.record import Frame, record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
 from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
-from dlwp_jax.parity.report import ParityReport
+from dlwp_jax.parity.report import ParityReport, Row
 
 __all__ = ["Ported", "Refused", "port"]
 
@@ -101,6 +102,12 @@ def port(
     return _port(module, inputs, partial, command)
 
 
+# A port with a hole is not proved.
+_NOT_COMPARED = Row(
+    None, "forward", "output", math.nan, math.nan, math.nan, 0.0, "not compared"
+)
+
+
 def _port(
     module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
 ) -> Ported:
@@ -118,7 +125,7 @@ def _port(
         return Ported(
             source(classes, _head(type(module).__name__, words, command)),
             model,
-            ParityReport((), (words,)),
+            ParityReport((_NOT_COMPARED,), (words,)),
             tuple(classes.holes),
             classes.loops,
         )
