@@ -7,8 +7,10 @@ _OPEN, _CLOSE = "([{", ")]}"
 def broken(line: str, indent: int) -> list[str]:
     """A statement on one line, or on several if it is too long.
 
-    >>> broken("return function(" + "argument, " * 9 + "argument)", 4)[1]
-    '        argument, argument, argument, argument, argument, argument, argument, argument, argument, argument'
+    >>> print(*broken("return function(" + "argument, " * 8 + "argument)", 4), sep="\\n")
+        return function(
+            argument, argument, argument, argument, argument, argument, argument, argument, argument
+        )
     """
     text = " " * indent + line
     if len(text) <= WIDTH:
