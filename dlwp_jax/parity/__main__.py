@@ -1,6 +1,7 @@
-"""Check a port from the shell.
+"""Check a port from the shell, or let it be written.
 
 python -m dlwp_jax.parity check my_torch.py:Net my_flax.py:Net --input 1,3,32,32 --weights my.pt
+python -m dlwp_jax.parity port my_torch.py:Net --input 1,3,32,32 -o my_flax.py
 """
 
 import argparse
@@ -27,14 +28,19 @@ from dlwp_jax.parity.forward import (
     tensors,
     without_dropout,
 )
+from dlwp_jax.parity.port import command
 from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `check`; 0 where the models agree, 1 where they do not. An error is raised, and is
-    status 2 in a shell.
+    """Run `check` or `port`; 0 where the models agree, 1 where they do not, 2 where `port`
+    refuses. An error is raised, and is status 2 in a shell.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "port":
+        theirs = _build(options.torch)
+        _expect(options.torch, theirs, torch.nn.Module)
+        return command.run(theirs, options)
     theirs, ours = _build(options.torch), _build(options.flax)
     _expect(options.torch, theirs, torch.nn.Module)
     _expect(options.flax, ours, nnx.Module)
@@ -131,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dlwp_jax.parity", description="Compare a torch model with a port."
     )
-    check = parser.add_subparsers(required=True).add_parser(
+    commands = parser.add_subparsers(required=True, dest="command")
+    command.add_to(commands)
+    check = commands.add_parser(
         "check", help="load torch's weights into the port, compare outputs and gradients"
     )
     check.add_argument(
