@@ -195,7 +195,9 @@ class ToTensorBoard:
         """Write the epochs that are not there yet."""
         if not hosts.is_writer():
             return
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import (
+            Event,  # pyright: ignore[reportAttributeAccessIssue]
+        )
         from tensorboardX.summary import scalar
 
         before = epochs_before(progress)
@@ -219,7 +221,10 @@ class ToTensorBoard:
         replace the first.
         """
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import (
+            Event,  # pyright: ignore[reportAttributeAccessIssue]
+            SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+        )
 
         if self._close is not None:
             self._close()

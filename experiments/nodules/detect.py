@@ -53,7 +53,8 @@ def lung_litres(scan: Volume) -> float:
     step = [max(round(COARSE_MM / mm), 1) for mm in scan.spacing[::-1]]
     air = scan.voxels[:: step[0], :: step[1], :: step[2]] < -400
     labels = np.empty(air.shape, np.int32)
-    count = ndimage.label(air, output=labels)
+    ndimage.label(air, output=labels)
+    count = int(labels.max())
     edges = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
     outside = np.unique(np.concatenate([edge.ravel() for edge in edges]))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)

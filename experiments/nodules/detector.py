@@ -62,7 +62,7 @@ class Findings(NamedTuple):
 # Networks and their weights
 
 
-def new_segmentation(seed: int = 0) -> nnx.Module:
+def new_segmentation(seed: int = 0) -> models.UNetWrapper:
     """The book's U-Net: seven slices, three sizes, 16 channels at first."""
     size = {"depth": 3, "wf": 4, "padding": True, "batch_norm": True}
     return models.UNetWrapper(2 * CONTEXT + 1, **size, rngs=nnx.Rngs(seed))

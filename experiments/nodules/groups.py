@@ -48,7 +48,8 @@ def group(mask: np.ndarray, voxels: np.ndarray) -> Groups:
     [[1.0, 1.0, 2.0], [1.0, 1.0, 6.0]]
     """
     labels = np.empty(mask.shape, np.int32)
-    count = int(ndimage.label(mask, output=labels))
+    ndimage.label(mask, output=labels)
+    count = int(labels.max())
     # The voxels of groups alone are weighed: scipy's center_of_mass makes several arrays of
     # float64 as large as the scan.
     where = np.nonzero(labels)
