@@ -4,8 +4,8 @@ Run:    python -m experiments nodules classify                a made-up cohort o
         python -m experiments nodules classify --luna DIR     LUNA16
 Writes: runs/nodules_classify/{config.json,history_*.jsonl,training.png,roc.png,
         classifier.safetensors}
-Expect: unbalanced, seed 0: accuracy .990, recall 0; balanced: see docs/nodules.md. Some minutes
-        of processor time, 20 s of them for each of two compilations
+Expect: seed 0, unbalanced: accuracy .990, recall 0; balanced: ROC area .950, F1 .15 above .5 and
+        .70 above .99. Two to three minutes on two cores that others use, too
 """
 
 from __future__ import annotations
