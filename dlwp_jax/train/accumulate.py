@@ -82,7 +82,7 @@ def in_parts(
 def _rows(batch: PyTree, rows: int | None) -> int:
     """The number of rows of a batch; a transform may have changed it."""
     leaves = jax.tree.leaves(batch)
-    if any(_has(leaf, rows) for leaf in leaves):
+    if rows is not None and any(_has(leaf, rows) for leaf in leaves):
         return rows
     return next(jnp.shape(leaf)[0] for leaf in leaves if jnp.ndim(leaf))
 
