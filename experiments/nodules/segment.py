@@ -296,7 +296,9 @@ def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.R
     """
     model = detector.new_segmentation(config.seed)
     if config.is_coarse:  # nodules are rare, and the network begins with that
-        model.unet.last.bias[...] = jnp.full(1, RARE)
+        bias = model.unet.last.bias
+        assert bias is not None
+        bias[...] = jnp.full(1, RARE)
     learner, state = train.make_learner(
         model, Loss(config.weight), optax.adam(config.lr), key=jax.random.key(config.seed)
     )
