@@ -4,6 +4,7 @@ is the right one.
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -273,8 +274,9 @@ def test_the_picture_marks_the_chosen_size(report):
 
 
 def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
+    trained = SimpleNamespace(monitor="val/loss", mode="min")
     return capacity.Size(
-        n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, None
+        n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, trained
     )
 
 
@@ -348,7 +350,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
             if size not in self.done:
                 visited.append(size)
                 scores = np.array([{1: 3.0, 2: 2.0}.get(size, 1.0)])
-                self.done[size] = (type("Told", (), {"scores": scores})(), (0,), 0.0)
+                self.done[size] = (SimpleNamespace(scores=scores, mode="min"), (0,), 0.0)
 
         def is_overfitting(self, size):
             return size >= threshold
