@@ -119,7 +119,7 @@ ROWS = [
         "ReduceLROnPlateau",
         "patience p",
         "reduces one epoch earlier",
-        ["schedules::test_reduce_lr_on_plateau"],
+        ["optim_schedules::test_reduce_lr_on_plateau"],
     ),
     (
         "clip_grad_norm_",
