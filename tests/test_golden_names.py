@@ -42,6 +42,7 @@ def test_the_books_losses_are_those_that_its_notebooks_print(golden):
         assert ch09_names.RATES[name] == float(key.split()[-1])
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path, capsys):
     """The losses of a few steps are those of an untrained model: about log 27 and falling."""
     config = ch09_names.Config(steps=5, blocks=1, out=tmp_path)

@@ -123,6 +123,7 @@ def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():
     assert {box.tobytes() for box in epochs[0][0]["image"]} <= known
 
 
+@pytest.mark.slow
 def test_a_training_from_the_disk_is_taken_up_and_finds_what_scikit_learn_counts(tmp_path):
     chunks = made_up()
     labels = chunks.candidates.is_nodule[~chunks.is_held].astype(int)

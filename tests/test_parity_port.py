@@ -200,6 +200,7 @@ def test_blocks_of_one_class_share_it_and_a_loop_is_kept():
     assert ported.loops == 1
 
 
+@pytest.mark.slow
 def test_lists_of_the_model_stay_lists():
     theirs, x = UNet(2, 3, 2), normal(1, 2, 8, 8)
     ported = parity.port(theirs, x)

@@ -134,6 +134,7 @@ def loss_fn(model, batch):
     return losses.cross_entropy(model(x), labels), {}
 
 
+@pytest.mark.slow
 def test_a_wrong_option_is_found():
     """torch's shortcut for evaluation, which zeroes padded positions, is not what differs."""
     theirs, ours = TorchEncoder().eval().requires_grad_(False), Encoder(rngs=nnx.Rngs(0))

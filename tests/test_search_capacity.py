@@ -408,7 +408,7 @@ def test_wrong_use_is_told_in_a_sentence(options, message):
         )
 
 
-@pytest.mark.parametrize("rises", [False, True])
+@pytest.mark.parametrize("rises", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sizes_are_compared_by_a_ratio(rises):
     """Referee: a ratio that is the loss, or its negative, so the sizes are those of the loss."""
 
