@@ -15,6 +15,12 @@ from dlwp_jax import losses, nn, parity
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def drawn(*shape):
     return rng.standard_normal(shape)
 

@@ -20,6 +20,12 @@ from tests.reference.book_networks import NetResDeep, UNet
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def normal(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -327,3 +333,13 @@ def test_the_page_shows_what_is_written(tmp_path):
     spec.loader.exec_module(module)
     ported = parity.port(module.Net(), normal(2, 3, 32, 32))
     assert ported.source.partition("import jax")[2] == ours.partition("import jax")[2]
+
+
+class Masked(torch.nn.Module):
+    def forward(self, x):
+        mask = torch.full((3, 3), float("-inf")).triu(1)
+        return torch.softmax(x + mask, -1)
+
+
+def test_infinity_is_written_by_its_name():
+    assert parity.port(Masked(), torch.ones(2, 3, 3)).report.ok

@@ -585,6 +585,8 @@ def _scanned(canvas: _Canvas, rng: np.random.Generator, noise: float, scale: flo
 
 
 def _rescaled(lesion: Lesion, scale: float) -> Lesion:
-    """A nodule in x, y, z and in the millimetres of its patient; its size is already in them."""
+    """A nodule in x, y, z and in the millimetres of its patient."""
     z, y, x = (scale * value for value in lesion.center)
-    return lesion._replace(center=(x, y, z))
+    diameter = scale * lesion.diameter
+    is_malignant = malignancy(diameter, lesion.spicules, lesion.solid) > 0
+    return lesion._replace(center=(x, y, z), diameter=diameter, is_malignant=is_malignant)

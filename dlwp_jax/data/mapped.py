@@ -138,10 +138,10 @@ def build(
                 pool.shutdown(cancel_futures=True)
                 raise
         flush(partial)
-        os.replace(partial, path)
         wanted["left_out"] = {n: why for n, why in journal.finished.items() if why is not None}
         with whole(record) as unnamed:
             unnamed.write_text(json.dumps(wanted))
+        os.replace(partial, path)  # the last step: without it the next call makes all anew
         journal.path.unlink()
     return _opened(path, record, wanted, leave_out)
 
@@ -196,7 +196,9 @@ class _Journal:
         self.path = path
         self.finished: dict[str, str | None] = {}
         lines = path.read_text().splitlines() if path.exists() else []
-        if lines and json.loads(lines[0]) == wanted:
+        # Without the unfinished file the journal speaks of rows that are gone.
+        is_there = path.with_suffix(".partial").exists()
+        if is_there and lines and json.loads(lines[0]) == wanted:
             for line in lines[1:]:
                 # The last line may be cut off; its part is made once more.
                 with contextlib.suppress(json.JSONDecodeError):

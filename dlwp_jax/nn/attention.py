@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn import init
@@ -105,7 +106,14 @@ def _kinds(mask: ArrayLike | None) -> tuple[jax.Array | None, jax.Array | None]:
     if mask is None:
         return None, None
     mask = jnp.asarray(mask)
-    return (mask, None) if mask.dtype == bool else (None, mask)
+    if mask.dtype == bool:
+        return mask, None
+    if not jnp.issubdtype(mask.dtype, jnp.floating):
+        raise TypeError(
+            f"a mask is {mask.dtype}; give booleans (mask.astype(bool)), or floating point "
+            "numbers that are added to the scores."
+        )
+    return None, mask
 
 
 def _attention(query, key, value, allowed, bias, how: _How, implementation) -> jax.Array:
@@ -228,7 +236,7 @@ def attend_with_cache(
     ((1, 2, 4, 8), (1, 2, 6, 8))
     """
     length, more = cache[0].shape[2], query.shape[2]
-    if isinstance(position, int) and position + more > length:
+    if not isinstance(position, Tracer) and not 0 <= int(position) <= length - more:
         raise ValueError(
             f"the cache has {length} places; {more} positions do not fit behind {position}."
         )

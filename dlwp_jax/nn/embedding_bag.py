@@ -6,7 +6,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.labels import labels
@@ -69,6 +71,11 @@ def embedding_bag(
     if mode == "max":
         return _maxima(rows, counted, bag, count)
     if per_sample_weights is not None:
+        if per_sample_weights.size != indices.size:
+            raise ValueError(
+                f"per_sample_weights has {per_sample_weights.size} weights for {indices.size} "
+                "indices."
+            )
         rows = rows * per_sample_weights.reshape(-1, 1)
     total = jax.ops.segment_sum(jnp.where(counted, rows, 0), bag, count)
     if mode == "sum":
@@ -83,9 +90,21 @@ def _bags(indices, offsets, include_last_offset) -> tuple[jax.Array, int]:
         bags, length = indices.shape
         return jnp.repeat(jnp.arange(bags), length), bags
     offsets = labels("offsets", offsets)
+    if not isinstance(offsets, Tracer):
+        _check_offsets(np.asarray(offsets), len(indices), include_last_offset)
     offsets = offsets[:-1] if include_last_offset else offsets
     places = jnp.arange(len(indices))
     return jnp.searchsorted(offsets, places, side="right") - 1, len(offsets)
+
+
+def _check_offsets(offsets: np.ndarray, n: int, include_last_offset: bool) -> None:
+    """Offsets rise from 0 to the number of indices at most."""
+    fit = offsets.size > 0 and offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+    if not fit or offsets[-1] > n or (include_last_offset and offsets[-1] != n):
+        raise ValueError(
+            f"offsets must rise from 0 to at most the number of indices, {n} (to it, with "
+            f"include_last_offset); they are {offsets.tolist()}."
+        )
 
 
 def _maxima(rows, counted, bag, count):
@@ -93,7 +112,7 @@ def _maxima(rows, counted, bag, count):
     place = jnp.arange(len(rows))[:, None]
     low = jnp.where(counted, jax.lax.stop_gradient(rows), -jnp.inf)
     best = jax.ops.segment_max(low, bag, count)
-    holds = counted & (low == best[bag])
+    holds = counted & ((low == best[bag]) | jnp.isnan(low))
     first = jax.ops.segment_min(jnp.where(holds, place, len(rows)), bag, count)
     found = first < len(rows)
     taken = jnp.take_along_axis(rows, jnp.where(found, first, 0), 0)

@@ -67,7 +67,8 @@ def next_token(
     logits = floating(logits)
     if key is None or temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
-    logits = logits / temperature
+    # In 16 bits the noise of a draw has too few values, and low numbers win the ties.
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
     if top_k is not None:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -93,7 +94,7 @@ def generate(
 ) -> jax.Array:
     """Continue sequences by `tokens` tokens, as one compiled program with a cache.
 
-    The model is a module in eval mode with two methods: `make_cache(n, length)` returns an
+    The model is a module, which is run in eval mode, with two methods: `make_cache(n, length)` returns an
     empty cache, a pytree with one entry for each layer, and `decode(tokens, cache, position)`
     takes the next tokens `[N T]`, of which the first has the number `position`, and returns
     logits `[N T V]` and the cache with them. `TransformerEncoder` and the models of chapter 9
@@ -125,6 +126,8 @@ def generate(
             f"prompt has shape {prompt.shape} and tokens={tokens}; give token numbers [N P] with "
             "P at least 1, and tokens of at least 0."
         )
+    model = nnx.clone(model)
+    model.eval()
     graph, state = nnx.split(model)
     choice = _Choice(temperature, top_k, top_p)
     return _generate(graph, state, prompt, key, tokens, choice, stop)

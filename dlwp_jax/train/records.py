@@ -84,7 +84,8 @@ class ToCsv:
         first = int(rows[0]["epoch"])
         if before is None or _differ(before, rows):
             os.replace(self.path, _free(self.path))
-        earlier = [row for row in before or [] if int(row["epoch"]) < first]
+            before = []
+        earlier = [row for row in before if int(row["epoch"]) < first]
         names = list(rows[0])
         names += [name for row in earlier[:1] for name in row if name not in rows[0]]
         self._names = names

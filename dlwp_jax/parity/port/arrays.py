@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dlwp_jax.parity.port.functions import dtype_text
+from dlwp_jax.parity.port.functions import dtype_text, literal
 from dlwp_jax.parity.port.refuse import Refused
 
 
@@ -17,7 +17,7 @@ def constant_text(value: torch.Tensor | None, name: str) -> str:
     assert value is not None
     text = _formula(value)
     if text is None and value.numel() <= 256:
-        text = f"jnp.array({value.tolist()})"
+        text = f"jnp.array({literal(value.tolist())})"
     if text is None:
         raise Refused(
             f"{name} is a buffer of {value.numel()} values that is in no state_dict; register it with "
@@ -35,7 +35,7 @@ def initial_text(value: torch.Tensor, name: str) -> str:
         return text
     shape = tuple(value.shape)
     if value.numel() <= 16 and not isinstance(value, torch.nn.Parameter):
-        return f"jnp.array({value.tolist()})"
+        return f"jnp.array({literal(value.tolist())})"
     if not value.is_floating_point():
         return f"jnp.zeros({shape}, {dtype_text(value.dtype)})"
     values = value.detach().double()
@@ -58,7 +58,7 @@ def _formula(value: torch.Tensor) -> str | None:
         for name, constant in (("zeros", 0), ("ones", 1)):
             if first == constant:
                 return f"jnp.{name}({shape}{behind})"
-        return f"jnp.full({shape}, {first!r}{behind})"
+        return f"jnp.full({shape}, {literal(first)}{behind})"
     if (
         value.ndim == 1
         and value.numel() > 1

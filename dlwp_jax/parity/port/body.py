@@ -258,7 +258,7 @@ class Body:
             return self.vals[node]
         if isinstance(node, list | tuple):
             return [self.val(part) for part in node]
-        return Val(self.number(node) if _is_number(node) else repr(node), False)
+        return Val(self.number(node) if _is_number(node) else functions.literal(node), False)
 
     def number(self, value: Any, name: str = "") -> str:
         """A constant of the model, which may be another in another instance of the class."""
@@ -366,7 +366,11 @@ class Body:
 
     def _of_constant(self, node: Node) -> Val:
         values = node.value.tolist()
-        return Val(repr(values) if node.ndim == 0 else f"jnp.array({values})")
+        return Val(
+            functions.literal(values)
+            if node.ndim == 0
+            else f"jnp.array({functions.literal(values)})"
+        )
 
     def _of_array(self, node: Node) -> Val:
         return Val(self.classes.array(self.module, self.frame.name, node.name))

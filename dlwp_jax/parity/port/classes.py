@@ -16,6 +16,7 @@ import torch
 
 from dlwp_jax.parity.port.arrays import constant_text, initial_text
 from dlwp_jax.parity.port.body import Body, Val, access
+from dlwp_jax.parity.port.functions import literal
 from dlwp_jax.parity.port.layers import (
     DROP_PATHS,
     LAYERS,
@@ -220,7 +221,7 @@ class Classes:
             return (
                 f"[{', '.join(parts)}]" if isinstance(value, list) else f"({', '.join(parts)},)"
             )
-        return repr(value)
+        return literal(value)
 
     def _check_same(self, module: torch.nn.Module, frame: Frame, layouts: list[Any]) -> None:
         """A module that is called again must compute the same."""
@@ -456,10 +457,13 @@ class Classes:
     def _layer(self, module: Any, kind: str, name: str) -> str:
         if kind in DROP_PATHS:
             self.helpers.add(kind)
-            p = getattr(module, DROP_PATHS[kind]) or 0.0
-            if getattr(module, "mode", "row") != "row":
+            p = getattr(module, DROP_PATHS[kind], None) or 0.0
+            is_usual = getattr(module, "mode", "row") == "row"
+            is_usual &= getattr(module, "scale_by_keep", True)
+            if not is_usual or not hasattr(module, DROP_PATHS[kind]):
                 raise Refused(
-                    f"{name}: StochasticDepth by batch is not known to the port; take mode='row'."
+                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]}, by row, with what is "
+                    "kept divided by its probability."
                 )
             return f"{kind}({self.slot('drop_prob', float(p))}, rngs=rngs)"
         weight = getattr(module, "weight", None)
@@ -652,7 +656,7 @@ class Classes:
     def _shown(written: Written, number: int, slot: Slot, of_self: bool) -> str:
         name = written.named.get(number)
         if name is None:
-            text = repr(slot.value)
+            text = literal(slot.value)
             if slot.option:
                 return "" if slot.value == slot.default else f", {slot.option}={text}"
             return text

@@ -6,6 +6,7 @@ A handler takes the `Body` and the node, and returns a `Val`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,17 @@ def handler(*names: str) -> Callable[[Handler], Handler]:
         return function
 
     return register
+
+
+def literal(value: Any) -> str:
+    """A number, or lists of them, as source: infinity and NaN by their names in `jnp`.
+
+    >>> literal([1.0, -float("inf")])
+    '[1.0, -jnp.inf]'
+    """
+    if isinstance(value, str):
+        return repr(value)
+    return re.sub(r"\b(inf|nan)\b", r"jnp.\1", repr(value))
 
 
 def bound(node: Node, *names: str, **defaults: Any) -> list[Any]:
@@ -719,7 +731,14 @@ def _conv(body: Body, node: Node) -> Val:
 
 @handler("embedding")
 def _embedding(body: Body, node: Node) -> Val:
-    x, weight, *_ = bound(node, "input", "weight", "padding_idx")
+    x, weight, *others = bound(
+        node, "input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq"
+    )
+    if others[0] is not None or others[1] is not None or others[3]:
+        raise Refused(
+            "embedding with padding_idx, max_norm or scale_grad_by_freq is not carried over as a "
+            "function; use torch.nn.Embedding(..., padding_idx=...)."
+        )
     return _val(f"{body.part(body.val(weight), 0)}[{body.val(x).text}]")
 
 
