@@ -3,13 +3,8 @@
 import numpy as np
 
 from dlwp_jax import train
-from tests.models import (
-    EVEN,
-    TRAIN,
-    VAL,
-    learner_of,
-    squared_error,
-)
+from tests.models import learner_of, squared_error
+from tests.regressions import EVEN, TRAIN, VAL
 
 
 def test_evaluate_weights_every_example_alike_whatever_the_batches():

@@ -11,9 +11,6 @@ from flax import nnx
 
 from dlwp_jax import train
 from tests.models import (
-    EVEN,
-    TRAIN,
-    VAL,
     Plain,
     Scalar,
     Stochastic,
@@ -23,6 +20,7 @@ from tests.models import (
     regression,
     squared_error,
 )
+from tests.regressions import EVEN, TRAIN, VAL
 
 
 def scripted(w, loss, val_loss=None):

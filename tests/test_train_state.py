@@ -8,16 +8,8 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
-from tests.models import (
-    EVEN,
-    TRAIN,
-    VAL,
-    Plain,
-    Stochastic,
-    Tied,
-    assert_same_bits,
-    learner_of,
-)
+from tests.models import Plain, Stochastic, Tied, assert_same_bits, learner_of
+from tests.regressions import EVEN, TRAIN, VAL
 
 
 def test_tied_weights_are_one_leaf_and_stay_tied():

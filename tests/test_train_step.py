@@ -10,14 +10,8 @@ import pytest
 
 from dlwp_jax import train
 from dlwp_jax.train.step import all_finite
-from tests.models import (
-    EVEN,
-    TRAIN,
-    Plain,
-    Scalar,
-    assert_same_bits,
-    learner_of,
-)
+from tests.models import Plain, Scalar, assert_same_bits, learner_of
+from tests.regressions import EVEN, TRAIN
 
 
 def test_a_finite_loss_with_an_infinite_gradient_does_not_reach_the_parameters():

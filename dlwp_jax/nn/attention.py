@@ -8,7 +8,7 @@ last in both, so nothing turns over.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -236,7 +236,7 @@ def attend_with_cache(
     ((1, 2, 4, 8), (1, 2, 6, 8))
     """
     length, more = cache[0].shape[2], query.shape[2]
-    if not isinstance(position, Tracer) and not 0 <= int(position) <= length - more:
+    if not isinstance(position, Tracer) and not 0 <= int(cast(int, position)) <= length - more:
         raise ValueError(
             f"the cache has {length} places; {more} positions do not fit behind {position}."
         )

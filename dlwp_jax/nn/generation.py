@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,9 +126,9 @@ def generate(
             f"prompt has shape {prompt.shape} and tokens={tokens}; give token numbers [N P] with "
             "P at least 1, and tokens of at least 0."
         )
-    model = nnx.clone(model)
-    model.eval()
-    graph, state = nnx.split(model)
+    module = nnx.clone(cast(nnx.Module, model))
+    module.eval()
+    graph, state = nnx.split(module)
     choice = _Choice(temperature, top_k, top_p)
     return _generate(graph, state, prompt, key, tokens, choice, stop)
 
