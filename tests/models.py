@@ -83,6 +83,9 @@ def regression(n, seed=0, noise=0.1):
     return {"x": x, "y": y}
 
 
+ADAM = optax.adam(1e-2)  # one object: equal learners share compiled programs
+
+
 def learner_of(model=Stochastic, tx=ADAM, seed=0, **options):
     """The learner and state of a model, or of a class of models."""
     model = model(nnx.Rngs(0)) if isinstance(model, type) else model
