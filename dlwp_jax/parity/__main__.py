@@ -20,7 +20,7 @@ import torch
 from flax import nnx
 
 from dlwp_jax import parity, terminal
-from dlwp_jax.parity.files import state_dict_of
+from dlwp_jax.parity.files import fill
 from dlwp_jax.parity.forward import (
     dtype_of,
     random_layers,
@@ -29,7 +29,6 @@ from dlwp_jax.parity.forward import (
     without_dropout,
 )
 from dlwp_jax.parity.port import command
-from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     _expect(options.torch, theirs, torch.nn.Module)
     _expect(options.flax, ours, nnx.Module)
     if options.weights:
-        _fill(theirs, options.weights)
+        fill(theirs, options.weights)
     inputs = [_random(shape, options) for shape in options.input]
     layout = options.layout or "auto"
     loaded = parity.load_torch(
@@ -230,18 +229,6 @@ def _expect(target: str, made: Any, kind: type) -> None:
             f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is "
             "wanted."
         )
-
-
-def _fill(model: torch.nn.Module, weights: Path) -> None:
-    state = state_dict_of(weights)
-    prefix, own = common_prefixes(state, model.state_dict())
-    state = {own + name: value for name, value in without_prefix(state, prefix).items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{weights} does not fit the torch model. torch says: {error}"
-        ) from error
 
 
 def _build(target: str) -> Any:

@@ -12,14 +12,13 @@ import copy
 import dataclasses
 import linecache
 import math
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from flax import nnx
 
-from dlwp_jax.parity.files import state_dict_of
+from dlwp_jax.parity.files import fill
 from dlwp_jax.parity.forward import dtype_of, input_turns, tensors, unwrapped
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.classes import Classes
@@ -28,7 +27,6 @@ from dlwp_jax.parity.port.prove import figures, prove
 from dlwp_jax.parity.port.record import Frame, record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
-from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
 from dlwp_jax.parity.report import ParityReport, Row
 
 __all__ = ["Ported", "Refused", "port"]
@@ -200,17 +198,3 @@ def loaded(text: str, name: str = "ported") -> ModuleType:
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     exec(compile(text, file, "exec"), made.__dict__)
     return made
-
-
-def fill(model: torch.nn.Module, weights: Any) -> None:
-    """Put a state_dict, or that of a file, into torch's model."""
-    state = state_dict_of(weights)
-    prefix, own = common_prefixes(state, model.state_dict())
-    state = {own + name: value for name, value in without_prefix(state, prefix).items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        words = weights if isinstance(weights, str | Path) else "the state_dict"
-        raise ValueError(
-            f"{words} does not fit the torch model. torch says: {error}"
-        ) from error

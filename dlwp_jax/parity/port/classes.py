@@ -432,20 +432,15 @@ class Classes:
             return self._listed("nn.ModuleList", children)
         if isinstance(module, torch.nn.ModuleDict):
             return f"nnx.Dict({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
-        if isinstance(module, torch.nn.ParameterList):
-            parts = [
-                f"nnx.Param({initial_text(value, key)})"
-                for key, value in module._parameters.items()
-                if value is not None
-            ]
-            return f"nnx.List([{', '.join(parts)}])"
-        if isinstance(module, torch.nn.ParameterDict):
-            parts = [
-                f"{key!r}: nnx.Param({initial_text(value, key)})"
-                for key, value in module._parameters.items()
-                if value is not None
-            ]
-            return f"nnx.Dict({{{', '.join(parts)}}})"
+        if isinstance(module, torch.nn.ParameterList | torch.nn.ParameterDict):
+            parts = {}
+            for key, value in module._parameters.items():
+                if value is not None:
+                    parts[key] = f"nnx.Param({initial_text(value, key)})"
+            if isinstance(module, torch.nn.ParameterList):
+                return f"nnx.List([{', '.join(parts.values())}])"
+            named = ", ".join(f"{key!r}: {text}" for key, text in parts.items())
+            return f"nnx.Dict({{{named}}})"
         if type(module).forward is torch.nn.Sequential.forward:
             return self._chain(module, children)
         if not any(True for _ in module.parameters()) and not any(
