@@ -8,6 +8,7 @@ last in both, so nothing turns over.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import jax
@@ -139,11 +140,13 @@ def _attention(query, key, value, allowed, bias, how: _How, implementation) -> j
     lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     row = math.prod(lead) * key.shape[-2]
     if query.shape[-2] * row <= BLOCK:
-        return _weights(query, key, allowed, bias, how, _safe_softmax) @ value
+        return _weights(query, key, allowed, bias, how) @ value
     return _in_blocks(query, key, value, allowed, bias, how, max(1, BLOCK // row))
 
 
-def _weights(query, key, allowed, bias, how: _How, softmax, first: ArrayLike = 0) -> jax.Array:
+def _weights(
+    query, key, allowed, bias, how: _How, first: ArrayLike = 0, empty_is_zero: bool = True
+) -> jax.Array:
     """The weights of some rows, of which the first has the number `first`."""
     scores = jnp.matmul(
         query * jnp.asarray(how.scale, query.dtype),
@@ -157,18 +160,31 @@ def _weights(query, key, allowed, bias, how: _How, softmax, first: ArrayLike = 0
     if how.is_causal:
         rows = first + jnp.arange(query.shape[-2])
         scores = jnp.where(jnp.arange(key.shape[-2]) <= rows[:, None], scores, -jnp.inf)
-    if allowed is None and bias is None:
-        softmax = jax.nn.softmax  # every row sees something
-    weights = softmax(scores).astype(query.dtype)
+    weights = _softmax(scores, empty_is_zero).astype(query.dtype)
     return dropout(weights, how.dropout_p, key=how.dropout_key)
 
 
-def _safe_softmax(scores: jax.Array) -> jax.Array:
-    """Softmax over the last axis; zero, with no gradient, for a row that is -inf throughout."""
-    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(scores: jax.Array, empty_is_zero: bool) -> jax.Array:
+    """Softmax over the last axis. A row that is -inf throughout is NaN, or zero with no
+    gradient if `empty_is_zero`.
+    """
+    largest = scores.max(-1, keepdims=True)
+    if not empty_is_zero:
+        powers = jnp.exp(scores - largest)
+        return powers / powers.sum(-1, keepdims=True)
     powers = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0, largest))
     total = powers.sum(-1, keepdims=True)
     return powers / jnp.where(total == 0, 1, total)
+
+
+@_softmax.defjvp
+def _softmax_jvp(empty_is_zero, primals, tangents):
+    # The gradient from the weights themselves: attention took 1.1 times as long with the one
+    # that JAX derives.
+    weights = _softmax(primals[0], empty_is_zero)
+    change = weights * tangents[0]
+    return weights, change - weights * change.sum(-1, keepdims=True)
 
 
 def _in_blocks(query, key, value, allowed, bias, how: _How, rows: int) -> jax.Array:
@@ -196,9 +212,7 @@ def _in_blocks(query, key, value, allowed, bias, how: _How, rows: int) -> jax.Ar
         own = how
         if how.dropout_key is not None:
             own = how._replace(dropout_key=jax.random.fold_in(how.dropout_key, number))
-        weights = _weights(
-            query, key, **given, how=own, softmax=_safe_softmax, first=number * rows
-        )
+        weights = _weights(query, key, **given, how=own, first=number * rows)
         return weights @ value
 
     output = jax.lax.map(block, (jnp.arange(blocks), cut(query), by_row))
@@ -492,7 +506,7 @@ class MultiheadAttention(nnx.Module):
         allowed, bias = masks
         if not need_weights:
             return _attention(q, k, v, allowed, bias, how, self.implementation), None
-        weights = _weights(q, k, allowed, bias, how, jax.nn.softmax)
+        weights = _weights(q, k, allowed, bias, how, empty_is_zero=False)
         return weights @ v, weights
 
     def make_cache(self, n: int, length: int, dtype: DTypeLike | None = None) -> KeyValueCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import jax
@@ -40,8 +41,23 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
             f"Linear takes [... {in_features}]; the input has shape {jnp.shape(x)}."
         )
     x, kernel, bias = promote(x, kernel, bias)
-    y = x @ kernel
+    if _faster_as_matrix(x):
+        rows = x.reshape(math.prod(x.shape[:-1]), in_features) @ kernel
+        y = rows.reshape(*x.shape[:-1], kernel.shape[1])
+    else:
+        y = x @ kernel
     return y if bias is None else y + bias
+
+
+def _faster_as_matrix(x: jax.Array) -> bool:
+    """Whether the axes ahead of the last should become one.
+
+    XLA:CPU copies a gradient of three axes before it multiplies; output and gradients took 1.2
+    to 1.8 times as long. JAX does not merge axes of which a later one is split over devices.
+    """
+    if x.ndim < 3 or jax.default_backend() != "cpu":
+        return False
+    return not any(jax.typeof(x).sharding.spec[1:])
 
 
 class Linear(nnx.Module):
