@@ -345,7 +345,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
     """On losses by size that are made up: nothing is trained."""
     visited = []
 
-    class Scripted(capacity._Search):
+    class Scripted(capacity.Search):
         def visit(self, size):
             if size not in self.done:
                 visited.append(size)

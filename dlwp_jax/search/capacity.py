@@ -271,7 +271,7 @@ def search_capacity(
         "val_batch_size": val_batch_size,
         "progress": progress,
     }
-    search = _Search(make, count, train, val, list(numbers), options, baseline)
+    search = Search(make, count, train, val, list(numbers), options, baseline)
     way, is_nested = search.choose_way(sizes, how)
     if not is_nested:
         search.grow(sizes)
@@ -290,7 +290,7 @@ def search_capacity(
 
 
 @dataclasses.dataclass
-class _Search:
+class Search:
     """The sizes that have been trained so far: `size -> (sweep, its members, seconds)`."""
 
     make: Make
