@@ -7,6 +7,15 @@ layers, 64 features, 4 heads, batches of 64. *Generation* adds 256 tokens to 8 t
 a cache as one program, in torch with a cache of its own in a Python loop. torch has all its
 threads. *Memory* is the space for the gradient of causal attention, 8 heads of 16 features,
 beside arguments and results, as XLA tells it.
+
+The goals were 0.45, 0.7 and 0.35 of torch for the first three rows, and are missed. On this
+machine torch and XLA multiply equally fast (1024 x 256 by 256 x 768: 2.2 ms here, 2.0 to 2.9
+there), so the linear maps, half of the work, have a ratio of 1. The rest, attention itself, is
+one fused kernel in torch (8 x 8 heads x 128 x 32, forward and backward: 4.0 ms); here it is
+three passes over the weights (5.9). What helped: linear maps of three axes as one matrix, and
+the gradient of softmax from its weights (GPT, 64 tokens: 86 to 64 ms a step). What did not:
+weights computed again in the backward pass, masks added or multiplied, one product for
+queries, keys and values (5 % at best).
 """
 
 import jax
