@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from dlwp_jax.nn import convolution_plain as plain
 from dlwp_jax.nn.convolution_plain import Geometry
-from dlwp_jax.nn.xla_cpu import forms
+from dlwp_jax.nn.xla_cpu import native
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -78,18 +78,18 @@ def _tangent(gradients, y, tangents):
 
 
 def _forward(x, kernel, geometry):
-    cpu = partial(forms.convolve, geometry=geometry)
+    cpu = partial(native.convolve, geometry=geometry)
     default = partial(plain.convolve, geometry=geometry)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _to_input(g, kernel, geometry, spatial):
-    cpu = partial(forms.input_gradient, spatial=spatial, geometry=geometry)
+    cpu = partial(native.input_gradient, spatial=spatial, geometry=geometry)
     default = partial(plain.convolve_transpose, spatial=spatial, geometry=geometry)
     return lax.platform_dependent(g, kernel, cpu=cpu, default=default)
 
 
 def _to_kernel(x, g, shape, geometry):
-    cpu = partial(forms.kernel_gradient, kernel_shape=shape, geometry=geometry)
+    cpu = partial(native.kernel_gradient, kernel_shape=shape, geometry=geometry)
     default = partial(plain.kernel_gradient, shape=shape, geometry=geometry)
     return lax.platform_dependent(x, g, cpu=cpu, default=default)
