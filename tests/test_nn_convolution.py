@@ -243,8 +243,9 @@ def loop_text(layer, platform):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
 def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_jax_derives(
-    layer, groups
+    layer, groups, monkeypatch
 ):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
     layer = layer(4, 4, 3, stride=2, padding=1, groups=groups, rngs=nnx.Rngs(0))
     layouts = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cpu"))
     assert len(layouts) >= 3
@@ -256,7 +257,8 @@ def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_ja
     ) != set(layouts)
 
 
-def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
+def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere(monkeypatch):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
     layer = nn.Conv2d(3, 16, 3, padding=1, rngs=nnx.Rngs(0))
     x, params = jnp.ones((2, 6, 6, 3)), nnx.state(layer)
 

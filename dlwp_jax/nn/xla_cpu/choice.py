@@ -12,8 +12,9 @@ from dlwp_jax.nn.convolution_plain import Geometry
 class Choice(NamedTuple):
     """A form, and its details.
 
-    form: "native" is a call of the compiled library, "depths" is a sum over the depths of the window, "product" a matrix product, "columns"
-      a convolution that computes several columns at once, "plain" XLA's operation as it is.
+    form: "native" is a call of the compiled library, "depths" a sum over the depths of the
+      window, "product" a matrix product, "columns" a convolution that computes several columns
+      at once, "plain" XLA's operation as it is.
     columns: the number of neighbouring output columns that are computed together.
     has_row_more: whether a row is added below, and cut off again.
     merges_examples: whether examples and places may become one axis.

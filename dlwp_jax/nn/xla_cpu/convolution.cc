@@ -1,18 +1,17 @@
-// Convolutions of float32 arrays, channels last, and their gradients. XLA calls them on its own
-// threads.
+// Convolutions of float32 arrays, channels last, and their gradients, as calls of XLA:CPU that
+// run on its threads.
 //
 // Every spatial axis is described by an `Axis`, the same for a convolution and for the gradient
-// with respect to its input, so both are `gather`: each result is a sum over the window. The
+// with respect to its input, so both are `gather`: a result is a sum over the window. The
 // gradient with respect to the kernel is `scatter`: each place adds to all taps of the window.
 // A picture is an array of depth 1.
 //
-// In the inner loops a vector register holds neighbouring output channels. A block of such
-// sums, for several places or several taps, stays in registers. If the output has so few
-// channels that they fill half a register, two examples share it (`P` is 2): lane 2 o + p
-// belongs to channel o of example p.
+// In the inner loops a register holds neighbouring output channels, and the sums of several
+// places or taps stay in registers. If the output has so few channels that they fill half a
+// register, two examples share it (`P` is 2): lane 2 o + p belongs to channel o of example p.
 //
-// The work is divided in a way that depends on the shapes alone, and sums of parts are added in
-// a fixed order, so the result has the same bits however the threads are scheduled.
+// The shapes alone decide how the work is divided, and sums of parts are added in a fixed
+// order, so the result has the same bits however the threads are scheduled.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -30,28 +29,26 @@ namespace {
 constexpr int kLanes = 16, kSums = 28;  // of 32 registers
 #elif defined(__AVX2__)
 constexpr int kLanes = 8, kSums = 12;  // of 16
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kSums = 24;  // of 32
 #else
-constexpr int kLanes = 4, kSums = 12;  // of 16
+constexpr int kLanes = 4, kSums = 12;
 #endif
-constexpr int kTasks = 16;       // into which a call is divided, at most
+constexpr int kTasks = 16;        // into which a call is divided, at most
 constexpr int kSource = 1 << 16;  // floats of a plane of the source that a task holds
 
 typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef int64_t Pairs __attribute__((vector_size(4 * kLanes)));
 
-inline Lanes load(const float* from) {
+Lanes load(const float* from) {
   Lanes lanes;
   memcpy(&lanes, from, sizeof lanes);
   return lanes;
 }
 
-inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // The product of `b` and P floats, which are repeated over the lanes.
 template <int P>
-inline Lanes times(const float* a, Lanes b) {
+Lanes times(const float* a, Lanes b) {
   if constexpr (P == 1) return *a * b;
   int64_t pair;  // integers, since a double of these bits could be a NaN
   memcpy(&pair, a, sizeof pair);
@@ -60,25 +57,37 @@ inline Lanes times(const float* a, Lanes b) {
 
 // From lanes 2 o + p to lanes p kLanes / 2 + o.
 template <size_t... I>
-inline Lanes unpair(Lanes v, std::index_sequence<I...>) {
+Lanes unpair(Lanes v, std::index_sequence<I...>) {
   return __builtin_shufflevector(v, v, (2 * I % kLanes + 2 * I / kLanes)...);
 }
 
-inline Lanes unpair(Lanes v) { return unpair(v, std::make_index_sequence<kLanes>()); }
+// Calls f with the constant n, which is one of 1 ... N.
+template <int N, class F>
+void with_constant(int n, F f) {
+  if (n == N) return f(std::integral_constant<int, N>());
+  if constexpr (N > 1) with_constant<N - 1>(n, f);
+}
+
+// Calls f(begin, T) for pieces of about equal length T of 0 ... n - 1, with V registers each.
+template <int V, class F>
+void in_pieces(int n, F f) {
+  constexpr int kMost = std::min(kSums / V, 16);
+  for (int i = 0, pieces = ceil_div(n, kMost); i < pieces; i++) {
+    int begin = n * i / pieces, length = n * (i + 1) / pieces - begin;
+    with_constant<kMost>(length, [&](auto t) { f(begin, t); });
+  }
+}
 
 // Calls f(0) ... f(n - 1) on the threads of the pool and on this one.
 template <class Pool, class F>
 void parallel(Pool& pool, int n, F f) {
   struct Work {
-    std::atomic<int> next{0}, done{0};
     int n;
     F f;
+    std::atomic<int> next{0}, done{0};
     Work(int n, F f) : n(n), f(f) {}
     void run() {
-      for (int i; (i = next.fetch_add(1)) < n;) {
-        f(i);
-        done.fetch_add(1, std::memory_order_release);
-      }
+      for (int i; (i = next.fetch_add(1)) < n; done.fetch_add(1)) f(i);
     }
   };
   // Shared, since a thread of the pool may come when all is done.
@@ -86,7 +95,7 @@ void parallel(Pool& pool, int n, F f) {
   int helpers = std::min<int>(pool.num_threads(), n) - 1;
   for (int i = 0; i < helpers; i++) pool.Schedule([work] { work->run(); });
   work->run();
-  for (int spins = 0; work->done.load(std::memory_order_acquire) < n; spins++) {
+  for (int spins = 0; work->done.load() < n; spins++) {
     if (spins > 2000) std::this_thread::yield();
   }
 }
@@ -97,259 +106,235 @@ struct Axis {
   int source, result, count, first, step, stride, offset, taps, tap, next;
 };
 
-// A convolution over one axis. Input place p meets output place i and tap j if
+// A convolution over one axis: input place p meets output place i and tap j if
 // p + low = stride * i + j.
 struct Spatial {
   int in, out, window, stride, low;
 
   Axis forward() const { return {in, out, out, 0, 1, stride, -low, window, 0, 1}; }
 
-  // The gradient with respect to the input, at the places p = phase + stride * q: the taps
-  // that meet them are `stride` apart.
+  // The gradient with respect to the input, at the places p = phase + stride * q: the taps that
+  // meet them are `stride` apart.
   Axis backward(int phase) const {
     int count = std::max(0, ceil_div(in - phase, stride)), rest = (phase + low) % stride;
-    int taps = std::max(0, (window - rest + stride - 1) / stride);
+    int taps = std::max(0, ceil_div(window - rest, stride)), last = rest + stride * (taps - 1);
     int offset = (phase + low) / stride - taps + 1;
-    return {out, in, count, phase, stride, 1, offset, taps, rest + stride * (taps - 1), -stride};
+    return {out, in, count, phase, stride, 1, offset, taps, last, -stride};
   }
-
-  // The places of the output, each alone.
-  Axis places() const { return {out, out, out, 0, 1, 1, 0, 1, 0, 1}; }
 };
 
-// The rows of the source that the windows of a block of rows meet, with zeros around them and
-// P examples side by side. Planes are kept for the next depth.
+struct Axes {
+  Axis d, h, w;
+
+  // So many rows that the source of a task fits into a cache.
+  int rows_in_block(int channels) const {
+    int row = std::max(1, h.stride * ((w.count - 1) * w.stride + w.taps) * channels);
+    return ceil_div(h.count, ceil_div(h.count, std::clamp(kSource / row, 1, h.count)));
+  }
+};
+
+// The numbers that a call comes with, in this order.
+struct Shape {
+  int examples, in, out;
+  Spatial d, h, w;
+
+  bool has_pairs(int channels) const { return examples > 1 && channels <= kLanes / 2; }
+};
+
+// Blocks of rows, one depth after the other, of P examples.
+struct Items {
+  int depths, bands, n;
+  Items(const Axes& a, int groups, int rows)
+      : depths(a.d.count), bands(ceil_div(a.h.count, rows)), n(groups * bands * depths) {}
+
+  // Calls f(group, band, depth) for part i of m.
+  template <class F>
+  void part(int i, int m, F f) const {
+    int end = (int64_t)n * (i + 1) / m;
+    for (int item = (int64_t)n * i / m; item < end; item++) {
+      f(item / depths / bands, item / depths % bands, item % depths);
+    }
+  }
+};
+
+// The rows of the source that the windows of a block of rows meet, with zeros around them and P
+// examples side by side. Planes are kept for the next depth.
 template <int P>
 class Source {
  public:
-  // `channels` of `all` channels, from `channel` on; zeros fill them up to `padded`.
-  Source(const float* x, int examples, const Axis* axes, int all, int channel, int channels,
-         int padded, int block)
-      : x_(x), examples_(examples), d_(axes[0]), h_(axes[1]), w_(axes[2]), all_(all),
-        channel_(channel), channels_(channels), padded_(padded),
-        width_((w_.count - 1) * w_.stride + w_.taps) {
-    rows = (block - 1) * h_.stride + h_.taps;
-    size_ = (size_t)rows * width_ * padded * P;
-    is_direct_ = P == 1 && channels == all && padded == all && w_.offset >= 0 &&
-                 w_.offset + width_ <= w_.source;
-    buffer_.resize(is_direct_ ? (size_t)width_ * all : size_ * d_.taps);
-    kept_.assign(d_.taps, INT_MIN);
-    table_.resize((size_t)d_.taps * rows);
-  }
-
   int rows;  // in a plane of the table
+
+  // `channels` of `all` channels, from `channel` on; zeros fill them up to `padded`.
+  Source(const float* x, int examples, const Axes& axes, int all, int channel, int channels,
+         int padded, int block)
+      : rows((block - 1) * axes.h.stride + axes.h.taps), x_(x), examples_(examples), a_(axes),
+        all_(all), channel_(channel), channels_(channels), padded_(padded),
+        width_((a_.w.count - 1) * a_.w.stride + a_.w.taps), kept_(a_.d.taps, INT_MIN),
+        table_((size_t)a_.d.taps * rows) {
+    is_direct_ = P == 1 && channels == all && padded == all && a_.w.offset >= 0 &&
+                 a_.w.offset + width_ <= a_.w.source;
+    size_ = (size_t)rows * width_ * padded * P;
+    buffer_.resize(is_direct_ ? (size_t)width_ * all : size_ * a_.d.taps);
+  }
 
   // A table of pointers to the rows, for the result's row q and the rows that follow.
   const float* const* at(int group, int depth, int q) {
-    if (group != group_ || q != q_) kept_.assign(d_.taps, INT_MIN);
+    if (group != group_ || q != q_) std::fill(kept_.begin(), kept_.end(), INT_MIN);
     group_ = group, q_ = q;
-    for (int t = 0; t < d_.taps; t++) {
-      int z = depth * d_.stride + d_.offset + t;
-      int slot = (z % d_.taps + d_.taps) % d_.taps;
-      bool is_new = kept_[slot] != z;
-      kept_[slot] = z;
+    for (int t = 0; t < a_.d.taps; t++) {
+      int z = depth * a_.d.stride + a_.d.offset + t;
+      int slot = (z % a_.d.taps + a_.d.taps) % a_.d.taps;
+      bool is_kept = std::exchange(kept_[slot], z) == z;
       for (int r = 0; r < rows; r++) {
-        int y = q * h_.stride + h_.offset + r;
-        bool is_inside = z >= 0 && z < d_.source && y >= 0 && y < h_.source;
-        float* to = &buffer_[slot * size_ + (size_t)r * width_ * padded_ * P];
-        if (is_direct_) {
-          const float* row = is_inside ? place(group, z, y) : buffer_.data();
-          table_[t * rows + r] = is_inside ? row + (size_t)w_.offset * all_ : row;
-          continue;
-        }
+        int y = q * a_.h.stride + a_.h.offset + r;
+        bool is_inside = z >= 0 && z < a_.d.source && y >= 0 && y < a_.h.source;
+        float* to = buffer_.data() + (is_direct_ ? 0 : (slot * rows + r) * (size_ / rows));
         table_[t * rows + r] = to;
-        if (is_new) fill(to, group, z, y, is_inside);
+        if (!is_direct_ && !is_kept) fill(to, group, z, y, is_inside);
+        if (is_direct_ && is_inside) table_[t * rows + r] = place(group, z, y, a_.w.offset);
       }
     }
     return table_.data();
   }
 
  private:
-  const float* place(int example, int z, int y) const {
-    return x_ + (((size_t)example * d_.source + z) * h_.source + y) * w_.source * all_;
+  const float* place(int example, int z, int y, int w) const {
+    size_t row = ((size_t)example * a_.d.source + z) * a_.h.source + y;
+    return x_ + (row * a_.w.source + w) * all_;
   }
 
   void fill(float* to, int group, int z, int y, bool is_inside) const {
-    int begin = std::clamp(-w_.offset, 0, width_);
-    int end = is_inside ? std::clamp(w_.source - w_.offset, begin, width_) : begin;
+    int begin = std::clamp(-a_.w.offset, 0, width_);
+    int end = is_inside ? std::clamp(a_.w.source - a_.w.offset, begin, width_) : begin;
     size_t unit = (size_t)padded_ * P;
     std::fill(to, to + begin * unit, 0.f);
     std::fill(to + end * unit, to + width_ * unit, 0.f);
     if (begin == end) return;
     to += begin * unit;
-    const float* from = place(group * P, z, y) + (size_t)(begin + w_.offset) * all_ + channel_;
-    // The last one of an odd number of examples is paired with zeros.
-    size_t other = group * P + 1 < examples_ ? place(1, 0, 0) - place(0, 0, 0) : 0;
+    const float* from = place(group * P, z, y, begin + a_.w.offset) + channel_;
     bool is_whole = channels_ == all_ && padded_ == all_;
-    int pieces = is_whole ? 1 : end - begin, length = is_whole ? (end - begin) * all_ : channels_;
+    int pieces = is_whole ? 1 : end - begin;
+    int length = is_whole ? (end - begin) * all_ : channels_;
+    // The last one of an odd number of examples is paired with zeros.
+    bool has_other = group * P + 1 < examples_;
+    size_t other = has_other ? place(1, 0, 0, 0) - place(0, 0, 0, 0) : 0;
     for (int i = 0; i < pieces; i++, to += unit, from += all_) {
-      if constexpr (P == 1) {
-        memcpy(to, from, length * sizeof(float));
-      } else if (other) {
-        for (int j = 0; j < length; j++) to[2 * j] = from[j], to[2 * j + 1] = from[other + j];
-      } else {
-        for (int j = 0; j < length; j++) to[2 * j] = from[j], to[2 * j + 1] = 0.f;
+      if (P == 1) memcpy(to, from, length * sizeof(float));
+      for (int j = 0; P == 2 && j < length; j++) {
+        to[2 * j] = from[j], to[2 * j + 1] = has_other ? from[other + j] : 0.f;
       }
     }
   }
 
   const float* x_;
   int examples_;
-  Axis d_, h_, w_;
+  Axes a_;
   int all_, channel_, channels_, padded_, width_;
-  size_t size_;
-  bool is_direct_;
-  std::vector<float> buffer_;
   std::vector<int> kept_;
   std::vector<const float*> table_;
+  std::vector<float> buffer_;
+  size_t size_;
+  bool is_direct_;
   int group_ = -1, q_ = -1;
 };
 
-// So many rows that the source of a task fits into a cache.
-int rows_in_block(const Axis& h, const Axis& w, int channels) {
-  int row = std::max(1, h.stride * ((w.count - 1) * w.stride + w.taps) * channels);
-  int blocks = ceil_div(h.count, std::clamp(kSource / row, 1, h.count));
-  return ceil_div(h.count, blocks);
-}
-
 // --- the convolution, and the gradient with respect to its input
 
-// The rows that a tile of results meets.
+// The rows that a tile of results meets, and the kernel in the order in which it is read.
 struct Window {
   const float* const* rows;
-  int planes, plane, taps, run, step, width;
+  int planes, plane, taps, run, step;
+  const float* panel;
+  int width, valid;
+  size_t y_step;
 };
 
 // T places of the result, V registers of channels each.
 template <int P, int V, int T>
-void gather_tile(const Window& m, size_t shift, const float* panel, float* const* y,
-                 size_t y_step, int valid) {
+void gather_tile(const Window& m, int begin, float* const* y) {
   Lanes sums[T][V] = {};
-  for (int d = 0; d < m.planes; d++) {
-    for (int h = 0; h < m.taps; h++) {
-      const float* x = m.rows[d * m.plane + h] + shift;
-      for (int i = 0; i < m.run; i++, x += P, panel += m.width) {
-        Lanes k[V];
-        for (int v = 0; v < V; v++) k[v] = load(panel + v * kLanes);
-        for (int t = 0; t < T; t++) {
-          for (int v = 0; v < V; v++) sums[t][v] += times<P>(x + t * m.step, k[v]);
-        }
+  const float* panel = m.panel;
+  for (int line = 0; line < m.planes * m.taps; line++) {
+    const float* x = m.rows[line / m.taps * m.plane + line % m.taps] + (size_t)begin * m.step;
+    for (int i = 0; i < m.run; i++, x += P, panel += m.width) {
+      Lanes k[V];
+      for (int v = 0; v < V; v++) k[v] = load(panel + v * kLanes);
+      for (int t = 0; t < T; t++) {
+        for (int v = 0; v < V; v++) sums[t][v] += times<P>(x + t * m.step, k[v]);
       }
     }
   }
   constexpr int kOut = kLanes / P;
-  for (int v = 0; v < V; v++) {
-    int n = std::min(kOut, valid - v * kOut);
-    for (int t = 0; t < T; t++) {
-      Lanes sum = P == 1 ? sums[t][v] : unpair(sums[t][v]);
-      for (int p = 0; p < P; p++) {
-        if (!y[p]) continue;
-        float* to = y[p] + t * y_step + v * kOut;
-        if (n == kOut) {
-          memcpy(to, (const float*)&sum + p * kOut, kOut * sizeof(float));
-        } else {
-          memcpy(to, (const float*)&sum + p * kOut, n * sizeof(float));
-        }
-      }
-    }
+  for (int i = 0; i < T * V * P; i++) {
+    int t = i / V / P, v = i / P % V, p = i % P, n = std::min(kOut, m.valid - v * kOut);
+    Lanes sum = P == 1 ? sums[t][v] : unpair(sums[t][v], std::make_index_sequence<kLanes>());
+    if (!y[p]) continue;
+    float* to = y[p] + (begin + t) * m.y_step + v * kOut;
+    if (n == kOut) memcpy(to, (const float*)&sum + p * kOut, kOut * sizeof(float));
+    if (n < kOut) memcpy(to, (const float*)&sum + p * kOut, n * sizeof(float));
   }
 }
-
-using GatherTile = void (*)(const Window&, size_t, const float*, float* const*, size_t, int);
-
-template <int P, int V, size_t... T>
-constexpr std::array<GatherTile, sizeof...(T)> gather_tiles(std::index_sequence<T...>) {
-  return {gather_tile<P, V, (int)T + 1>...};
-}
-
-constexpr int most_places(int registers) { return std::min(kSums / registers, 16); }
-
-// One row of results, in tiles of about equal size.
-template <int P, int V>
-void gather_row(const Window& m, int places, const float* panel, float* const* y, size_t y_step,
-                int valid) {
-  constexpr int kMost = most_places(V);
-  static constexpr auto tiles = gather_tiles<P, V>(std::make_index_sequence<kMost>());
-  int pieces = ceil_div(places, kMost);
-  for (int piece = 0; piece < pieces; piece++) {
-    int begin = places * piece / pieces, end = places * (piece + 1) / pieces;
-    float* to[P];
-    for (int p = 0; p < P; p++) to[p] = y[p] ? y[p] + begin * y_step : nullptr;
-    tiles[end - begin - 1](m, (size_t)begin * m.step, panel, to, y_step, valid);
-  }
-}
-
-struct Kernel {
-  const float* taps;
-  int window[3];
-  size_t in_step, out_step, tap_step;
-};
 
 template <int P, class Pool>
-void gather(Pool& pool, const float* x, const Kernel& kernel, float* y, int examples,
-            const Axis* axes, int in, int out) {
-  const Axis &d = axes[0], &h = axes[1], &w = axes[2];
-  if (!examples || !d.count || !h.count || !w.count) return;
+void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, float* y,
+            const Axes& a, bool is_transposed) {
+  const int in = is_transposed ? s.out : s.in, out = is_transposed ? s.in : s.out;
+  const int in_step = is_transposed ? 1 : out, out_step = is_transposed ? in : 1;
+  const int examples = s.examples;
+  if (!examples || !a.d.count || !a.h.count || !a.w.count) return;
   constexpr int kOut = kLanes / P;
   const int registers = P == 1 && out > kOut ? 2 : 1, width = registers * kLanes;
-  const int blocks = ceil_div(out, registers * kOut), run = w.taps * in;
-  // The kernel in the order in which it is read: [blocks, depth, height, width, in, lanes].
-  const int lines = d.taps * h.taps;
+  const int blocks = ceil_div(out, registers * kOut), run = a.w.taps * in;
+  const int lines = a.d.taps * a.h.taps;
   const size_t panel = (size_t)lines * run * width;
-  std::unique_ptr<float[]> packed(new float[std::max<size_t>(1, blocks * panel)]);
-  float* panels = packed.get();
-  auto pack = [=](int i) {
-    int block = i / lines, z = d.tap + d.next * (i % lines / h.taps);
-    int r = h.tap + h.next * (i % h.taps);
-    float* to = panels + (size_t)i * run * width;
-    for (int t = 0; t < w.taps; t++) {
-      size_t tap = ((size_t)z * kernel.window[1] + r) * kernel.window[2] + w.tap + w.next * t;
-      for (int c = 0; c < in; c++, to += width) {
-        const float* from = kernel.taps + tap * kernel.tap_step + c * kernel.in_step;
+  std::unique_ptr<float[]> packed(new float[blocks * panel + 1]);
+  float* panels = packed.get();  // [blocks, depth and height, width, in, lanes]
+  const int pieces = blocks * panel < 1 << 16 ? 1 : blocks * lines;
+  parallel(pool, pieces, [=](int piece) {
+    for (int i = piece; i < (pieces == 1 ? blocks * lines : piece + 1); i++) {
+      int z = a.d.tap + a.d.next * (i % lines / a.h.taps);
+      int r = a.h.tap + a.h.next * (i % a.h.taps), block = i / lines;
+      float* to = panels + (size_t)i * run * width;
+      for (int j = 0; j < run; j++, to += width) {
+        size_t tap = (z * s.h.window + r) * s.w.window + a.w.tap + a.w.next * (j / in);
+        const float* from = kernel + tap * in * out + (size_t)(j % in) * in_step;
         for (int l = 0; l < width; l++) {
           int o = block * registers * kOut + l / P;
-          to[l] = o < out ? from[o * kernel.out_step] : 0.f;
+          to[l] = o < out ? from[(size_t)o * out_step] : 0.f;
         }
       }
     }
-  };
-  if (blocks * panel < 1 << 16) {
-    for (int i = 0; i < blocks * lines; i++) pack(i);
-  } else {
-    parallel(pool, blocks * lines, pack);
-  }
-
-  const int rows = rows_in_block(h, w, in * P), bands = ceil_div(h.count, rows);
-  const int items = ceil_div(examples, P) * bands * d.count, chunks = std::min(items, kTasks);
-  const int splits = std::min(blocks, std::max(1, kTasks / chunks));
-  parallel(pool, chunks * splits, [=, axes = std::array{d, h, w}](int task) {
-    const Axis &d = axes[0], &h = axes[1], &w = axes[2];
-    int chunk = task / splits, split = task % splits;
-    Source<P> source(x, examples, axes.data(), in, 0, in, in, rows);
-    Window m{nullptr, d.taps, source.rows, h.taps, run, w.stride * in * P, width};
-    int begin = (int64_t)items * chunk / chunks, end = (int64_t)items * (chunk + 1) / chunks;
-    for (int item = begin; item < end; item++) {
-      int depth = item % d.count, band = item / d.count % bands, group = item / d.count / bands;
-      int q = band * rows, last = std::min(q + rows, h.count);
+  });
+  const int rows = a.rows_in_block(in * P);
+  const Items items(a, ceil_div(examples, P), rows);
+  const int chunks = std::min(items.n, kTasks), splits = std::min(blocks, kTasks / chunks);
+  parallel(pool, chunks * splits, [=](int task) {
+    Source<P> source(x, examples, a, in, 0, in, in, rows);
+    Window m{};
+    m.planes = a.d.taps, m.plane = source.rows, m.taps = a.h.taps, m.run = run;
+    m.step = a.w.stride * in * P, m.width = width, m.y_step = (size_t)a.w.step * out;
+    items.part(task / splits, chunks, [&](int group, int band, int depth) {
+      int q = band * rows, split = task % splits;
       const float* const* table = source.at(group, depth, q);
       for (int b = blocks * split / splits; b < blocks * (split + 1) / splits; b++) {
-        int o = b * registers * kOut, valid = out - o;
-        for (int i = q; i < last; i++) {
-          m.rows = table + (i - q) * h.stride;
+        int o = b * registers * kOut;
+        m.valid = out - o, m.panel = panels + b * panel;
+        for (int i = q; i < std::min(q + rows, a.h.count); i++) {
+          m.rows = table + (i - q) * a.h.stride;
           float* to[P];
           for (int p = 0; p < P; p++) {
-            size_t row = (size_t)(group * P + p) * d.result + d.first + d.step * depth;
-            row = (row * h.result + h.first + h.step * i) * w.result + w.first;
+            size_t row = (size_t)(group * P + p) * a.d.result + a.d.first + a.d.step * depth;
+            row = (row * a.h.result + a.h.first + a.h.step * i) * a.w.result + a.w.first;
             to[p] = group * P + p < examples ? y + row * out + o : nullptr;
           }
-          if (P == 1 && registers == 2 && valid > kOut) {
-            gather_row<P, 2 / P>(m, w.count, panels + b * panel, to, w.step * out, valid);
-          } else {
-            gather_row<P, 1>(m, w.count, panels + b * panel, to, w.step * out, valid);
-          }
+          auto tile = [&](auto v) {
+            auto some = [&](int begin, auto t) { gather_tile<P, v, t>(m, begin, to); };
+            in_pieces<v>(a.w.count, some);
+          };
+          with_constant<3 - P>(m.valid > kOut ? registers : 1, tile);
         }
       }
-    }
+    });
   });
 }
 
@@ -362,13 +347,12 @@ struct Places {
   size_t x_step, g_step;
 };
 
-// T neighbouring entries of [width in], V registers of output channels each, are added to
-// `sums [T][V * kOut]`.
+// Adds T neighbouring entries of [width, in], V registers of output channels each, to `to`.
 template <int P, int V, int T>
-void scatter_tile(const Places& m, size_t x_shift, size_t g_shift, float* const* to, int valid) {
+void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid) {
   Lanes sums[T][V] = {};
   for (int r = 0; r < m.rows; r++) {
-    const float *x = m.x[r * m.x_rows] + x_shift, *g = m.g[r] + g_shift;
+    const float *x = m.x[r * m.x_rows] + begin * P, *g = m.g[r] + o * P;
     for (int i = 0; i < m.count; i++, x += m.x_step, g += m.g_step) {
       Lanes b[V];
       for (int v = 0; v < V; v++) b[v] = load(g + v * kLanes);
@@ -377,97 +361,63 @@ void scatter_tile(const Places& m, size_t x_shift, size_t g_shift, float* const*
       }
     }
   }
-  constexpr int kOut = kLanes / P;
   for (int t = 0; t < T; t++) {
-    for (int v = 0; v < V; v++) {
-      int n = std::min(kOut, valid - v * kOut);
-      float lanes[kLanes];
-      Lanes sum = P == 1 ? sums[t][v] : unpair(sums[t][v]);
-      memcpy(lanes, &sum, sizeof sum);
-      for (int p = 1; p < P; p++) {
-        for (int o = 0; o < kOut; o++) lanes[o] += lanes[p * kOut + o];
-      }
-      for (int o = 0; o < n; o++) to[t][v * kOut + o] += lanes[o];
+    float lanes[V * kLanes];
+    memcpy(lanes, sums[t], sizeof lanes);
+    for (int i = 0; i < std::min(V * kLanes / P, valid); i++) {
+      to[t][o + i] += P == 1 ? lanes[i] : lanes[P * i] + lanes[P * i + P - 1];
     }
-  }
-}
-
-using ScatterTile = void (*)(const Places&, size_t, size_t, float* const*, int);
-
-template <int P, int V, size_t... T>
-constexpr std::array<ScatterTile, sizeof...(T)> scatter_tiles(std::index_sequence<T...>) {
-  return {scatter_tile<P, V, (int)T + 1>...};
-}
-
-// One line of the kernel, [width in], for V registers of output channels.
-template <int P, int V>
-void scatter_line(const Places& m, int channels, int run, size_t g_shift, float* to,
-                  size_t tap_step, size_t in_step, int valid) {
-  constexpr int kMost = most_places(V);
-  static constexpr auto tiles = scatter_tiles<P, V>(std::make_index_sequence<kMost>());
-  int pieces = ceil_div(run, kMost);
-  for (int piece = 0; piece < pieces; piece++) {
-    int begin = run * piece / pieces, end = run * (piece + 1) / pieces;
-    float* at[kMost];
-    for (int i = begin; i < end; i++) {
-      at[i - begin] = to + i / channels * tap_step + i % channels * in_step;
-    }
-    tiles[end - begin - 1](m, (size_t)begin * P, g_shift, at, valid);
   }
 }
 
 template <int P, class Pool>
-void scatter(Pool& pool, const float* x, const float* g, float* kernel, int examples,
-             const Spatial* spatial, int in, int out) {
-  std::array<Axis, 3> axes, places;
-  for (int i = 0; i < 3; i++) axes[i] = spatial[i].forward(), places[i] = spatial[i].places();
-  const Axis &d = axes[0], &h = axes[1], &w = axes[2];
+void scatter(Pool& pool, const float* x, const float* g, float* kernel, const Shape& s) {
+  const Axes a{s.d.forward(), s.h.forward(), s.w.forward()};
+  auto alone = [](const Spatial& n) { return Spatial{n.out, n.out, 1, 1, 0}.forward(); };
+  const Axes places{alone(s.d), alone(s.h), alone(s.w)};
   constexpr int kOut = kLanes / P;
-  const int padded = ceil_div(out, kOut) * kOut;
-  const size_t size = (size_t)d.taps * h.taps * w.taps * in * out;
+  const int in = s.in, out = s.out, examples = s.examples, padded = ceil_div(out, kOut) * kOut;
+  const size_t tap = (size_t)in * out, size = tap * a.d.taps * a.h.taps * a.w.taps;
   std::fill(kernel, kernel + size, 0.f);
-  if (!examples || !d.count || !h.count || !w.count) return;
+  if (!examples || !a.d.count || !a.h.count || !a.w.count) return;
   // Many input channels are divided among the tasks, otherwise the places are: each part of
   // them needs a kernel of its own.
-  const int splits = std::clamp(in / 16, 1, kTasks);
-  const int rows = rows_in_block(h, w, ceil_div(in, splits) * P), bands = ceil_div(h.count, rows);
-  const int items = ceil_div(examples, P) * bands * d.count;
-  const int parts = std::min(items, kTasks / splits);
+  const int splits = std::clamp(in / 16, 1, kTasks), rows = a.rows_in_block(in / splits * P);
+  const Items items(a, ceil_div(examples, P), rows);
+  const int parts = std::min(items.n, kTasks / splits);
   std::vector<float> others((parts - 1) * size);
   float* scratch = others.data();
   parallel(pool, parts * splits, [=](int task) {
-    const Axis &d = axes[0], &h = axes[1], &w = axes[2];
     int part = task / splits, split = task % splits;
     int channel = in * split / splits, channels = in * (split + 1) / splits - channel;
-    float* sums = part ? scratch + (part - 1) * size : kernel;
-    Source<P> xs(x, examples, axes.data(), in, channel, channels, channels, rows);
-    Source<P> gs(g, examples, places.data(), out, 0, out, padded, rows);
+    float* sums = (part ? scratch + (part - 1) * size : kernel) + (size_t)channel * out;
+    Source<P> xs(x, examples, a, in, channel, channels, channels, rows);
+    Source<P> gs(g, examples, places, out, 0, out, padded, rows);
     Places m{};
-    m.count = w.count, m.x_rows = h.stride;
-    m.x_step = (size_t)w.stride * channels * P, m.g_step = (size_t)padded * P;
-    int begin = (int64_t)items * part / parts, end = (int64_t)items * (part + 1) / parts;
-    for (int item = begin; item < end; item++) {
-      int depth = item % d.count, band = item / d.count % bands, group = item / d.count / bands;
-      int q = band * rows;
-      m.rows = std::min(rows, h.count - q);
-      const float* const* table = xs.at(group, depth, q);
-      m.g = gs.at(group, depth, q);
-      for (int line = 0; line < d.taps * h.taps; line++) {
-        m.x = table + line / h.taps * xs.rows + line % h.taps;
-        size_t tap = (size_t)in * out;
-        float* to = sums + line * w.taps * tap + (size_t)channel * out;
+    m.count = a.w.count, m.x_rows = a.h.stride;
+    m.x_step = (size_t)a.w.stride * channels * P, m.g_step = (size_t)padded * P;
+    items.part(part, parts, [&](int group, int band, int depth) {
+      m.rows = std::min(rows, a.h.count - band * rows);
+      const float* const* table = xs.at(group, depth, band * rows);
+      m.g = gs.at(group, depth, band * rows);
+      for (int line = 0; line < a.d.taps * a.h.taps; line++) {
+        m.x = table + line / a.h.taps * xs.rows + line % a.h.taps;
         for (int o = 0; o < out;) {
-          int valid = out - o, run = w.taps * channels;
-          if (P == 1 && valid > kOut) {
-            scatter_line<P, 2 / P>(m, channels, run, o * P, to + o, tap, out, valid);
-            o += 2 * kOut;
-          } else {
-            scatter_line<P, 1>(m, channels, run, o * P, to + o, tap, out, valid);
-            o += kOut;
-          }
+          auto tile = [&](auto v) {
+            in_pieces<v>(a.w.taps * channels, [&](int begin, auto t) {
+              float* to[t];
+              for (int i = 0; i < t; i++) {
+                int w = line * a.w.taps + (begin + i) / channels;
+                to[i] = sums + w * tap + (size_t)((begin + i) % channels) * out;
+              }
+              scatter_tile<P, v, t>(m, begin, o, to, out - o);
+            });
+            o += v * kOut;
+          };
+          with_constant<3 - P>(P == 1 && out - o > kOut ? 2 : 1, tile);
         }
       }
-    }
+    });
   });
   for (int part = 1; part < parts; part++) {
     for (size_t i = 0; i < size; i++) kernel[i] += scratch[(part - 1) * size + i];
@@ -476,52 +426,25 @@ void scatter(Pool& pool, const float* x, const float* g, float* kernel, int exam
 
 // --- the three calls
 
-struct Shape {
-  int examples, in, out;
-  Spatial spatial[3];
-
-  // x: [examples, spatial, in], y: [examples, spatial, out], k: [window, in, out].
-  template <class Sizes>
-  Shape(Sizes x, Sizes y, Sizes k, Sizes strides, Sizes lows) {
-    int n = k.size() - 2;
-    examples = x[0], in = k[n], out = k[n + 1];
-    for (int i = 0; i < 3 - n; i++) spatial[i] = {1, 1, 1, 1, 0};
-    for (int i = 0; i < n; i++) {
-      spatial[3 - n + i] = {(int)x[i + 1], (int)y[i + 1], (int)k[i], (int)strides[i],
-                            (int)lows[i]};
-    }
-  }
-
-  Kernel kernel(const float* k, size_t in_step, size_t out_step) const {
-    const Spatial* s = spatial;
-    return {k, {s[0].window, s[1].window, s[2].window}, in_step, out_step, (size_t)in * out};
-  }
-
-  bool has_pairs(int channels) const { return examples > 1 && channels <= kLanes / 2; }
-};
-
 template <class Pool>
 void output(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
-  Axis axes[] = {s.spatial[0].forward(), s.spatial[1].forward(), s.spatial[2].forward()};
   auto call = s.has_pairs(s.out) ? gather<2, Pool> : gather<1, Pool>;
-  call(pool, x, s.kernel(k, s.out, 1), y, s.examples, axes, s.in, s.out);
+  call(pool, s, x, k, y, {s.d.forward(), s.h.forward(), s.w.forward()}, false);
 }
 
 template <class Pool>
 void input_gradient(Pool& pool, const Shape& s, const float* g, const float* k, float* x) {
-  const Spatial *a = s.spatial, *b = a + 1, *c = a + 2;
   auto call = s.has_pairs(s.in) ? gather<2, Pool> : gather<1, Pool>;
-  for (int phase = 0; phase < a->stride * b->stride * c->stride; phase++) {
-    Axis axes[] = {a->backward(phase / (b->stride * c->stride)),
-                   b->backward(phase / c->stride % b->stride), c->backward(phase % c->stride)};
-    call(pool, g, s.kernel(k, 1, s.out), x, s.examples, axes, s.out, s.in);
+  for (int i = 0; i < s.d.stride * s.h.stride * s.w.stride; i++) {
+    int h = i / s.w.stride % s.h.stride, w = i % s.w.stride, d = i / s.w.stride / s.h.stride;
+    call(pool, s, g, k, x, {s.d.backward(d), s.h.backward(h), s.w.backward(w)}, true);
   }
 }
 
 template <class Pool>
 void kernel_gradient(Pool& pool, const Shape& s, const float* x, const float* g, float* k) {
   auto call = s.has_pairs(s.out) ? scatter<2, Pool> : scatter<1, Pool>;
-  call(pool, x, g, k, s.examples, s.spatial, s.in, s.out);
+  call(pool, x, g, k, s);
 }
 
 }  // namespace
@@ -530,39 +453,22 @@ void kernel_gradient(Pool& pool, const Shape& s, const float* x, const float* g,
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
-using Pool = ffi::ThreadPool;
 using Array = ffi::Buffer<ffi::F32>;
-using Result = ffi::ResultBuffer<ffi::F32>;
-using Ints = ffi::Span<const int64_t>;
+using Numbers = ffi::Span<const int32_t>;
 
-static ffi::Error Output(Pool pool, Array x, Array k, Result y, Ints strides, Ints lows) {
-  Shape shape(x.dimensions(), y->dimensions(), k.dimensions(), strides, lows);
-  output(pool, shape, x.typed_data(), k.typed_data(), y->typed_data());
+template <auto Function>
+ffi::Error call(ffi::ThreadPool pool, Array a, Array b, ffi::Result<Array> c, Numbers numbers) {
+  Shape shape;
+  memcpy(&shape, numbers.begin(), sizeof shape);
+  Function(pool, shape, a.typed_data(), b.typed_data(), c->typed_data());
   return ffi::Error::Success();
 }
 
-static ffi::Error Input(Pool pool, Array g, Array k, Result x, Ints strides, Ints lows) {
-  Shape shape(x->dimensions(), g.dimensions(), k.dimensions(), strides, lows);
-  input_gradient(pool, shape, g.typed_data(), k.typed_data(), x->typed_data());
-  return ffi::Error::Success();
-}
-
-static ffi::Error Kernels(Pool pool, Array x, Array g, Result k, Ints strides, Ints lows) {
-  Shape shape(x.dimensions(), g.dimensions(), k->dimensions(), strides, lows);
-  kernel_gradient(pool, shape, x.typed_data(), g.typed_data(), k->typed_data());
-  return ffi::Error::Success();
-}
-
-#define DEFINE(name, function)                                                   \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,                                  \
-                                ffi::Ffi::Bind()                                 \
-                                    .Ctx<Pool>()                                 \
-                                    .Arg<Array>()                                \
-                                    .Arg<Array>()                                \
-                                    .Ret<Array>()                                \
-                                    .Attr<Ints>("strides")                       \
-                                    .Attr<Ints>("lows"))
-DEFINE(output_call, Output);
-DEFINE(input_call, Input);
-DEFINE(kernel_call, Kernels);
+#define DEFINE(name, function)                                                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, call<function<ffi::ThreadPool>>,                      \
+                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>()        \
+                                    .Arg<Array>().Ret<Array>().Attr<Numbers>("shape"))
+DEFINE(output_call, output);
+DEFINE(input_call, input_gradient);
+DEFINE(kernel_call, kernel_gradient);
 #endif

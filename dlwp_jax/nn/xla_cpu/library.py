@@ -26,15 +26,13 @@ _lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
-def is_on() -> bool:
-    """Whether the user wants it: DLWP_NATIVE=0 switches it off."""
-    return os.environ.get("DLWP_NATIVE", "1") != "0"
-
-
 def prefix() -> str | None:
-    """The beginning of the names of the calls for XLA, which ends in one of CALLS; None without
-    a compiler.
+    """The beginning of the names of the calls for XLA, which end in one of CALLS.
+
+    None without a compiler, and if DLWP_NATIVE is 0.
     """
+    if os.environ.get("DLWP_NATIVE") == "0":
+        return None
     with _lock:
         return _prefix()
 

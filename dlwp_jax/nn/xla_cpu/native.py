@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -52,7 +53,7 @@ def kernel_gradient(
 
 def _is_chosen(operand, shape, kernel_shape, geometry):
     # An array of a mesh may be split over devices, which a call does not see.
-    has_native = library.is_on() and jax.typeof(operand).sharding.mesh.empty
+    has_native = jax.typeof(operand).sharding.mesh.empty
     x = jax.ShapeDtypeStruct(shape, operand.dtype)
     return choose(x, kernel_shape, geometry, has_native=has_native).form == "native"
 
@@ -69,12 +70,23 @@ def _xla_kernel(x, g, shape, geometry):
     return forms.kernel_gradient(x, g, shape, geometry)
 
 
-def _primitive(call, xla, batched):
+def _numbers(x, y, kernel, geometry):
+    """The `Shape` of `convolution.cc`, in which a picture has depth 1."""
+    lows = [low for low, _ in geometry.padding]
+    axes = zip(x[1:-1], y[1:-1], kernel[:-2], geometry.stride, lows, strict=True)
+    numbers = [x[0], *kernel[-2:], *[1, 1, 1, 1, 0] * (5 - len(x))]
+    for axis in axes:
+        numbers += axis
+    return np.array(numbers, np.int32)
+
+
+def _primitive(call, xla, order, batched):
     """A primitive, without derivatives.
 
     Args:
       call: the library's function.
       xla: the same function in XLA's operations.
+      order: the places of input, output and kernel among the operands and the result.
       batched: whether the result has a batch if the first operand alone has one.
     """
     primitive = Primitive(f"dlwp_{call}")
@@ -83,7 +95,7 @@ def _primitive(call, xla, batched):
         return jax.jit(partial(primitive.bind, **params))(*operands)
 
     def abstract(a, b, *, shape, geometry):
-        return jax.core.ShapedArray(shape, a.dtype)
+        return ShapedArray(shape, a.dtype)
 
     def lower(ctx, *operands, shape, geometry):
         context: Any = ctx.module_context
@@ -94,9 +106,9 @@ def _primitive(call, xla, batched):
         if prefix is None:
             in_xla = mlir.lower_fun(xla, multiple_results=False)
             return in_xla(ctx, *operands, shape=shape, geometry=geometry)
-        strides = np.array(geometry.stride, np.int64)
-        lows = np.array([low for low, _ in geometry.padding], np.int64)
-        return jax.ffi.ffi_lowering(prefix + call)(ctx, *operands, strides=strides, lows=lows)
+        shapes = [aval.shape for aval in (*ctx.avals_in, *ctx.avals_out)]
+        numbers = _numbers(*(shapes[i] for i in order), geometry)
+        return jax.ffi.ffi_lowering(prefix + call)(ctx, *operands, shape=numbers)
 
     def batch(operands, axes, *, shape, geometry):
         a, b = operands
@@ -116,9 +128,9 @@ def _primitive(call, xla, batched):
     return primitive
 
 
-_output = _primitive("output_call", _xla_output, batched=True)
-_input = _primitive("input_call", _xla_input, batched=True)
-_kernel = _primitive("kernel_call", _xla_kernel, batched=False)
+_output = _primitive("output_call", _xla_output, (0, 2, 1), batched=True)
+_input = _primitive("input_call", _xla_input, (2, 0, 1), batched=True)
+_kernel = _primitive("kernel_call", _xla_kernel, (0, 1, 2), batched=False)
 
 
 def _transposes(primitive, left, right):
