@@ -167,3 +167,49 @@ def test_two_processes_at_once_and_a_damaged_file(tmp_path):
     for path in tmp_path.rglob("*.so"):
         path.write_bytes(path.read_bytes()[:5000])
     assert said(start(tmp_path)) == ["True", "400.0"]
+
+
+# Numbers of `Shape`: examples, in, out; then in, out, window, stride, low of each axis.
+MAIN = """
+#define WITHOUT_XLA
+#include "convolution.cc"
+
+struct Threads {
+  int num_threads() { return 3; }
+  template <class F> void Schedule(F f) { std::thread(f).detach(); }
+};
+
+int main() {
+  const int shapes[][18] = {
+      {3, 3, 8, 1, 1, 1, 1, 0, 7, 7, 3, 1, 1, 6, 6, 3, 1, 1},
+      {2, 33, 65, 5, 3, 3, 2, 1, 4, 2, 3, 2, 1, 7, 4, 3, 2, 1},
+      {5, 5, 48, 1, 1, 1, 1, 0, 9, 5, 3, 2, 1, 8, 4, 5, 2, 2},
+      {1, 5, 40, 1, 1, 1, 1, 0, 7, 5, 3, 1, 0, 6, 4, 3, 1, 0},
+      {2, 4, 4, 1, 1, 1, 1, 0, 6, 2, 3, 2, 0, 8, 5, 2, 2, 1},
+      {0, 4, 4, 1, 1, 1, 1, 0, 6, 2, 3, 2, 0, 8, 5, 2, 2, 1}};
+  Threads threads;
+  for (auto& numbers : shapes) {
+    Shape s;
+    memcpy(&s, numbers, sizeof s);
+    std::vector<float> x((size_t)s.examples * s.d.in * s.h.in * s.w.in * s.in, 1.f);
+    std::vector<float> y((size_t)s.examples * s.d.out * s.h.out * s.w.out * s.out);
+    std::vector<float> k((size_t)s.d.window * s.h.window * s.w.window * s.in * s.out, 1.f);
+    output(threads, s, x.data(), k.data(), y.data());
+    input_gradient(threads, s, y.data(), k.data(), x.data());
+    kernel_gradient(threads, s, x.data(), y.data(), k.data());
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // until late threads are done
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing(tmp_path, kinds):
+    source, program = tmp_path / "main.cc", tmp_path / "main"
+    source.write_text(MAIN)
+    flags = ["-std=c++17", "-march=native", f"-fsanitize={kinds}", "-fno-sanitize-recover=all"]
+    folder = ROOT / "dlwp_jax" / "nn" / "xla_cpu"
+    command = ["c++", *flags, f"-I{folder}", str(source), "-o", str(program), "-pthread"]
+    subprocess.run(command, check=True, timeout=300)
+    subprocess.run([str(program)], check=True, timeout=300)
