@@ -107,7 +107,8 @@ def _primitive(call, xla, order, batched):
             in_xla = mlir.lower_fun(xla, multiple_results=False)
             return in_xla(ctx, *operands, shape=shape, geometry=geometry)
         shapes = [aval.shape for aval in (*ctx.avals_in, *ctx.avals_out)]
-        numbers = _numbers(*(shapes[i] for i in order), geometry)
+        x, y, kernel = (shapes[i] for i in order)
+        numbers = _numbers(x, y, kernel, geometry)
         return jax.ffi.ffi_lowering(prefix + call)(ctx, *operands, shape=numbers)
 
     def batch(operands, axes, *, shape, geometry):
