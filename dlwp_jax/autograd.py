@@ -20,6 +20,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
+from dlwp_jax import filters
+
 PyTree = Any
 _T = TypeVar("_T")
 
@@ -196,7 +198,7 @@ def grad_where(
 
     Returns:
       `f(model, *args) -> (value, grads)` where `grads` is an `nnx.State` of the trainable
-      parameters alone.
+      parameters alone. It refuses a filter with a name that the model does not have.
 
     >>> import jax.numpy as jnp
     >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
@@ -207,7 +209,8 @@ def grad_where(
     """
 
     def f(model, *args):
-        graph, trained, rest = nnx.split(model, trainable, ...)
+        chosen = filters.checked(trainable, model)
+        graph, trained, rest = nnx.split(model, chosen, ...)
 
         def of_trained(trained):
             return loss_fn(nnx.merge(graph, trained, rest, copy=True), *args)

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all; one error for libraries that are missing."""
 
 import contextlib
 import os
@@ -40,3 +40,26 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+OURS = ("dlwp_jax", "experiments")
+
+
+@contextlib.contextmanager
+def needs(extra: str = "data") -> Iterator[None]:
+    """Turn an `ImportError` inside the block into one that names the extra to install.
+
+    >>> with needs("data"):
+    ...     import a_library_that_is_not_there
+    Traceback (most recent call last):
+    ImportError: a_library_that_is_not_there is needed: pip install 'dlwp-jax[data]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or str(error)).split(".")[0]
+        if name in OURS or "pip install" in str(error):  # a fault of ours, or named already
+            raise
+        raise ImportError(
+            f"{name} is needed: pip install 'dlwp-jax[{extra}]'", name=error.name
+        ) from error

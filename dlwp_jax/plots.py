@@ -6,6 +6,7 @@ import numpy as np
 
 from dlwp_jax.diagnose import diagnose
 from dlwp_jax.diagnose.history import read
+from dlwp_jax.files import needs
 
 
 def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
@@ -29,8 +30,8 @@ def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
     """
     diagnosis = diagnose(history, baseline=baseline)
     if axes is None:
-        import matplotlib.pyplot as plt
-
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
         axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
     curves = read(history)
     drawn = {name: curves.columns[name] for name in curves.names}

@@ -121,13 +121,18 @@ def _sum_of(
     chosen = [
         variable[...]
         for path, variable in nnx.to_flat_state(nnx.state(model, of))
-        if (biases or path[-1] != "bias") and path[:-1] not in inside_norms
+        if (biases or not _is_bias(path[-1])) and path[:-1] not in inside_norms
     ]
     if not chosen:
         raise ValueError(
             f"no parameter is left to penalise: of={of!r}, biases={biases}, norms={norms}."
         )
     return jnp.sum(jnp.stack([jnp.sum(size(_wide(leaf))) for leaf in chosen]))
+
+
+def _is_bias(name: Any) -> bool:
+    """Whether a parameter is a bias by its name: `bias`, `in_proj_bias`."""
+    return str(name).rpartition("_")[2] == "bias"
 
 
 def _paths(model: nnx.Module, kinds: tuple[type, ...]) -> set[tuple]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.files import whole
+from dlwp_jax.files import needs, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,8 @@ class RunDirectory:
           figure: a matplotlib figure.
           name: of the file; its ending chooses the format.
         """
-        import matplotlib.pyplot as plt
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
 
         kind = Path(name).suffix[1:]
         self._write(name, lambda partial: figure.savefig(partial, format=kind, dpi=120))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import experiments
 from dlwp_jax import terminal
+from dlwp_jax.files import needs
+from experiments import nodules
 
 DEFAULT = "ch05_thermometer"
 
@@ -75,10 +77,31 @@ def similar(typed: str, names: list[str]) -> list[str]:
 
 def list_experiments() -> None:
     for name in names():
-        # The docstring is read, not imported: a list should not wait for JAX.
-        source = (Path(experiments.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
-        summary = source.split('"""')[1].splitlines()[0]
-        print(f"{name:20s}  {summary}")
+        # Docstrings are read, not imported: a list should not wait for JAX.
+        print(f"{name:20s}  {summary(Path(experiments.__path__[0]) / f'{name}.py')}")
+    for command in nodules.COMMANDS:
+        path = Path(nodules.__path__[0]) / f"{command}.py"
+        print(f"{'nodules ' + command:20s}  {summary(path)}")
+
+
+def summary(path: Path) -> str:
+    """The first line of a module's docstring."""
+    return path.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]
+
+
+def run_nodules(flags: list[str]) -> None:
+    """Run one command of `experiments.nodules`, or all of the book's chapters."""
+    if flags and not flags[0].startswith("-"):
+        if flags[0] not in nodules.COMMANDS:
+            known = ", ".join(nodules.COMMANDS)
+            sys.exit(f"nodules has no command {flags[0]!r}; there are: {known}")
+        run(f"nodules.{flags[0]}", flags[1:])
+        return
+    if {"--help", "-h"} & set(flags):
+        print(f"{nodules.__doc__}\ncommands: {', '.join(nodules.COMMANDS)}")
+        return
+    for command in nodules.CHAPTERS:
+        run(f"nodules.{command}", flags)
 
 
 def prepare() -> None:
@@ -90,11 +113,13 @@ def prepare() -> None:
 
 
 def run(name: str, flags: list[str]) -> None:
-    import tyro
+    with needs("experiments"):
+        import tyro
 
+        module = importlib.import_module(f"experiments.{name}")
     from dlwp_jax import hosts
 
-    module = importlib.import_module(f"experiments.{name}")
+    name = name.replace(".", " ")
     if {"--help", "-h"} & set(flags):
         # Printed as it was written: as a description its lines would be run together.
         print(module.__doc__)
@@ -103,7 +128,8 @@ def run(name: str, flags: list[str]) -> None:
     try:
         given = tyro.cli(both, args=flags, prog=f"experiments {name}", description="")
         hosts.start(**dataclasses.asdict(given.hosts))
-        module.main(given.experiment)
+        with needs("experiments"):
+            module.main(given.experiment)
     except BrokenPipeError:
         raise  # nobody reads the output, which terminal.output() handles
     except (OSError, ValueError) as error:
@@ -128,9 +154,18 @@ def main() -> None:
     elif name in ("--help", "-h"):
         print(f"{__doc__}\n\nWithout a name it runs {DEFAULT}. NAME --help lists its flags.\n")
         list_experiments()
+    elif name == "nodules":
+        prepare()
+        run_nodules(flags)
     else:
         prepare()
-        run(known(name), flags)
+        name = known(name)
+        try:
+            run(name, flags)
+        except ImportError as error:
+            if "pip install" not in str(error):
+                raise
+            sys.exit(f"{name}: {error}")
 
 
 if __name__ == "__main__":

@@ -185,3 +185,37 @@ def bars(values, sizes, book):
     ax.set_xticks(place, list(values), rotation=30)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def attention(text, pictures):
+    """A panel for each `{title: weights}`: how much each letter (row) takes from each other."""
+    columns = 4
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, 3.2 * rows), layout="constrained")
+    for ax, (title, weights) in zip(axes.flat, pictures.items(), strict=False):
+        ax.imshow(weights, vmin=0, vmax=1, cmap="Blues")
+        ax.set_xticks(range(len(text)), list(text))
+        ax.set_yticks(range(len(text)), list(text))
+        ax.set_title(title, fontsize=10)
+    for ax in axes.flat[len(pictures) :]:
+        ax.axis("off")
+    figure.suptitle("How much each letter (row) takes from those up to it (columns)")
+    return figure
+
+
+def losses_by_steps(histories, book, steps):
+    """Losses of networks `{name: history}`, of every `steps` steps; crosses are the book's."""
+    figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for number, (name, history) in enumerate(histories.items()):
+        values = history["train/loss"]
+        at = steps * np.arange(1, len(values) + 1)
+        ax.plot(at, values, "o-", color=f"C{number}", label=name)
+        printed = [float(value) for value in book.get(name, "").split()]
+        at = steps * np.arange(1, len(printed) + 1)
+        ax.plot(at, printed, "x", color=f"C{number}")
+    if book:
+        ax.plot([], [], "kx", label="the book's")
+    ax.set(xlabel="steps", ylabel="mean loss")
+    ax.set_title("The next letter of a name")
+    ax.legend()
+    return figure

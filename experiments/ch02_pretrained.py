@@ -94,7 +94,7 @@ def load_weights(model, path):
     """Fill the network from its file."""
     try:
         from dlwp_jax import parity
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name != "torch":
             raise
         raise ValueError(

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 import experiments
 from dlwp_jax import terminal
-from dlwp_jax.files import whole
+from dlwp_jax.files import needs, whole
 from experiments.__main__ import known, prepare
+
+with needs("notebook"):
+    import tyro
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,8 @@ def cells(source: str) -> list[str]:
 
 def convert(name: str):
     """The notebook of an experiment, an `nbformat` node."""
-    from nbformat import v4
-
+    with needs("notebook"):
+        from nbformat import v4
     source = (Path(experiments.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
     docstring, *code = cells(source)
     title, _, text = ast.literal_eval(docstring).partition("\n")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
-from tests.golden import golden  # noqa: F401 (a fixture)
+from tests.golden import golden, real_scan  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parents[1]
 

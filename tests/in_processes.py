@@ -1,4 +1,4 @@
-"""What one of several processes does in tests/test_hosts.py:
+"""What one of several processes does in tests/test_devices_processes.py:
 
     python -m tests.in_processes SCENARIO ROOT [COORDINATOR COUNT INDEX]
 
@@ -45,7 +45,7 @@ def meet(root):
     leave(root, said=said, devices=jax.device_count(), long=len(long))
 
 
-def learner_and_data():
+def learner_and_data(rows=37):
     import jax
     import optax
     from flax import nnx
@@ -55,7 +55,7 @@ def learner_and_data():
 
     model, tx = Stochastic(nnx.Rngs(0)), optax.sgd(1e-2, momentum=0.9)
     made = train.make_learner(model, squared_error, tx, key=jax.random.key(0))
-    return *made, regression(37), regression(10, seed=1)
+    return *made, regression(rows), regression(10, seed=1)
 
 
 def train_briefly(root):
@@ -64,7 +64,7 @@ def train_briefly(root):
     from dlwp_jax.saving import store
 
     print("said by", hosts.index())
-    learner, state, train_set, val_set = learner_and_data()
+    learner, state, train_set, val_set = learner_and_data(rows=32)
     options = {"epochs": 3, "batch_size": 8, "progress": False}
     result = train.fit(learner, state, train_set, val_set, **options)
     save(root, store.plain(result.state.params) | result.history)

@@ -83,6 +83,15 @@ def regression(n, seed=0, noise=0.1):
     return {"x": x, "y": y}
 
 
+ADAM = optax.adam(1e-2)  # one object: equal learners share compiled programs
+
+
+def learner_of(model=Stochastic, tx=ADAM, seed=0, **options):
+    """The learner and state of a model, or of a class of models."""
+    model = model(nnx.Rngs(0)) if isinstance(model, type) else model
+    return train.make_learner(model, squared_error, tx, key=jax.random.key(seed), **options)
+
+
 def endure(path, *, epochs, callback, directory, stream=None):
     """The training to be killed: dropout, shuffling, batch norm, Adam and early stopping; its
     result goes to `path`.

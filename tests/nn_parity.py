@@ -40,7 +40,7 @@ def random(*shape, seed=0):
 
 def parameter_map(module: torch.nn.Module):
     """For each parameter of a torch layer: its attribute here, and the array in our layout."""
-    kernels = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    kernels = (torch.nn.Linear, torch.nn.Bilinear, torch.nn.modules.conv._ConvNd)
     weight = "kernel" if isinstance(module, kernels) else "scale"
     weight = {torch.nn.Embedding: "embedding", torch.nn.PReLU: "weight"}.get(
         type(module), weight

@@ -63,7 +63,10 @@ WITH_CODE = [
 ]
 
 
-@pytest.mark.parametrize("page", by_name(WITH_CODE, slow=("search",)))
+# CI runs the slow ones; of sharding.md, tests/on_eight_devices.py runs the code too.
+@pytest.mark.parametrize(
+    "page", by_name(WITH_CODE, slow=("layers", "search", "sharding", "training"))
+)
 def test_the_pages_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     walk(page, tmp_path, monkeypatch)
 
@@ -208,7 +211,7 @@ def resolved(name: str):
 def public_modules() -> list[str]:
     import dlwp_jax
 
-    return [*dlwp_jax.__all__, *dlwp_jax._ON_REQUEST]
+    return [*dlwp_jax.__all__, "parity"]  # which is not among those of `import *`
 
 
 def names_in(page: Path) -> set[str]:
@@ -283,11 +286,16 @@ def check_command(words: list[str]) -> None:
 def check_experiment(words: list[str]) -> None:
     import tyro
 
+    from experiments import nodules
     from experiments.__main__ import names
 
-    if not words or words[0] in ("--list", "NAME"):
+    if not words or words[0] in ("--list", "NAME") or words == ["nodules"]:
         return
-    assert words[0] in names(), "is no experiment"
+    if words[0] == "nodules":
+        assert words[1] in nodules.COMMANDS, "is no command"
+        words = [f"nodules.{words[1]}", *words[2:]]
+    else:
+        assert words[0] in names(), "is no experiment"
     if words[1:] != ["--help"]:
         pytest.importorskip("matplotlib").use("Agg")
         config = importlib.import_module(f"experiments.{words[0]}").Config
@@ -384,7 +392,9 @@ def test_every_row_of_the_map_has_a_test_and_an_idea():
         idea, where, experiment, test = (cell.strip() for cell in row.strip("|").split("|"))
         assert idea, row
         assert where, row
-        assert experiment == "—" or "experiments.md#" in experiment, row
+        assert (
+            experiment == "—" or "experiments.md#" in experiment or "nodules.md" in experiment
+        )
         assert "::test_" in test, row
 
 

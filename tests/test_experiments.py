@@ -3,13 +3,15 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from dlwp_jax import terminal
-from experiments import ch03_strides
+from dlwp_jax import regularization, terminal
+from experiments import ch03_strides, ch05_overfitting, nodules
 from experiments.__main__ import main, run
 from tests.conftest import ROOT
 
@@ -29,7 +31,8 @@ def experiments(*args, cwd):
 def test_list_names_every_experiment_with_one_line(tmp_path):
     listed = experiments("--list", cwd=tmp_path).stdout.splitlines()
     written = sorted(path.stem for path in (ROOT / "experiments").glob("ch*.py"))
-    assert [line.split()[0] for line in listed] == written
+    written += [f"nodules {command}" for command in nodules.COMMANDS]
+    assert [line.split("  ")[0] for line in listed] == written
     assert all(re.search(r"Chapters? \d", line) for line in listed)
 
 
@@ -153,3 +156,40 @@ def test_only_parity_imports_torch():
             assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE), (
                 path
             )
+
+
+@pytest.mark.slow
+def test_ch05_overfitting_prints_what_its_docstring_expects(tmp_path):
+    expected = " ".join(ch05_overfitting.__doc__.split())
+    low, high = map(float, re.search(r"ends between (\d+) and (\d+)", expected).groups())
+    mean = re.search(r"L2 penalty of 0.01 it ends at (\d+\.\d)", expected)[1]
+    out = experiments("ch05_overfitting", cwd=tmp_path).stdout
+    none = re.search(r"^no cure +([\d.]+) +[\d.]+ +([\d.]+)", out, re.MULTILINE)
+    assert low <= float(none[1]) < float(none[2]) <= high
+    penalty = re.search(r"^L2 penalty 0.01 +[\d.]+ +([\d.]+) ", out, re.MULTILINE)
+    assert abs(float(penalty[1]) - float(mean)) < 0.1  # of another processor's rounding
+    assert out.count("with 5 of 5 seeds") == 5
+    assert "Size 1 is recommended" in out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_of_an_experiment_with_what_there_is(tmp_path, monkeypatch, capsys):
+    """The signal comes with the first step; the losses until then are shown."""
+    calls = []
+    penalty = regularization.l2
+
+    def raise_once():
+        calls.append(0)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupting(model, biases):
+        jax.debug.callback(raise_once)
+        return penalty(model, biases=biases)
+
+    monkeypatch.setattr(regularization, "l2", interrupting)
+    ch05_overfitting.main(ch05_overfitting.Config(epochs=100000, out=tmp_path))
+    out = capsys.readouterr().out
+    assert "interrupted after" in out
+    assert "no cure: " in out
+    assert (tmp_path / "ch05_overfitting" / "history.jsonl").exists()

@@ -143,8 +143,13 @@ def test_a_training_in_float32_takes_the_books_way(golden, training):
 
 @pytest.mark.parametrize(
     "name",
-    # NetResDeep takes half a minute: XLA's convolutions are slow in float64.
-    ["Net", "Net with L2", "NetBatchNorm", pytest.param("NetResDeep", marks=pytest.mark.slow)],
+    # XLA's convolutions are slow in float64.
+    [
+        "Net",
+        "Net with L2",
+        pytest.param("NetBatchNorm", marks=pytest.mark.slow),
+        pytest.param("NetResDeep", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_in_float64_takes_the_books_way_at_every_step(golden, name):
     training = TRAININGS[name]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlwp_jax import data, losses, nn
-from dlwp_jax.data import augment, dicom, table, volume
+from dlwp_jax.data import augment, table, volume
 from dlwp_jax.data.volume import Volume
 from tests.golden import first, last
 
@@ -61,17 +61,6 @@ def test_chunks_are_the_books(golden):
         chunk, middle = scan.chunk(center, tuple(width))
         np.testing.assert_array_equal(chunk, recorded[f"chunk_{number}"])
         np.testing.assert_array_equal(middle, recorded["center_irc"][number])
-
-
-@pytest.fixture(scope="module")
-def real_scan(real_book) -> Volume:
-    """The CT of 99 slices, cut off at -1000 and 1000 Hounsfield units as in the book."""
-    folder = real_book / "book" / "p1ch4" / "ct-series-99"
-    if not folder.exists():
-        pytest.skip(f"the whole CT is not at {folder}")
-    scan = dicom.read_series(folder)
-    clipped = np.clip(scan.voxels, -1000, 1000)
-    return Volume(clipped, scan.spacing, scan.origin, scan.direction)
 
 
 @pytest.mark.slow

@@ -98,6 +98,7 @@ def test_resident_memory_is_flat_over_a_thousand_epochs(kind, tmp_path):
     assert sizes[1000] - sizes[200] < 48, sizes
 
 
+@pytest.mark.slow
 def test_repeated_calls_compile_and_keep_nothing_more():
     def call():
         learner, state = train.make_learner(

@@ -180,12 +180,23 @@ def layers():
     """One of every public layer; the book's networks, built of them, have tests of their
     own.
     """
+    encoder = nn.TransformerEncoderLayer(4, 2, 4, rngs=nnx.Rngs(0))
+    decoder = nn.TransformerDecoderLayer(4, 2, 4, rngs=nnx.Rngs(0))
     special = {
         **{f"{kind}{n}d": (4, 4, 3) for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)},
         **dict.fromkeys(("Conv", "ConvTranspose"), (4, 4, (3, 3))),
         **{f"{kind}{n}d": (4,) for kind in ("BatchNorm", "InstanceNorm") for n in (1, 2, 3)},
         **{f"LPPool{n}d": (2.0, 2) for n in (1, 2, 3)},
         **{f"ConstantPad{n}d": (1, 0.5) for n in (1, 2, 3)},
+        **{f"FractionalMaxPool{n}d": (2, 3) for n in (2, 3)},
+        **{f"MaxUnpool{n}d": (2,) for n in (1, 2, 3)},
+        **{f"{kind}{end}": (2, 2) for kind in ("RNN", "LSTM", "GRU") for end in ("", "Cell")},
+        **dict.fromkeys(("ChannelShuffle", "LocalResponseNorm", "Unfold"), (2,)),
+        "AdaptiveLogSoftmaxWithLoss": (16, 8, [2, 4]),
+        "Bilinear": (2, 2, 2),
+        "EmbeddingBag": (4, 4),
+        "Fold": (4, 2),
+        "SyncBatchNorm": (4,),
         "Linear": (4, 4),
         "Embedding": (4, 4),
         "LayerNorm": (4,),
@@ -196,6 +207,12 @@ def layers():
         "Sequential": (),
         "ModuleList": (),
         "LayerStack": (nn.Tanh(), nn.Tanh()),
+        "MultiheadAttention": (4, 2),
+        "Transformer": (4, 2, 1, 1, 4),
+        "TransformerEncoder": (encoder, 1),
+        "TransformerDecoder": (decoder, 1),
+        "TransformerEncoderLayer": (4, 2, 4),
+        "TransformerDecoderLayer": (4, 2, 4),
     }
     for name in vars(nn):  # without the networks of dlwp_jax.models
         cls = getattr(nn, name)
@@ -221,7 +238,10 @@ def test_every_layer_is_a_hashable_program_and_switches_mode(name, cls, args):
     assert train == nnx.split(other)[0]
     assert hash(train) == hash(nnx.split(other)[0])
     one.eval()
-    has_modes = hasattr(one, "deterministic") or hasattr(one, "use_running_average")
+    parts = [node for _, node in nnx.iter_graph(one)]
+    has_modes = any(
+        hasattr(part, "deterministic") or hasattr(part, "use_running_average") for part in parts
+    )
     assert (nnx.split(one)[0] != train) == has_modes
     one.train()
     assert nnx.split(one)[0] == train

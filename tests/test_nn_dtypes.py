@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from dlwp_jax import losses, nn
+from dlwp_jax import losses, nn, parity
 
 WHOLE = ["bool", "uint8", "int8", "int16", "int32", "int64"]
 REAL = ["float16", "bfloat16", "float32", "float64"]
-CASES = [(dtype, False) for dtype in WHOLE + REAL]
-CASES += [(dtype, True) for dtype in ("uint8", "int32", "int64", "float32", "float64")]
+# JAX makes int32 of int64 and float32 of float64 unless 64 bits are enabled.
+CASES = [(dtype, False) for dtype in WHOLE + REAL if not dtype.endswith("64")]
+CASES += [(dtype, True) for dtype in ("uint8", "int64", "float32", "float64")]
 
 rng = np.random.default_rng(0)
 # uint8 cannot hold the negatives of these, and int8 no sum of two of the largest.
@@ -93,6 +94,26 @@ def table():
     product = with_kernel(nn.Linear(8, 1, bias=False, rngs=nnx.Rngs(0)), RAMP[:, None])
     elementwise("Linear", product, lambda x: x @ torch.tensor(RAMP[:, None]))
 
+    def attend(function):
+        def run(x):
+            x = x[None, :, None] * 1
+            return function(x, x, x)
+
+        return run
+
+    elementwise(
+        "scaled_dot_product_attention",
+        attend(nn.scaled_dot_product_attention),
+        attend(F.scaled_dot_product_attention),
+    )
+    elementwise(
+        "sinusoidal_embedding",
+        lambda x: nn.sinusoidal_embedding(x, 4),
+        lambda x: torch.stack(
+            [f(x * w) for f in (torch.sin, torch.cos) for w in (1, 1e-4)], -1
+        ),
+    )
+
     sized = {"nearest": 2, "linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2, "area": 2}
     for mode, axes in sized.items():
         options = {"size": 3, "mode": mode}
@@ -131,8 +152,70 @@ def table():
         evaluated(nn.BatchNorm2d(2)),
         torch.nn.BatchNorm2d(2).double().eval(),
     )
+    elementwise("normalize", lambda x: nn.normalize(x, dim=0), lambda x: F.normalize(x, dim=0))
+    ramp = torch.tensor(RAMP)
+    elementwise(
+        "pairwise_distance",
+        lambda x: nn.pairwise_distance(x, RAMP.astype(np.float32)),
+        lambda x: F.pairwise_distance(x, ramp),
+    )
+    elementwise(
+        "cosine_similarity",
+        lambda x: nn.cosine_similarity(x, RAMP.astype(np.float32), dim=0),
+        lambda x: F.cosine_similarity(x, ramp, dim=0),
+    )
+    elementwise(
+        "rms_norm",
+        lambda x: nn.rms_norm(x, 8, eps=1e-6),
+        lambda x: F.rms_norm(x, (8,), eps=1e-6),
+    )
+    elementwise("AlphaDropout", evaluated(nn.AlphaDropout(rngs=nnx.Rngs(0))), lambda x: x)
+    on_images("local_response_norm", nn.LocalResponseNorm(2), torch.nn.LocalResponseNorm(2))
+    on_images("channel_shuffle", nn.ChannelShuffle(2), torch.nn.ChannelShuffle(2))
+    on_images("unfold", nn.Unfold(2), torch.nn.Unfold(2))
+    rows.update(folded())
+    on_images("group_norm", lambda x: nn.group_norm(x, 1), lambda x: F.group_norm(x, 1))
+    on_images("instance_norm", nn.instance_norm, F.instance_norm)
+    on_images(
+        "max_pool with places",
+        lambda x: nn.max_unpool(*nn.max_pool(x, 2, return_indices=True), 2),
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    )
+    samples = torch.full((1, 2, 2), 0.3).double()
+    on_images(
+        "fractional_max_pool",
+        lambda x: nn.fractional_max_pool(
+            x, 2, 2, random_samples=jnp.full((1, 2, 2), 0.3, jnp.float32)
+        ),
+        lambda x: F.fractional_max_pool2d(x, 2, 2, _random_samples=samples),
+    )
     on_images("GroupNorm", nn.GroupNorm(1, 2), torch.nn.GroupNorm(1, 2).double())
     return rows
+
+
+def folded():
+    """Layers of sequences, `[N T C]` in both."""
+    columns = np.tile(ROW, (1, 4, 1))  # four windows of 2 x 2 in two channels
+    found = {
+        "fold": (
+            nn.Fold(3, 2),
+            lambda x: torch.nn.Fold(3, 2)(x.mT).movedim(1, -1),
+            columns,
+            False,
+        )
+    }
+    for name in ("RNN", "LSTM", "GRU"):
+        theirs = getattr(torch.nn, name)(2, 3, batch_first=True)
+        ours = getattr(nn, name)(2, 3, batch_first=True, rngs=nnx.Rngs(0))
+        parity.load_torch(ours, theirs)
+        theirs = theirs.double()
+        found[name] = (
+            lambda x, f=ours: f(x)[0],
+            lambda x, f=theirs: f(x)[0],
+            spatial(1),
+            False,
+        )
+    return found
 
 
 TABLE = table()

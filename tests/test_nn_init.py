@@ -101,6 +101,13 @@ def test_plain_initialisers():
     assert (init.zeros()(KEY, (3,)) == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 2, 2, 5), (3, 43, 513)])
+def test_the_numbers_are_jaxs_of_the_same_key_and_shape(shape):
+    drawn = init.uniform(-1.0, 3.0)(KEY, shape), init.normal()(KEY, shape)
+    np.testing.assert_array_equal(drawn[0], jax.random.uniform(KEY, shape, "f", -1.0, 3.0))
+    np.testing.assert_array_equal(drawn[1], jax.random.normal(KEY, shape))
+
+
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8), (3, 3, 2, 6)])
 def test_orthogonal(shape):
     matrix = np.asarray(init.orthogonal(2.0)(KEY, shape)).reshape(-1, shape[-1])

@@ -8,32 +8,20 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from torch.nn.utils import rnn as packing
 from torch.testing._internal.common_modules import module_db
 
 from dlwp_jax import nn
 from tests.nn_parity import load, parameter_map, takes_rngs
 
-RECURRENT = "recurrent layers are refused by name"
-ATTENTION = "attention layers are refused by name"
 LAZY = "Flax layers are given their sizes"
-NOT_OURS = "not among the layers of this library"
 # Everything of the database that is left out: modules, options of single cases, inputs. Losses
 # are in test_losses.py.
 EXCEPTIONS = {
-    **dict.fromkeys(["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"], RECURRENT),
-    **dict.fromkeys(
-        ["TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"], ATTENTION
-    ),
-    **dict.fromkeys(["Transformer", "MultiheadAttention"], ATTENTION),
     **dict.fromkeys(
         [f"LazyConv{kind}{n}d" for kind in ("", "Transpose") for n in (1, 2, 3)], LAZY
     ),
-    **dict.fromkeys(
-        ["FractionalMaxPool2d", "FractionalMaxPool3d"],
-        "draws its windows from torch's generator",
-    ),
-    **dict.fromkeys(["Bilinear", "LocalResponseNorm"], NOT_OURS),
-    "option return_indices": "max pooling returns values only",
+    "option return_indices": "places are compared in tests/test_nn_rest.py",
     "option max_norm": "renormalises the table in place while reading it",
     "option device": "arrays are put on a device by JAX's own means",
     "option dtype": "always float32 here",
@@ -42,6 +30,10 @@ EXCEPTIONS = {
     "scalar to Softmin": "a scalar has no axis",
     "scalar to PReLU": "a scalar has no axis",
 }
+DRAWN = ("FractionalMaxPool2d", "FractionalMaxPool3d")  # windows from torch's generator
+# Layers of several inputs and masks: tests/test_nn_attention.py.
+ATTENTION = {"MultiheadAttention", "Transformer", "TransformerDecoderLayer"}
+ATTENTION |= {"TransformerEncoder", "TransformerEncoderLayer"}
 # Float32 sums of up to some thousand products in another order; the worst case seen is 6e-6 of
 # values of about 1.
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
@@ -80,6 +72,7 @@ ANY_LAYOUT |= {
     "Tanhshrink",
     "Threshold",
 }
+ANY_LAYOUT |= {"Bilinear", "RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"}
 
 
 def name_of(info):
@@ -87,7 +80,9 @@ def name_of(info):
 
 
 def takes_part(info):
-    return name_of(info) not in EXCEPTIONS and not info.name.endswith("Loss")
+    name = name_of(info)
+    left_out = {*EXCEPTIONS, *ATTENTION, *DRAWN}
+    return name not in left_out and not name.endswith("Loss")
 
 
 def channel_axis(name, x):
@@ -116,7 +111,9 @@ def refused(name, case) -> str | None:
         for name in ("return_indices", "max_norm")
         if case.constructor_input.kwargs.get(name)
     ]
-    found += [f"scalar to {name}"] * any(value.ndim == 0 for value in inputs_of(case))
+    found += [f"scalar to {name}"] * any(
+        isinstance(value, torch.Tensor) and value.ndim == 0 for value in inputs_of(case)
+    )
     return next((EXCEPTIONS[what] for what in found if what in EXCEPTIONS), None)
 
 
@@ -137,34 +134,59 @@ def pair(info, case, training):
 
 def compare(info, case, training):
     theirs, ours = pair(info, case, training)
-    (x,) = (value.detach().clone() for value in inputs_of(case))
-    differentiable = x.is_floating_point()
+    first, *others = copied(inputs_of(case))
+    x, lengths = first, {}
+    if isinstance(first, packing.PackedSequence):
+        x, lengths = packing.pad_packed_sequence(first, theirs.batch_first)
+        x, lengths = x.detach(), {"lengths": lengths.numpy()}
     axis = channel_axis(name_of(info), x)
-    want = theirs(x.requires_grad_(differentiable))
-    cotangent = torch.randn_like(want)
-    want.backward(cotangent)
+    given = jax.tree.map(lambda x: x.requires_grad_(x.is_floating_point()), (x, *others))
+    if lengths:
+        packed = packing.pack_padded_sequence(given[0], lengths["lengths"], theirs.batch_first)
+        y, *rest = theirs(packed, *given[1:])
+        want = [packing.pad_packed_sequence(y, theirs.batch_first)[0], *jax.tree.leaves(rest)]
+    else:
+        want = jax.tree.leaves(theirs(*given))
+    cotangents = [torch.randn_like(value) for value in want]
+    torch.autograd.backward(want, cotangents)
+    differentiable = [x for x in jax.tree.leaves(given) if x.requires_grad]
     graphdef, params, rest = nnx.split(ours, nnx.Param, ...)
+    tree = jax.tree.structure(given)
 
-    def step(_, x):  # output and gradients, in a loop body
-        by = (params, x) if differentiable else (params,)
-        y, pull = jax.vjp(
-            lambda params, x=x: nnx.merge(graphdef, params, rest, copy=True)(x), *by
-        )
-        return None, (y, pull(jnp.asarray(turn(cotangent, axis))))
+    def step(_, xs):  # outputs and gradients, in a loop body
+        def outputs(params, *xs):
+            layer = nnx.merge(graphdef, params, rest, copy=True)
+            return jax.tree.leaves(layer(*jax.tree.unflatten(tree, xs), **lengths))
 
-    x_here = turn(x.detach(), axis)
-    _, looped = jax.jit(lambda xs: jax.lax.scan(step, None, xs))(np.stack([x_here, x_here]))
-    for round in (0, 1):
-        y, (dparams, *dx) = jax.tree.map(lambda value, round=round: value[round], looped)
-        np.testing.assert_allclose(y, turn(want.detach(), axis), **CLOSE)
         if differentiable:
-            np.testing.assert_allclose(dx[0], turn(x.grad, axis), **CLOSE)
+            y, pull = jax.vjp(outputs, params, *xs)
+        else:
+            y, pull = jax.vjp(lambda params: outputs(params, *xs), params)
+        return None, (y, pull([jnp.asarray(turn(c, axis)) for c in cotangents]))
+
+    xs = [turn(x.detach(), axis) for x in jax.tree.leaves(given)]
+    twice = [np.stack([x, x]) for x in xs]
+    _, looped = jax.jit(lambda xs: jax.lax.scan(step, None, xs))(twice)
+    for round in (0, 1):
+        ys, (dparams, *dx) = jax.tree.map(lambda value, round=round: value[round], looped)
+        for y, value in zip(ys, want, strict=True):
+            np.testing.assert_allclose(y, turn(value.detach(), axis), **CLOSE)
+        for gradient, x in zip(dx, differentiable, strict=True):
+            np.testing.assert_allclose(gradient, turn(x.grad, axis), **CLOSE)
         for parameter, (attribute, _) in parameter_map(theirs).items():
             gradient = getattr(theirs, parameter).grad.numpy()
             gradient = (
                 np.moveaxis(gradient, (0, 1), (-1, -2)) if attribute == "kernel" else gradient
             )
             np.testing.assert_allclose(dparams[attribute][...], gradient, **CLOSE)
+
+
+def copied(inputs):
+    """The inputs of a case, cut from its graph."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.detach().clone()
+    whole = not isinstance(inputs, list | tuple) or isinstance(inputs, packing.PackedSequence)
+    return inputs if whole else type(inputs)(map(copied, inputs))
 
 
 @pytest.mark.slow

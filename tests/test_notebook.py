@@ -35,6 +35,7 @@ def written(*args, cwd):
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_from_its_first_cell_to_its_pictures(tmp_path):
     ran = written("ch05_thermometer", "--run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

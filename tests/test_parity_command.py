@@ -73,6 +73,7 @@ def test_check_shows_a_wrong_port(folder, capsys):
 
 NORMS = """
 import torch
+from flax import nnx
 from dlwp_jax import nn
 
 def theirs():
@@ -85,6 +86,10 @@ def ours(rngs, momentum=0.1):
 
 def wrong(rngs):
     return ours(rngs, momentum=0.9)
+
+def flax(rngs):
+    norm = nnx.BatchNorm(4, epsilon=1e-5, rngs=rngs)  # its momentum is 0.99, torch's 0.01
+    return nn.Sequential(nn.Conv2d(3, 4, 3, rngs=rngs), norm, nn.Dropout(0.1, rngs=rngs))
 """
 
 
@@ -94,6 +99,8 @@ def test_a_wrong_momentum_is_found_by_default_beside_dropout(folder, capsys, mon
     assert "dropout is set to 0 in both models" in capsys.readouterr().out
     assert check("norms.py:theirs", "norms.py:wrong", "--double") == 1
     assert "1.mean moved 9 times as far as in torch" in capsys.readouterr().out
+    assert check("norms.py:theirs", "norms.py:flax", "--double") == 1
+    assert "1.mean moved 0.1 times as far as in torch" in capsys.readouterr().out
     assert status(monkeypatch, "norms.py:theirs", "norms.py:ours", "--train") == 2
     assert "--no-dropout" in capsys.readouterr().err
     train = ("--double", "--train", "--no-dropout")

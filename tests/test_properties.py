@@ -94,7 +94,16 @@ REASONS = {
     **dict.fromkeys(
         ("data.synthetic.Nodule", "data.synthetic.Phantom", "data.table.Table"), RECORDS
     ),
-    **dict.fromkeys(("data.table.Agreement", "data.arrays.Scale"), RECORDS),
+    **dict.fromkeys(("data.table.Agreement", "data.table.Roc", "data.arrays.Scale"), RECORDS),
+    **dict.fromkeys(("data.chest.Chest", "data.chest.Lesion", "data.mapped.Mapped"), RECORDS),
+    **dict.fromkeys(
+        ("data.chest.chest_ct", "data.chest.malignancy", "data.mapped.build"),
+        "tests/test_nodules_data.py",
+    ),
+    "data.augment.Augment": "tests/test_nodules_classifier.py and test_nodules_segment.py",
+    "data.table.roc": "tests/test_nodules_classifier.py, with scikit-learn as referee",
+    "data.volume.write_mhd": "tests/test_nodules_detect.py reads its files",
+    **dict.fromkeys(("train.to_csv", "train.to_tensorboard"), "tests/test_train_records.py"),
     **dict.fromkeys(("data.files.BrokenFile", "data.fetch.FetchError"), "an exception"),
     **{
         f"data.sources.{name}": TAKES_NOTHING
@@ -122,7 +131,6 @@ REASONS = {
         "a reader; its own tests give it files that are absent, damaged, or of another kind",
     ),
     "data.files.reading": "a context for readers, all of which are tried",
-    "data.files.needs": "a context for readers; tests/test_data_sources.py hides a library",
     "data.hdf5.read": "tests/test_data_book.py reads the book's file",
     "data.image.read_classes": "read and resize, which are tried",
     **dict.fromkeys(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scripts.parity import differences
-from scripts.rosetta import execute, page, pairs
+from scripts.rosetta import execute, page, pairs, torch_nn
 from tests.conftest import ROOT
 
 GROUPS = pairs.read_all()
@@ -76,6 +76,8 @@ def test_the_pages_are_what_the_cells_make(name, text):
 SHOWN = {  # each difference of docs/parity.md: the heading under which it bites, or the words that tell of it
     "Linear and Conv initialisation": "Weights start smaller or larger",
     "Embedding initialisation": "An embedding starts narrower",
+    "RNN, LSTM, GRU": "recurrent cells have one bias",
+    "sequences of different lengths": "leaves numbers behind the end",
     "BatchNorm": "Batch norm counts its momentum the other way round",
     "Layer-, Group-, InstanceNorm": "The epsilon of a layer norm",
     "convolution's padding": '"SAME" is not padding=1',
@@ -102,6 +104,14 @@ def test_every_difference_from_the_jax_side_is_on_the_page_of_what_bites():
     assert [
         words for words in SHOWN.values() if words not in headings and words not in QUIET.words
     ] == []
+
+
+@pytest.mark.parametrize("names", [torch_nn.classes(), torch_nn.functions()], ids=len)
+def test_every_name_of_torch_nn_is_here_or_has_a_reason(names):
+    without = {name for name in names if torch_nn.place(name) is None}
+    assert without == {name for name in torch_nn.WITHOUT if name in names}
+    for name in set(names) - without:
+        assert callable(torch_nn.found(torch_nn.place(name)))
 
 
 def test_named_tensors_have_gone_from_torch():

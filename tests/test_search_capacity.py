@@ -4,6 +4,7 @@ is the right one.
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,15 @@ def test_gradients_of_the_small_network_inside_the_large_one():
     learner, states = nested.nest(make, [2, 5], KEY[None], TRAIN)
     small_learner, small = make(2, KEY)
     inside = jax.tree.map(lambda a: a[0], states)
-    loss, grads = nested._value_and_grad(small_learner, small, TRAIN)
-    large_loss, large = nested._value_and_grad(learner, inside, TRAIN)
+
+    def loss_and_gradient(learner, state):
+        def loss(params):
+            return learner.loss(state, params, TRAIN, KEY, train=False)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(state.params)
+
+    loss, grads = loss_and_gradient(small_learner, small)
+    large_loss, large = loss_and_gradient(learner, inside)
     np.testing.assert_allclose(large_loss, loss, rtol=1e-6)
     corner = jax.tree.map(lambda a, like: a[tuple(slice(n) for n in like.shape)], large, grads)
     jax.tree.map(
@@ -266,8 +274,9 @@ def test_the_picture_marks_the_chosen_size(report):
 
 
 def size(n, val, verdict="good fit", spread=0.0, members=(0, 1, 2, 3)):
+    trained = SimpleNamespace(monitor="val/loss", mode="min")
     return capacity.Size(
-        n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, None
+        n, n, val, spread, 0.1, val, 10, verdict, (verdict,), 1.0, members, trained
     )
 
 
@@ -341,7 +350,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
             if size not in self.done:
                 visited.append(size)
                 scores = np.array([{1: 3.0, 2: 2.0}.get(size, 1.0)])
-                self.done[size] = (type("Told", (), {"scores": scores})(), (0,), 0.0)
+                self.done[size] = (SimpleNamespace(scores=scores, mode="min"), (0,), 0.0)
 
         def is_overfitting(self, size):
             return size >= threshold
@@ -386,7 +395,6 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
-        ({"stop": train.EarlyStopping(3, monitor="val/score", mode="max")}, "should fall"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )
@@ -398,3 +406,32 @@ def test_wrong_use_is_told_in_a_sentence(options, message):
             VAL,
             **{"sizes": [1, 2], "seeds": 1, "epochs": 1, "batch_size": 24} | options,
         )
+
+
+@pytest.mark.parametrize("rises", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_sizes_are_compared_by_a_ratio(rises):
+    """Referee: a ratio that is the loss, or its negative, so the sizes are those of the loss."""
+
+    def loss_fn(model, batch):
+        loss = jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+        return loss, {"ratio": train.Ratio(-loss if rises else loss, 1.0)}
+
+    def make(width, key):
+        rngs = nnx.Rngs(key)
+        hidden, output = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+        model = nnx.Sequential(hidden, jnp.tanh, output)
+        return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
+
+    x = jnp.linspace(-1, 1, 32)[:, None]
+    both = {"x": x, "y": jnp.sin(4 * x)}
+    options = {"sizes": [1, 4], "seeds": 2, "epochs": 60, "batch_size": 32, "progress": False}
+    stop = train.EarlyStopping(60, monitor="val/ratio", mode="max" if rises else "min")
+    by_ratio = search.search_capacity(make, both, both, stop=stop, **options)
+    by_loss = search.search_capacity(make, both, both, **options)
+    assert by_ratio.recommended == by_loss.recommended
+    for size in (1, 4):
+        value = -by_ratio[size].val if rises else by_ratio[size].val
+        # 60 steps of Adam in two programs, whose float32 sums have other orders.
+        assert value == pytest.approx(by_loss[size].val, rel=1e-2)
+        assert by_ratio[size].best_epoch == by_loss[size].best_epoch == 60
+    assert "val/ratio" in by_ratio.reason

@@ -172,21 +172,19 @@ def test_more_data_helps_where_few_examples_are_overfitted_and_not_at_the_noise(
 def test_a_power_law_is_carried_on_exactly_and_a_rising_curve_is_not_believed():
     sizes = np.array([10, 20, 40, 80])
     np.testing.assert_allclose(
-        probes._carried_on(sizes, 0.3 + 5 / sizes, 160), 0.3 + 5 / 160, rtol=1e-3
+        probes.carried_on(sizes, 0.3 + 5 / sizes, 160), 0.3 + 5 / 160, rtol=1e-3
     )
     np.testing.assert_allclose(
-        probes._carried_on(sizes, 2 * sizes**-0.5, 160), 2 * 160**-0.5, rtol=1e-3
+        probes.carried_on(sizes, 2 * sizes**-0.5, 160), 2 * 160**-0.5, rtol=1e-3
     )
     rising = np.array([1.0, 1.1, 1.0, 1.2])
-    assert probes._carried_on(sizes, rising, 160) >= rising.min()
+    assert probes.carried_on(sizes, rising, 160) >= rising.min()
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
 def test_a_learning_curve_of_a_training_that_diverged_tells_nothing(lost):
     sizes, losses = (10, 20, 40), np.array([[1.0, 0.9], [0.6, 0.5], [lost, 0.3]])
-    doubled = np.array(
-        [probes._carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)]
-    )
+    doubled = np.array([probes.carried_on(np.array(sizes), losses[:, i], 80) for i in range(2)])
     curve = search.LearningCurve(sizes, losses, losses, doubled, ())
     assert not curve.more_data_would_help
     assert "no telling" in str(curve)

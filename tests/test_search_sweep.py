@@ -3,6 +3,7 @@ named.
 """
 
 import dataclasses
+import signal
 import types
 
 import jax
@@ -385,4 +386,72 @@ def test_an_error_of_the_users_own_is_passed_on():
             over={"lr": [0.1]},
             epochs=1,
             batch_size=8,
+        )
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_ctrl_c_gives_the_epochs_until_then_as_run_alone_has_them(how):
+    """The first call of the loss raises the signal."""
+    calls = []
+
+    def raise_once():
+        calls.append(0)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupting(model, batch):
+        jax.debug.callback(raise_once)
+        return squared_error(model, batch)
+
+    def interrupted(lr):
+        return train.make_learner(
+            Plain(nnx.Rngs(0)), interrupting, optax.sgd(lr), key=jax.random.key(0)
+        )
+
+    def alone(lr):
+        learner, state = plain(lr)
+        return train.run(learner, state, TRAIN, VAL, epochs=3, batch_size=37)
+
+    over = {"lr": [0.1, 0.01]}
+    result = search.sweep(
+        interrupted, TRAIN, VAL, over=over, epochs=100000, batch_size=37, how=how
+    )
+    assert result.interrupted
+    assert "interrupted: " in str(result)
+    trained = np.sum(~np.isnan(result.history["val/loss"]), axis=1)
+    assert 0 < trained[0] < 1000
+    assert trained[1] == (trained[0] if how == "vmap" else 0)
+    n = min(trained[0], 3)
+    np.testing.assert_allclose(
+        result.history["val/loss"][0, :n], alone(0.1).history["val/loss"][:n], rtol=1e-5
+    )
+
+
+def test_preprocessing_is_fitted_inside_each_fold():
+    """Referee: NumPy scales each fold, and `train.run` trains on it alone."""
+    folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of two lengths
+
+    def prepare(ours, held):
+        mean, std = ours["x"].mean(0), ours["x"].std(0)
+        return tuple(part | {"x": (part["x"] - mean) / std} for part in (ours, held))
+
+    options = {"epochs": 2, "batch_size": 40}
+    result = search.sweep(
+        plain, TRAIN, over={"lr": [0.1, 0.01]}, folds=folds, prepare=prepare, **options
+    )
+    x, y = np.asarray(TRAIN["x"]), np.asarray(TRAIN["y"])
+    for i in (0, 2, 4):
+        ours, held = folds[result.values["fold"][i]]
+        mean, std = x[ours].mean(0), x[ours].std(0)
+        parts = [{"x": (x[rows] - mean) / std, "y": y[rows]} for rows in (ours, held)]
+        learner, state = plain(float(result.values["lr"][i]))
+        alone = train.run(learner, state, *parts, **options)
+        np.testing.assert_allclose(
+            result.history["val/loss"][i], alone.history["val/loss"], rtol=1e-4
+        )
+    with pytest.raises(TypeError, match="goes with folds"):
+        search.sweep(plain, TRAIN, VAL, over={"lr": [0.1]}, prepare=prepare, **options)
+    with pytest.raises(TypeError, match=r"prepare must return \(train, val\)"):
+        search.sweep(
+            plain, TRAIN, over={}, folds=folds, prepare=lambda ours, _: ours, **options
         )

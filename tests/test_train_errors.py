@@ -222,3 +222,61 @@ def test_a_batch_that_does_not_fit_the_model_says_the_models_own_words():
     scalar, scalar_state = train.make_learner(Scalar(), squared_error, TX, key=KEY)
     with pytest.raises(KeyError, match="x"):
         train.run(scalar, scalar_state, {"z": jnp.ones(3)}, epochs=1, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        ((jnp.ones((4, 3)), jnp.ones((4, 1))), r"TypeError.*of val: \[0\] float32\[3\]"),
+        ({"inputs": jnp.ones((4, 3)), "y": jnp.ones((4, 1))}, r"KeyError: 'x'"),
+        ({"x": jnp.ones((4, 2)), "y": jnp.ones((4, 1))}, r"\['x'\] float32\[2\]"),
+        ([{"x": jnp.ones((4, 3)), "y": jnp.ones((4, 1))}], "TypeError"),
+    ],
+)
+@pytest.mark.parametrize("drive", [train.run, train.fit, None])  # None: streams in fit
+def test_validation_data_of_another_form_are_told(drive, val, message):
+    learner, state = train.make_learner(**GOOD)
+    ours = {"x": jnp.ones((4, 3)), "y": jnp.ones((4, 1))}
+    sets, options = (ours, val), {"epochs": 1, "batch_size": 2}
+    if drive is None:
+        sets, options = (Stream(ours), Stream(val)), {"epochs": 1}
+    with pytest.raises(ValueError, match="val has another form than train.*" + message):
+        (drive or train.fit)(learner, state, *sets, **options)
+
+
+class Stream:
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_validation_data_that_the_loss_takes_may_have_another_form():
+    learner, state = train.make_learner(**GOOD)
+    ours = {"x": jnp.ones((4, 3)), "y": jnp.ones((4, 1))}
+    result = train.run(
+        learner, state, ours | {"unused": jnp.ones(4)}, ours, epochs=1, batch_size=2
+    )
+    assert jnp.isfinite(result.history["val/loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "val", "hint"),
+    [
+        ("val/mae", None, "Give val, or monitor a train/ value"),
+        ("mae", True, r"Did you mean 'val/mae'\?"),
+        ("val/mea", True, r"Did you mean 'val/mae'\?"),
+        ("valid/mae", True, r"Did you mean 'val/mae'\?"),
+        ("val/accuracy", True, "If loss_fn returns 'accuracy' among its metrics"),
+    ],
+)
+def test_a_monitor_that_is_not_recorded_is_answered_by_its_case(monitor, val, hint):
+    def loss_fn(model, batch):
+        return squared_error(model, batch)[0], {"mae": jnp.float32(0)}
+
+    learner, state = train.make_learner(**GOOD | {"loss_fn": loss_fn})
+    ours = {"x": jnp.ones((4, 3)), "y": jnp.ones((4, 1))}
+    stop = train.EarlyStopping(2, monitor=monitor)
+    with pytest.raises(ValueError, match=f"monitor='{monitor}' is not recorded.*{hint}"):
+        train.run(learner, state, ours, val and ours, epochs=1, batch_size=2, stop=stop)

@@ -71,6 +71,24 @@ def test_drop_last_in_a_training(drive):
     assert int(result.state.step) == 2
 
 
+@pytest.mark.parametrize("drive", [train.run, train.fit, train.train_epoch])
+def test_drop_last_of_a_batch_larger_than_the_data_leaves_nothing(drive):
+    loader = torch.utils.data.DataLoader(range(37), batch_size=38, drop_last=True)
+    assert len(loader) == 0
+    options = {} if drive is train.train_epoch else {"epochs": 1}
+    with pytest.raises(ValueError, match="batch_size=38 is more than the 37 examples"):
+        drive(*learner_of(), TRAIN, batch_size=38, drop_last=True, **options)
+    with pytest.raises(ValueError, match="batch_size=9 is more than the 8 examples"):
+        drive(
+            *learner_of(),
+            TRAIN,
+            batch_size=9,
+            drop_last=True,
+            sampler=data.epoch_of(37, 8),
+            **options,
+        )
+
+
 def test_a_sampler_decides_which_rows_a_step_sees():
     def sampler(key, epoch):
         del key

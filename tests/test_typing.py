@@ -61,6 +61,7 @@ def pyright(home, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_public_api_is_typed(installed):
     report = pyright(installed, "--ignoreexternal", "--verifytypes", "dlwp_jax")[
         "typeCompleteness"

@@ -7,7 +7,7 @@ run inside a compiled program (`augment`, `audio.spectrogram`, `text.embed`, sam
 There is one module for each kind of data: `image` (and `imagenet` for its networks), `volume`
 and `dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data sets.
 `arrays`, `batches`, `sampling` and `augment` work on data in memory, `stream` on data that is
-larger; `pictures` draws.
+larger, `mapped` on pieces of large files that are cut once; `pictures` draws.
 """
 
 from dlwp_jax.data import (
@@ -21,6 +21,7 @@ from dlwp_jax.data import (
     idx,
     image,
     imagenet,
+    mapped,
     pictures,
     sampling,
     series,
@@ -61,6 +62,7 @@ __all__ = [
     "imagenet",
     "k_fold",
     "load",
+    "mapped",
     "pictures",
     "place",
     "sampling",

@@ -5,6 +5,8 @@ Pure functions of a key, jittable and `vmap`-able over examples. Images `[H W C]
 and z go from -1 to 1 over columns, rows and slices), so all changes cost one resampling.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -193,6 +195,52 @@ def augment(
     )
     changed = warp(x, matrix) if flips or offset or stretch or turn else x
     return noise(keys[4], changed, std) if std else changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """`augment` for every example of a batch, each by its own key: a `transform=` of
+    `train.fit`.
+
+    It runs on the device, inside the program that trains. Whole numbers become float32 there,
+    in training and in evaluation, so a data set can stay in int16 or uint8; evaluation changes
+    nothing else.
+
+    Attributes:
+      name: of the images in the batch, `[n H W C]` or `[n D H W C]`.
+      flips, offset, stretch, turn, std: as in `augment`.
+
+    >>> batch = {"image": jnp.ones((2, 4, 8, 8, 1), jnp.int16), "label": jnp.zeros(2)}
+    >>> changed = Augment(flips=True, std=25.0)(jax.random.key(0), batch)
+    >>> changed["image"].dtype.name, changed["image"].shape
+    ('float32', (2, 4, 8, 8, 1))
+    """
+
+    name: str = "image"
+    flips: bool | tuple[int, ...] = False
+    offset: float = 0.0
+    stretch: float = 0.0
+    turn: float = 0.0
+    std: float = 0.0
+
+    def __call__(self, key: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch as training sees it."""
+        images = _as_floating(batch[self.name])
+        amounts = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]
+        }
+        keys = jax.random.split(checks.key(key), len(images))
+        changed = jax.vmap(functools.partial(augment, **amounts))(keys, images)
+        return {**batch, self.name: changed}
+
+    def evaluate(self, key: jax.Array, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch as evaluation sees it."""
+        del key
+        return {**batch, self.name: _as_floating(batch[self.name])}
+
+
+def _as_floating(x: jax.Array) -> jax.Array:
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
 
 
 def _dims(dims: int) -> int:

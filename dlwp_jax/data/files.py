@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlwp_jax import checks
+from dlwp_jax.files import needs
+
+__all__ = ["BrokenFile", "needs", "reading"]
 
 MOST_SHOWN = 240  # characters of a library's own complaint
 
@@ -16,24 +19,6 @@ class BrokenFile(ValueError):
     Traceback (most recent call last):
     dlwp_jax.data.files.BrokenFile: cat.png: not a picture.
     """
-
-
-@contextlib.contextmanager
-def needs(extra: str = "data") -> Iterator[None]:
-    """Turn an `ImportError` inside the block into one that names the extra to install.
-
-    >>> with needs("data"):
-    ...     import a_library_that_is_not_there
-    Traceback (most recent call last):
-    ImportError: a_library_that_is_not_there is needed: pip install 'dlwp-jax[data]'
-    """
-    try:
-        yield
-    except ImportError as error:
-        name = (error.name or str(error)).split(".")[0]
-        raise ImportError(
-            f"{name} is needed: pip install 'dlwp-jax[{extra}]'", name=error.name
-        ) from error
 
 
 @contextlib.contextmanager

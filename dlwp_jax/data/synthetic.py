@@ -7,8 +7,24 @@ from typing import NamedTuple
 import numpy as np
 
 from dlwp_jax import checks
+from dlwp_jax.data.chest import Chest, Lesion, chest_ct, malignancy
 from dlwp_jax.data.table import Table
 from dlwp_jax.data.volume import Volume
+
+__all__ = [
+    "BIKE_COLUMNS",
+    "NODULES",
+    "Chest",
+    "Lesion",
+    "Nodule",
+    "Phantom",
+    "bike_counts",
+    "chest_ct",
+    "chirp",
+    "ct_phantom",
+    "disc_video",
+    "malignancy",
+]
 
 
 class Nodule(NamedTuple):

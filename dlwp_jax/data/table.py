@@ -387,3 +387,56 @@ def agreement(predicted: Any, actual: Any) -> Agreement:
     return Agreement(
         said, true, both, both / said if said else 0.0, both / true if true else 0.0
     )
+
+
+class Roc(NamedTuple):
+    """A receiver operating characteristic (chapter 14.5.2).
+
+    Attributes:
+      false_positive_rate: `[k]`, rising from 0 to 1.
+      true_positive_rate: `[k]`, the recall at the same threshold.
+      threshold: `[k]`, falling; a score at least as large counts as positive.
+      area: under the curve: the share of pairs of a positive and a negative in which the
+        positive has the larger score, ties counting one half.
+    """
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    threshold: np.ndarray
+    area: float
+
+
+def roc(label: Any, score: Any, *, thresholds: Any = None) -> Roc:
+    """How many positives are found for how many false alarms, at every threshold.
+
+    Args:
+      label: `[n]` 0 and 1, or a mask.
+      score: `[n]` larger for what is more likely positive.
+      thresholds: falling, such as the book's 100 numbers from 1 to 0; None takes every score,
+        and infinity first.
+
+    Raises:
+      ValueError: if there is no positive or no negative, or a score is NaN.
+
+    >>> roc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).area
+    0.75
+    """
+    label, score = checks.on_host(label, "label"), checks.real_on_host(score, "score")
+    if label.shape != score.shape or label.ndim != 1 or not np.isin(label, (0, 1)).all():
+        raise ValueError(
+            f"label must be 0 or 1 for each score; got {checks.describe(label)} and "
+            f"{checks.describe(score)}."
+        )
+    positive, negative = np.sort(score[label == 1]), np.sort(score[label == 0])
+    if not len(positive) or not len(negative) or np.isnan(score).any():
+        raise ValueError(
+            f"{len(positive)} positives and {len(negative)} negatives; both are needed, and no "
+            "score may be NaN."
+        )
+    if thresholds is None:
+        cut = np.concatenate([[np.inf], np.unique(score)[::-1]])
+    else:
+        cut = checks.real_on_host(thresholds, "thresholds")
+    found = 1 - np.searchsorted(positive, cut, side="left") / len(positive)
+    alarms = 1 - np.searchsorted(negative, cut, side="left") / len(negative)
+    return Roc(alarms, found, cut, float(np.trapezoid(found, alarms)))

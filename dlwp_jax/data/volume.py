@@ -9,6 +9,8 @@ and in the order of the axes.
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from dlwp_jax import checks
 from dlwp_jax.data.files import BrokenFile, needs, reading
+from dlwp_jax.files import flush
 
 IDENTITY = np.eye(3)
 
@@ -215,6 +218,48 @@ def read_mhd(path: str | Path) -> Volume:
             origin=image.GetOrigin(),
             direction=np.reshape(image.GetDirection(), (3, 3)),
         )
+
+
+def write_mhd(path: str | Path, scan: Volume) -> None:
+    """Write a MetaImage, `.mhd` with its `.raw` beside it, as LUNA's scans are; needs
+    SimpleITK.
+
+    Voxels that are whole numbers of 16 bits are written as such, others as float32. The `.mhd`
+    is written last, so a scan that can be found is complete.
+
+    Raises:
+      ValueError: if the name does not end in `.mhd`.
+      OSError: if the files cannot be written.
+
+    >>> path = getfixture("tmp_path") / "scan.mhd"
+    >>> write_mhd(path, Volume(np.ones((2, 3, 4)), spacing=(1, 1, 2.5)))
+    >>> read_mhd(path).spacing.tolist()
+    [1.0, 1.0, 2.5]
+    """
+    with needs():
+        import SimpleITK
+
+    checks.path(path)
+    path = Path(path)
+    if path.suffix != ".mhd":
+        raise ValueError(f"{path} must end in .mhd.")
+    voxels = np.asarray(scan.voxels, np.float32)
+    whole_numbers = voxels.astype(np.int16)
+    if (whole_numbers == voxels).all():
+        voxels = whole_numbers
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(scan.spacing.tolist())
+    image.SetOrigin(scan.origin.tolist())
+    image.SetDirection(scan.direction.ravel().tolist())
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        written = Path(folder, path.name)
+        try:
+            SimpleITK.WriteImage(image, str(written))
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+        for part in (written.with_suffix(".raw"), written):
+            flush(part)
+            os.replace(part, path.with_name(part.name))
 
 
 def _check_raw_size(path: Path) -> None:

@@ -210,7 +210,7 @@ def _common_mesh(trees: dict[str, PyTree]) -> Mesh | None:
         if other is None:
             raise ValueError(
                 f"{first} lies on a mesh of {mesh.size} devices and {name} does not; put both "
-                "there: state, train, val = shard.put(mesh, state, train, val)."
+                f"there: {name} = shard.put(mesh, {name})."
             )
         if other != mesh:
             here, there = (

@@ -21,15 +21,16 @@ VERDICTS = tuple(ADVICE)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a history says.
+    """The result of `diagnose`.
 
     Attributes:
-      verdict: one of `VERDICTS` if it is sure, else the candidates in words, such as
+      verdict: one of `VERDICTS` if only one is possible, else the candidates in words, such as
         "underfitting or good fit".
-      evidence: the figures it rests on, by name, in the units of the loss and in epochs
-        (`measure.py` explains each); `margin` is by how much more speaks for the first
-        candidate than for the second, from 0 to 1.
-      advice: what to try, first things first; if the verdict is not sure, what would decide.
+      evidence: the figures behind the verdict, by name, in the units of the loss and in epochs
+        (`measure.py` explains each). `margin`, from 0 to 1, is the weight of the first
+        candidate minus that of the second.
+      advice: steps to try, the most useful first. If there are several candidates, it begins
+        with the steps that would decide between them.
       candidates: the verdicts that are possible, one to three of `VERDICTS`, the likeliest
         first.
       decides: if there are several, the calls that would decide, as code with the names of
@@ -65,29 +66,28 @@ class Diagnosis:
 
 
 def diagnose(history: Any, *, baseline: float | Mapping[str, float] | None = None) -> Diagnosis:
-    """Name what a training history shows, with the evidence and with what to try next.
+    """Judge a training history: a verdict, its evidence, and advice.
 
-    If the history allows more than one verdict, the two or three it could be are named, with
-    the call that would decide.
+    If the history allows more than one verdict, the result names the two or three candidates
+    and the call that would decide between them.
 
     Args:
       history: a `Run`, or its history: `{"train/loss": [epochs], "val/loss": [epochs], ...}` as
-        arrays or lists. A NaN tail is an early stop's. Without losses an accuracy is judged, by
-        its error rate. `train/eval_loss`, where it is recorded, is taken in place of
-        `train/loss`.
+        arrays or lists. NaN at the end means that training stopped early. If there are no
+        losses, an accuracy is judged by its error rate. If there is a `train/eval_loss`, it
+        takes the place of `train/loss`.
       baseline: the loss of a predictor that does not look at its input (the training targets'
         variance for a squared error, their entropy for a cross entropy); for an accuracy, that
-        of always saying the most frequent class. It is what tells data without information from
-        a model too simple. `{"trivial": ..., "reachable": ...}` also says which loss is known
-        to be possible (the noise of the targets, or what a larger model reached), which is what
-        tells underfitting from a good fit to noisy data.
+        of always naming the most frequent class. It separates data without information from a
+        model that is too simple. `{"trivial": ..., "reachable": ...}` also gives a loss that is
+        known to be possible (the noise of the targets, or the loss of a larger model); it
+        separates underfitting from a good fit to noisy data.
 
     Returns:
       A `Diagnosis`.
 
     Raises:
-      TypeError, ValueError: in one sentence, where history is no history, or holds nothing that
-        can be judged.
+      TypeError, ValueError: if `history` is no history, or has no column to judge.
 
     >>> import numpy as np
     >>> epochs = np.arange(1, 101)
@@ -127,9 +127,8 @@ def known_losses(value: Any) -> tuple[float | None, float | None]:
         raise ValueError(
             f"baseline may hold 'trivial' and 'reachable'; got {', '.join(map(repr, unknown))}."
         )
-    known = {
-        name: real(part, f"baseline[{name!r}]")
-        for name, part in parts.items()
-        if part is not None
-    }
+    known = {}
+    for name, part in parts.items():
+        if part is not None:
+            known[name] = real(part, f"baseline[{name!r}]")
     return known.get("trivial"), known.get("reachable")

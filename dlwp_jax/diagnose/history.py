@@ -28,9 +28,7 @@ EVAL_LOSS = "train/eval_loss"
 
 @dataclass(frozen=True)
 class Curve:
-    """Values `[k]` that should fall, measured after the epochs `[k]`, counted from 1; all
-    finite.
-    """
+    """Finite values `[k]` that should fall, and their epochs `[k]`, counted from 1."""
 
     epochs: np.ndarray
     values: np.ndarray
@@ -38,15 +36,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """What there is to judge.
+    """The curves of a history.
 
     Attributes:
-      train, val: the two curves, of one and the same quantity; None where it is not recorded.
-      names: the names under which they stand in the history.
-      failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 where there was
-        none.
-      columns: the history without its NaN tail, as float64.
-      turn: (a, b), where the curves are a + b x the columns: so that lower is better.
+      train, val: the curves of one quantity in training and validation, or None.
+      names: their names in the history.
+      failed_epoch: the epoch, counted from 1, whose loss was not finite; 0 if there was none.
+      columns: the history without the NaN at its end, as float64.
+      turn: (a, b): a curve is a + b x its column, so that lower is better.
     """
 
     train: Curve | None
@@ -63,18 +60,17 @@ class Curves:
 
     @property
     def guide(self) -> Curve:
-        """The curve that tells how good the model is: val where there is one, else train."""
+        """The curve that judges the model: of validation if there is one, else of training."""
         curve = self.val if self.val is not None else self.train
         assert curve is not None
         return curve
 
 
 def read(history: Any) -> Curves:
-    """Find the curves in a history (or in a `Run`), drop the NaN tail of an early stop, see a
-    failure.
+    """The curves of a history or a `Run`.
 
     Raises:
-      TypeError, ValueError: in one sentence, where there is nothing that can be judged.
+      TypeError, ValueError: if there is no column to judge.
     """
     columns = _columns(getattr(history, "history", history))
     failure = int(np.asarray(getattr(history, "failure", (0, 0)))[0])
@@ -129,9 +125,7 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
 
 
 def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
-    """The names of the training and of the validation curve: losses where there are any, else a
-    metric.
-    """
+    """The names of the training and validation columns: losses if there are any, else a metric."""
     train = EVAL_LOSS if EVAL_LOSS in columns else "train/loss"
     if train in columns or "val/loss" in columns:
         return (
@@ -159,15 +153,13 @@ def _rises(metric: str) -> bool:
 
 
 def _length(columns: list[np.ndarray]) -> int:
-    """Epochs up to the last in which anything was recorded."""
+    """The number of epochs up to the last one with a value."""
     recorded = np.logical_or.reduce([~np.isnan(column) for column in columns])
     return int(np.flatnonzero(recorded)[-1]) + 1 if recorded.any() else 0
 
 
 def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) -> bool:
-    """Whether training ran into infinity, or broke off with the last epoch begun but never
-    validated.
-    """
+    """Whether a loss became infinite, or the last epoch was begun and not validated."""
     if any(np.isinf(columns[name]).any() for name in (train, val) if name):
         return True
     if train is None or val is None:
@@ -177,26 +169,22 @@ def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) ->
 
 
 def _turn(columns: list[np.ndarray], name: str) -> tuple[float, float]:
-    """A loss stays; of a share the complement is taken, an accuracy's error rate; any other
-    metric is negated.
-    """
+    """`Curves.turn`: a loss stays, an accuracy becomes its error rate, other metrics turn over."""
     if not _rises(name.split("/", 1)[1]):
         return 0.0, 1.0
     values = np.concatenate(columns)
     values = values[np.isfinite(values)]
-    return (
-        (1.0, -1.0) if values.size and values.min() >= 0 and values.max() <= 1 else (0.0, -1.0)
-    )
+    if values.size and values.min() >= 0 and values.max() <= 1:
+        return 1.0, -1.0
+    return 0.0, -1.0
 
 
 def _curve(column: np.ndarray, turn: tuple[float, float]) -> Curve | None:
-    """The finite values of a column, turned; None where there are none."""
+    """The curve of a column, or None if it has no finite value."""
     finite = np.isfinite(column)
-    return (
-        Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite])
-        if finite.any()
-        else None
-    )
+    if not finite.any():
+        return None
+    return Curve(np.flatnonzero(finite) + 1, turn[0] + turn[1] * column[finite])
 
 
 def _short(values: Any) -> str:

@@ -5,30 +5,32 @@ import numpy as np
 from dlwp_jax.diagnose.curves import level, noise, slope, smooth, window
 from dlwp_jax.diagnose.history import Curve, Curves
 
-FLOOR = 0.05  # the scale is at least this share of where the loss began: from 2.3, 0.001 to 0.002 is no rise
+# The scale is at least this share of the first loss: after 2.3, from 0.001 to 0.002 is no rise.
+FLOOR = 0.05
 
 
 def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
-    """The evidence, in the unit of the loss and in epochs; "at the end" is the median of the
-    last tenth.
+    """The evidence, in the unit of the loss and in epochs.
+
+    "At the end" means the median of the last tenth. All figures of one curve are those of
+    validation, or of training if there is no validation.
 
     Returns:
-      - epochs, best_epoch, epochs_since_best: of validation (of training, where there is no
-        validation).
-      - start, lowest: the loss before anything was learned (the trivial loss, where it is
-        given), and at its best.
-      - scale: what counts as 100 %: `lowest`, but no less than FLOOR of `start` (of the
-        lower of the two first losses, if the trivial one is unknown); for a loss
-        that can be negative, which has no zero to be measured from, the whole fall.
-      - {train,val}_{first,last,noise,slope,slope_error}: at the beginning and at the end, the
-        standard deviation from epoch to epoch, the change per epoch over the last third and its
-        standard error.
-      - rise, rise_error: of validation at the end above its best, and the standard error.
-      - train_since_best: what training loss has risen by since then.
-      - last_fall, still_to_fall: what the last quarter of the epochs brought; what twice as
-        many epochs may bring yet.
-      - val_fall: how far validation came below its first value.
-      - gap, gap_error: validation above training at the end.
+      - epochs, best_epoch, epochs_since_best.
+      - start: the trivial loss if it is given, else the first loss.
+      - lowest: the lowest loss.
+      - scale: the loss that counts as 100 %. It is `lowest`, but at least FLOOR times `start`
+        (times the lower of the two first losses, if the trivial loss is unknown). A loss that
+        can be negative has no zero to measure from, and the scale is its whole fall.
+      - {train,val}_{first,last,noise,slope,slope_error}: the value at the beginning and at the
+        end, the standard deviation from epoch to epoch, the change per epoch over the last
+        third and its standard error.
+      - rise, rise_error: from the best value to the end, and its standard error.
+      - train_since_best: the rise of training loss since the best epoch of validation.
+      - last_fall, still_to_fall: the fall in the last quarter of the epochs, and the fall to
+        expect from twice as many epochs.
+      - val_fall: from the first value of validation to its lowest.
+      - gap, gap_error: validation minus training at the end, and its standard error.
     """
     guide, train, val = curves.guide, curves.train, curves.val
     values = smooth(guide.values)
@@ -65,7 +67,7 @@ def measure(curves: Curves, trivial: float | None) -> dict[str, float]:
 
 
 def figures(name: str, curve: Curve) -> dict[str, float]:
-    """What there is to say of a curve by itself."""
+    """The figures of one curve, named as in `measure`."""
     last = window(curve.values, 1 / 3)
     change, error = slope(curve.epochs[-last:], curve.values[-last:])
     return {
@@ -83,10 +85,10 @@ def level_error(values: np.ndarray) -> float:
 
 
 def falls(values: np.ndarray) -> tuple[float, float]:
-    """The fall in the last quarter, and what is to be expected of twice as many epochs again.
+    """The fall in the last quarter, and the fall to expect from twice as many epochs again.
 
-    From quarter to quarter of the history the falls shrink by some ratio, and go on shrinking
-    by it for the next eight.
+    The falls of the last two quarters have some ratio, and the estimate lets the falls shrink
+    by this ratio for eight more quarters.
 
     >>> [round(fall, 3) for fall in falls(np.array([15.0, 7.0, 3.0, 1.0, 0.0]))]
     [1.0, 0.996]

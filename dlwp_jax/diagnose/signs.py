@@ -1,30 +1,20 @@
-"""What else a history tells, where `make_learner(record=("norms", "dead_units"))` wrote it
-down.
-"""
+"""Signs in the columns that `make_learner(record=("norms", "dead_units"))` adds to a history."""
 
 import numpy as np
 
 EXPLODED = 10.0  # an epoch's mean gradient norm, over the median of the epochs before it
-DEAD = 0.25  # share of units that no gradient reaches; of rectifiers on small batches a few are always idle
-SMALL_STEP, LARGE_STEP = (
-    1e-5,
-    0.1,
-)  # a step's length over the parameters' norm; around 1e-3 is usual
-
-STOPPED = (
-    "not learning",
-    "not converged",
-    "underfitting",
-    "diverged",
-)  # verdicts that such signs may explain
+DEAD = 0.25  # share of units without a gradient; on small batches a few are always without
+# The length of a step over the norm of the parameters; 1e-3 is usual.
+SMALL_STEP = 1e-5
+LARGE_STEP = 0.1
+# The verdicts that such signs may explain.
+STOPPED = ("not learning", "not converged", "underfitting", "diverged")
 
 
 def signs(
     columns: dict[str, np.ndarray], verdict: str
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Figures from the columns beside the losses, and the advice that follows from those that
-    are out of bounds.
-    """
+    """Figures from the columns beside the losses, and advice for those out of bounds."""
     evidence, advice = {}, []
     gradient = _known(columns, "train/grad_norm")
     if gradient.size:

@@ -1,10 +1,10 @@
-"""From the evidence to the verdicts that it allows, and how much speaks for each.
+"""From the evidence to the verdicts that it allows, each with a weight.
 
-The questions are asked in this order, and the first that is answered with yes names the
-verdict. An answer is yes (1), no (0) or something between: a value within a measured factor of
-its threshold is a maybe, and then the questions below are asked too, for what is left.
+The questions are asked in this order, and the first yes names the verdict. An answer is a
+number from 0 (no) to 1 (yes); it is between them if a value is within a measured factor of its
+threshold. Then the next questions share the weight that is left.
 
-1. diverged: a loss was not finite, or ends far above where it began.
+1. diverged: a loss was not finite, or ends far above its first value.
 2. too few epochs to tell.
 3. uninformative data: the reachable loss is known, and is hardly below the trivial one.
 4. not learning: training loss did not fall, or by next to nothing (and was not low to begin

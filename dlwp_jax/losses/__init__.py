@@ -26,6 +26,7 @@ from dlwp_jax.losses.margin import (
     multilabel_soft_margin_loss,
     soft_margin_loss,
     triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
 from dlwp_jax.losses.regression import (
     gaussian_nll_loss,
@@ -60,4 +61,5 @@ __all__ = [
     "smooth_l1_loss",
     "soft_margin_loss",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]

@@ -9,6 +9,7 @@ there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -285,6 +286,45 @@ def triplet_margin_loss(
     if swap:
         to_far = jnp.minimum(to_far, _norm(near - far + eps, p))
     return reduce(clamp_min(margin + _norm(a - near + eps, p) - to_far, 0.0), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: ArrayLike,
+    positive: ArrayLike,
+    negative: ArrayLike,
+    *,
+    distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """max(0, d(a, p) - d(a, n) + margin) with a distance of your own
+    (`F.triplet_margin_with_distance_loss`).
+
+    Args:
+      anchor, positive, negative: as for `triplet_margin_loss`.
+      distance_function: of two arrays `[... d]` to `[...]`; None takes `triplet_margin_loss`'s.
+      margin: by how much.
+      swap: take the smaller of d(a, n) and d(p, n) as the distance to the negative.
+      reduction: `'none'`, `'mean'` or `'sum'`.
+
+    Raises:
+      ValueError: for different shapes, a margin <= 0, or an unknown reduction.
+
+    >>> import jax.numpy as jnp
+    >>> a, p, n = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
+    >>> by_largest = lambda x, y: abs(x - y).max(-1)
+    >>> float(triplet_margin_with_distance_loss(a, p, n, distance_function=by_largest))
+    3.0
+    """
+    if margin <= 0:
+        raise ValueError(f"margin={margin} must be positive.")
+    a, near, far = same_shape(anchor=anchor, positive=positive, negative=negative)
+    distance = distance_function or (lambda x, y: _norm(x - y + 1e-6, 2.0))
+    to_far = distance(a, far)
+    if swap:
+        to_far = jnp.minimum(to_far, distance(near, far))
+    return reduce(clamp_min(margin + distance(a, near) - to_far, 0.0), reduction)
 
 
 def _norm(x, p: float):

@@ -1,5 +1,5 @@
 """Whole networks: those of the book, and those of ImageNet that it uses (chapters 2, 8 and 11
-to 14).
+to 14, and 9 of the second edition).
 
 They are built of the layers of `dlwp_jax.nn` and are also found there: `nn.UNet` is
 `models.UNet`. Arrays are channels last; `parity.load_torch` reads the weights of the book's and
@@ -25,12 +25,21 @@ from dlwp_jax.models.resnet import (
     resnet50,
     resnet101,
 )
+from dlwp_jax.models.sequences import (
+    AttentionMLP,
+    Bigram,
+    SequenceBlock,
+    SequenceMLP,
+    SequenceTransformer,
+)
 from dlwp_jax.models.unet import UNet, UNetWrapper
 from dlwp_jax.nn.signature import shown as _shown
 
 __all__ = [
     "AlexNet",
+    "AttentionMLP",
     "BasicBlock",
+    "Bigram",
     "Bottleneck",
     "ConvNet",
     "LunaModel",
@@ -41,6 +50,9 @@ __all__ = [
     "NetResDeep",
     "ResBlock",
     "ResNet",
+    "SequenceBlock",
+    "SequenceMLP",
+    "SequenceTransformer",
     "UNet",
     "UNetWrapper",
     "resnet18",

@@ -16,22 +16,33 @@ from typing import Any as _Any
 from flax import nnx as _nnx
 
 from dlwp_jax.nn import init as init
+from dlwp_jax.nn import utils as utils
 from dlwp_jax.nn.activation_layers import *  # noqa: F403
 from dlwp_jax.nn.activations import *  # noqa: F403
 from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
+from dlwp_jax.nn.adaptive_softmax import *  # noqa: F403
+from dlwp_jax.nn.attention import *  # noqa: F403
 from dlwp_jax.nn.batch_norm import *  # noqa: F403
 from dlwp_jax.nn.containers import *  # noqa: F403
 from dlwp_jax.nn.convolution import *  # noqa: F403
 from dlwp_jax.nn.convolution_transpose import *  # noqa: F403
+from dlwp_jax.nn.distance import *  # noqa: F403
 from dlwp_jax.nn.dropout import *  # noqa: F403
 from dlwp_jax.nn.embedding import *  # noqa: F403
+from dlwp_jax.nn.embedding_bag import *  # noqa: F403
+from dlwp_jax.nn.generation import *  # noqa: F403
 from dlwp_jax.nn.layer_norm import *  # noqa: F403
 from dlwp_jax.nn.linear import *  # noqa: F403
 from dlwp_jax.nn.padding import *  # noqa: F403
 from dlwp_jax.nn.pool import *  # noqa: F403
+from dlwp_jax.nn.positions import *  # noqa: F403
+from dlwp_jax.nn.recurrent import *  # noqa: F403
 from dlwp_jax.nn.resize import *  # noqa: F403
 from dlwp_jax.nn.signature import shown as _shown
 from dlwp_jax.nn.spatial import *  # noqa: F403
+from dlwp_jax.nn.transformer import *  # noqa: F403
+from dlwp_jax.nn.unfold import *  # noqa: F403
+from dlwp_jax.nn.unpool import *  # noqa: F403
 
 if _TYPE_CHECKING:
     from dlwp_jax.models import *  # noqa: F403

@@ -24,6 +24,7 @@ __all__ = [
     "elu",
     "gelu",
     "glu",
+    "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
@@ -170,6 +171,34 @@ def rrelu(
         else jax.random.uniform(key, x.shape, x.dtype, lower, upper)
     )
     return leaky_relu(x, slope)
+
+
+@_of_floats
+def gumbel_softmax(
+    logits: jax.Array, tau: float = 1.0, hard: bool = False, dim: int = -1, *, key: jax.Array
+) -> jax.Array:
+    """A sample of the classes with a gradient; torch.nn.functional.gumbel_softmax.
+
+    Args:
+      logits: log-probabilities, up to a constant.
+      tau: temperature; the smaller, the nearer is a sample to a single class.
+      hard: one class, 0 or 1, with the gradient of the soft sample.
+      dim: the axis of the classes.
+      key: a PRNG key.
+
+    >>> sample = gumbel_softmax(jnp.zeros(3), hard=True, key=jax.random.key(0))
+    >>> sorted(sample.tolist())
+    [0.0, 0.0, 1.0]
+    """
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    soft = jax.nn.softmax((logits + noise) / tau, dim)
+    if not hard:
+        return soft
+    one = jax.nn.one_hot(soft.argmax(dim), soft.shape[dim], dtype=soft.dtype, axis=dim)
+    # Exactly 0 or 1: one + (soft - soft) would round.
+    return jnp.where(
+        one == 1, 1 + (soft - jax.lax.stop_gradient(soft)), soft - jax.lax.stop_gradient(soft)
+    )
 
 
 @_of_floats

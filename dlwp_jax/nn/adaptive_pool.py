@@ -6,13 +6,16 @@ Output i of an axis of `size` places is pooled from places `floor(i * size / out
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from dlwp_jax.nn.neighbours import weighted_sum
-from dlwp_jax.nn.pool import max_pool
+from dlwp_jax.nn.pool import max_pool, with_places
+from dlwp_jax.nn.pool_axis import max_and_place
 from dlwp_jax.nn.shapes import Sizes, check_input, floating, over_batch, wide
 
 __all__ = [
@@ -46,17 +49,24 @@ def adaptive_avg_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...])
     return means.astype(x.dtype)
 
 
-def adaptive_max_pool(x: jax.Array, output_size: Sizes | tuple[int | None, ...]) -> jax.Array:
+def adaptive_max_pool(
+    x: jax.Array, output_size: Sizes | tuple[int | None, ...], return_indices: bool = False
+) -> Any:
     """Maxima over windows that cover the input evenly; torch.nn.functional.adaptive_max_pool1d,
     2d and 3d.
 
     Arguments and result as for `adaptive_avg_pool`; ties give their gradient to the first
-    place, as torch.
+    place, as torch. With `return_indices` the result is a pair, as that of `max_pool`.
 
     >>> adaptive_max_pool(jnp.arange(6.0).reshape(1, 6, 1), 4)[0, :, 0].tolist()
     [1.0, 2.0, 4.0, 5.0]
     """
-    return _each_axis(_max_axis, x, output_size, "adaptive_max_pool")
+    if not return_indices:
+        return _each_axis(_max_axis, x, output_size, "adaptive_max_pool")
+    n = x.ndim - 2 if isinstance(output_size, int) else len(output_size)
+    check_input(x, n, "adaptive_max_pool")
+    sizes = _sizes(output_size, n)
+    return with_places(x, n, lambda pair: _max_and_place(pair, sizes))
 
 
 def _each_axis(pool_axis, x, output_size, owner):
@@ -106,14 +116,28 @@ def _mean_axis(x, axis, outputs):
     return weighted_sum(x, axis, np.minimum(places, size - 1), weight)
 
 
-def _max_axis(x, axis, outputs):
+def _side_by_side(x, axis, outputs):
+    """The windows side by side, and their length. Short ones are filled up with their own last
+    place: that changes neither the maximum nor the first place that has it.
+    """
     size = x.shape[axis]
     start, stop = _windows(size, outputs)
     longest = int((stop - start).max())
-    # The windows side by side, short ones filled up with their own last place: that changes
-    # neither the maximum nor the first place that has it.
     places = np.minimum(start[:, None] + np.arange(longest), stop[:, None] - 1).reshape(-1)
-    side_by_side = x if size == outputs * longest else jnp.take(x, places, axis)
+    return x if size == outputs * longest else jnp.take(x, places, axis), longest
+
+
+def _max_and_place(pair, sizes):
+    for axis in range(len(sizes), 0, -1):
+        outputs = sizes[axis - 1]
+        if outputs is not None:
+            (x, longest), (place, _) = (_side_by_side(a, axis, outputs) for a in pair)
+            pair = max_and_place((x, place), axis, longest, longest, 1)
+    return pair
+
+
+def _max_axis(x, axis, outputs):
+    side_by_side, longest = _side_by_side(x, axis, outputs)
     window = [1] * (x.ndim - 2)
     window[axis - 1] = longest
     return max_pool(side_by_side, tuple(window))
@@ -134,10 +158,16 @@ class _AdaptiveAvgPool(_AdaptivePool):
 
 
 class _AdaptiveMaxPool(_AdaptivePool):
-    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *output_size C]
+    def __init__(
+        self, output_size: Sizes | tuple[int | None, ...], return_indices: bool = False
+    ):
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
+    def __call__(self, x: jax.Array) -> Any:  # [N *spatial C] -> [N *output_size C]
         """`adaptive_max_pool` to this layer's size."""
         check_input(x, self._spatial_axes, type(self).__name__)
-        return adaptive_max_pool(x, self.output_size)
+        return adaptive_max_pool(x, self.output_size, self.return_indices)
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn.shapes import floating, layout
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "batch_norm"]
 
 # A plain array, or a variable that training moves.
 Running = jax.Array | nnx.Variable[jax.Array]
@@ -347,3 +347,16 @@ class BatchNorm3d(_BatchNorm):
     """
 
     _ranks = (5,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation of `[N ... C]` over all devices; torch.nn.SyncBatchNorm.
+
+    Every BatchNorm here is one by nature: on a sharded batch a mean is that of the whole batch,
+    and XLA adds the exchange between devices. See `BatchNorm1d`.
+
+    >>> SyncBatchNorm(3)(jnp.ones((2, 4, 4, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    _ranks = (2, 3, 4, 5)

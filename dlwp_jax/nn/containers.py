@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 __all__ = [
     "Flatten",
     "LayerStack",
+    "ModuleDict",
     "ModuleList",
+    "ParameterDict",
+    "ParameterList",
     "Sequential",
     "Unflatten",
     "flatten",
@@ -185,6 +190,55 @@ class ModuleList(nnx.List):
     >>> len(layers), sorted(nnx.state(layers))
     (3, [0, 1, 2])
     """
+
+
+class ModuleDict(nnx.Dict):
+    """Layers by name, found by NNX as torch.nn.ModuleDict's are by torch.
+
+    >>> from dlwp_jax import nn
+    >>> layers = ModuleDict({"act": nn.ReLU(), "out": nn.Linear(4, 2, rngs=nnx.Rngs(0))})
+    >>> list(layers), layers["out"](jnp.ones((1, 4))).shape
+    (['act', 'out'], (1, 2))
+    """
+
+    def __init__(self, layers: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__(layers)
+
+
+def _parameter(value: Any) -> Any:
+    """An array as a parameter; anything else as it is."""
+    return nnx.Param(jnp.asarray(value)) if isinstance(value, jax.Array | np.ndarray) else value
+
+
+class ParameterList(nnx.List):
+    """Parameters in a list; torch.nn.ParameterList. Arrays become `nnx.Param`.
+
+    >>> parameters = ParameterList([jnp.ones(2), jnp.zeros(3)])
+    >>> len(parameters), parameters[1].shape
+    (2, (3,))
+    """
+
+    def __init__(self, values: Iterable[Any] = ()):
+        super().__init__(map(_parameter, values))
+
+    def append(self, value: Any) -> None:
+        """Add a parameter behind the others."""
+        super().append(_parameter(value))
+
+
+class ParameterDict(nnx.Dict):
+    """Parameters by name; torch.nn.ParameterDict. Arrays become `nnx.Param`.
+
+    >>> parameters = ParameterDict({"scale": jnp.ones(2)})
+    >>> parameters["scale"].shape
+    (2,)
+    """
+
+    def __init__(self, values: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__({name: _parameter(value) for name, value in values.items()})
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, _parameter(value))
 
 
 def flatten(x: jax.Array, start_dim: int = 1, end_dim: int = -1) -> jax.Array:

@@ -6,9 +6,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dlwp_jax.nn.shapes import check_input
+from dlwp_jax.nn.shapes import check_input, layout
 
-__all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "dropout"]
+__all__ = [
+    "AlphaDropout",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "alpha_dropout",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+]
 
 
 def dropout(
@@ -33,6 +46,11 @@ def dropout(
     >>> sorted(set(dropout(jnp.ones(100), key=jax.random.key(0)).tolist()))
     [0.0, 2.0]
     """
+    return _applied(_drop, x, p, training, key, jnp.shape(x))
+
+
+def _applied(drop, x, p, training, key, shape):
+    """`drop` with a mask of `shape`, if anything is to be dropped."""
     _check_probability(p)
     if not training or (not isinstance(p, jax.Array) and p == 0):
         return x
@@ -41,7 +59,96 @@ def dropout(
             "dropout draws in training: give it a key (key=jax.random.key(0), or "
             "key=self.rngs.dropout() inside a module), or training=False."
         )
-    return _drop(x, p, key, jnp.shape(x))
+    return drop(x, p, key, shape)
+
+
+def _of_channels(x, n: int, owner: str) -> tuple[int, ...]:
+    """The shape of a mask with one entry for each channel of `[N *spatial C]`."""
+    check_input(x, n, owner)
+    return (*x.shape[: -n - 1], *(1,) * n, x.shape[-1])
+
+
+def _of_axes(n: int):
+    def function(
+        x: jax.Array,
+        p: float | jax.Array = 0.5,
+        training: bool = True,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        return _applied(_drop, x, p, training, key, _of_channels(x, n, f"dropout{n}d"))
+
+    shape = ", ".join(map(str, (2, *(4,) * n, 3)))
+    function.__name__ = function.__qualname__ = f"dropout{n}d"
+    function.__doc__ = f"""Zero whole channels of `{layout(n)}`: torch.nn.functional.dropout{n}d.
+    Arguments as for `dropout`.
+
+    >>> dropout{n}d(jnp.ones(({shape})), key=jax.random.key(0)).shape
+    ({shape})
+    """
+    return function
+
+
+dropout1d, dropout2d, dropout3d = map(_of_axes, (1, 2, 3))
+
+
+def alpha_dropout(
+    x: jax.Array,
+    p: float | jax.Array = 0.5,
+    training: bool = False,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Dropout for SELU, which keeps mean 0 and variance 1: torch.nn.functional.alpha_dropout.
+
+    A dropped value becomes SELU's lower limit, and all values are scaled and shifted.
+
+    Args:
+      x, p, key: as for `dropout`.
+      training: whether to drop; false by default, as in torch.
+
+    >>> x = jax.random.normal(jax.random.key(0), (10_000,))
+    >>> y = alpha_dropout(x, 0.3, training=True, key=jax.random.key(1))
+    >>> bool(abs(y.mean()) < 0.05), bool(abs(y.std() - 1) < 0.05)
+    (True, True)
+    """
+    return _applied(_drop_to_limit, x, p, training, key, jnp.shape(x))
+
+
+def feature_alpha_dropout(
+    x: jax.Array,
+    p: float | jax.Array = 0.5,
+    training: bool = False,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """`alpha_dropout` of whole channels of `[N ... C]`:
+    torch.nn.functional.feature_alpha_dropout.
+
+    >>> y = feature_alpha_dropout(jnp.ones((2, 8, 3)), training=True, key=jax.random.key(0))
+    >>> y.std(axis=1).max().item()
+    0.0
+    """
+    return _applied(_drop_to_limit, x, p, training, key, _one_for_each_channel(x))
+
+
+def _one_for_each_channel(x) -> tuple[int, ...]:
+    if x.ndim < 2:
+        raise RuntimeError(f"feature dropout takes [N ... C]; the input has shape {x.shape}.")
+    return (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+# Minus the limit of SELU: its scale times its alpha.
+_LIMIT = 1.7580993408473766
+
+
+def _drop_to_limit(x, p, key, shape):
+    keep = jax.random.bernoulli(key, 1 - p, shape)
+    # At p = 1 torch gives zeros.
+    kept = jnp.where(p == 1, 1.0, 1 - p)
+    scale = jnp.where(p == 1, 0.0, 1 / jnp.sqrt((_LIMIT**2 * p + 1) * kept))
+    y = scale * (jnp.where(keep, x, -_LIMIT) + _LIMIT * p)
+    return y.astype(jnp.result_type(x, 0.0))
 
 
 def _check_probability(p) -> None:
@@ -91,16 +198,16 @@ class Dropout(nnx.Module):
         shape = self._mask_shape(x)
         if self.deterministic or (not isinstance(self.p, jax.Array) and self.p == 0):
             return x
-        return _drop(x, self.p, self.rngs(), shape)
+        return self._drop(x, self.p, self.rngs(), shape)
+
+    _drop = staticmethod(_drop)
 
 
 class _ChannelDropout(Dropout):
     _spatial_axes: int
 
     def _mask_shape(self, x):
-        n = self._spatial_axes
-        check_input(x, n, type(self).__name__)
-        return (*x.shape[: -n - 1], *(1,) * n, x.shape[-1])
+        return _of_channels(x, self._spatial_axes, type(self).__name__)
 
 
 class Dropout1d(_ChannelDropout):
@@ -135,3 +242,27 @@ class Dropout3d(_ChannelDropout):
     """
 
     _spatial_axes = 3
+
+
+class AlphaDropout(Dropout):
+    """Dropout for SELU, which keeps mean 0 and variance 1, in train mode;
+    torch.nn.AlphaDropout. Arguments as for `Dropout`.
+
+    >>> x = jax.random.normal(jax.random.key(0), (10_000,))
+    >>> y = AlphaDropout(0.3, rngs=nnx.Rngs(0))(x)
+    >>> bool(abs(y.mean()) < 0.05), bool(abs(y.std() - 1) < 0.05)
+    (True, True)
+    """
+
+    _drop = staticmethod(_drop_to_limit)
+
+
+class FeatureAlphaDropout(AlphaDropout):
+    """`AlphaDropout` of whole channels of `[N ... C]`; torch.nn.FeatureAlphaDropout.
+
+    >>> FeatureAlphaDropout(rngs=nnx.Rngs(0))(jnp.ones((2, 8, 3))).std(axis=1).max().item()
+    0.0
+    """
+
+    def _mask_shape(self, x):
+        return _one_for_each_channel(x)

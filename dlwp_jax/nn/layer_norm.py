@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dlwp_jax.nn import windows
 from dlwp_jax.nn.batch_norm import Affine, RunningMoments, moments, normalize
-from dlwp_jax.nn.shapes import check_input, floating, over_batch
+from dlwp_jax.nn.shapes import check_input, floating, over_batch, wide
 
 __all__ = [
     "GroupNorm",
@@ -20,8 +21,13 @@ __all__ = [
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "LocalResponseNorm",
     "RMSNorm",
+    "group_norm",
+    "instance_norm",
     "layer_norm",
+    "local_response_norm",
+    "rms_norm",
 ]
 
 
@@ -56,6 +62,116 @@ def layer_norm(
     return normalize(x, *moments(x, axes), eps, weight, bias)
 
 
+def rms_norm(
+    x: jax.Array,
+    normalized_shape: int | Sequence[int],
+    weight: jax.Array | None = None,
+    eps: float | None = None,
+) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last axes; torch.nn.functional.rms_norm.
+
+    Args:
+      x, normalized_shape, weight: as for `layer_norm`.
+      eps: None takes the smallest step of the input's dtype.
+
+    >>> rms_norm(jnp.array([[3.0, 3.0]]), 2).round(3).tolist()
+    [[1.0, 1.0]]
+    """
+    x = floating(x)
+    axes = _last_axes(x, _shape(normalized_shape), "RMSNorm")
+    eps = float(jnp.finfo(x.dtype).eps) if eps is None else eps
+    power = jnp.square(wide(x)).mean(axes, keepdims=True)
+    return normalize(x, 0.0, power, eps, weight)
+
+
+def group_norm(
+    x: jax.Array,
+    num_groups: int,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """Normalise each example over all places and a group of channels;
+    torch.nn.functional.group_norm.
+
+    Args:
+      x: `[N ... C]`.
+      num_groups: how many groups the channels are split into.
+      weight, bias: `[C]` or None.
+      eps: added to the variance.
+
+    >>> group_norm(jnp.array([[1.0, 3.0]]), 1).round(2).tolist()
+    [[-1.0, 1.0]]
+    """
+    grouped = floating(x).reshape(*x.shape[:-1], num_groups, -1)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    affine = (
+        None if value is None else value.reshape(grouped.shape[-2:]) for value in (weight, bias)
+    )
+    return normalize(grouped, *moments(grouped, axes), eps, *affine).reshape(x.shape)
+
+
+def instance_norm(
+    x: jax.Array,
+    running_mean: jax.Array | None = None,
+    running_var: jax.Array | None = None,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    use_input_stats: bool = True,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """Normalise each channel of each example over its places;
+    torch.nn.functional.instance_norm.
+
+    Nothing is moved: the layers `InstanceNorm1d` to `InstanceNorm3d` keep running values.
+
+    Args:
+      x: `[N *spatial C]`.
+      running_mean, running_var: `[C]`, by which to normalise without `use_input_stats`.
+      weight, bias: `[C]` or None.
+      use_input_stats: normalise by the moments of each example.
+      eps: added to the variance.
+
+    Raises:
+      ValueError: for a single place per channel, or no running values where they are needed.
+
+    >>> instance_norm(jnp.array([[[1.0], [3.0]]])).round(2)[0, :, 0].tolist()
+    [-1.0, 1.0]
+    """
+    x = floating(x)
+    if not use_input_stats:
+        if running_mean is None or running_var is None:
+            raise ValueError("instance_norm needs running_mean and running_var here.")
+        return normalize(x, running_mean, running_var, eps, weight, bias)
+    if x[0, ..., 0].size == 1:
+        raise ValueError(
+            f"Expected more than 1 spatial element when training, got input size {x.shape}."
+        )
+    return normalize(x, *moments(x, tuple(range(1, x.ndim - 1))), eps, weight, bias)
+
+
+def local_response_norm(
+    x: jax.Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """`x / (k + alpha * mean(x^2))^beta`, the mean over neighbouring channels, with zeros beyond
+    the first and the last; torch.nn.functional.local_response_norm.
+
+    Args:
+      x: `[N ... C]`.
+      size: how many channels.
+
+    >>> local_response_norm(jnp.ones((1, 1, 2)), 2, alpha=2.0, beta=1.0).tolist()
+    [[[0.5, 0.3333333432674408]]]
+    """
+    if x.ndim < 3:
+        raise ValueError(f"local_response_norm takes [N ... C]; the input has shape {x.shape}.")
+    x = floating(x)
+    around = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
+    squares = jnp.pad(jnp.square(wide(x)), around)
+    total = sum(windows.places(squares, x.ndim - 1, size, 1, 1))
+    return (x / (k + alpha / size * total) ** beta).astype(x.dtype)
+
+
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     one = isinstance(normalized_shape, int)
     return (normalized_shape,) if one else tuple(normalized_shape)
@@ -77,9 +193,6 @@ class _OverLastAxes(Affine):
 
     def _set_shape(self, normalized_shape):
         self.normalized_shape: tuple[int, ...] = _shape(normalized_shape)
-
-    def _axes(self, x) -> tuple[int, ...]:
-        return _last_axes(x, self.normalized_shape, type(self).__name__)
 
 
 class LayerNorm(_OverLastAxes):
@@ -154,11 +267,7 @@ class RMSNorm(_OverLastAxes):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [... *normalized_shape] -> the same
         """Normalise `x` over its last axes."""
-        x = floating(x)
-        eps = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        power = jnp.square(wide).mean(self._axes(x), keepdims=True)
-        return normalize(x, 0.0, power, eps, *self._affine())
+        return rms_norm(x, self.normalized_shape, self._affine()[0], self.eps)
 
 
 class GroupNorm(Affine):
@@ -210,13 +319,7 @@ class GroupNorm(Affine):
                 f"GroupNorm takes [N ... {self.num_channels}], channels last; the input "
                 f"has shape {x.shape}."
             )
-        grouped = floating(x).reshape(*x.shape[:-1], self.num_groups, -1)
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        affine = (
-            None if value is None else value.reshape(grouped.shape[-2:])
-            for value in self._affine()
-        )
-        return normalize(grouped, *moments(grouped, axes), self.eps, *affine).reshape(x.shape)
+        return group_norm(x, self.num_groups, *self._affine(), eps=self.eps)
 
 
 class _InstanceNorm(RunningMoments):
@@ -308,3 +411,21 @@ class InstanceNorm3d(_InstanceNorm):
     """
 
     _spatial_axes = 3
+
+
+class LocalResponseNorm(nnx.Module):
+    """`local_response_norm` as a layer; torch.nn.LocalResponseNorm.
+
+    >>> LocalResponseNorm(2)(jnp.ones((2, 4, 4, 3))).shape
+    (2, 4, 4, 3)
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N ... C] -> the same
+        """`local_response_norm` of `x`."""
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k)

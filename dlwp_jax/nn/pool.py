@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from dlwp_jax.nn.pool_axis import max_over_windows, sum_over_windows
+from dlwp_jax.nn.pool_axis import max_and_place, max_over_windows, sum_over_windows
 from dlwp_jax.nn.shapes import (
     Sizes,
     check_input,
@@ -47,7 +49,8 @@ def max_pool(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
-) -> jax.Array:
+    return_indices: bool = False,
+) -> Any:
     """The largest value of each window; torch.nn.functional.max_pool1d, max_pool2d and
     max_pool3d.
 
@@ -63,10 +66,12 @@ def max_pool(
       dilation: the same; the distance between the places of a window.
       ceil_mode: also take the last window that starts inside the input (or its padding before
         it) but sticks out.
+      return_indices: return the places of the maxima too, for `max_unpool`.
 
     Returns:
       `[N *spatial' C]` with `spatial' = (spatial + 2 padding - dilation (window - 1) - 1) /
-      stride + 1`, rounded down (up in ceil_mode).
+      stride + 1`, rounded down (up in ceil_mode). With `return_indices` a pair: the maxima, and
+      the places in their channel, numbered row by row.
 
     Raises:
       RuntimeError: if the window does not fit, or the padding is more than half of it.
@@ -75,12 +80,49 @@ def max_pool(
     [[5.0, 7.0], [13.0, 15.0]]
     """
     plan = _plan(x, window, stride, padding, dilation, ceil_mode, "max_pool")
+    if return_indices:
+        return with_places(x, len(plan), lambda pair: _places_by_axis(pair, plan))
     dilated = any(axis.dilation > 1 for axis in plan)  # XLA has no gradient for these
     if jax.default_backend() == "cpu" or dilated:
         return over_batch(
             lambda x: _axis_by_axis(max_over_windows, x, plan, _smallest(x.dtype)), x, len(plan)
         )
     return over_batch(lambda x: _by_xla(x, plan), x, len(plan))
+
+
+def with_places(
+    x: jax.Array,
+    n: int,
+    pool: Callable[[tuple[jax.Array, jax.Array]], tuple[jax.Array, jax.Array]],
+) -> tuple[jax.Array, jax.Array]:
+    """Maxima and their places, from a function that pools both together.
+
+    The maxima are read at the places, so that their gradients go there.
+    """
+    single = x.ndim == n + 1
+    x = x[None] if single else x
+    spatial = x.shape[1:-1]
+    numbers = jnp.arange(math.prod(spatial)).reshape(1, *spatial, 1)
+    _, place = pool((lax.stop_gradient(x), jnp.broadcast_to(numbers, x.shape)))
+    y = at_places(x, place)
+    return (y[0], place[0]) if single else (y, place)
+
+
+def at_places(x: jax.Array, place: jax.Array) -> jax.Array:
+    """The values of `[N *spatial C]` at `place [N *places C]`, numbered row by row."""
+    rows = place.reshape(len(x), -1, x.shape[-1])
+    return jnp.take_along_axis(x.reshape(len(x), -1, x.shape[-1]), rows, 1).reshape(place.shape)
+
+
+def _places_by_axis(pair, plan):
+    """`_axis_by_axis` of values and places."""
+    for axis in range(len(plan), 0, -1):
+        entry = plan[axis - 1]
+        sides = axis, entry.padding, entry.after
+        fills = _smallest(pair[0].dtype), -1
+        x, place = (_pad_axis(a, *sides, fill) for a, fill in zip(pair, fills, strict=True))
+        pair = max_and_place((x, place), axis, entry.window, entry.stride, entry.dilation)
+    return pair
 
 
 def _by_xla(x, plan):
@@ -285,7 +327,7 @@ class _MaxPool(_Pool):
         stride: Sizes | None = None,
         padding: Sizes = 0,
         dilation: Sizes = 1,
-        *,
+        return_indices: bool = False,
         ceil_mode: bool = False,
     ):
         self._sizes(kernel_size, stride)
@@ -293,14 +335,14 @@ class _MaxPool(_Pool):
         self.dilation: tuple[int, ...] = positive_tuple(
             dilation, self._spatial_axes, "dilation"
         )
+        self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [N *spatial C] -> [N *spatial' C]
+    def __call__(self, x: jax.Array) -> Any:  # [N *spatial C] -> [N *spatial' C]
         """`max_pool` with this layer's options."""
         self._check(x)
-        return max_pool(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+        sizes = self.kernel_size, self.stride, self.padding, self.dilation
+        return max_pool(x, *sizes, self.ceil_mode, self.return_indices)
 
 
 class _AvgPool(_Pool):

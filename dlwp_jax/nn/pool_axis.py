@@ -51,6 +51,26 @@ def _max_jvp(axis, window, stride, dilation, primals, tangents):
     return best, jnp.take_along_axis(dx, place, axis)
 
 
+def max_and_place(
+    pair: tuple[jax.Array, jax.Array], axis: int, window: int, stride: int, dilation: int
+) -> tuple[jax.Array, jax.Array]:
+    """`max_over_windows` of values and of the places they came from, which are negative for
+    padding.
+
+    >>> pair = jnp.array([1.0, 3.0, 2.0, 0.0]), jnp.arange(4)
+    >>> max_and_place(pair, 0, 2, 1, 1)[1].tolist()
+    [1, 1, 2]
+    """
+    return _doubled(_winner_beside_padding, pair, axis, window, stride, dilation)
+
+
+def _winner_beside_padding(first, second):
+    """`_winner`, but padding always loses."""
+    best = _winner(first, second)
+    is_padding = first[1] < 0
+    return tuple(jnp.where(is_padding, b, a) for a, b in zip(best, second, strict=True))
+
+
 def _winner(first, second):
     """Of two (value, place), torch's choice: the first of equal numbers, the last NaN."""
     (value, place), (other, other_place) = first, second

@@ -17,11 +17,13 @@ from dlwp_jax.nn.neighbours import weighted_sum
 from dlwp_jax.nn.shapes import floating, layout, wide
 
 __all__ = [
+    "ChannelShuffle",
     "PixelShuffle",
     "PixelUnshuffle",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "channel_shuffle",
     "interpolate",
     "pixel_shuffle",
     "pixel_unshuffle",
@@ -281,6 +283,35 @@ def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
     blocks = x.reshape(*lead, h // r, r, w // r, r, channels)
     blocks = jnp.moveaxis(blocks, (-4, -2), (-2, -1))  # [... H W C r r]
     return blocks.reshape(*lead, h // r, w // r, channels * r * r)
+
+
+def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """The channels of `x`, of `groups` groups, dealt out in turn; torch.nn.functional.channel_shuffle.
+
+    >>> channel_shuffle(jnp.arange(6).reshape(1, 6), 2).tolist()
+    [[0, 3, 1, 4, 2, 5]]
+    """
+    if x.shape[-1] % groups:
+        raise RuntimeError(
+            f"channel_shuffle: {groups} groups do not divide the channels of {x.shape}, which "
+            "are last."
+        )
+    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
+class ChannelShuffle(nnx.Module):
+    """`channel_shuffle` as a layer; torch.nn.ChannelShuffle.
+
+    >>> ChannelShuffle(2)(jnp.ones((1, 4, 4, 8))).shape
+    (1, 4, 4, 8)
+    """
+
+    def __init__(self, groups: int):
+        self.groups = groups
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [... C] -> the same
+        """`channel_shuffle` of `x`."""
+        return channel_shuffle(x, self.groups)
 
 
 class PixelShuffle(nnx.Module):

@@ -15,10 +15,16 @@ from a shell.
 True
 """
 
+from dlwp_jax.files import needs
+
+with needs("parity"):
+    import torch as _torch  # noqa: F401
+
 from dlwp_jax.parity.compare import compare
 from dlwp_jax.parity.files import read
 from dlwp_jax.parity.mapping import Entry, Mapped
 from dlwp_jax.parity.optimizer import to_torch_optimizer, torch_optimizer
+from dlwp_jax.parity.port import Ported, Refused, port
 from dlwp_jax.parity.report import ParityReport, Row
 from dlwp_jax.parity.rules import Transform, flatten_rows
 from dlwp_jax.parity.steps import compare_steps
@@ -29,12 +35,15 @@ __all__ = [
     "LoadReport",
     "Mapped",
     "ParityReport",
+    "Ported",
+    "Refused",
     "Row",
     "Transform",
     "compare",
     "compare_steps",
     "flatten_rows",
     "load_torch",
+    "port",
     "read",
     "to_torch",
     "to_torch_optimizer",

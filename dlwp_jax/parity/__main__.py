@@ -1,6 +1,7 @@
-"""Check a port from the shell.
+"""Check a port from the shell, or let it be written.
 
 python -m dlwp_jax.parity check my_torch.py:Net my_flax.py:Net --input 1,3,32,32 --weights my.pt
+python -m dlwp_jax.parity port my_torch.py:Net --input 1,3,32,32 -o my_flax.py
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from flax import nnx
 
 from dlwp_jax import parity, terminal
-from dlwp_jax.parity.files import state_dict_of
+from dlwp_jax.parity.files import fill
 from dlwp_jax.parity.forward import (
     dtype_of,
     random_layers,
@@ -27,19 +28,23 @@ from dlwp_jax.parity.forward import (
     tensors,
     without_dropout,
 )
-from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
+from dlwp_jax.parity.port import command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `check`; 0 where the models agree, 1 where they do not. An error is raised, and is
-    status 2 in a shell.
+    """Run `check` or `port`; 0 where the models agree, 1 where they do not, 2 where `port`
+    refuses. An error is raised, and is status 2 in a shell.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "port":
+        theirs = _build(options.torch)
+        _expect(options.torch, theirs, torch.nn.Module)
+        return command.run(theirs, options)
     theirs, ours = _build(options.torch), _build(options.flax)
     _expect(options.torch, theirs, torch.nn.Module)
     _expect(options.flax, ours, nnx.Module)
     if options.weights:
-        _fill(theirs, options.weights)
+        fill(theirs, options.weights)
     inputs = [_random(shape, options) for shape in options.input]
     layout = options.layout or "auto"
     loaded = parity.load_torch(
@@ -75,8 +80,8 @@ def _modes(
       The mode and the two models to compare in it.
     """
     yield "eval", (theirs, ours)
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    statistics = any(isinstance(layer, kind) for layer in theirs.modules())
+    running = any(name.endswith("running_mean") for name, _ in theirs.named_buffers())
+    statistics = running or bool(nnx.to_flat_state(nnx.state(ours, nnx.BatchStat)))
     if not options.train and not statistics:
         return
     pair = (theirs, ours)
@@ -131,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dlwp_jax.parity", description="Compare a torch model with a port."
     )
-    check = parser.add_subparsers(required=True).add_parser(
+    commands = parser.add_subparsers(required=True, dest="command")
+    command.add_to(commands)
+    check = commands.add_parser(
         "check", help="load torch's weights into the port, compare outputs and gradients"
     )
     check.add_argument(
@@ -178,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--train",
         action="store_true",
-        help="compare in train mode too, as is done by itself if there is a batch norm",
+        help="compare in train mode too, as is done by itself if there are running statistics",
     )
     check.add_argument(
         "--no-dropout",
@@ -222,18 +229,6 @@ def _expect(target: str, made: Any, kind: type) -> None:
             f"{target} made a {type(made).__name__}; a {kind.__module__}.{kind.__name__} is "
             "wanted."
         )
-
-
-def _fill(model: torch.nn.Module, weights: Path) -> None:
-    state = state_dict_of(weights)
-    prefix, own = common_prefixes(state, model.state_dict())
-    state = {own + name: value for name, value in without_prefix(state, prefix).items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{weights} does not fit the torch model. torch says: {error}"
-        ) from error
 
 
 def _build(target: str) -> Any:

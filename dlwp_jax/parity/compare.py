@@ -31,16 +31,17 @@ from dlwp_jax.parity.forward import (
     refuse_drawing,
     tensors,
     twin,
+    whole_attention,
 )
 from dlwp_jax.parity.leaves import (
     dotted,
     jax_layers,
-    refuse_unsupported,
+    refuse_hooked_weights,
     to_numpy,
     torch_layers,
 )
 from dlwp_jax.parity.locate import first_layer, statistics_notes
-from dlwp_jax.parity.mapping import Entry, make_map
+from dlwp_jax.parity.mapping import Entry, make_map, own_names
 from dlwp_jax.parity.prefixes import common_prefixes
 from dlwp_jax.parity.report import ParityReport, Row, rows_of
 from dlwp_jax.parity.rules import Rule, compiled
@@ -282,7 +283,7 @@ def _random_names(reference: torch.nn.Module, inputs: Sequence[Any], train: bool
 
 
 def _call(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), whole_attention():
         module(*inputs)
 
 
@@ -404,7 +405,7 @@ def matched(
     recognised.
     """
     state = dict(torch_module.state_dict(keep_vars=True))
-    refuse_unsupported(torch_module, state, rules)
+    refuse_hooked_weights(state, rules, own_names(model))
     mapped = make_map(state, model, rules)
     mapped.raise_if_incomplete()
     here = leaf_values(model)
@@ -515,7 +516,8 @@ def _torch_side(
     turns: Sequence[bool],
 ) -> dict[str, Any]:
     xs = [x.requires_grad_(x.is_floating_point()) for x in tensors(inputs, dtype_of(reference))]
-    outputs = [y for y in outputs_of(reference(*xs)) if y.is_floating_point()]
+    with whole_attention():
+        outputs = [y for y in outputs_of(reference(*xs)) if y.is_floating_point()]
     # A seed that nobody draws inputs from: weighted by x itself, a norm of x has no gradient
     # but rounding.
     rng = np.random.default_rng(271828)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dlwp_jax.parity.prefixes import is_counter, without_prefix
+from dlwp_jax.parity.prefixes import common_prefixes, is_counter, without_prefix
 from dlwp_jax.parity.table import listed
 
 
@@ -76,9 +76,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError(
-            "reading .safetensors files needs safetensors: pip install safetensors"
-        ) from error
+        raise ImportError("safetensors is needed: pip install 'dlwp-jax[parity]'") from error
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
@@ -171,3 +169,17 @@ def _only_state_dict(source: Mapping) -> Mapping:
     raise ValueError(
         f"a checkpoint with one state_dict (a dict of tensors) is wanted; this one {found}."
     )
+
+
+def fill(model: torch.nn.Module, weights: Any) -> None:
+    """Put a state_dict, or that of a file, into torch's model."""
+    state = state_dict_of(weights)
+    prefix, own = common_prefixes(state, model.state_dict())
+    state = {own + name: value for name, value in without_prefix(state, prefix).items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        words = weights if isinstance(weights, str | Path) else "the state_dict"
+        raise ValueError(
+            f"{words} does not fit the torch model. torch says: {error}"
+        ) from error

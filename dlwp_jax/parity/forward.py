@@ -1,11 +1,12 @@
 """Running both models on one input: torch's layout turns over here, and nowhere else."""
 
+import contextlib
 import copy
 import functools
 import pickle
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +124,10 @@ class Watch(TorchFunctionMode):
 _CHANNELS = re.compile(
     r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
 )
-_LAST_AXIS = re.compile(r"linear|layer_norm|rms_norm")
+_LAST_AXIS = re.compile(
+    r"linear|layer_norm|rms_norm|lstm|gru|rnn_tanh|rnn_relu|multi_head_attention_forward"
+)
+_NORM = re.compile(r".*_norm")
 
 
 def _feature_axes(
@@ -138,9 +142,9 @@ def _feature_axes(
     def seen(name, x, arguments, y):
         if x is None or x.ndim < 2:
             return
-        sizes = next(
-            (a for a in arguments if isinstance(a, tuple | list)), ()
-        )  # of a norm over the last axes
+        sizes = ()  # of a norm over the last axes
+        if _NORM.fullmatch(name):
+            sizes = next((a for a in arguments if isinstance(a, tuple | list)), ())
         reads_last = bool(_LAST_AXIS.fullmatch(name))
         if reads_last or _CHANNELS.fullmatch(name):
             last = reads_last and len(sizes) < 2  # a norm over C H W is one of images
@@ -198,11 +202,24 @@ def torch_outputs(module: torch.nn.Module, inputs: Sequence[Any]) -> list[np.nda
     return [to_numpy(y) for y in outputs_of(_run(module, tensors(inputs, dtype_of(module))))]
 
 
+@contextlib.contextmanager
+def whole_attention() -> Iterator[None]:
+    """No shortcut of torch's for transformers in evaluation: it zeroes padded positions, and
+    gives other outputs there than the same model in training.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _run(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
     training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_attention():
             return module(*inputs)
     finally:
         module.train(training)
@@ -299,7 +316,8 @@ def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return [
         (n, layer)
         for n, layer in module.named_modules()
-        if isinstance(layer, kinds) and getattr(layer, "p", 1)
+        if (isinstance(layer, kinds) and getattr(layer, "p", 1))
+        or (isinstance(layer, torch.nn.MultiheadAttention) and layer.dropout)
     ]
 
 
@@ -313,10 +331,12 @@ def without_dropout(model: Any) -> Any:
         layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for layer in layers:
         name = type(layer).__name__
+        options = ["dropout"]  # of a recurrent layer, or of attention
         if re.search(r"Drop|StochasticDepth", name):
-            for option in ("p", "rate", "drop_prob"):
-                if isinstance(getattr(layer, option, None), float | int | jax.Array):
-                    setattr(layer, option, 0.0)
+            options += ["p", "rate", "drop_prob"]
+        for option in options:
+            if isinstance(getattr(layer, option, None), float | int | jax.Array):
+                setattr(layer, option, 0.0)
     return model
 
 

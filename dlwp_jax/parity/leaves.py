@@ -1,7 +1,6 @@
 """The arrays of both models, layer by layer, in the order in which the layers were made."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,18 +21,16 @@ from dlwp_jax.parity.rules import (
 
 Path = tuple[Any, ...]
 
+# Kernels `[in out]` are torch's weights, transposed.
+_KERNELS = {"kernel": "weight"} | {
+    f"{part}_proj_kernel": f"{part}_proj_weight" for part in ("in", "q", "k", "v")
+}
 # Our name of a leaf -> torch's. Others are called the same.
-TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+TORCH_NAMES = {**_KERNELS, "scale": "weight", "embedding": "weight"}
 _STATISTICS = {
     "mean": "running_mean",
     "var": "running_var",
 }  # of a batch norm; a model's own `mean` keeps its name
-
-_REFUSED = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention)
-_REFUSED_LEAVES = {
-    "a recurrent": re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?"),
-    "an attention": re.compile(r"(in|q|k|v)_proj_weight"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +53,16 @@ class Leaf:
         return str(self.path[-1])
 
     @property
+    def _is_kernel(self) -> bool:
+        """Whether it is a kernel, or one of the arrays that `nn.utils` computes a kernel from."""
+        original = getattr(self.owner, "of_kernel", False) and self.variable.ndim > 1
+        return self.path[-1] in _KERNELS or original
+
+    @property
     def expected_shape(self) -> tuple[int, ...]:
         """The shape torch's array has, if the layer is laid out as `dlwp_jax.nn`'s are."""
         shape = tuple(self.variable.shape)
-        if self.own_name not in (*TORCH_NAMES, "bias"):
+        if self.own_name not in (*TORCH_NAMES, "bias") and not self._is_kernel:
             return shape
         turn = self.transform((*shape[-1:], *shape[:-1]))
         assert turn.undo is not None  # the turns of layers all have a way back
@@ -68,7 +71,7 @@ class Leaf:
     def transform(self, torch_shape: tuple[int, ...]) -> Transform:
         """How an array of torch's with that shape turns into this one."""
         name, shape = self.path[-1], tuple(self.variable.shape)
-        if name == "kernel":
+        if self._is_kernel:
             flipped = (
                 isinstance(self.owner, nnx.ConvTranspose) and not self.owner.transpose_kernel
             )
@@ -212,30 +215,24 @@ def _without_repeats(layers, identity) -> list[Layer]:
     return list(kept.values())
 
 
-def refuse_unsupported(
-    source: Any, state: Mapping[str, torch.Tensor], rules: Sequence[Rule] = ()
+def refuse_hooked_weights(
+    state: Mapping[str, torch.Tensor],
+    rules: Sequence[Rule] = (),
+    known: Sequence[str] = (),
 ) -> None:
-    """Refuse recurrent and attention layers and hooked weights that no rule has placed."""
+    """Refuse hooked weights that no rule has placed.
+
+    Parametrizations that the JAX model has too (its names are `known`) are no matter.
+    """
     placed = [compiled(pattern) for pattern, *_ in rules]
     left = [name for name in state if not any(rule.fullmatch(name) for rule in placed)]
-    kinds = _kinds_of_layers(source)
     for name in left:
-        layer, _, leaf = name.rpartition(".")
-        for kind, pattern in _REFUSED_LEAVES.items():
-            if pattern.fullmatch(leaf):
-                what = (
-                    f"{layer or 'the model'} is a torch.nn.{kinds[layer]}"
-                    if layer in kinds
-                    else f"{name} belongs to {kind} layer"
-                )
-                raise NotImplementedError(
-                    f"{what}; recurrent and attention layers are not carried over by "
-                    f"themselves: say where {name} goes by rules=[(regex, path, transform)]."
-                )
-        if "parametrizations." in name:
+        leaf = name.rpartition(".")[2]
+        if "parametrizations." in name and not name.endswith(tuple(known)):
             raise NotImplementedError(
-                f"{name} is a parametrization (weight_norm, spectral_norm, ...); fold it into "
-                "the weight first: "
+                f"{name} is a parametrization, which the JAX model has not there: apply "
+                "nn.utils.weight_norm, spectral_norm or register_parametrization to its layer, "
+                "or fold torch's into the weight: "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
             )
         if leaf in ("weight_g", "weight_orig"):
@@ -244,16 +241,6 @@ def refuse_unsupported(
                 "first: torch.nn.utils.remove_weight_norm, "
                 "torch.nn.utils.remove_spectral_norm or torch.nn.utils.prune.remove."
             )
-
-
-def _kinds_of_layers(source: Any) -> dict[str, str]:
-    if not isinstance(source, torch.nn.Module):
-        return {}
-    return {
-        name: type(module).__name__
-        for name, module in source.named_modules()
-        if isinstance(module, _REFUSED)
-    }
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

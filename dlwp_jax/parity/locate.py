@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 from jax.core import Tracer
 
-from dlwp_jax.parity.forward import outputs_of
+from dlwp_jax.parity.forward import outputs_of, whole_attention
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.report import Row, largest, rows_of
@@ -120,7 +120,7 @@ def _torch_calls(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> lis
 
     hooks = [watch(name, layer) for name, layer in module.named_modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_attention():
             module(*inputs)
     finally:
         for hook in hooks:

@@ -13,7 +13,7 @@ from flax import nnx
 from dlwp_jax.parity.files import state_dict_of
 from dlwp_jax.parity.flatten import choose_flatten, flatten_notes
 from dlwp_jax.parity.forward import HALF_TOLERANCES, TOLERANCE, Layout, dtype_of
-from dlwp_jax.parity.leaves import dotted, jax_layers, refuse_unsupported, to_numpy
+from dlwp_jax.parity.leaves import dotted, jax_layers, refuse_hooked_weights, to_numpy
 from dlwp_jax.parity.mapping import Entry, Mapped, make_map, own_names
 from dlwp_jax.parity.prefixes import common_prefixes, without_prefix
 from dlwp_jax.parity.rules import SAME, Rule, compiled
@@ -98,7 +98,7 @@ def load_torch(
     Raises:
       ValueError: if the models do not fit (it names what is left over), or if layers of the
         same shapes could be exchanged and neither a rule nor the probe decides.
-      NotImplementedError: for recurrent and attention layers, unless rules place their arrays.
+      NotImplementedError: if hooks or parametrizations compute a weight, unless rules place it.
 
     >>> from dlwp_jax import nn
     >>> theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
@@ -109,7 +109,7 @@ def load_torch(
     0.bias    [2]           0.bias    [2]           as it is  name
     """
     state, notes = state_dict_of(source), ()
-    refuse_unsupported(source, state, rules)
+    refuse_hooked_weights(state, rules, own_names(model))
     if not isinstance(source, torch.nn.Module):
         state, notes = _without_wrapper(state, model, rules)
     mapped = make_map(state, model, rules)

@@ -15,6 +15,7 @@ from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.saving.store import About, differing, fingerprint, shapes
 from dlwp_jax.train.loop import Loop, Plan
+from dlwp_jax.train.minibatches import n_rows
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.step import step
 from dlwp_jax.train.transform import evaluation_half, training_half
@@ -74,9 +75,10 @@ def program(learner: Learner, state: TrainState, batch: PyTree, plan: Plan) -> s
         evaluated = None
         if plan.transform[1] is not None:
             evaluated = evaluation_half(plan.transform, state.key, batch)
+        n = n_rows(batch)
         batch = training_half(plan.transform, state.key, batch)
         order = None if plan.sampler is None else plan.sampler(state.key, state.epoch)
-        outcome = step(learner.unplaced, state, batch, state.key, jnp.array(True))
+        outcome = step(learner.unplaced, state, batch, state.key, jnp.array(True), rows=n)
         return outcome, order, evaluated
 
     jaxpr = jax.make_jaxpr(computation)(state, batch)
@@ -145,7 +147,7 @@ def wrong_call(then: About, now: About, *, exact: bool, extend: bool) -> str | N
     """
     wrong = (
         wrong_leaves(now["state"], then["state"])
-        or _wrong_settings(then["asked"], now["asked"], extend)
+        or _wrong_settings(then["asked"], now["asked"], exact=exact, extend=extend)
         or _wrong_data_size(then["data"], now["data"])
         or _wrong_processes(then["place"])
     )
@@ -157,8 +159,17 @@ def wrong_call(then: About, now: About, *, exact: bool, extend: bool) -> str | N
     return f"{wrong} Checkpoint(..., exact=False) goes on without the promise of equal bits."
 
 
-def _wrong_settings(then: dict, now: dict, extend: bool) -> str | None:
+def _wrong_settings(then: dict, now: dict, *, exact: bool, extend: bool) -> str | None:
     cure = ""
+    added = set(now["history"]) - set(then["history"])
+    if added and set(then["history"]) < set(now["history"]):
+        if exact:
+            names = ", ".join(sorted(added))
+            return (
+                f"has no values of {names}, which this call records. Checkpoint(..., "
+                "exact=False) goes on, with NaN in the epochs before."
+            )
+        then = then | {"history": now["history"]}
     if now["epochs"] > then["epochs"]:
         if extend:
             then = then | {"epochs": now["epochs"]}

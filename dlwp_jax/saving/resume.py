@@ -62,7 +62,8 @@ class Checkpoint:
       exact: True refuses to resume if the result could differ from that of an uninterrupted
         training: other versions of the libraries, another program of a step (model, loss,
         optimizer, learning rate), other data, another start, another number of devices. False
-        requires only equal shapes, dtypes and settings.
+        requires only equal shapes, dtypes and settings; metrics may be added, and are NaN in
+        the epochs before.
     """
 
     directory: str | os.PathLike[str]
@@ -189,13 +190,20 @@ class Saver:
             return loop
         epochs = about["asked"]["epochs"]  # they may be fewer than now
         shorter = {}
-        for name, column in loop.history.items():
-            shorter[name] = jnp.zeros(epochs, column.dtype)
-        loaded = _loaded(found and found[0], replace(loop, history=shorter))
+        for name in about["asked"]["history"]:  # a metric may have been added since then
+            shorter[name] = jnp.zeros(epochs, loop.history[name].dtype)
+        totals = {}
+        for name, total in loop.totals.items():
+            if f".totals[{name!r}].numerator" in about["leaves"]:
+                totals[name] = total
+        loaded = _loaded(found and found[0], replace(loop, history=shorter, totals=totals))
         history = {}
         for name, column in loop.history.items():
-            history[name] = column.at[:epochs].set(loaded.history[name])
-        loaded = replace(loaded, history=history)
+            if name in shorter:
+                history[name] = column.at[:epochs].set(loaded.history[name])
+            else:
+                history[name] = column.at[: int(loaded.done)].set(jnp.nan)
+        loaded = replace(loaded, history=history, totals=loop.totals | loaded.totals)
         self.called = about["called"]
         self.saved_epoch = int(loaded.done)
         self.saved_position = self._position(loaded)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dlwp_jax.diagnose import known_losses
+from dlwp_jax.files import needs
 from dlwp_jax.search import members, nested, text
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep, deviation
@@ -37,9 +38,11 @@ class Size:
 
     Attributes:
       size, parameters: as given to `make`, and how many numbers are trained.
-      val: validation loss at each seed's best epoch, the mean over the seeds. spread: its
+      val: the monitored value (the validation loss, if `stop` monitors nothing else) at each
+        seed's best epoch, the mean over the seeds. spread: its
         standard deviation (n - 1); NaN for one seed.
-      train_end, val_end: training and validation loss of the last epoch, means over the seeds.
+      train_end, val_end: training loss and monitored value of the last epoch, means over the
+        seeds.
       best_epoch: the median over the seeds.
       verdict: the most frequent one. verdicts: all of them, in the order of the seeds.
       seconds: of its trainings (its share, if they were in one program with other sizes).
@@ -71,6 +74,7 @@ class CapacityReport:
       how: whether all sizes were trained in one program or each in its own, and why.
       seconds: of the whole search, compiling included.
       make: as given.
+      interrupted: whether Ctrl-C ended the search.
     """
 
     sizes: tuple[Size, ...]
@@ -79,6 +83,7 @@ class CapacityReport:
     how: str
     seconds: float
     make: Make = dataclasses.field(repr=False)
+    interrupted: bool = False
 
     def __getitem__(self, size: Any) -> Size:
         """The results of one size."""
@@ -94,7 +99,7 @@ class CapacityReport:
         or train on.
         """
         found = self[self.recommended if size is None else size]
-        scores = found.sweep.scores[list(found.members)]
+        scores = sign(found.sweep) * found.sweep.scores[list(found.members)]
         best = found.members[int(np.argmin(np.where(np.isnan(scores), np.inf, scores)))]
         state = jax.tree.map(lambda a: a[best], found.sweep.run.best)
         learner, small = self.make(found.size, state.key)
@@ -119,12 +124,14 @@ class CapacityReport:
 
     def __str__(self) -> str:
         timing = f"{self.how}; {self.seconds:.1f} s in all, compiling included"
+        if self.interrupted:
+            timing += "\ninterrupted: the sizes are judged by the epochs until then"
         return f"{text.table(self.table())}\n{self.reason}\n{timing}"
 
     def figure(self) -> Any:
         """Loss against size, the recommended one marked: a matplotlib figure."""
-        import matplotlib.pyplot as plt
-
+        with needs("experiments"):
+            import matplotlib.pyplot as plt
         figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         x = [found.parameters for found in self.sizes]
         spreads = [0.0 if math.isnan(found.spread) else found.spread for found in self.sizes]
@@ -140,7 +147,7 @@ class CapacityReport:
             [found.val_end for found in self.sizes],
             "s--",
             color="C1",
-            label="validation, last epoch",
+            label=f"{self.sizes[0].sweep.monitor}, last epoch",
         )
         axes.errorbar(
             x,
@@ -149,7 +156,7 @@ class CapacityReport:
             fmt="s-",
             color="C1",
             capsize=3,
-            label="validation, best epoch ± spread",
+            label=f"{self.sizes[0].sweep.monitor}, best epoch ± spread",
         )
         chosen = self[self.recommended]
         axes.axvline(chosen.parameters, color="gray", linestyle=":")
@@ -183,6 +190,7 @@ def search_capacity(
     val_batch_size: int | None = None,
     baseline: Any = None,
     how: Literal["nested", "each"] | None = None,
+    progress: bool = True,
 ) -> CapacityReport:
     """Find the size of a model: grow until it fits, then shrink until it no longer overfits.
 
@@ -198,15 +206,19 @@ def search_capacity(
       train, val: pytrees of arrays `[n ...]`, as for `run`.
       sizes: the values for `make`, the smallest first: widths, depths, tuples, anything.
       seeds: how many initial weights each size is trained from, or the seeds themselves.
-      epochs, batch_size, stop, val_batch_size: as for `run`.
+      epochs, batch_size, stop, val_batch_size: as for `run`. If `stop` monitors another value
+        than the validation loss, such as a `Ratio` that should rise, sizes are compared by it;
+        verdicts are on losses.
       baseline: as for `diagnose`; the reachable loss is that of the best size.
       how: "nested" trains all sizes at once in one program, inside the largest one. This is
         possible if a size changes nothing but the shapes of the same arrays, as hidden widths
         and channels do. "each" compiles a program for each size and stops as soon as the answer
         is known. None takes nested if the family allows it.
+      progress: as for `sweep`.
 
     Returns:
-      A `CapacityReport`.
+      A `CapacityReport`. Ctrl-C ends the search, which then judges the sizes so far by the
+      epochs so far; KeyboardInterrupt if no size has finished one.
 
     Raises:
       ValueError: if `sizes` has fewer than two, has one twice, or is not ascending by
@@ -237,11 +249,6 @@ def search_capacity(
     if how not in (None, "nested", "each"):
         raise ValueError(f"how must be 'nested', 'each' or None; got {how!r}.")
     train, val = checks.dataset(train, "train"), checks.dataset(val, "val")
-    if stop is not None and stop.mode == "max":
-        raise ValueError(
-            "stop must monitor a value that should fall, such as val/loss; "
-            f"{stop.monitor!r} should rise."
-        )
     if len(numbers) == 0 or not all(isinstance(number, int | np.integer) for number in numbers):
         raise ValueError(
             "seeds must be their number or a list of whole numbers, at least one; got "
@@ -262,6 +269,7 @@ def search_capacity(
         "batch_size": batch_size,
         "stop": stop,
         "val_batch_size": val_batch_size,
+        "progress": progress,
     }
     search = _Search(make, count, train, val, list(numbers), options, baseline)
     way, is_nested = search.choose_way(sizes, how)
@@ -271,7 +279,13 @@ def search_capacity(
     found = search.judged()
     recommended, reason = recommend(found)
     return CapacityReport(
-        tuple(found), recommended, reason, way, time.perf_counter() - begun, make
+        tuple(found),
+        recommended,
+        reason,
+        way,
+        time.perf_counter() - begun,
+        make,
+        search.interrupted,
     )
 
 
@@ -290,6 +304,7 @@ class _Search:
         default_factory=dict
     )
     overfits: dict[Any, bool] = dataclasses.field(default_factory=dict)
+    interrupted: bool = False
 
     def choose_way(self, sizes: list, how: str | None) -> tuple[str, bool]:
         """Train all sizes at once if they nest; returns the way taken, in words, and whether it
@@ -319,10 +334,14 @@ class _Search:
             member, self.train, self.val, over={"number": range(n * len(sizes))}, **self.options
         )
         share = result.seconds / len(sizes)
-        self.done |= {
-            size: (result, tuple(range(i * n, i * n + n)), share)
-            for i, size in enumerate(sizes)
-        }
+        for i, size in enumerate(sizes):
+            self._keep(size, result, tuple(range(i * n, i * n + n)), share)
+
+    def _keep(self, size: Any, result: Sweep, its: tuple[int, ...], seconds: float) -> None:
+        """Keep the trainings of a size, unless an interruption left one without an epoch."""
+        self.interrupted |= result.interrupted
+        if not result.interrupted or np.isfinite(result.scores[list(its)]).all():
+            self.done[size] = (result, its, seconds)
 
     def visit(self, size: Any) -> None:
         """Train a size, with all seeds."""
@@ -335,15 +354,17 @@ class _Search:
                 over=over,
                 **self.options,
             )
-            self.done[size] = (result, tuple(range(len(self.seeds))), result.seconds)
+            self._keep(size, result, tuple(range(len(self.seeds))), result.seconds)
 
     def grow(self, sizes: list) -> None:
         """Train larger and larger sizes until one overfits, or they are no better."""
         best, since = math.inf, 0
         for size in sizes:
             self.visit(size)
+            if self.interrupted:
+                return
             result, its, _ = self.done[size]
-            scores = result.scores[list(its)]
+            scores = sign(result) * result.scores[list(its)]
             if self.is_overfitting(size):
                 return
             error = np.nan_to_num(deviation(scores) / math.sqrt(len(scores)))
@@ -354,6 +375,8 @@ class _Search:
 
     def shrink(self) -> None:
         """Train smaller sizes, between the first one that overfits and the one before it."""
+        if self.interrupted:
+            return
         sizes = sorted(self.done, key=self.count)
         too_large = next((i for i, size in enumerate(sizes) if self.is_overfitting(size)), 0)
         low, high = sizes[too_large - 1], sizes[too_large]
@@ -367,7 +390,7 @@ class _Search:
         )
         for size in between:
             self.visit(size)
-            if not self.is_overfitting(size):
+            if self.interrupted or not self.is_overfitting(size):
                 return
 
     def is_overfitting(self, size: Any) -> bool:
@@ -383,6 +406,8 @@ class _Search:
 
     def judged(self) -> list[Size]:
         """Every size, the smallest first, judged by the loss of the best one."""
+        if not self.done:
+            raise KeyboardInterrupt
         means = {
             size: float(result.scores[list(its)].mean())
             for size, (result, its, _) in self.done.items()
@@ -390,7 +415,9 @@ class _Search:
         baseline = (
             self.baseline if isinstance(self.baseline, dict) else {"trivial": self.baseline}
         )
-        if finite := [mean for mean in means.values() if math.isfinite(mean)]:
+        # Verdicts are on losses, whatever is monitored.
+        lowest = [self._lowest_loss(result, its) for result, its, _ in self.done.values()]
+        if finite := [loss for loss in lowest if math.isfinite(loss)]:
             baseline = {"reachable": min(finite)} | baseline
         order = sorted(self.done, key=self.count)
         return [self._size(size, means[size], baseline) for size in order]
@@ -417,10 +444,22 @@ class _Search:
             sweep=result,
         )
 
+    def _lowest_loss(self, result: Sweep, its: tuple[int, ...]) -> float:
+        """The lowest validation loss, the mean over the seeds; NaN if one has none."""
+        if result.monitor == "val/loss":
+            return float(result.scores[list(its)].mean())
+        columns = result.history["val/loss"][list(its)]
+        return float(np.where(np.isnan(columns), np.inf, columns).min(axis=1).mean())
+
     def _last(self, result: Sweep, index: list[int], name: str) -> float:
         """The mean of the last values that the members recorded; NaN if one recorded none."""
         columns = [column[np.isfinite(column)] for column in result.history[name][index]]
         return float(np.mean([column[-1] if column.size else np.nan for column in columns]))
+
+
+def sign(result: Sweep) -> int:
+    """The factor with which lower values are the better ones."""
+    return -1 if result.mode == "max" else 1
 
 
 def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
@@ -431,16 +470,19 @@ def recommend(sizes: Sequence[Size]) -> tuple[Any, str]:
     if not finite:
         reason = "No size could be trained: every one diverged. Lower the learning rate."
         return sizes[0].size, reason
-    best = min(finite, key=lambda found: found.val)
+    toward = sign(sizes[0].sweep)
+    monitor = sizes[0].sweep.monitor
+    best = min(finite, key=lambda found: toward * found.val)
     error = 0.0 if math.isnan(best.spread) else best.spread / math.sqrt(len(best.members))
     tolerance = max(error, NEAR * abs(best.val))
-    near = [found for found in finite if found.val <= best.val + tolerance]
+    near = [found for found in finite if toward * (found.val - best.val) <= tolerance]
     calm = [found for found in near if found.verdict != "overfitting"]
     chosen = (calm or near)[0]
     reason = f"Size {chosen.size} is recommended: the smallest "
     reason += "that does not overfit " if calm else ""
-    reason += f"with a validation loss, {chosen.val:.4g}, "
-    reason += f"not above the best by more than {tolerance:.2g}"
+    name = "a validation loss" if monitor == "val/loss" else monitor
+    reason += f"with {name}, {chosen.val:.4g}, "
+    reason += f"not {'above' if toward > 0 else 'below'} the best by more than {tolerance:.2g}"
     reason += "." if chosen is best else f" ({best.val:.4g} at size {best.size})."
     if not calm:
         reason += " Every size this good overfits later: stop near epoch "

@@ -1,10 +1,12 @@
 """The trainings of a sweep, and the error for values that cannot be traced."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.extend
 import numpy as np
 
 from dlwp_jax import checks
@@ -102,17 +104,33 @@ def made(make: Make, *args: Any, **values: Any) -> tuple[Learner, TrainState]:
     return pair
 
 
-def trace(
-    member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTree
-) -> tuple[Any, PyTree]:
-    """The jaxpr of one member and the shapes of its result.
+@dataclasses.dataclass(frozen=True, eq=False)  # a key of jit's cache, as the function it is
+class Program:
+    """A traced function of one member, and the shapes of its result."""
+
+    jaxpr: Any
+    shapes: PyTree
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        """Call it, without tracing it once more."""
+        leaves = jax.extend.core.jaxpr_as_fun(self.jaxpr)(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(self.shapes), leaves)
+
+
+def trace(member: Callable[..., Any], values: dict[str, jax.Array], *rest: PyTree) -> Program:
+    """The program of one member.
+
+    Args:
+      member: a function of values and further arguments.
+      values: of all members, the first of which is traced with.
+      rest: the further arguments, or their shapes.
 
     Raises:
       TypeError: naming the values that cannot be traced, and what to do instead.
     """
     first = {name: column[0] for name, column in values.items()}
     try:
-        return jax.make_jaxpr(member, return_shape=True)(first, *rest)
+        return Program(*jax.make_jaxpr(member, return_shape=True)(first, *rest))
     except NOT_TRACEABLE as error:
         culprits = [name for name in first if not _traceable(member, first, name, rest)]
         if not culprits:
@@ -140,7 +158,7 @@ def _traceable(
 
     def works(values):
         try:
-            jax.eval_shape(lambda values: member(fixed | values, *rest), values)
+            jax.eval_shape(lambda values, rest: member(fixed | values, *rest), values, rest)
         except NOT_TRACEABLE:
             return False
         return True

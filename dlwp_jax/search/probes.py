@@ -274,6 +274,7 @@ def learning_curve(
     sizes: Sequence[int] | None = None,
     draws: int = 3,
     stop: EarlyStopping | None = None,
+    progress: bool = True,
 ) -> LearningCurve:
     """Whether more data would help: train on more and more of the examples, and extrapolate the
     curve to twice as many.
@@ -289,9 +290,11 @@ def learning_curve(
       sizes: numbers of examples, ascending; None takes n/8, n/4, n/2 and n.
       draws: the number of random subsets of each size, each trained from other initial weights.
       epochs, batch_size, stop: as for `run`.
+      progress: as for `sweep`.
 
     Returns:
-      A `LearningCurve`.
+      A `LearningCurve`. After Ctrl-C it has the sizes that were finished; KeyboardInterrupt if
+      they are fewer than three.
     """
     train, val, key = (
         checks.dataset(train, "train"),
@@ -330,20 +333,30 @@ def learning_curve(
         rows = [(order[:size], val_rows) for order in orders]
         its_epochs = -(-steps // -(-size // batch_size))
         options = {"epochs": its_epochs, "batch_size": batch_size, "stop": stop}
-        sweeps.append(
-            train_members(
-                lambda draw: make(keys[draws:][draw]), both, None, numbers, rows, **options
-            )
+        result = train_members(
+            lambda draw: make(keys[draws:][draw]),
+            both,
+            None,
+            numbers,
+            rows,
+            progress=progress,
+            **options,
         )
+        if result.interrupted:
+            break
+        sweeps.append(result)
+    sizes = sizes[: len(sweeps)]
+    if len(sizes) < 3:
+        raise KeyboardInterrupt
     losses = [s.history["train/loss"][np.arange(draws), s.best_index] for s in sweeps]
     val_losses = np.stack([s.scores for s in sweeps])
     doubled = np.array(
-        [_carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)]
+        [carried_on(np.array(sizes), val_losses[:, i], 2 * sizes[-1]) for i in range(draws)]
     )
     return LearningCurve(tuple(sizes), np.stack(losses), val_losses, doubled, tuple(sweeps))
 
 
-def _carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
+def carried_on(sizes: np.ndarray, losses: np.ndarray, n: int) -> float:
     """floor + b n^-c, fitted by least squares with b >= 0 and the floor between 0 and the
     lowest loss; NaN if a training diverged.
     """

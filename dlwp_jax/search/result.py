@@ -17,6 +17,7 @@ from dlwp_jax.train import Learner, Run, TrainState
 # Members that differ in nothing else are averaged: a good setting is good with any seed and on
 # any part of the data.
 REPEATS = ("key", "fold")
+NOT_TRAINED = "not trained"  # the verdict on a member that Ctrl-C left without an epoch
 MOST_ROWS = 40  # of a printed table
 
 
@@ -63,6 +64,8 @@ class Sweep:
       how: "vmap" or "map".
       seconds, compile_seconds: how long it took, and how much of that went into compiling.
       make: as given, to build a member again.
+      interrupted: whether Ctrl-C ended the sweep. Members that were not begun by then have no
+        finished epoch.
     """
 
     values: dict[str, np.ndarray]
@@ -73,6 +76,7 @@ class Sweep:
     seconds: float
     compile_seconds: float
     make: Make = dataclasses.field(repr=False)
+    interrupted: bool = False
 
     @functools.cached_property
     def history(self) -> dict[str, np.ndarray]:
@@ -179,7 +183,7 @@ class Sweep:
                 "best epoch": int(best[i]),
                 "epochs": int(epochs[i]),
             }
-            | {"verdict": self.diagnose(i).verdict}
+            | {"verdict": self.diagnose(i).verdict if self._is_judged(i) else NOT_TRAINED}
             for i in range(len(self))
         ]
 
@@ -204,11 +208,23 @@ class Sweep:
         running = self.seconds - self.compile_seconds
         timing = f"{len(self)} trainings by {self.how}: {running:.1f} s, "
         timing += f"and {self.compile_seconds:.1f} s to compile"
+        if self.interrupted:
+            epochs = np.sum(~np.isnan(self.history[self.monitor]))
+            timing += f"\ninterrupted: {epochs} of {self.history[self.monitor].size} epochs "
+            timing += "were trained"
         return f"{text.table(rows)}\n{timing}"
+
+    def _is_judged(self, i: int) -> bool:
+        """Whether a member has a finished epoch, or failed before; Ctrl-C may have come first."""
+        has_values = any(np.any(~np.isnan(column[i])) for column in self.history.values())
+        return has_values or bool(np.asarray(self.run.failure)[i, 0])
 
     def _row(self, setting: Setting) -> dict[str, Any]:
         best = np.asarray(self.run.best.epoch)[list(setting.members)]
-        likeliest = Counter(self.diagnose(i).candidates[0] for i in setting.members)
+        likeliest = Counter(
+            self.diagnose(i).candidates[0] if self._is_judged(i) else NOT_TRAINED
+            for i in setting.members
+        )
         return setting.values | {
             self.monitor: text.spread(setting.mean, setting.spread),
             "n": len(setting.members),

@@ -18,6 +18,7 @@ from dlwp_jax.train.evaluation import evaluate, predict
 from dlwp_jax.train.fit import Progress, every, fit
 from dlwp_jax.train.loop import EarlyStopping, Run, run, train_epoch
 from dlwp_jax.train.metrics import Ratio
+from dlwp_jax.train.records import to_csv, to_tensorboard
 from dlwp_jax.train.state import Learner, TrainState, make_learner
 from dlwp_jax.train.units import unit_health
 
@@ -36,6 +37,8 @@ __all__ = [
     "predict",
     "restore",
     "run",
+    "to_csv",
+    "to_tensorboard",
     "train_epoch",
     "unit_health",
 ]

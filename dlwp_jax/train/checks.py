@@ -1,5 +1,6 @@
 """Checks of the arguments of a training: one sentence, before anything is compiled."""
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from dlwp_jax.checks import describe, is_array, is_numeric, key, numbers_of, on_device, whole
+from dlwp_jax.filters import shown
 
 __all__ = ["describe", "is_array", "key"]
 
@@ -51,18 +53,32 @@ def optimizer(value: Any) -> None:
     )
 
 
-def trainable(params: PyTree, filter: Any) -> None:
-    """Refuse a filter that chooses no leaf, or leaves without a gradient."""
+def trainable(params: PyTree, filter: Any, model: nnx.Module) -> None:
+    """Refuse a filter that chooses no leaf of the model, or leaves without a gradient."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
+        parameters = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        known = f"parameters are {shown(parameters)}" if parameters else "model has none"
         raise ValueError(
-            f"trainable={filter!r} chooses no leaf of the model, so there is nothing to train."
+            f"trainable={filter!r} chooses no leaf of the model, so there is nothing to train. "
+            f"The {known}."
         )
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"trainable={filter!r} chooses {name(path)} of dtype {leaf.dtype}, which has "
                 "no gradient; narrow the filter, for example to nnx.Param."
+            )
+
+
+def no_statistics(chosen: nnx.State, filter: Any) -> None:
+    """Refuse a filter that chooses running statistics, which would then never move."""
+    for path, variable in nnx.to_flat_state(chosen):
+        if isinstance(variable, nnx.BatchStat):
+            raise TypeError(
+                f"trainable={filter!r} chooses {'.'.join(map(str, path))}, a statistic, which "
+                "the forward pass moves and not a gradient; narrow the filter: "
+                f"nnx.All(nnx.Param, {filter!r})."
             )
 
 
@@ -200,6 +216,14 @@ def row_kinds(tree: PyTree) -> dict[str, list[Any]]:
     return {name(path): [str(leaf.dtype), list(leaf.shape[1:])] for path, leaf in leaves}
 
 
+def form(tree: PyTree) -> str:
+    """The arrays of a pytree in words: names, dtypes and shapes of a row."""
+    kinds = row_kinds(tree)
+    return ", ".join(
+        f"{path or 'an array'} {dtype}{shape}" for path, (dtype, shape) in kinds.items()
+    )
+
+
 def kept(extra: PyTree, before: PyTree) -> None:
     """Refuse a forward pass that changes the kind of the model's other state.
 
@@ -217,10 +241,19 @@ def kept(extra: PyTree, before: PyTree) -> None:
         )
 
 
-def monitor(wanted: str, names: list[str]) -> None:
+def monitor(wanted: str, names: list[str], *, has_val: bool) -> None:
     """Refuse to monitor a value that is not recorded."""
     if wanted not in names:
-        hint = " Give val, or monitor a train/ value." if wanted.startswith("val/") else ""
+        last = wanted.rpartition("/")[2]
+        near = [name for name in reversed(names) if name.rpartition("/")[2] == last]
+        near = near or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+        hint = ""
+        if wanted.startswith("val/") and not has_val:
+            hint = " Give val, or monitor a train/ value."
+        elif near:
+            hint = f" Did you mean {near[0]!r}?"
+        elif wanted.startswith(("train/", "val/")):
+            hint = f" If loss_fn returns {last!r} among its metrics, it is recorded."
         raise ValueError(
             f"monitor={wanted!r} is not recorded; there are {', '.join(names)}.{hint}"
         )

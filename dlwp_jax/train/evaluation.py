@@ -93,6 +93,33 @@ def eval_step(learner: Learner, state: TrainState, batch: PyTree, transform: Tra
     return as_sums(loss, metrics, weight=n_rows(batch))
 
 
+# The errors of a user's function that is given a batch of another form.
+OF_FORM = (TypeError, ValueError, LookupError, AttributeError)
+
+
+def check_form(
+    learner: Learner, state: TrainState, train: PyTree, val: PyTree, transform: Transform
+) -> None:
+    """Refuse validation data of another form than the training data, if the loss fails on them.
+
+    Args:
+      train: shapes and dtypes of a minibatch.
+      val: arrays, or a batch of a stream.
+    """
+    are_alike = jax.tree.structure(train) == jax.tree.structure(val)
+    if are_alike and checks.row_kinds(train) == checks.row_kinds(val):
+        return
+    some = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), val)
+    try:
+        jax.eval_shape(lambda batch: eval_step(learner, state, batch, transform), some)
+    except OF_FORM as error:
+        raise ValueError(
+            f"val has another form than train, and loss_fn, which is given batches of both, "
+            f"fails on it ({type(error).__name__}: {str(error)[:120].partition(chr(10))[0]}). A row "
+            f"of train is {checks.form(train)}; of val: {checks.form(val)}."
+        ) from error
+
+
 def predict(
     learner: Learner, state: TrainState, inputs: PyTree, *, batch_size: int | None = None
 ) -> PyTree:

@@ -11,7 +11,13 @@ from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.step import PyTree, gradient_of, update
 
 
-def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> str:
+def blame(
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    rows: int | None = None,
+) -> str:
     """The loss, and the first leaf of gradient or parameters that is not finite in the step
     from `state`.
 
@@ -25,7 +31,7 @@ def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) ->
     >>> print(blame(learner, state, jnp.zeros((1, 1)), state.key))
     the loss was 0, the gradient of ['bias'] has 1 of 1 numbers that are not finite (and so has 1 other leaf)
     """
-    loss, grads, params = _recomputed(learner, state, batch, key)
+    loss, grads, params = _recomputed(learner, state, batch, key, rows)
     first = _first("the gradient of", grads) or _first("the new value of", params)
     sentence = f"the loss was {float(loss):.6g}"
     if first is not None:
@@ -35,15 +41,15 @@ def blame(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) ->
     return sentence
 
 
-@functools.partial(jax.jit, static_argnames="learner")
+@functools.partial(jax.jit, static_argnames=("learner", "rows"))
 def _recomputed(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, rows: int | None
 ) -> tuple[jax.Array, PyTree, PyTree]:
     """The loss of a step, and for each leaf of its gradient and new parameters the count of
     numbers that are not finite, and its size.
     """
-    gradient = gradient_of(learner, state, batch, key)
-    new, _ = update(learner, state, gradient, batch, key)
+    gradient = gradient_of(learner, state, batch, key, rows)
+    new, _ = update(learner, state, gradient, batch, key, rows)
 
     def counts(leaf):
         return jnp.stack([jnp.sum(~jnp.isfinite(leaf)), jnp.int32(leaf.size)])

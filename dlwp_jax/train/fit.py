@@ -34,7 +34,7 @@ from dlwp_jax.train.loop import (
     result,
     start,
 )
-from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
+from dlwp_jax.train.minibatches import Sampler, minibatch_shape, n_rows, steps_key
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream
@@ -165,8 +165,8 @@ def fit(
         A call that finds it interrupted finishes it, with the bits it would have had; one that
         finds it finished returns it. A callback is called again for an epoch if the training
         was interrupted before that was saved.
-      progress: a bar with epochs, losses and time left on a terminal, a dozen plain lines
-        elsewhere; on standard error. False: nothing.
+      progress: a bar with epochs, losses, the monitored value and time left on a terminal, a
+        dozen plain lines elsewhere; on standard error. False: nothing.
 
     An exception from a callback or a stream is passed on, and without `checkpoint` the training
     of this call is lost with it.
@@ -240,7 +240,7 @@ def fit(
             )
         train = checks.dataset(call.data[0], "train")
         val = None if val is None else checks.dataset(call.data[1], "val")
-        batch = minibatch_shape(state, train, batch_size, sampler)
+        batch = minibatch_shape(state, train, batch_size, sampler, drop_last)
         data = {"train": train, "val": val}
         learner = learner.placed(state, **data)
         plan = make_plan(learner, state, batch, val, **settings)
@@ -271,7 +271,7 @@ def drive(job: Job, saver: Saver | Unsaved, signals: Signals, *, shown: bool) ->
                 job.loop, fraction = job.source.advance(job.loop)
                 if fraction is None:
                     continue
-                bar.update(int(job.loop.done) + fraction, _latest(job.loop))
+                bar.update(int(job.loop.done) + fraction, _latest(job.loop, job.plan.monitor))
                 over = is_over(job, saver, signals)
                 saver.save_if_due(job.loop)
         except KeyboardInterrupt:  # from a callback or a stream; a second Ctrl-C is meant
@@ -349,12 +349,13 @@ def _first_loop(
     return learner.constrain(jax.tree.map(jnp.copy, loop))
 
 
-def _latest(loop: Loop) -> dict[str, float]:
-    """The latest losses, for the display."""
+def _latest(loop: Loop, monitor: str) -> dict[str, float]:
+    """The latest losses and the monitored value, for the display."""
     losses = {}
     for name, column in loop.history.items():
+        is_shown = name in ("train/loss", "val/loss", monitor)
         # In the midst of the first epoch there is a loss of training, and none of validation.
-        if name.endswith("/loss") and (name == "train/loss" or int(loop.done)):
+        if is_shown and (name.startswith("train/") or int(loop.done)):
             losses[name] = float(np.asarray(column)[max(int(loop.done) - 1, 0)])
     return losses
 
@@ -384,5 +385,6 @@ def _reason(job: Job) -> str:
         return ""
     state = job.loop.state
     key = jax.random.fold_in(steps_key(state), job.loop.step - 1)
+    n = n_rows(batch)
     batch = training_half(job.plan.transform, key, batch)
-    return f" ({blame(job.learner, state, batch, key)})"
+    return f" ({blame(job.learner, state, batch, key, n)})"

@@ -12,8 +12,8 @@ import numpy as np
 from dlwp_jax.checks import describe, real, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.optim import plateau
-from dlwp_jax.train import checks
-from dlwp_jax.train.evaluation import mean_sums
+from dlwp_jax.train import checks, precision
+from dlwp_jax.train.evaluation import check_form, mean_sums
 from dlwp_jax.train.metrics import Ratio, Sums, add, quotients
 from dlwp_jax.train.minibatches import (
     Sampler,
@@ -29,11 +29,20 @@ from dlwp_jax.train.minibatches import (
     steps_of,
 )
 from dlwp_jax.train.state import Learner, TrainState, check_pair
-from dlwp_jax.train.step import choose, choose_state, log_shapes, step
+from dlwp_jax.train.step import (
+    Outcome,
+    all_finite,
+    choose,
+    choose_state,
+    log_shapes,
+    step,
+)
+from dlwp_jax.train.streams import is_stream
 from dlwp_jax.train.transform import Transform, training_half, transform_pair
 
 PyTree = Any
 Logs = dict[str, jax.Array]
+SMALL = 2**18  # bytes of a validation set that is evaluated as one batch
 BLOCK_STEPS = 64  # at most so many steps are computed in vain after a failure
 
 
@@ -171,13 +180,14 @@ def run(
       epochs: how many epochs to train.
       batch_size: examples a step; n or more is the full batch.
       stop: early stopping; under vmap each member stops by itself.
-      val_batch_size: examples of `val` at a time; None means `batch_size`, or 256 if that is
-        more.
+      val_batch_size: examples of `val` at a time; None means all of a small set (256 KiB), and
+        otherwise `batch_size`, or 256 if that is more.
       skip_nonfinite: at a step whose loss or new parameters are not finite, end the training at
         the state before it (False), or leave that step out of the state and of the means in the
         history, and count it (True).
       drop_last: whether to leave out the last batch of an epoch if it is shorter than the
-        others, as torch's `DataLoader` does if asked. Otherwise it is trained on.
+        others, as torch's `DataLoader` does if asked. Otherwise it is trained on. A batch size
+        above the number of examples is refused then: torch would train on nothing.
       sampler: `sampler(key, epoch) -> rows`, integers `[m]`: the rows of `train` that an epoch
         trains on, in their order, in place of all rows shuffled. `key` is the epoch's own,
         `epoch` an int32 that counts from `make_learner`. `data.balanced` and `data.weighted`
@@ -222,7 +232,7 @@ def run(
     state, (train, val) = call.state, call.data
     train = checks.dataset(train, "train")
     val = None if val is None else checks.dataset(val, "val")
-    batch = minibatch_shape(state, train, batch_size, sampler)
+    batch = minibatch_shape(state, train, batch_size, sampler, drop_last)
     plan = make_plan(learner, state, batch, val, **settings)
     placed = learner.placed(state, train=train, val=val)
     return call.leave(_run(placed, state, train, val, plan))
@@ -300,7 +310,7 @@ def train_epoch(
     agreed = settings | {"batch_size": batch_size}
     call = joint.enter("train_epoch", state, {"data": data}, agreed)
     state, data = call.state, checks.dataset(call.data[0], "data")
-    batch = minibatch_shape(state, data, batch_size, sampler)
+    batch = minibatch_shape(state, data, batch_size, sampler, drop_last)
     plan = make_plan(learner, state, batch, None, **settings)
     return call.leave(_train_epoch(learner.placed(state, data=data), state, data, plan))
 
@@ -315,8 +325,9 @@ def _train_epoch(
     def take_one(i, carry, batch):
         state, going, logs = carry
         step_key = jax.random.fold_in(key, i)
+        n = n_rows(batch)
         batch = training_half(plan.transform, step_key, batch)
-        outcome = step(learner, state, batch, step_key, going)
+        outcome = step(learner, state, batch, step_key, going, rows=n)
         values = quotients(outcome.logs)
         for name, value in values.items():
             value = jnp.where(outcome.counted, value, jnp.nan)
@@ -324,7 +335,8 @@ def _train_epoch(
         return outcome.state, outcome.goes_on, logs
 
     shapes = jax.eval_shape(
-        quotients, log_shapes(learner, state, transformed_shape(data, plan))
+        quotients,
+        log_shapes(learner, state, transformed_shape(data, plan), plan.batch_size),
     )
     logs = {name: jnp.full(steps, jnp.nan, log.dtype) for name, log in shapes.items()}
     order = learner.constrain(order_of(state, data, plan))
@@ -367,7 +379,7 @@ def make_plan(
         )
     batch_size = n_rows(batch)
     if val_batch_size is None:
-        val_batch_size = max(batch_size, 256)
+        val_batch_size = max(batch_size, 256, _rows_of_small(val))
     monitor = "train/loss" if val is None else "val/loss"
     if stop is not None:
         monitor = stop.monitor
@@ -382,12 +394,22 @@ def make_plan(
         sampler=sampler,
         transform=transform_pair(transform),
     )
-    logs = log_shapes(learner, state, transformed_shape(batch, plan))
+    logs = log_shapes(learner, state, transformed_shape(batch, plan), plan.batch_size)
     recorded = list(history_names(learner, logs, val is not None))
     monitors = set() if epochs is None else plateau.monitors(state.opt_state)
     for name in sorted(monitors | {monitor}):
-        checks.monitor(name, recorded)
+        checks.monitor(name, recorded, has_val=val is not None)
+    if val is not None and not is_stream(val):
+        check_form(learner.unplaced, state, batch, val, plan.transform)
     return plan
+
+
+def _rows_of_small(val: Any) -> int:
+    """All rows of a small validation set, of which metrics are then exact; 0 of others."""
+    if val is None or is_stream(val):
+        return 0
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(val))
+    return n_rows(val) if size <= SMALL else 0
 
 
 def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
@@ -426,7 +448,7 @@ def start(
     Args:
       batch: shapes and dtypes of a minibatch.
     """
-    logs = log_shapes(learner, state, transformed_shape(batch, plan))
+    logs = log_shapes(learner, state, transformed_shape(batch, plan), plan.batch_size)
     values = jax.eval_shape(quotients, logs)
     names = history_names(learner, values, has_val)
     history = {name: jnp.zeros(plan.epochs, values[log].dtype) for name, log in names.items()}
@@ -462,16 +484,40 @@ def take_step(
       key: `steps_key` of the state at the beginning of the epoch.
     """
     step_key = jax.random.fold_in(key, i)
+    n = n_rows(batch)
     batch = training_half(plan.transform, step_key, batch)
-    outcome = step(learner, loop.state, batch, step_key, loop.alive, skip=plan.skip_nonfinite)
+    outcome = step(
+        learner,
+        loop.state,
+        batch,
+        step_key,
+        loop.alive,
+        skip=plan.skip_nonfinite,
+        rows=n,
+    )
+    totals = choose(outcome.counted, add(loop.totals, outcome.logs), loop.totals)
+    if plan.skip_nonfinite or isinstance(loop.state.opt_state, precision.Scaled):
+        totals = _unless_none_counted(loop, outcome, totals)
     return replace(
         loop,
         state=outcome.state,
         alive=outcome.goes_on,
-        totals=choose(outcome.counted, add(loop.totals, outcome.logs), loop.totals),
+        totals=totals,
         step=loop.step + loop.alive,
         lost=loop.lost + (loop.alive & ~outcome.counted),
     )
+
+
+def _unless_none_counted(loop: Loop, outcome: Outcome, totals: Sums) -> Sums:
+    """The sums of an epoch, of which the steps so far may all have been left out.
+
+    A mean over no steps is NaN, which looks like a failure. Until a step is counted, the sums
+    are those of the step that was left out last, if they are finite.
+    """
+    none_before = loop.step == loop.lost
+    totals = choose(none_before & outcome.counted, outcome.logs, totals)
+    stands_in = loop.alive & none_before & ~outcome.counted & all_finite(outcome.logs)
+    return choose(stands_in, outcome.logs, totals)
 
 
 def with_means(loop: Loop) -> Loop:

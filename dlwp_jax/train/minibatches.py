@@ -43,13 +43,22 @@ def batch_shape(data: PyTree, batch_size: int) -> PyTree:
 
 
 def minibatch_shape(
-    state: TrainState, data: PyTree, batch_size: int, sampler: Sampler | None
+    state: TrainState,
+    data: PyTree,
+    batch_size: int,
+    sampler: Sampler | None,
+    drop_last: bool = False,
 ) -> PyTree:
     """The shapes and dtypes of a minibatch of an epoch, whose settings are checked."""
     size = whole(batch_size, "batch_size", 1)
     length = n_rows(data)
     if sampler is not None:
         length = checks.sampler(sampler, order_key(state), state.epoch, length)
+    if drop_last and size > length:
+        raise ValueError(
+            f"drop_last=True leaves nothing to train on: batch_size={size} is more than the "
+            f"{length} examples of an epoch. Take a smaller batch, or leave drop_last out."
+        )
     return batch_shape(data, min(size, length))
 
 

@@ -66,7 +66,7 @@ class Scaled(NamedTuple):
 
 
 def scaled(opt_state: PyTree, dtype: Any) -> PyTree:
-    """An optimizer's first state, with a scale where the dtype needs one."""
+    """An optimizer's first state, with a scale if the dtype needs one."""
     if dtype != jnp.float16:
         return opt_state
     return Scaled(opt_state, jnp.float32(INITIAL), jnp.zeros((), jnp.int32))
@@ -78,12 +78,12 @@ def inner(opt_state: PyTree) -> PyTree:
 
 
 def around(opt_state: PyTree, inner: PyTree) -> PyTree:
-    """Another optimizer's state under the same scale, where there is one."""
+    """Another optimizer's state under the same scale, if there is one."""
     return opt_state._replace(inner=inner) if isinstance(opt_state, Scaled) else inner
 
 
 def after_step(opt_state: PyTree, inner: PyTree) -> PyTree:
-    """The state after a step that was taken, where `inner` is what the optimizer left."""
+    """The state after a step that was taken; `inner` is the optimizer's own new state."""
     return opt_state.after_step(inner) if isinstance(opt_state, Scaled) else inner
 
 

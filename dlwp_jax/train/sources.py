@@ -1,4 +1,4 @@
-"""Where the minibatches of a training come from: arrays in memory, or a stream.
+"""The sources of minibatches: arrays in memory, or a stream.
 
 Both have `advance(loop) -> (loop, fraction)`, and `fit` does not know which it drives.
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.train import checks
-from dlwp_jax.train.evaluation import eval_step, mean_sums
+from dlwp_jax.train.evaluation import check_form, eval_step, mean_sums
 from dlwp_jax.train.loop import (
     Loop,
     Plan,
@@ -213,6 +213,8 @@ class Stream:
             checks.dataset(batch, f"val (batch {number})")
             for number, batch in enumerate(self.val, 1)
         )
+        if not hosts.many():
+            parts = self.checked(parts, state)
         total = None
         for batch in joint.batches(parts, self.like, self.learner.placement):
             sums = _eval_step(self.learner, state, batch, self.plan.transform)
@@ -223,6 +225,15 @@ class Stream:
                 "anew, or leave val out."
             )
         return total
+
+    def checked(self, batches: Iterator[PyTree], state: TrainState) -> Iterator[PyTree]:
+        """The batches, the first of which has the form of those of the training, or one that
+        the loss takes as well.
+        """
+        for number, batch in enumerate(batches):
+            if number == 0:
+                check_form(self.learner.unplaced, state, self.like, batch, self.plan.transform)
+            yield batch
 
     def latest(self, loop: Loop) -> PyTree | None:
         """The batch of the step that was begun last, if it is at hand."""

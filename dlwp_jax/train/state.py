@@ -1,4 +1,4 @@
-"""What is trained: a `Learner` (static: graph, loss, optimizer) and a `TrainState` (arrays)."""
+"""A `Learner` (static: graph, loss, optimizer) and a `TrainState` (arrays)."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from dlwp_jax import filters
 from dlwp_jax.checks import describe, whole
 from dlwp_jax.devices.placement import Placement
-from dlwp_jax.train import checks, metrics, precision
+from dlwp_jax.train import checks, metrics, modes, precision
 from dlwp_jax.train.metrics import Metric
 
 PyTree = Any
@@ -56,7 +57,7 @@ class Learner:
     """All that training does not change: hashable, so a program compiled for it is found again.
 
     Attributes:
-      train_def, eval_def: the model's graph after `model.train()` and after `model.eval()`.
+      train_def, eval_def: the model's graph if `train`, and after `model.eval()`.
       loss_fn: `loss_fn(model, batch) -> (loss, metrics)`.
       tx: the optax transformation.
       trainable: the NNX filter that chose `TrainState.params`.
@@ -161,10 +162,13 @@ def make_learner(
       tx: any optax transformation.
       key: a PRNG key for shuffling and for the model's own random streams (dropout).
       trainable: an NNX filter. Leaves that it does not choose are frozen: they get no gradient,
-        no optimizer state and no change but the one that the forward pass itself makes (running
-        statistics of batch norm move, as in torch). For example `nnx.All(nnx.Param,
-        nnx.PathContains("head"))` trains the head alone, as the book does when it fine-tunes
-        its nodule classifier (chapter 14).
+        no optimizer state and no change but the one that the forward pass itself makes. For
+        example `nnx.All(nnx.Param, nnx.PathContains("head"))` trains the head alone, as the
+        book does when it fine-tunes its nodule classifier (chapter 14). In the forward pass the
+        running statistics of batch norm move, as in torch, unless that part is in eval mode:
+        after `model.backbone.eval()` the backbone stays in it, its statistics as they are and
+        its dropout off. A model that is in eval mode as a whole is put into training mode,
+        except for its frozen parts.
       record: further logs, as means over the epoch's steps. "norms": `train/grad_norm`,
         `train/param_norm` and `train/update_norm`, the Euclidean norms over all trained leaves
         of the loss's gradient, of the parameters before the step, and of the update that the
@@ -192,9 +196,9 @@ def make_learner(
 
     Raises:
       TypeError: if `model` is not an NNX module, `tx` is no optax transformation, `key` is no
-        PRNG key, or `trainable` chooses leaves that are not floating point.
-      ValueError: if `trainable` chooses nothing, `record` or `compute_dtype` is not known, or
-        `accumulate` is below 1.
+        PRNG key, or `trainable` chooses leaves that are not floating point, or statistics.
+      ValueError: if `trainable` chooses nothing or holds a name that the model does not have,
+        `record` or `compute_dtype` is not known, or `accumulate` is below 1.
 
     >>> import optax
     >>> def loss_fn(model, batch):
@@ -209,16 +213,21 @@ def make_learner(
     checks.optimizer(tx)
     key = checks.key(key)
     compute_dtype = precision.dtype_of(compute_dtype)
+    trainable = filters.checked(trainable, model)
     model = nnx.clone(model)
+    in_eval = modes.kept_in_eval(model, trainable)
     if compute_dtype is not None:
         model = precision.compute_in(model, compute_dtype)
     model.eval()
     eval_def = nnx.graphdef(model)
     model.train()
+    for module, name in in_eval:
+        setattr(module, name, True)
     train_def, *parts = nnx.split(model, nnx.RngState, trainable, ...)
+    checks.no_statistics(parts[1], trainable)
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
     params = jax.tree.map(jnp.asarray, params)
-    checks.trainable(params, trainable)
+    checks.trainable(params, trainable, model)
     accumulate = whole(accumulate, "accumulate", 1)
     record = _known(record)
     learner = Learner(train_def, eval_def, loss_fn, tx, trainable, record, accumulate)

@@ -54,6 +54,7 @@ def step(
     going: jax.Array,
     *,
     skip: bool = False,
+    rows: int | None = None,
 ) -> Outcome:
     """One optimizer step, taken if `going` and if the loss and the new parameters are finite.
 
@@ -63,11 +64,12 @@ def step(
       key: seeds the model's random streams.
       going: bool, False after a failure: then nothing changes any more.
       skip: whether training goes on after a step that was not finite.
+      rows: n, if a transform may have added arrays of another length to the batch.
     """
-    gradient = gradient_of(learner, state, batch, key)
-    new, updates = update(learner, state, gradient, batch, key)
+    gradient = gradient_of(learner, state, batch, key, rows)
+    new, updates = update(learner, state, gradient, batch, key, rows)
     logs = as_sums(gradient.loss, gradient.metrics)
-    logs |= recorded(learner, state, batch, key, gradient, updates)
+    logs |= recorded(learner, state, batch, key, gradient, updates, rows)
     if isinstance(state.opt_state, precision.Scaled):
         taken = going & all_finite((gradient.loss, gradient.grads, new.params))
         overflowed = going & ~taken & (state.opt_state.scale > precision.FLOOR)
@@ -86,17 +88,23 @@ def step(
     return Outcome(learner.constrain(state), logs, counted, goes_on)
 
 
-def gradient_of(learner: Learner, state: TrainState, batch: PyTree, key: jax.Array) -> Gradient:
+def gradient_of(
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    rows: int | None = None,
+) -> Gradient:
     """Loss, metrics and gradient of a batch in training mode."""
     if learner.accumulate > 1:
-        return _gradient_in_parts(learner, state, batch, key)
+        return _gradient_in_parts(learner, state, batch, key, rows)
     differentiate = precision.value_and_grad(learner.loss, state.opt_state, argnums=1)
     (loss, (metrics, extra)), grads = differentiate(state, state.params, batch, key, train=True)
     return Gradient(loss, metrics, _as_params(learner, grads), extra)
 
 
 def _gradient_in_parts(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array
+    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, rows: int | None
 ) -> Gradient:
     differentiate = precision.value_and_grad(learner.loss, state.opt_state, argnums=1)
 
@@ -107,7 +115,7 @@ def _gradient_in_parts(
         )
         return (loss, metrics, grads), extra
 
-    means, extra = in_parts(of_part, batch, key, state.extra, learner.accumulate)
+    means, extra = in_parts(of_part, batch, key, state.extra, learner.accumulate, rows)
     loss, metrics, grads = means
     return Gradient(loss, metrics, _as_params(learner, grads), extra)
 
@@ -117,7 +125,12 @@ def _as_params(learner: Learner, grads: PyTree) -> PyTree:
 
 
 def update(
-    learner: Learner, state: TrainState, gradient: Gradient, batch: PyTree, key: jax.Array
+    learner: Learner,
+    state: TrainState,
+    gradient: Gradient,
+    batch: PyTree,
+    key: jax.Array,
+    rows: int | None = None,
 ) -> tuple[TrainState, PyTree]:
     """The state after the optimizer's update, finite or not, and the update itself."""
 
@@ -127,7 +140,7 @@ def update(
             loss, (_, extra) = learner.loss(before, params, part, key, train=True)
             return loss, extra
 
-        return in_parts(of_part, batch, key, state.extra, learner.accumulate)[0]
+        return in_parts(of_part, batch, key, state.extra, learner.accumulate, rows)[0]
 
     # Transformations that need more than the gradient (line searches, reduce_on_plateau) find
     # it under optax's names.
@@ -152,6 +165,7 @@ def recorded(
     key: jax.Array,
     gradient: Gradient,
     updates: PyTree,
+    rows: int | None = None,
 ) -> Sums:
     """The logs that `make_learner(record=...)` adds to those of a step from `state`."""
     logs = {}
@@ -166,7 +180,7 @@ def recorded(
         def of_part(part, key, _):
             return learner.loss(state, state.params, part, key, train=False)[0], None
 
-        loss, _ = in_parts(of_part, batch, key, None, learner.accumulate)
+        loss, _ = in_parts(of_part, batch, key, None, learner.accumulate, rows)
         logs["eval_loss"] = wide(loss)
     if taken := sorted(set(logs) & set(gradient.metrics)):
         raise ValueError(
@@ -194,7 +208,7 @@ def accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str
 
 
 def log_shapes(
-    learner: Learner, state: TrainState, batch: PyTree
+    learner: Learner, state: TrainState, batch: PyTree, rows: int | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and dtypes of the logs of a step on such a batch, by tracing it once.
 
@@ -205,12 +219,16 @@ def log_shapes(
     known = _log_shapes.setdefault(learner, {})
     leaves, structure = jax.tree.flatten((state, batch))
     kinds = [(leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves]
-    shapes = (structure, tuple(kinds))
+    shapes = (structure, tuple(kinds), rows)
     if shapes not in known:
         if len(known) == 32:  # shapes of one learner's batches, each a compiled program too
             known.clear()
         outcome = jax.eval_shape(
-            functools.partial(step, learner), state, batch, state.key, jnp.array(True)
+            functools.partial(step, learner, rows=rows),
+            state,
+            batch,
+            state.key,
+            jnp.array(True),
         )
         known[shapes] = outcome.logs
     return known[shapes]

@@ -34,9 +34,10 @@ through every option; this is one case or two of each. `python -m dlwp_jax.parit
 
 Public names without a row, and why, stand in `scripts/parity/cases.py`.
 
-| | case | error | tolerance | why that size |
+| | case | error | tolerance | reason |
 | --- | --- | --- | --- | --- |
 """
+REASONS = "\nThe reasons for the size of a tolerance:\n\n"
 DIFFERENCES = """
 ## Where the JAX side differs by default
 
@@ -63,17 +64,17 @@ def expression(text: str) -> tuple[torch.nn.Module, nnx.Module]:
 
 def layers() -> Measured:
     """Outputs, gradients and statistics, in train mode where it is not random."""
-    for text, shape in cases.LAYERS:
+    for text, shapes in cases.LAYERS:
         theirs, ours = expression(text)
         loaded = parity.load_torch(ours, theirs)
         rng = np.random.default_rng(0)
-        x = (
-            rng.integers(0, 20, shape)
-            if "Embedding" in text
-            else rng.standard_normal(shape).astype(np.float32)
-        )
+        several = shapes if isinstance(shapes[0], tuple) else (shapes,)
+        if "Embedding" in text:
+            xs = [rng.integers(0, 20, shape) for shape in several]
+        else:
+            xs = [rng.standard_normal(shape).astype(np.float32) for shape in several]
         is_random = "Dropout" in text or "RReLU" in text
-        report = parity.compare(theirs, ours, x, loaded=loaded, train=not is_random)
+        report = parity.compare(theirs, ours, *xs, loaded=loaded, train=not is_random)
         yield "layer", f"`{text}`", max(row.max_rel for row in report.rows)
 
 
@@ -296,6 +297,7 @@ def main() -> int:
     """Measure, print and write; 1 where a case is out of tolerance."""
     warnings.simplefilter("ignore", UserWarning)  # torch's, about its own stepping order
     rows, failed = [], False
+    reasons: dict[str, int] = {}  # with the number that stands in the table
     for measured in (
         layers(),
         functions(),
@@ -308,13 +310,15 @@ def main() -> int:
             name = case.split("`")[1]
             tolerance, why = cases.EXCEPTIONS.get(name, cases.TOLERANCES[kind])
             failed |= not error <= tolerance
-            rows.append(f"| {kind} | {case} | {error:.1e} | {tolerance:.0e} | {why} |")
+            number = reasons.setdefault(why, len(reasons) + 1)
+            rows.append(f"| {kind} | {case} | {error:.1e} | {tolerance:.0e} | {number} |")
             print(rows[-1] + ("" if error <= tolerance else "   OUT OF TOLERANCE"), flush=True)
     libraries = ", ".join(
         f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch")
     )
     partial = PAGE.with_suffix(".partial")
-    page = HEAD.format(libraries=libraries) + "\n".join(rows) + "\n" + DIFFERENCES
+    page = HEAD.format(libraries=libraries) + "\n".join(rows) + "\n" + REASONS
+    page += "".join(f"{number}. {why}\n" for why, number in reasons.items()) + DIFFERENCES
     page += "".join(
         f"| {what} | {there} | {here} | {', '.join(tests)} |\n"
         for what, there, here, tests in differences.ROWS

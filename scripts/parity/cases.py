@@ -15,8 +15,8 @@ ACTIVATIONS += [
 ACTIVATIONS += [("Softmax2d()", (2, 4, 8, 8)), ("Threshold(0.5, 7.0)", (32, 32))]
 
 # An expression stands for both: it is evaluated in torch.nn and in dlwp_jax.nn, and read with
-# an input of that shape
-# in torch's layout. Layers that are random in train mode are compared in eval mode.
+# an input of that shape in torch's layout, or with inputs of those shapes. Layers that are random
+# in train mode are compared in eval mode.
 LAYERS = [
     ("Linear(64, 32)", (8, 64)),
     ("Conv1d(4, 8, 5, stride=2, padding=2)", (2, 4, 32)),
@@ -67,6 +67,8 @@ for n, sides in ((1, (1, 2)), (2, (1, 2, 3, 0)), (3, (1, 2, 0, 1, 2, 0))):
     LAYERS += [(f"ConstantPad{n}d({sides}, 0.5)", image)]
 LAYERS += [
     ("Upsample(scale_factor=2, mode='nearest')", (2, 4, 6, 6)),
+    ("TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)", (3, 5, 8)),
+    ("TransformerEncoder(TransformerEncoderLayer(8, 2, 16, 0.0, 'gelu'), 2)", (5, 3, 8)),
     ("Upsample(scale_factor=2, mode='bilinear', align_corners=True)", (2, 4, 6, 6)),
     ("Upsample(size=(9, 7), mode='bicubic')", (2, 4, 6, 6)),
     ("Upsample(scale_factor=1.5, mode='linear')", (2, 4, 6)),
@@ -78,6 +80,23 @@ LAYERS += [
     ("Flatten()", (2, 4, 3, 5)),
     ("Unflatten(1, (4, 3, 5))", (2, 60)),
     ("Identity()", (2, 4)),
+    ("RNN(6, 8, nonlinearity='relu', batch_first=True)", (2, 7, 6)),
+    ("LSTM(6, 8, num_layers=2, bidirectional=True)", (7, 2, 6)),
+    ("LSTM(6, 8, proj_size=3)", (7, 2, 6)),
+    ("GRU(6, 8, num_layers=2, batch_first=True)", (2, 7, 6)),
+    ("RNNCell(6, 8)", (4, 6)),
+    ("LSTMCell(6, 8)", (4, 6)),
+    ("GRUCell(6, 8)", (4, 6)),
+    ("Bilinear(6, 5, 3)", ((4, 6), (4, 5))),
+    ("EmbeddingBag(20, 6, mode='max', padding_idx=3)", (4, 9)),
+    ("CosineSimilarity(dim=1)", ((4, 6), (4, 6))),
+    ("PairwiseDistance(p=3.0)", ((4, 6), (4, 6))),
+    ("ChannelShuffle(2)", (2, 6, 4, 4)),
+    ("LocalResponseNorm(3, alpha=0.1)", (2, 6, 4, 4)),
+    ("Unfold(3, padding=1, stride=2)", (2, 4, 9, 8)),
+    ("Fold((9, 8), 3, padding=1, stride=2)", (2, 36, 20)),
+    ("AlphaDropout(0.5)", (4, 8)),
+    ("FeatureAlphaDropout(0.5)", (4, 8, 3)),
     ("Sequential(Linear(8, 6), Tanh(), Linear(6, 2))", (4, 8)),
 ]
 LAYERS += ACTIVATIONS
@@ -101,6 +120,7 @@ LOSSES = [
     ("multi_margin_loss", "xc", {}),
     ("multilabel_soft_margin_loss", "xu", {}),
     ("triplet_margin_loss", "xxx", {}),
+    ("triplet_margin_with_distance_loss", "xxx", {"swap": True}),
     ("cosine_embedding_loss", "xxt", {"margin": 0.1}),
     ("margin_ranking_loss", "xxs", {"margin": 0.1}),
     ("multilabel_margin_loss", "xm", {}),
@@ -258,7 +278,20 @@ WITHOUT_A_ROW = {
         "Conv1d to ConvTranspose3d are these",
     ),
     "batch_norm": "the function of BatchNorm1d to BatchNorm3d: tests/test_nn_functions.py",
-    "ModuleList": "holds layers and computes nothing",
+    **dict.fromkeys(
+        ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList"),
+        "hold layers or parameters and compute nothing",
+    ),
+    **dict.fromkeys(
+        (
+            *("MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "max_unpool"),
+            *("FractionalMaxPool2d", "FractionalMaxPool3d", "fractional_max_pool"),
+            *("AdaptiveLogSoftmaxWithLoss", "SyncBatchNorm", "normalize", "pdist"),
+            "gumbel_softmax",
+        ),
+        "takes more than floats, draws, or does not run on torch's CPU: tests/test_nn_rest.py",
+    ),
+    "pad_sequence": "copies: tests/test_nn_recurrent.py",
     **dict.fromkeys(
         ("LunaModel", "UNet", "UNetWrapper"),
         "networks of the book: tests/test_golden_luna.py, tests/test_golden_unet.py",
@@ -276,14 +309,39 @@ WITHOUT_A_ROW = {
         "networks of the book: tests/test_golden_chapter8.py",
     ),
     **dict.fromkeys(
+        ("AttentionMLP", "Bigram", "SequenceBlock", "SequenceMLP", "SequenceTransformer"),
+        "networks of the book: tests/test_golden_chapter9.py",
+    ),
+    **dict.fromkeys(
+        (
+            "MultiheadAttention",
+            "Transformer",
+            "TransformerDecoder",
+            "TransformerDecoderLayer",
+            "scaled_dot_product_attention",
+        ),
+        "several inputs: tests/test_nn_attention.py",
+    ),
+    **dict.fromkeys(
+        (
+            "attend_with_cache",
+            "generate",
+            "next_token",
+            "rotary",
+            "sinusoidal_embedding",
+            "sinusoidal_positions",
+        ),
+        "torch has no such function: tests/test_nn_generation.py",
+    ),
+    **dict.fromkeys(
         ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),
-        "networks of torchvision: tests/test_nn_imagenet.py",
+        "networks of torchvision: tests/test_models_imagenet.py",
     ),
     "LayerStack": "layers that have rows, as a loop: tests/test_nn_layer_stack.py",
     **dict.fromkeys(
         ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "lp_pool", "max_pool"), BY_LAYER
     ),
-    **dict.fromkeys(("interpolate", "pad"), BY_LAYER),
+    **dict.fromkeys(("instance_norm", "interpolate", "pad"), BY_LAYER),
     **dict.fromkeys(
         ("grad_norm", "groups", "torch_layout", "per_epoch"),
         "change no number of an optimizer's own",

@@ -19,6 +19,21 @@ ROWS = [
         ["nn_init::test_default_embedding_and_norms"],
     ),
     (
+        "RNN, LSTM, GRU",
+        "two biases, uniform(+-1/sqrt hidden); layers, two directions, projection",
+        "one bias, orthogonal recurrent kernel; cells of one layer",
+        [
+            "nn_recurrent::test_outputs_states_and_gradients_with_every_option",
+            "nn_recurrent::test_parameters_are_drawn_as_torch_draws_them",
+        ],
+    ),
+    (
+        "sequences of different lengths",
+        "packed sequences: the last state is that at each sequence's own end",
+        "seq_lengths of nnx.RNN: outputs behind the end are not zero",
+        ["nn_recurrent::test_outputs_states_and_gradients_with_every_option"],
+    ),
+    (
         "BatchNorm",
         "momentum 0.1 of the new value, eps 1e-5, unbiased running variance in two passes",
         "0.99 of the old value, biased, one pass (error 0.28 at a mean of 1000)",
@@ -104,7 +119,7 @@ ROWS = [
         "ReduceLROnPlateau",
         "patience p",
         "reduces one epoch earlier",
-        ["schedules::test_reduce_lr_on_plateau"],
+        ["optim_schedules::test_reduce_lr_on_plateau"],
     ),
     (
         "clip_grad_norm_",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.rosetta import torch_nn
 from scripts.rosetta.pairs import Group, Pair, book_names, read
 
 # How many torch names the book's chapters and their programs use.
@@ -48,7 +49,7 @@ def render(groups: list[Group]) -> str:
         inputs_title=inputs.title,
         inputs=blocks,
     )
-    return head + "".join(_section(group) for group in groups)
+    return head + "".join(_section(group) for group in groups) + torch_nn.section()
 
 
 def _index_row(group: Group) -> str:
@@ -60,6 +61,10 @@ def _index_row(group: Group) -> str:
 def _short(name: str) -> str:
     for prefix, short in (
         ("torch.nn.functional.", "F."),
+        ("torch.nn.utils.rnn.", ""),
+        ("torch.nn.utils.parametrizations.", ""),
+        ("torch.nn.utils.parametrize.", ""),
+        ("torch.nn.utils.", ""),
         ("torch.nn.", "nn."),
         ("torch.Tensor.", "Tensor."),
         ("torch.utils.data.", ""),

@@ -23,7 +23,7 @@ from pathlib import Path
 CELLS = Path(__file__).parent / "cells"
 GROUPS = (
     *("tensors", "functions", "random", "autograd", "optimizers", "modules"),
-    *("data", "saving", "devices", "deployment", "beyond"),
+    *("data", "saving", "devices", "deployment", "layers", "beyond"),
 )
 FLAGS = ("random", "unset", "channels last")
 
@@ -89,7 +89,7 @@ def book_names(groups: list[Group]) -> set[str]:
     return {
         name
         for group in groups
-        if group.name != "beyond"
+        if group.name not in ("layers", "beyond")
         for pair in group.pairs
         for name in pair.names
     }

@@ -1,7 +1,9 @@
 """And quieter ones
 
-Smaller differences, of the same kind. Two more have no line to show: `grid_sample` and `affine_grid` are absent from JAX
-(`nn` has them), and a GPU may multiply float32 in TensorFloat-32, which `jax.default_matmul_precision("highest")` forbids.
+Smaller differences, of the same kind. Some have no line to show: `grid_sample` and `affine_grid` are absent from JAX
+(`nn` has them); a GPU may multiply float32 in TensorFloat-32, which `jax.default_matmul_precision("highest")` forbids;
+Flax's recurrent cells have one bias and an orthogonal kernel, and its `seq_lengths=` leaves numbers behind the end of a
+sequence, where torch's padded output (and `nn.LSTM(...)(x, lengths=...)`) has zeros.
 """
 
 # %% An embedding starts narrower | random

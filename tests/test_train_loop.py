@@ -1,7 +1,6 @@
-"""Training as a function: what run, fit, train_epoch and evaluate promise."""
+"""The loop: what run, fit and train_epoch promise."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +10,17 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
-from dlwp_jax.train.step import all_finite
 from tests.models import (
     Plain,
     Scalar,
     Stochastic,
     Tied,
     assert_same_bits,
+    learner_of,
     regression,
     squared_error,
 )
-
-TRAIN, VAL = regression(37), regression(10, seed=1)
-STATEFUL = {"plain": Plain, "dropout and batch norm": Stochastic, "tied": Tied}
-
-
-def learner_of(model=Stochastic, tx=None, seed=0, **kwargs):
-    model = model(nnx.Rngs(0)) if isinstance(model, type) else model
-    return train.make_learner(
-        model, squared_error, tx or optax.adam(1e-2), key=jax.random.key(seed), **kwargs
-    )
+from tests.regressions import EVEN, TRAIN, VAL
 
 
 def scripted(w, loss, val_loss=None):
@@ -48,9 +38,19 @@ def scripted(w, loss, val_loss=None):
     return *train.make_learner(Scalar(w), loss_fn, optax.sgd(1.0), key=jax.random.key(0)), *data
 
 
-@pytest.mark.parametrize("model", STATEFUL.values(), ids=STATEFUL)
-@pytest.mark.parametrize("batch_size", [8, pytest.param(37, marks=pytest.mark.slow), 100])
-@pytest.mark.parametrize("stop", [None, train.EarlyStopping(2)])
+@pytest.mark.parametrize(
+    ("model", "batch_size", "stop"),
+    [
+        (Stochastic, 8, train.EarlyStopping(2)),
+        (Stochastic, 100, None),
+        (Plain, 37, train.EarlyStopping(2)),
+        (Tied, 8, None),
+        pytest.param(Stochastic, 8, None, marks=pytest.mark.slow),
+        pytest.param(Stochastic, 37, train.EarlyStopping(2), marks=pytest.mark.slow),
+        pytest.param(Plain, 8, None, marks=pytest.mark.slow),
+        pytest.param(Tied, 100, train.EarlyStopping(2), marks=pytest.mark.slow),
+    ],
+)
 def test_fit_gives_the_bits_of_run(model, batch_size, stop):
     learner, state = learner_of(model)
     ran = train.run(learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop)
@@ -70,9 +70,9 @@ def test_fit_gives_the_bits_of_run(model, batch_size, stop):
 )
 def test_three_epochs_and_then_four_are_seven(drive):
     learner, state = learner_of()
-    seven = drive(learner, state, TRAIN, VAL, epochs=7, batch_size=8)
-    three = drive(learner, state, TRAIN, VAL, epochs=3, batch_size=8)
-    four = drive(learner, three.state, TRAIN, VAL, epochs=4, batch_size=8)
+    seven = drive(learner, state, EVEN, VAL, epochs=7, batch_size=8)
+    three = drive(learner, state, EVEN, VAL, epochs=3, batch_size=8)
+    four = drive(learner, three.state, EVEN, VAL, epochs=4, batch_size=8)
     assert_same_bits(seven.state, four.state)
     assert int(four.state.epoch) == 7
     for name, values in seven.history.items():
@@ -82,7 +82,7 @@ def test_three_epochs_and_then_four_are_seven(drive):
 
 
 def test_train_epoch_is_an_epoch_of_run_with_the_logs_of_every_step():
-    learner, state = learner_of()
+    learner, state = learner_of(Plain)
     after, logs = train.train_epoch(learner, state, TRAIN, batch_size=8)
     result = train.run(learner, state, TRAIN, epochs=1, batch_size=8)
     assert_same_bits(after, result.state)
@@ -121,36 +121,25 @@ def test_against_a_training_loop_written_out():
     data = regression(12) | {"row": jnp.arange(12)}
     learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(0))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, batch):
+        optimizer.update(model, nnx.grad(lambda m: squared_error(m, batch)[0])(model))
+
     for _ in range(3):
         state, logs = train.train_epoch(learner, state, data, batch_size=4)
         orders = np.stack([logs[f"row{i}"] for i in range(4)], axis=1).astype(int)  # [steps 4]
         for order in orders:
             batch = {"x": data["x"][order], "y": data["y"][order]}
-            optimizer.update(model, nnx.grad(lambda m, b=batch: squared_error(m, b)[0])(model))
+            step(model, optimizer, batch)
     expected = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     # Nine Adam steps, compiled as one program and one by one: float32 rounding of the
-    # gradients, which Adam's
-    # division by their size carries over at full strength.
+    # gradients, which Adam's division by their size carries over at full strength.
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6),
         state.params,
         expected,
     )
-
-
-def test_evaluate_weights_every_example_alike_whatever_the_batches():
-    learner, state = learner_of()
-    whole = train.evaluate(learner, state, TRAIN)
-    model = learner.model(state)
-    expected, metrics = squared_error(model, TRAIN)
-    np.testing.assert_allclose(
-        [whole["loss"], whole["mae"]], [expected, metrics["mae"]], rtol=1e-6
-    )
-    for batch_size in (1, 5, 36, 37, 1000):
-        logs = train.evaluate(learner, state, TRAIN, batch_size=batch_size)
-        np.testing.assert_allclose(
-            logs["loss"], whole["loss"], rtol=1e-6
-        )  # float32 sums in another order
 
 
 def test_dropout_draws_anew_each_epoch_and_batch_norm_moves_only_in_training():
@@ -166,59 +155,18 @@ def test_dropout_draws_anew_each_epoch_and_batch_norm_moves_only_in_training():
     assert_same_bits(after.rngs, state.rngs)
 
 
-def test_validation_sees_the_running_statistics_and_no_dropout():
-    learner, state = learner_of()
-    result = train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=8)
-    np.testing.assert_allclose(
-        result.history["val/loss"][-1],
-        train.evaluate(learner, result.state, VAL)["loss"],
-        rtol=1e-6,
-    )
-
-
-def test_tied_weights_are_one_leaf_and_stay_tied():
-    learner, state = learner_of(Tied)
-    assert list(state.params) == ["again"]
-    model = learner.model(train.run(learner, state, TRAIN, epochs=1, batch_size=8).state)
-    assert model.first is model.again
-
-
-def test_frozen_leaves_have_no_optimizer_state_and_do_not_move():
-    learner, state = learner_of(
-        Plain, optax.adam(1e-2), trainable=nnx.All(nnx.Param, nnx.PathContains("output"))
-    )
-    assert list(state.params) == ["output"]
-    assert (
-        sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * (4 + 1) + 1
-    )  # two moments and a count
-    result = train.run(learner, state, TRAIN, epochs=2, batch_size=8)
-    assert_same_bits(result.state.extra, state.extra)
-    assert not np.array_equal(
-        result.state.params["output"]["kernel"], state.params["output"]["kernel"]
-    )
-
-
-def test_the_users_model_and_state_are_left_alone():
-    model = Stochastic(nnx.Rngs(0))
-    model.eval()
-    before = jax.tree.map(jnp.copy, nnx.state(model))
-    learner, state = learner_of(model)
-    train.fit(learner, state, TRAIN, epochs=2, batch_size=8, progress=False)
-    assert model.dropout.deterministic
-    assert_same_bits(nnx.state(model), before)
-    assert train.evaluate(learner, state, VAL)["loss"] > 0  # its buffers were not given away
-
-
 # Pure: jit, vmap, grad
 
 
 def test_run_under_vmap_over_seeds_equals_each_seed_alone():
+    sgd = optax.sgd(1e-2)
+
     def member(key):
         model_key, train_key = jax.random.split(key)
         learner, state = train.make_learner(
-            Stochastic(nnx.Rngs(model_key)), squared_error, optax.sgd(1e-2), key=train_key
+            Stochastic(nnx.Rngs(model_key)), squared_error, sgd, key=train_key
         )
-        return train.run(learner, state, TRAIN, VAL, epochs=4, batch_size=8).history
+        return train.run(learner, state, EVEN, VAL, epochs=4, batch_size=8).history
 
     keys = jax.random.split(jax.random.key(3), 3)
     together = jax.jit(jax.vmap(member))(keys)
@@ -257,12 +205,12 @@ def test_learning_rates_and_early_stopping_under_vmap():
 
 def test_run_under_vmap_over_data():
     learner, state = learner_of(Plain)
-    many = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), TRAIN)
+    many = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), EVEN)
     together = jax.vmap(
         lambda data: train.run(learner, state, data, epochs=2, batch_size=8).history
     )(many)
     alone = train.run(
-        learner, state, jax.tree.map(lambda a: 2 * a, TRAIN), epochs=2, batch_size=8
+        learner, state, jax.tree.map(lambda a: 2 * a, EVEN), epochs=2, batch_size=8
     ).history
     np.testing.assert_allclose(together["train/loss"][1], alone["train/loss"], rtol=1e-5)
 
@@ -302,8 +250,8 @@ def test_a_second_call_traces_nothing_new():
         learner, state = train.make_learner(
             Plain(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0)
         )
-        train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=8)
-        train.fit(learner, state, TRAIN, VAL, epochs=2, batch_size=8, progress=False)
+        train.run(learner, state, EVEN, VAL, epochs=2, batch_size=8)
+        train.fit(learner, state, EVEN, VAL, epochs=2, batch_size=8, progress=False)
         return len(traced)
 
     tx = optax.sgd(0.1)
@@ -398,50 +346,6 @@ def test_a_non_finite_loss_ends_training_at_the_last_finite_state(validate, stop
     assert np.isnan(losses[1])
 
 
-def test_a_finite_loss_with_an_infinite_gradient_does_not_reach_the_parameters():
-    def loss_fn(model, batch):
-        return jnp.sqrt(model.w[...]), {}  # gradient 1 / (2 sqrt w): infinite at 0
-
-    learner, state = train.make_learner(
-        Scalar(0.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
-    )
-    result = train.run(learner, state, {"x": jnp.ones(2)}, epochs=3, batch_size=2)
-    assert result.failure.tolist() == [1, 1]
-    assert_same_bits(result.state, state)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-@pytest.mark.parametrize(
-    "shape", [(5,), (8, 1024), (3, 1367)]
-)  # small; large, in eight parts; with a rest
-def test_no_place_in_an_array_hides_a_number_that_is_not_finite(shape, dtype):
-    size = np.prod(shape)
-    places = np.unique(
-        np.clip([0, 1, 4, size // 2, 7 * size // 8 - 1, 7 * size // 8, size - 1], 0, size - 1)
-    )
-    arrays = np.full((3 * len(places) + 1, size), 3e38, dtype)  # large, but finite
-    for row, (place, bad) in enumerate(itertools.product(places, (np.nan, np.inf, -np.inf))):
-        arrays[row, place] = bad
-    verdicts = jax.jit(
-        jax.vmap(lambda array: all_finite({"w": array.reshape(shape), "b": jnp.ones(())}))
-    )(arrays)
-    assert verdicts.tolist() == [False] * (3 * len(places)) + [True]
-
-
-def test_a_step_that_makes_one_number_of_many_infinite_is_not_taken():
-    def loss_fn(model, batch):
-        return jnp.sqrt(model.w[...]).sum(), {}  # the gradient at 0 is infinite
-
-    w = jnp.ones((70, 70))
-    for start, taken in ((w, 1), (w.at[69, 3].set(0.0), 0)):
-        learner, state = train.make_learner(
-            Scalar(start), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
-        )
-        after, _ = train.train_epoch(learner, state, {"x": jnp.ones(1)}, batch_size=1)
-        assert int(after.step) == taken
-        np.testing.assert_array_equal(after.params["w"], start - 0.05 * taken)
-
-
 def test_train_epoch_stops_inside_the_epoch():
     def loss_fn(model, batch):
         w = model.w[...]
@@ -457,115 +361,6 @@ def test_train_epoch_stops_inside_the_epoch():
     assert (float(state.params["w"]), int(state.step), int(state.epoch)) == (1.0, 2, 0)
 
 
-@pytest.mark.parametrize("stop", [None, train.EarlyStopping(50, monitor="train/loss")])
-def test_steps_that_are_not_finite_are_skipped_and_counted(stop):
-    """One example in six gives an infinite loss: its step is left out, of the state and of the
-    mean.
-    """
-
-    def loss_fn(model, batch):
-        return model.w[...] / batch["x"].sum(), {"x": batch["x"].sum()}
-
-    data = {"x": jnp.array([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])}
-    learner, state = train.make_learner(
-        Scalar(10.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
-    )
-    options = {"epochs": 2, "batch_size": 1, "stop": stop, "skip_nonfinite": True}
-    result = train.run(learner, state, data, **options)
-    assert (int(result.skipped), int(result.state.step), int(result.state.epoch)) == (2, 10, 2)
-    assert float(result.state.params["w"]) == 0.0  # five steps down by 1, twice
-    assert result.history["train/loss"].tolist() == [
-        8.0,
-        3.0,
-    ]  # means of 10 9 8 7 6 and 5 4 3 2 1
-    assert result.history["train/x"].tolist() == [1.0, 1.0]
-    assert not result.stopped
-    assert_same_bits(result, train.fit(learner, state, data, **options, progress=False))
-
-    class Loader:
-        def __iter__(self):
-            return iter({"x": x[None]} for x in data["x"])
-
-    options.pop("batch_size")
-    assert_same_bits(result, train.fit(learner, state, Loader(), **options, progress=False))
-
-
-def test_an_epoch_of_which_every_step_is_skipped_has_no_mean():
-    def loss_fn(model, batch):
-        return jnp.sqrt(model.w[...]), {}
-
-    learner, state = train.make_learner(
-        Scalar(-1.0), loss_fn, optax.sgd(1.0), key=jax.random.key(0)
-    )
-    data = {"x": jnp.ones(2)}
-    result = train.run(learner, state, data, data, epochs=2, batch_size=1, skip_nonfinite=True)
-    assert int(result.skipped) == 4
-    assert np.isnan(result.history["train/loss"]).all()
-    assert_same_bits((result.state.params, result.best.params), (state.params, state.params))
-
-
-@pytest.mark.parametrize(
-    ("bad", "tx", "blamed"),
-    [
-        (lambda w: jnp.log(-w), optax.sgd(1.0), "the loss was nan"),
-        (
-            lambda w: jnp.sqrt(w - w) + 1,
-            optax.sgd(1.0),
-            "the loss was 1, the gradient of ['w'] has 1 of 1 numbers",
-        ),
-        (
-            lambda w: 1e30 * w,
-            optax.sgd(1e30),
-            "the loss was 2e+30, the new value of ['w'] has 1 of 1 numbers",
-        ),
-    ],
-    ids=["loss", "gradient", "update"],
-)
-@pytest.mark.parametrize("kind", ["memory", "stream"])
-def test_what_was_not_finite_is_named(bad, tx, blamed, kind):
-    """The batch of zeros is harmless, the batch of ones is not; the message is about the
-    latter.
-    """
-
-    def loss_fn(model, batch):
-        w = model.w[...]
-        return jax.lax.cond(batch["x"].sum() > 0, bad, lambda w: 0 * w, w), {}
-
-    class Loader:
-        def __iter__(self):
-            return iter([{"x": jnp.zeros(1)}, {"x": jnp.ones(1)}, {"x": jnp.zeros(1)}])
-
-    learner, state = train.make_learner(Scalar(2.0), loss_fn, tx, key=jax.random.key(0))
-    data, options = (
-        ({"x": jnp.ones(1)}, {"batch_size": 1}) if kind == "memory" else (Loader(), {})
-    )
-    step = 1 if kind == "memory" else 2
-    with pytest.warns(RuntimeWarning, match=f"at epoch 1, step {step} ") as told:
-        train.fit(learner, state, data, epochs=1, **options, progress=False)
-    assert blamed in str(told[0].message)
-
-
-# Any optimizer, any dtype
-
-
-@pytest.mark.parametrize(
-    "tx",
-    [
-        optax.lbfgs(),  # asks for the value and the function
-        optax.chain(
-            optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
-        ),  # asks for the value
-        optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2).gradient_transformation(),
-        optax.sgd(optax.cosine_decay_schedule(0.1, 20)),
-    ],
-    ids=["lbfgs", "reduce_on_plateau", "multi steps", "schedule"],
-)
-def test_transformations_that_ask_for_more_than_the_gradient(tx):
-    learner, state = learner_of(Plain, tx)
-    result = train.run(learner, state, TRAIN, epochs=4, batch_size=37)
-    assert result.history["train/loss"][-1] < result.history["train/loss"][0]
-
-
 def test_bfloat16_metrics_are_recorded_in_float32():
     def loss_fn(model, batch):
         return model.w[...] ** 2, {"half": jnp.bfloat16(0.1), "count": batch["x"].shape[0]}
@@ -576,66 +371,6 @@ def test_bfloat16_metrics_are_recorded_in_float32():
     history = train.run(learner, state, {"x": jnp.ones(4)}, epochs=2, batch_size=2).history
     assert history["train/half"].dtype == jnp.float32
     assert history["train/count"].tolist() == [2.0, 2.0]
-
-
-def test_predict_in_batches_equals_predict_at_once():
-    learner, state = learner_of()
-    whole = train.predict(learner, state, VAL["x"])
-    assert whole.shape == (10, 1)
-    np.testing.assert_allclose(whole, learner.model(state)(VAL["x"]), rtol=1e-6)
-    np.testing.assert_allclose(
-        train.predict(learner, state, VAL["x"], batch_size=4), whole, rtol=1e-6
-    )
-
-
-# Models and optimizers that are built in less common ways
-
-
-class Stacked(nnx.Module):
-    """Three layers stacked into one, each with a random stream of its own: streams of keys of
-    shape [3].
-    """
-
-    def __init__(self, rngs):
-        @nnx.split_rngs(splits=3)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def layers(rngs):
-            return nnx.List([nnx.Linear(3, 3, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)])
-
-        self.layers = layers(rngs)
-
-    def __call__(self, x):
-        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-        def through(x, layer):
-            linear, dropout = layer
-            return dropout(jnp.tanh(linear(x)))
-
-        return through(x, self.layers).sum(axis=1, keepdims=True)
-
-
-@pytest.mark.slow
-def test_stacked_layers_with_streams_of_their_own():
-    learner, state = learner_of(Stacked)
-    result = train.run(learner, state, TRAIN, VAL, epochs=3, batch_size=16)
-    assert np.isfinite(result.history["val/loss"]).all()
-    assert result.history["val/loss"][-1] == train.evaluate(learner, result.state, VAL)["loss"]
-
-
-def test_a_transformation_with_extra_arguments_of_its_own():
-    """It is given those of ours that it names, and no other."""
-
-    def update(updates, state, params=None, *, value):
-        return jax.tree.map(lambda g: -0.1 * g * jnp.sign(value), updates), state
-
-    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    learner, state = learner_of(Plain, tx)
-    plain, plain_state = learner_of(Plain, optax.sgd(0.1))
-    ours = train.run(learner, state, TRAIN, epochs=2, batch_size=16).history["train/loss"]
-    np.testing.assert_allclose(
-        ours,
-        train.run(plain, plain_state, TRAIN, epochs=2, batch_size=16).history["train/loss"],
-        rtol=1e-6,
-    )
 
 
 @pytest.mark.slow

@@ -305,6 +305,7 @@ def compared(root, count, alone):
     return first
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(processes, tmp_path):
     root = tmp_path / "alone"
     root.mkdir()

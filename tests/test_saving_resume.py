@@ -809,8 +809,8 @@ def test_a_disk_that_is_full_in_the_midst_of_a_save_loses_nothing(tmp_path):
     other tests too.
     """
     program = (
-        "import pathlib, sys; from tests import test_checkpoint; "
-        "test_checkpoint.assert_nothing_is_lost(pathlib.Path(sys.argv[1]), 8192, '(?!it "
+        "import pathlib, sys; from tests import test_saving_resume; "
+        "test_saving_resume.assert_nothing_is_lost(pathlib.Path(sys.argv[1]), 8192, '(?!it "
         "takes)')"
     )
     with mounted(tmp_path / "small") as disk:

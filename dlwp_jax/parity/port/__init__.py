@@ -1,0 +1,200 @@
+"""Write the JAX twin of a torch model as a source file, and prove it equal.
+
+A model is run once and recorded (`record`); every module of a class of its own becomes a class
+(`classes`), its forward a `__call__` (`body`, with `functions` for torch's functions and
+`layers` for its layers), and all of it one file (`write`, `style`), which is then loaded and
+compared (`prove`).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import linecache
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from flax import nnx
+
+from dlwp_jax.parity.files import fill
+from dlwp_jax.parity.forward import dtype_of, input_turns, tensors, unwrapped
+from dlwp_jax.parity.port import functions
+from dlwp_jax.parity.port.classes import Classes
+from dlwp_jax.parity.port.layers import layer_name
+from dlwp_jax.parity.port.prove import figures, prove
+from dlwp_jax.parity.port.record import Frame, record
+from dlwp_jax.parity.port.refuse import Refused
+from dlwp_jax.parity.port.write import rounded, source
+from dlwp_jax.parity.report import ParityReport, Row
+
+__all__ = ["Ported", "Refused", "port"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ported:
+    """A torch model as JAX.
+
+    Attributes:
+      source: the text of a Python file without torch; its last class is the model's.
+      model: that class, made and filled with torch's weights.
+      report: the comparison in float64: eval mode, train mode, five training steps.
+      holes: what `partial=True` left for you to write.
+      loops: how many loops of the model are loops in the source.
+    """
+
+    source: str
+    model: nnx.Module
+    report: ParityReport
+    holes: tuple[str, ...] = ()
+    loops: int = 0
+
+
+def port(
+    module: torch.nn.Module,
+    *inputs: Any,
+    weights: Any = None,
+    partial: bool = False,
+    command: str = "",
+) -> Ported:
+    """Write a torch model as source of Flax NNX on `dlwp_jax.nn`, and prove it equal.
+
+    Classes, attributes and the names of local variables are torch's, so `load_torch` brings
+    weights over by name. Images are channels last inside, and arrays are turned only if an
+    operation needs the other order. Branches on shapes and on options are those that the inputs
+    take; loops over like blocks stay loops.
+
+    Args:
+      module: torch's model; it is not changed.
+      *inputs: arrays in torch's layout, as the model takes them.
+      weights: a state_dict or a file of one, which the model is filled with first.
+      partial: write a method that raises for every module that is refused, and go on.
+      command: what the docstring of the source says it was written by.
+
+    Returns:
+      A `Ported`; `report.ok` says whether it is proved.
+
+    Raises:
+      Refused: (a NotImplementedError) for what cannot be carried, with file and line: branches
+        on values, writes in place that alias, custom autograd functions, unknown operators.
+
+    >>> import numpy as np
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    >>> ported = port(net, np.ones((5, 3), np.float32))
+    >>> ported.report.ok
+    True
+    >>> print(ported.source[ported.source.index("class") :])
+    class Net(nn.Sequential):
+        def __init__(self, *, rngs: nnx.Rngs):
+            super().__init__(nn.Linear(3, 4, rngs=rngs), nn.Tanh(), nn.Linear(4, 2, rngs=rngs))
+    <BLANKLINE>
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"port takes a torch.nn.Module, not a {type(module).__name__}.")
+    if not inputs:
+        raise ValueError("port needs the inputs of the model: arrays in torch's layout.")
+    module = copy.deepcopy(unwrapped(module))
+    if weights is not None:
+        fill(module, weights)
+    return _port(module, inputs, partial, command)
+
+
+# A port with a hole is not proved.
+_NOT_COMPARED = Row(
+    None, "forward", "output", math.nan, math.nan, math.nan, 0.0, "not compared"
+)
+
+
+def _port(
+    module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
+) -> Ported:
+    root = module
+    frames, untrained = _record(root, inputs, partial)
+    turns = input_turns(root, inputs)
+    classes = _classes(root, frames, list(turns), partial)
+    name = classes.constructed()
+    layout = ["channels_first" if turn else "as_is" for turn in turns]
+    text = source(classes, _head(type(module).__name__, "", command))
+    made = loaded(text)
+    model = getattr(made, name)(rngs=nnx.Rngs(0))
+    if classes.holes:
+        words = "not proved: " + "; ".join(classes.holes)
+        return Ported(
+            source(classes, _head(type(module).__name__, words, command)),
+            model,
+            ParityReport((_NOT_COMPARED,), (words,)),
+            tuple(classes.holes),
+            classes.loops,
+        )
+    modes = "eval" if untrained else "both" if "self.deterministic = False" in text else "same"
+    report = prove(root, model, inputs, layout, modes)
+    if untrained:
+        report = dataclasses.replace(report, notes=(*report.notes, untrained))
+    proof = _proof(report, inputs)
+    text = source(classes, _head(type(module).__name__, proof, command))
+    return Ported(text, model, report, (), classes.loops)
+
+
+def _classes(
+    root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool
+) -> Classes:
+    return Classes(root, frames, layouts, partial)
+
+
+def _record(
+    root: torch.nn.Module, inputs: tuple[Any, ...], partial: bool
+) -> tuple[dict[str, Frame], str]:
+    """What the model does in eval and in train mode, and why it does not run in the latter."""
+    given = tuple(tensors(inputs, dtype_of(root)))
+    how: dict[str, Any] = {
+        "is_layer": lambda module: bool(layer_name(module)),
+        "is_known": functions.is_known,
+        "partial": partial,
+    }
+    root.eval()
+    state = torch.random.get_rng_state()
+    frames = {"eval": record(root, given, **how)}
+    kept = copy.deepcopy(root.state_dict())
+    root.train()
+    why = ""
+    try:
+        frames["train"] = record(root, given, **how)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, Refused):
+            raise
+        why = f"train mode was not looked at: {str(error).splitlines()[0]}"
+    finally:
+        root.load_state_dict(kept)
+        root.eval()
+        torch.random.set_rng_state(state)
+    return frames, why
+
+
+def _head(name: str, proof: str, command: str) -> str:
+    lines = [f"{name}, written from its torch source by dlwp_jax.parity.port.", ""]
+    if proof:
+        lines += [proof, ""]
+    if command:
+        lines += [f"Command: {command}", ""]
+    return "\n".join([*lines, "Images are channels last: [N H W C] for torch's [N C H W].", ""])
+
+
+def _proof(report: ParityReport, inputs: tuple[Any, ...]) -> str:
+    found = figures(report)
+    shapes = " and ".join(str(list(getattr(x, "shape", ()))) for x in inputs)
+    word = "Proved equal to torch" if report.ok else "DIFFERS from torch"
+    steps = "" if found.step is None else f", five training steps {rounded(found.step)}"
+    return (
+        f"{word} in float64 for input {shapes}, largest relative errors:\n"
+        f"forward {rounded(found.forward)}, gradients {rounded(found.gradient)}{steps}."
+    )
+
+
+def loaded(text: str, name: str = "ported") -> ModuleType:
+    """A source as a module; tracebacks show its lines."""
+    made = ModuleType(name)
+    file = f"<{name} {abs(hash(text))}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    exec(compile(text, file, "exec"), made.__dict__)
+    return made

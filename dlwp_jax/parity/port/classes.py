@@ -1,0 +1,768 @@
+"""Classes of the written file: one for all modules of a torch class that compute the same.
+
+While bodies and constructors are written, a number of the model is a mark that stands for a
+`Slot`. Two modules with the same text but for their numbers share a class, and the numbers in
+which they differ become its arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from dlwp_jax.parity.port.arrays import constant_text, initial_text
+from dlwp_jax.parity.port.body import Body, Val, access
+from dlwp_jax.parity.port.functions import literal
+from dlwp_jax.parity.port.layers import (
+    DROP_PATHS,
+    LAYERS,
+    STACKS,
+    found_at,
+    layer_name,
+    short,
+    value_of,
+)
+from dlwp_jax.parity.port.loops import folded
+from dlwp_jax.parity.port.record import Frame, Node
+from dlwp_jax.parity.port.refuse import Refused
+
+_MARK = re.compile("\x02(\\d+)\x03|\x04(\\d+)\x05")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A number of the model. With an option it is written `, option=value`, and not at all if it
+    is the default.
+    """
+
+    name: str
+    value: Any
+    option: str = ""
+    default: Any = None
+
+
+@dataclasses.dataclass(eq=False)
+class Written:
+    """A class of the file.
+
+    Attributes:
+      name: in the file.
+      base: what it inherits from.
+      uses: (text of __init__, text of the methods) of every module that is one, with marks.
+      arguments: of __call__, with their types.
+      returns: the type of its result.
+      flat: the slots of every use, in the order of their marks.
+      named: number of a slot -> the argument of __init__ that gives it.
+    """
+
+    name: str
+    base: str
+    uses: list[tuple[list[str], list[list[str]]]]
+    arguments: dict[str, str]
+    returns: str = "jax.Array"
+    flat: list[list[Slot]] = dataclasses.field(default_factory=list)
+    named: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def parameters(self) -> dict[str, int]:
+        """Arguments of __init__, each with the first slot that it gives."""
+        found: dict[str, int] = {}
+        for number, name in self.named.items():
+            found.setdefault(name, number)
+        return found
+
+
+class Classes:
+    """All classes of a port; see the module.
+
+    Args:
+      root: the model.
+      frames: what was recorded, in eval mode and (if it differs or could be run) in train mode.
+    """
+
+    def __init__(
+        self,
+        root: torch.nn.Module,
+        frames: dict[str, Frame],
+        layouts: list[bool],
+        partial: bool = False,
+    ):
+        self.partial = partial
+        self.root, self.slots, self.calls = root, [], []
+        self.written: dict[tuple[Any, ...], Written] = {}
+        self.frames = {mode: _by_module(frame) for mode, frame in frames.items()}
+        self.modules = dict(root.named_modules())
+        self.canonical: dict[int, str] = {}
+        for name, parameter in root.named_parameters(remove_duplicate=False):
+            self.canonical.setdefault(id(parameter), name)
+        self.done: dict[int, tuple[str, list[Any], Any]] = {}
+        self.first_layout: dict[int, tuple[Any, int]] = {}
+        self.owner: dict[int, str] = {}
+        self.helpers: set[str] = set()
+        self.holes: list[str] = []
+        self.loops = 0
+        self.constructor, _, self.outputs = self.of(root, layouts)
+        self._resolve()
+
+    # Marks.
+
+    def slot(self, name: str, value: Any, option: str = "", default: Any = None) -> str:
+        """A mark for a number."""
+        self.slots.append(Slot(name, value, option, default))
+        return f"\x02{len(self.slots) - 1}\x03"
+
+    def concrete(self, text: str) -> str:
+        """A text with its numbers in the place of the marks, to be compared."""
+
+        def value(match: re.Match[str]) -> str:
+            if match[1]:
+                slot = self.slots[int(match[1])]
+                return f"{slot.option}={slot.value!r}"
+            written, number = self.calls[int(match[2])]
+            init, methods = written.uses[number]
+            inside = "\n".join([*init, *("\n".join(lines) for lines in methods)])
+            return f"{id(written)}({self.concrete(inside)})"
+
+        return _MARK.sub(value, text)
+
+    def _shape_of(self, text: str) -> str:
+        """A text without its numbers."""
+
+        def kind(match: re.Match[str]) -> str:
+            if match[1]:
+                return f"\x02{self.slots[int(match[1])].option}\x03"
+            return f"\x04{id(self.calls[int(match[2])][0])}\x05"
+
+        return _MARK.sub(kind, text)
+
+    # Arrays.
+
+    def array(self, module: torch.nn.Module, frame: str, name: str) -> str:
+        """The text of a parameter or buffer."""
+        owner_name, _, leaf = name.rpartition(".")
+        owner: Any = self.modules[owner_name]
+        if leaf in owner._buffers and leaf in owner._non_persistent_buffers_set:
+            return constant_text(owner._buffers[leaf], name)
+        inside = not frame or name.startswith(f"{frame}.")
+        if not inside:
+            raise Refused(
+                f"{name} is outside of {frame}, which reads it; hand it over as an argument."
+            )
+        place = access(module, name.removeprefix(f"{frame}.") if frame else name)
+        kind = layer_name(owner)
+        if not kind or owner is module or leaf not in ("weight",):
+            return f"{place}[...]"
+        here = place.rpartition(".")[0]
+        if kind == "Linear":
+            return f"{here}.kernel[...].T"
+        if kind == "Embedding":
+            return f"{here}.embedding[...]"
+        if kind.startswith("Conv"):
+            n = owner.weight.ndim
+            return f"jnp.transpose({here}.kernel[...], {(n - 1, n - 2, *range(n - 2))})"
+        if "Norm" in kind:
+            return f"{here}.scale[...]"
+        raise Refused(f"{name} is read outside of its layer, which the port does not know.")
+
+    # Calls.
+
+    def call(self, body: Body, node: Node) -> Val:
+        """The expression of a module's call."""
+        module = node.module
+        assert module is not None
+        kind = layer_name(module)
+        if kind:
+            return self._call_layer(body, node, kind)
+        frame = node.frame
+        assert frame is not None
+        given = dict(zip(frame.inputs, node.args, strict=False)) | node.kwargs
+        given = {name: value for name, value in given.items() if _has_nodes(value)}
+        known = self.done.get(id(module))
+        layouts = []
+        for name, value in given.items():
+            del name
+            layouts.append(_layout(body, value))
+        if known is None:
+            _, _, output = self.of(module, layouts)
+        else:
+            _, layouts, output = known
+            self._check_same(module, frame, layouts)
+        names = [*given]
+        texts = []
+        for i, (name, value) in enumerate(given.items()):
+            text = self._argument(body, value, layouts[i] if i < len(layouts) else False)
+            by_keyword = name in node.kwargs
+            texts.append(f"{name}={text}" if by_keyword else text)
+        del names
+        return Val(f"{body.access(node.name)}({', '.join(texts)})", output)
+
+    def _argument(self, body: Body, value: Any, layout: Any) -> str:
+        if isinstance(value, Node):
+            if value.is_tensor:
+                return (body.last(value) if layout is True else body.plain(value)).text
+            return body.val(value).text
+        if isinstance(value, dict):
+            parts = [
+                f"{key!r}: {self._argument(body, part, (layout or {}).get(key))}"
+                for key, part in value.items()
+            ]
+            return f"{{{', '.join(parts)}}}"
+        if isinstance(value, list | tuple):
+            layout = layout if isinstance(layout, list) else [False] * len(value)
+            whole = body.whole_list(value)
+            if whole and [_layout(body, part) for part in value] == list(layout):
+                return whole
+            parts = [
+                self._argument(body, part, of) for part, of in zip(value, layout, strict=True)
+            ]
+            return (
+                f"[{', '.join(parts)}]" if isinstance(value, list) else f"({', '.join(parts)},)"
+            )
+        return literal(value)
+
+    def _check_same(self, module: torch.nn.Module, frame: Frame, layouts: list[Any]) -> None:
+        """A module that is called again must compute the same."""
+        first = next(found[id(module)] for found in self.frames.values() if id(module) in found)
+        if frame is first or frame.hole:
+            return
+        modes = [mode for mode, found in self.frames.items() if frame in _all_frames(found)]
+        mode = modes[0] if modes else ""
+        for name, found in self.frames.items():
+            if name == mode and id(module) in found:
+                first = found[id(module)]
+        if frame is first:
+            return
+        a, b = (Body(self, one, layouts) for one in (first, frame))
+        if [*map(self.concrete, a.lines)] != [*map(self.concrete, b.lines)]:
+            raise Refused(
+                f"{frame.name} ({type(module).__name__}) is called twice and computes in another way the "
+                "second time (other shapes or arguments); make it two modules, or two methods."
+            )
+
+    def _call_layer(self, body: Body, node: Node, kind: str) -> Val:
+        module: Any = node.module
+        x = node.args[0] if node.args else next(iter(node.kwargs.values()))
+        layout = LAYERS[kind].kind if kind in LAYERS else "any"
+        tied = getattr(module, "weight", None)
+        if (
+            tied is not None
+            and self.canonical.get(id(tied), f"{node.name}.weight") != f"{node.name}.weight"
+        ):
+            return self._tied(body, node, kind, tied)
+        if layout == "sequences":
+            texts = [self._argument(body, arg, None) for arg in node.args]
+            texts += [f"{n}={self._argument(body, v, None)}" for n, v in node.kwargs.items()]
+            return Val(f"{body.access(node.name)}({', '.join(texts)})", False)
+        val = body.val(x)
+        ndim = x.ndim
+        if (
+            kind == "LayerNorm"
+            and val.last is True
+            and len(module.normalized_shape) == ndim - 1
+        ):
+            self.first_layout[id(module)] = ("turned", ndim)
+            return Val(f"{body.access(node.name)}({val.text})", True)
+        if layout == "flatten":
+            whole = module.start_dim == 1 and module.end_dim == -1
+            if val.last is not True and ndim > 2 and whole:
+                return Val(f"{body.part(val, 0)}.reshape({val.text}.shape[0], -1)")
+            val = body.last(x)
+            return Val(f"{body.access(node.name)}({val.text})", node.ndim > 2)
+        if layout == "last":
+            val = body.last(x)
+        elif layout == "as_is":
+            val = body.plain(x)
+        self.first_layout.setdefault(id(module), (val.last, ndim))
+        out = val.last if layout == "any" else layout == "last" and node.ndim > 2
+        if len(node.args) > 1 or (node.kwargs and node.args):
+            raise Refused(f"{node.name} ({kind}) is called with more than its input.")
+        return Val(f"{body.access(node.name)}({val.text})", out)
+
+    def _tied(self, body: Body, node: Node, kind: str, weight: torch.Tensor) -> Val:
+        """A layer that reads the weight of another one, written as a function."""
+        module: Any = node.module
+        shared = self.array(body.module, body.frame.name, self.canonical[id(weight)])
+        x = node.args[0]
+        if kind == "Linear":
+            turned = shared.removesuffix(".T") if shared.endswith(".T") else f"{shared}.T"
+            behind = ""
+            if module.bias is not None:
+                behind = f", {self.array(body.module, body.frame.name, f'{node.name}.bias')}"
+            return Val(f"nn.linear({body.plain(x).text}, {turned}{behind})")
+        if kind == "Embedding" and module.padding_idx is None:
+            return Val(f"{shared}[{body.plain(x).text}]")
+        raise Refused(
+            f"{node.name} ({kind}) shares its weight with another layer; use one layer twice."
+        )
+
+    # Constructors.
+
+    def of(self, module: torch.nn.Module, layouts: list[Any]) -> tuple[str, list[Any], Any]:
+        """(constructor, layouts of the inputs, layout of the output) of a module with a frame."""
+        if id(module) in self.done:
+            return self.done[id(module)]
+        frames = [found[id(module)] for found in self.frames.values() if id(module) in found]
+        hole = next((frame.hole for frame in frames if frame.hole), "")
+        if hole:
+            return self._hole(module, frames[0], layouts, hole)
+        try:
+            bodies = [Body(self, frame, layouts) for frame in frames]
+        except Refused as error:
+            if not self.partial:
+                raise
+            return self._hole(module, frames[0], layouts, str(error))
+        name = frames[0].name
+        if type(module).forward is torch.nn.Sequential.forward and module is self.root:
+            made = self._root_sequential(module, bodies)
+            self.done[id(module)] = (made, layouts, bodies[0].output)
+            return self.done[id(module)]
+        if type(module).forward is torch.nn.Sequential.forward:
+            made = self._sequential(module, name, bodies)
+            self.done[id(module)] = (made, layouts, bodies[0].output)
+            return self.done[id(module)]
+        methods = [folded(body.lines, _lengths(module)) for body in bodies]
+        self.loops += sum(
+            any(line.startswith("for ") for line in lines) for lines in methods[:1]
+        )
+        functional = dict(pair for body in bodies for pair in body.functional)
+        same = len({self.concrete("\n".join(lines)) for lines in methods}) == 1
+        methods = methods[:1] if same else methods
+        init = self._init(module, name, functional)
+        if not same:
+            init.append("self.deterministic = False")
+        made = self._class(
+            module,
+            name,
+            init,
+            methods,
+            _arguments(bodies[0].frame),
+            "nnx.Module",
+            _returns(bodies),
+        )
+        self.done[id(module)] = (made, layouts, bodies[0].output)
+        return self.done[id(module)]
+
+    def _hole(self, module: torch.nn.Module, frame: Frame, layouts: list[Any], why: str):
+        self.holes.append(f"{frame.name or type(module).__name__}: {why}")
+        output = _as_torch_has_it(frame)
+        init = self._init(module, frame.name, {})
+        words = f"write {type(module).__name__} by hand: {why}"
+        method = [f"# HOLE: {why}", f"raise NotImplementedError({words!r})"]
+        made = self._class(module, frame.name, init, [method], _arguments(frame))
+        self.done[id(module)] = (made, layouts, output)
+        return self.done[id(module)]
+
+    def _class(
+        self,
+        module: torch.nn.Module,
+        name: str,
+        init: list[str],
+        methods: list[list[str]],
+        arguments: dict[str, str],
+        base: str = "nnx.Module",
+        returns: str = "jax.Array",
+    ) -> str:
+        text = "\n".join(
+            [base, *init, "--", *("\n".join(lines) for lines in methods), *arguments]
+        )
+        kind = type(module).__name__
+        kind = "Net" if kind == "Sequential" else kind
+        key = (kind, self._shape_of(text))
+        if key not in self.written:
+            number = sum(other[0] == kind for other in self.written)
+            self.written[key] = Written(
+                kind + (str(number + 1) if number else ""), base, [], arguments, returns
+            )
+        written = self.written[key]
+        written.uses.append((init, methods))
+        self.calls.append((written, len(written.uses) - 1))
+        return f"\x04{len(self.calls) - 1}\x05"
+
+    def _init(
+        self, module: torch.nn.Module, name: str, functional: dict[str, str]
+    ) -> list[str]:
+        """The lines of __init__: own arrays, children in torch's order, what functions need."""
+        lines = []
+        for key, value in module._parameters.items():
+            if value is not None:
+                if self.canonical[id(value)] != f"{name}.{key}".lstrip("."):
+                    raise Refused(
+                        f"{name}.{key} is the same array as {self.canonical[id(value)]}; use one of them."
+                    )
+                lines.append(_assign(key, f"nnx.Param({initial_text(value, key)})"))
+        for key, value in module._buffers.items():
+            if value is not None and key not in module._non_persistent_buffers_set:
+                lines.append(_assign(key, f"nnx.Variable({initial_text(value, key)})"))
+        made: dict[int, str] = {}
+        for key, child in _children(module):
+            if id(child) in made:
+                lines.append(_assign(key, made[id(child)]))
+                continue
+            made[id(child)] = access(module, key)
+            full = f"{name}.{key}".lstrip(".")
+            expression = self.make(child, full)
+            if expression:
+                lines.append(_assign(key, expression))
+        return lines + [_assign(key, text) for key, text in functional.items()]
+
+    def make(self, module: torch.nn.Module, name: str) -> str:
+        """The expression that makes a module; "" if nothing is needed."""
+        holds = any(True for _ in (*module.parameters(), *module.buffers()))
+        if holds and self.owner.setdefault(id(module), name) != name:
+            raise Refused(
+                f"{name} and {self.owner[id(module)]} are one module in two places; give it to one parent."
+            )
+        kind = layer_name(module)
+        if kind:
+            return self._layer(module, kind, name)
+        if id(module) in self.done:
+            return self.done[id(module)][0]
+        if any(id(module) in found for found in self.frames.values()):
+            frame = next(
+                found[id(module)] for found in self.frames.values() if id(module) in found
+            )
+            return self.of(module, [False] * len(frame.inputs))[0]
+        children = [
+            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
+        ]
+        if isinstance(module, torch.nn.ModuleList):
+            return self._listed("nn.ModuleList", children)
+        if isinstance(module, torch.nn.ModuleDict):
+            return f"nnx.Dict({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
+        if isinstance(module, torch.nn.ParameterList | torch.nn.ParameterDict):
+            parts = {}
+            for key, value in module._parameters.items():
+                if value is not None:
+                    parts[key] = f"nnx.Param({initial_text(value, key)})"
+            if isinstance(module, torch.nn.ParameterList):
+                return f"nnx.List([{', '.join(parts.values())}])"
+            named = ", ".join(f"{key!r}: {text}" for key, text in parts.items())
+            return f"nnx.Dict({{{named}}})"
+        if type(module).forward is torch.nn.Sequential.forward:
+            return self._chain(module, children)
+        if not any(True for _ in module.parameters()) and not any(
+            True for _ in module.buffers()
+        ):
+            return ""
+        return self._class(module, name, self._init(module, name, {}), [], {})
+
+    def _layer(self, module: Any, kind: str, name: str) -> str:
+        if kind in DROP_PATHS:
+            self.helpers.add(kind)
+            p = getattr(module, DROP_PATHS[kind], None) or 0.0
+            is_usual = getattr(module, "mode", "row") == "row"
+            is_usual &= getattr(module, "scale_by_keep", True)
+            if not is_usual or not hasattr(module, DROP_PATHS[kind]):
+                raise Refused(
+                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]}, by row, with what is "
+                    "kept divided by its probability."
+                )
+            return f"{kind}({self.slot('drop_prob', float(p))}, rngs=rngs)"
+        weight = getattr(module, "weight", None)
+        if (
+            isinstance(weight, torch.Tensor)
+            and self.canonical.get(id(weight), "") != f"{name}.weight"
+            and id(weight) in self.canonical
+        ):
+            if getattr(module, "bias", None) is None:
+                return ""
+            return f"nnx.Dict({{'bias': nnx.Param({initial_text(module.bias, 'bias')})}})"
+        if kind in STACKS:
+            return self._stack(module, kind, name)
+        row = LAYERS[kind]
+        positional, options = [], []
+        stem = re.sub(r"\W|^(?=\d)", "_", name.rpartition(".")[2]).strip("_")
+        for attribute in row.positional:
+            value = found_at(module, row.paths.get(attribute, attribute))
+            if attribute == "normalized_shape":
+                value = value[0] if len(value) == 1 else tuple(value)
+                if self.first_layout.get(id(module), ("", 0))[0] == "turned":
+                    value = (*value[1:], value[0])
+                positional.append(self.slot(f"{stem}_{attribute}", value))
+                continue
+            positional.append(self.slot(_argument_name(stem, attribute), short(value)))
+        for attribute, default in row.options.items():
+            value = value_of(module, kind, attribute, default)
+            if isinstance(default, bool) or (
+                isinstance(default, str) and isinstance(value, str)
+            ):
+                options.append("" if value == default else f", {attribute}={value!r}")
+            else:
+                options.append(
+                    self.slot(_argument_name(stem, attribute), value, attribute, default)
+                )
+        end = ", rngs=rngs" if row.rngs else ""
+        return f"nn.{kind}({', '.join(positional)}{''.join(options)}{end})"
+
+    def _stack(self, module: Any, kind: str, name: str) -> str:
+        """A stack of copies of one layer, with a norm behind them or without."""
+        layer = self._layer(module.layers[0], layer_name(module.layers[0]), f"{name}.layers.0")
+        norm = ""
+        if module.norm is not None:
+            norm = f", {self._layer(module.norm, layer_name(module.norm), f'{name}.norm')}"
+        return f"nn.{kind}({layer}, {self.slot('num_layers', len(module.layers))}{norm}, rngs=rngs)"
+
+    def _listed(self, maker: str, children: list[tuple[str, str]]) -> str:
+        runs = self._runs([text for _, text in children])
+        if len(runs) == 1 and runs[0][1] > 1:
+            return f"{maker}({runs[0][0]} for _ in range({self.slot('depth', runs[0][1])}))"
+        return f"{maker}([{', '.join(self._spread(runs))}])"
+
+    def _spread(self, runs: list[tuple[str, int]]) -> list[str]:
+        parts = []
+        for text, times in runs:
+            parts += (
+                [text]
+                if times == 1
+                else [f"*({text} for _ in range({self.slot('depth', times)}))"]
+            )
+        return parts
+
+    def _runs(self, texts: list[str]) -> list[tuple[str, int]]:
+        """Equal neighbours, counted; only those that are worth a loop."""
+        runs: list[tuple[str, int]] = []
+        for text in texts:
+            if runs and self.concrete(runs[-1][0]) == self.concrete(text):
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+            else:
+                runs.append((text, 1))
+        self.loops += sum(times > 1 for _, times in runs)
+        return runs
+
+    def _chain(
+        self,
+        module: torch.nn.Module,
+        children: list[tuple[str, str]],
+        maker: str = "nn.Sequential",
+    ) -> str:
+        if any(not text for _, text in children):
+            children = [(key, text or "nn.Identity()") for key, text in children]
+        if [key for key, _ in children] == [str(i) for i in range(len(children))]:
+            return f"{maker}({', '.join(self._spread(self._runs([text for _, text in children])))})"
+        if all(key.isidentifier() for key, _ in children):
+            return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"
+        return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
+
+    def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
+        children = [
+            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
+        ]
+        (argument,) = bodies[0].arguments
+        text = argument
+        for key in module._modules:
+            text = f"{access(module, key)}({text})"
+        if all(body.lines == [f"return {text}"] for body in bodies):
+            return self._chain(module, children)
+        words = re.split(r"\W|_", name)
+        kind = "".join(word.capitalize() for word in words if not word.isdigit()) or "Chain"
+        lines = [folded(body.lines, _lengths(module)) for body in bodies[:1]]
+        key = ("nn.Sequential", self.concrete(repr(lines)))
+        if key not in self.written:
+            taken = [w.name for w in self.written.values()]
+            kind = kind if kind not in taken else f"{kind}{len(taken)}"
+            self.written[key] = Written(
+                kind, "nn.Sequential", [([], lines)], {argument: "jax.Array"}
+            )
+        return self._chain(module, children, self.written[key].name)
+
+    def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
+        children = [(key, self.make(child, key)) for key, child in _children(module)]
+        (argument,) = bodies[0].arguments
+        text = argument
+        for key in module._modules:
+            text = f"{access(module, key)}({text})"
+        simple = all(body.lines == [f"return {text}"] for body in bodies)
+        methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
+        init = [self._chain(module, children, "super().__init__")]
+        return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
+
+    # Arguments of the classes.
+
+    def _resolve(self) -> None:
+        for written in self.written.values():
+            written.flat = [self._flat(init, methods) for init, methods in written.uses]
+            names: dict[tuple[str, ...], str] = {}
+            for number, slot in enumerate(written.flat[0]):
+                column = tuple(repr(use[number].value) for use in written.flat)
+                if len(set(column)) == 1:
+                    continue
+                if column not in names:
+                    names[column] = _free_name(slot.name, names.values())
+                written.named[number] = names[column]
+
+    def _flat(self, init: list[str], methods: list[list[str]]) -> list[Slot]:
+        text = "\n".join([*init, *("\n".join(lines) for lines in methods)])
+        slots: list[Slot] = []
+        for match in _MARK.finditer(text):
+            if match[1]:
+                slots.append(self.slots[int(match[1])])
+            else:
+                slots += self._open(int(match[2]))
+        return slots
+
+    def _open(self, number: int) -> Iterator[Slot] | list[Slot]:
+        """The slots that a call of a class leaves open: the class's arguments."""
+        written, use = self.calls[number]
+        first = written.parameters()
+        return [
+            dataclasses.replace(written.flat[use][i], name=name, option="")
+            for name, i in first.items()
+        ]
+
+    def render(self, written: Written) -> tuple[list[str], list[list[str]]]:
+        """The lines of __init__ and of the methods of a class, without marks."""
+        init, methods = written.uses[0]
+        number = 0
+        stored: dict[str, None] = {}
+
+        def text(line: str, of_self: bool) -> str:
+            def value(match: re.Match[str]) -> str:
+                nonlocal number
+                if match[1]:
+                    shown = self._shown(written, number, self.slots[int(match[1])], of_self)
+                    if of_self and number in written.named:
+                        stored[written.named[number]] = None
+                    number += 1
+                    return shown
+                inner, _ = self.calls[int(match[2])]
+                given = []
+                for name, slot in zip(
+                    inner.parameters(), self._open(int(match[2])), strict=True
+                ):
+                    del name
+                    given.append(self._shown(written, number, slot, of_self))
+                    number += 1
+                return f"{inner.name}({', '.join([*given, 'rngs=rngs'])})"
+
+            return _MARK.sub(value, line).replace("(, ", "(")
+
+        init = [text(line, False) for line in init]
+        methods = [[text(line, True) for line in lines] for lines in methods]
+        return [*(f"self.{name} = {name}" for name in stored), *init], methods
+
+    def constructed(self) -> str:
+        """The name of the model's class."""
+        return self.calls[int(_MARK.fullmatch(self.constructor)[2])][0].name  # type: ignore[index]
+
+    @staticmethod
+    def _shown(written: Written, number: int, slot: Slot, of_self: bool) -> str:
+        name = written.named.get(number)
+        if name is None:
+            text = literal(slot.value)
+            if slot.option:
+                return "" if slot.value == slot.default else f", {slot.option}={text}"
+            return text
+        name = f"self.{name}" if of_self else name
+        return f", {slot.option}={name}" if slot.option else name
+
+
+def _assign(name: str, text: str) -> str:
+    return (
+        f"self.{name} = {text}" if name.isidentifier() else f"setattr(self, {name!r}, {text})"
+    )
+
+
+def _argument_name(stem: str, attribute: str) -> str:
+    known = {"in_channels", "out_channels", "stride", "dilation", "groups", "padding"}
+    return attribute if attribute in known else f"{stem}_{attribute}"
+
+
+def _free_name(name: str, taken: Any) -> str:
+    name = re.sub(r"\W", "_", name).strip("_") or "size"
+    name = f"n{name}" if name[0].isdigit() else name
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def _by_module(frame: Frame) -> dict[int, Frame]:
+    found: dict[int, Frame] = {}
+    for one in _all_frames({0: frame}):
+        found.setdefault(id(one.module), one)
+    return found
+
+
+def _all_frames(found: dict[int, Frame]) -> list[Frame]:
+    frames, waiting, seen = [], list(found.values()), set()
+    while waiting:
+        frame = waiting.pop(0)
+        if id(frame) in seen:
+            continue
+        seen.add(id(frame))
+        frames.append(frame)
+        waiting += [node.frame for node in frame.nodes if node.frame is not None]
+    return frames
+
+
+def _children(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Children under all their names."""
+    return [(key, child) for key, child in module._modules.items() if child is not None]
+
+
+def _lengths(module: torch.nn.Module) -> dict[str, int]:
+    """How many layers are in each list below a module, by its text."""
+    found = {}
+    for name, child in module.named_modules():
+        if name and isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
+            found[access(module, name)] = len(child)
+    return found
+
+
+def _has_nodes(value: Any) -> bool:
+    from dlwp_jax.parity.port.body import nodes_in
+
+    return any(True for _ in nodes_in(value))
+
+
+def _arguments(frame: Frame) -> dict[str, str]:
+    """The arguments of __call__ that are values of the model, with their types."""
+    given = {name: value for name, value in frame.inputs.items() if isinstance(value, Node)}
+    return {name: _type_of(value.value) for name, value in given.items()}
+
+
+def _returns(bodies: list[Body]) -> str:
+    kinds = dict.fromkeys(_type_of(_values(body.frame.output)) for body in bodies)
+    return " | ".join(kinds)
+
+
+def _values(output: Any) -> Any:
+    if isinstance(output, Node):
+        return output.value
+    if isinstance(output, dict):
+        return {key: _values(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return type(output)(map(_values, output))
+    return output
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return "jax.Array"
+    if isinstance(value, dict):
+        kinds = dict.fromkeys(map(_type_of, value.values()))
+        return f"dict[str, {' | '.join(kinds)}]"
+    if isinstance(value, list):
+        return f"list[{' | '.join(dict.fromkeys(map(_type_of, value)))}]"
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(map(_type_of, value))}]"
+    return "None" if value is None else type(value).__name__
+
+
+def _layout(body: Body, value: Any) -> Any:
+    if isinstance(value, Node):
+        val = body.val(value)
+        return val.last
+    if isinstance(value, dict):
+        return {key: _layout(body, part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_layout(body, part) for part in value]
+    return False
+
+
+def _as_torch_has_it(frame: Frame) -> Any:
+    del frame
+    return False

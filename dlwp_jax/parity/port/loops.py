@@ -1,0 +1,109 @@
+"""Repeated lines as a loop: `x = self.blocks[0](x)`, `x = self.blocks[1](x)`, ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_NUMBER = re.compile(r"(?<=\[)\d+(?=\])|(?<=[a-z_])\d+(?=\()")
+LONGEST = 12
+
+
+def folded(lines: list[str], lengths: Mapping[str, int] = MappingProxyType({})) -> list[str]:
+    """The lines, with repetitions of up to twelve lines as loops.
+
+    The n-th repetition may differ from the first in numbers in brackets that grow or shrink by one.
+
+    Args:
+      lines: of a method.
+      lengths: of the lists of layers, by their text.
+
+    >>> folded(["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"], {"self.blocks": 2})
+    ['for block in self.blocks:', '    x = block(x)', 'return x']
+    """
+    found: list[str] = []
+    i = 0
+    while i < len(lines):
+        size, times = _repetition(lines[i:])
+        if times < 2:
+            found.append(lines[i])
+            i += 1
+            continue
+        found += _loop(lines[i : i + size * times], size, times, lengths)
+        i += size * times
+    return found
+
+
+def _repetition(lines: list[str]) -> tuple[int, int]:
+    """The block of lines ahead that is repeated most, and how often."""
+    best = (1, 1)
+    for size in range(1, min(LONGEST, len(lines) // 2) + 1):
+        first = lines[:size]
+        times = 1
+        while lines[size * times : size * (times + 1)] and _is_next(
+            first, lines[size * times : size * (times + 1)], times
+        ):
+            times += 1
+        if times > 1 and size * times > best[0] * best[1]:
+            best = (size, times)
+    return best
+
+
+def _is_next(first: list[str], other: list[str], times: int) -> bool:
+    if len(first) != len(other):
+        return False
+    a, b = "\n".join(first), "\n".join(other)
+    if _NUMBER.sub("#", a) != _NUMBER.sub("#", b):
+        return False
+    pairs = zip(map(int, _NUMBER.findall(a)), map(int, _NUMBER.findall(b)), strict=True)
+    steps = [n - m for m, n in pairs]
+    return any(step == times for step in steps) and set(steps) <= {0, times, -times}
+
+
+def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -> list[str]:
+    first, second = "\n".join(lines[:size]), "\n".join(lines[size : 2 * size])
+    starts = [
+        m
+        for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True)
+        if m != n
+    ]
+    places = iter(zip(_NUMBER.finditer(first), _NUMBER.finditer(second), strict=True))
+    containers = set(re.findall(r"self\.[\w.]+(?=\[)", first))
+    whole = len(containers) == 1 and starts and len(set(starts)) == 1
+    container = containers.pop() if whole else ""
+    indexed = f"{container}[{starts[0]}]" if whole else ""
+    every = whole and first.count(indexed) == len(starts)
+    if every:
+        item = _singular(container)
+        if not re.search(rf"\b{item}\b", first):
+            begin = int(starts[0])
+            end = "" if begin + times == lengths.get(container) else str(begin + times)
+            text = first.replace(indexed, item)
+            over = f"{container}[{begin or ''}:{end}]" if begin or end else container
+            return [f"for {item} in {over}:", *(f"    {line}" for line in text.split("\n"))]
+    pieces, at = [], 0
+    for a, b in places:
+        pieces.append(first[at : a.start()])
+        begin = int(a[0])
+        moved = int(b[0]) != begin
+        index = "i" if begin == 0 else f"i + {begin}"
+        index = index if int(b[0]) > begin else f"{begin} - i"
+        name = re.search(r"self\.(\w+)$", pieces[-1])
+        if moved and name and first[a.start() - 1] != "[":
+            pieces[-1] = pieces[-1][: name.start()]
+            pieces.append(f'getattr(self, f"{name[1]}{{{index}}}")')
+            at = a.end()
+            continue
+        pieces.append(index if moved else a[0])
+        at = a.end()
+    pieces.append(first[at:])
+    body = "".join(pieces).split("\n")
+    return [f"for i in range({times}):", *(f"    {line}" for line in body)]
+
+
+def _singular(container: str) -> str:
+    name = container.rpartition(".")[2]
+    if name.endswith("s") and len(name) > 2:
+        return name[:-1]
+    return "layer" if name != "layer" else "block"

@@ -1,0 +1,690 @@
+"""Run a torch model once and record what every module computes, operation by operation.
+
+The model runs as it is, with its own values, so that branches on shapes, lists, dicts and calls
+of helper functions are no obstacle. Each module's forward becomes a `Frame`: a list of `Node`s,
+which refer to each other. Tensors are known by identity; sizes are whole numbers that remember
+where they come from (`Dim`). The names of local variables are read from the running frames.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One value in the forward of a module.
+
+    Attributes:
+      kind: "input", "array" (a parameter or buffer), "constant", "function", "call" (of a
+        module), "size" (of an axis), or "item" (of what a call or function returned).
+      name: of the function, of the array, or of the argument.
+      args, kwargs: as given, with nodes in the place of tensors and sizes.
+      value: the tensor, whole number or structure that was seen.
+      where: the line of the torch source.
+      names: the local variables that held it, in order.
+      in_list: the local list that held it, and its place there.
+      module: the module that was called.
+      frame: what that module recorded, if it is not a known layer.
+    """
+
+    kind: str
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    value: Any = None
+    where: Where | None = None
+    names: list[str] = dataclasses.field(default_factory=list)
+    in_list: tuple[str, int] | None = None
+    module: torch.nn.Module | None = None
+    frame: Frame | None = None
+    called: str = ""  # the local variable that held the module
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes; 0 for what is no tensor."""
+        return self.value.ndim if isinstance(self.value, torch.Tensor) else 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes that were seen."""
+        return tuple(map(int, self.value.shape))
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether the value is a tensor."""
+        return isinstance(self.value, torch.Tensor)
+
+
+@dataclasses.dataclass(eq=False)
+class Frame:
+    """One run of a module's forward.
+
+    Attributes:
+      module: whose forward it was.
+      inputs: argument's name -> structure of nodes and constants.
+      nodes: in the order of their computation.
+      output: the structure of nodes that was returned.
+      hole: why the forward could not be recorded, if it could not.
+      training: whether the module was in train mode.
+      known: the node of every tensor, by the tensor's identity.
+    """
+
+    module: torch.nn.Module
+    name: str
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    output: Any = None
+    hole: str = ""
+    training: bool = False
+    known: dict[int, tuple[Any, Node]] = dataclasses.field(default_factory=dict)
+
+
+class Dim(int):
+    """The size of an axis: a whole number that remembers how it was computed."""
+
+    node: Node
+    recorder: Recorder
+
+    @staticmethod
+    def of(value: int, node: Node, recorder: Recorder) -> Dim:
+        """The number, with its node."""
+        dim = Dim(value)
+        dim.node, dim.recorder = node, recorder
+        return dim
+
+
+def _arithmetic(name: str, turned: bool = False) -> Callable[[Dim, Any], Any]:
+    compute = getattr(operator, name)
+
+    def method(self: Dim, other: Any) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            pair = (other, int(self)) if turned else (int(self), other)
+            return compute(*pair) if isinstance(other, float) else NotImplemented
+        a, b = (other, self) if turned else (self, other)
+        return self.recorder.size_of(name, (a, b), compute(int(a), int(b)))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Dim, f"__{_name}__", _arithmetic(_name))
+    setattr(Dim, f"__r{_name}__", _arithmetic(_name, turned=True))
+
+
+class Shape(tuple):
+    """A torch.Size of `Dim`s."""
+
+    def numel(self) -> int:
+        """The product of all sizes."""
+        total: int = 1
+        for size in self:
+            total = size * total
+        return total
+
+
+# What a person looks up and does not compute with.
+_LOOKED_UP = {
+    "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse", "is_quantized", "grad_fn",
+    "is_leaf", "is_mps", "is_xla", "is_meta", "is_cpu", "names", "is_nested", "is_mkldnn", "grad",
+    "is_xpu", "is_ort", "is_vulkan", "is_ipu", "is_maia",
+}  # fmt: skip
+_ASKED = {
+    "dim", "ndimension", "ndim", "is_floating_point", "is_complex", "is_contiguous", "get_device",
+    "element_size", "stride", "data_ptr", "is_tensor", "is_grad_enabled", "is_inference", "is_autocast_enabled",
+}  # fmt: skip
+_READS = {
+    "item", "tolist", "numpy", "bool", "int", "float", "index", "array", "equal", "allclose",
+    "is_nonzero", "nonzero", "contains", "unique", "masked_select", "complex",
+}  # fmt: skip
+_IN_PLACE = {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "div", "pow", "floordiv", "mod")
+}
+
+
+class Recorder(TorchFunctionMode):
+    """Records one run of a torch model; see `record`.
+
+    Args:
+      root: the model.
+      is_layer: whether a module is written as a known layer, and its inside not looked at.
+      is_known: whether a function of that name can be written.
+      partial: make a hole of a module that is refused, and go on.
+    """
+
+    def __init__(
+        self,
+        root: torch.nn.Module,
+        is_layer: Callable[[torch.nn.Module], bool],
+        is_known: Callable[[str], bool],
+        partial: bool,
+    ):
+        super().__init__()
+        self.root, self.is_layer, self.is_known, self.partial = (
+            root,
+            is_layer,
+            is_known,
+            partial,
+        )
+        self.paused = False
+        self.stack: list[Frame] = []
+        self.stale: dict[int, Where | None] = {}
+        self.names = {id(m): name for name, m in root.named_modules()}
+        self.arrays: dict[int, str] = {}
+        for name, array in _own_arrays(root):
+            self.arrays.setdefault(id(array), name)  # of tied arrays, the first owner
+        self.call_module = torch.nn.Module.__call__
+
+    # Values.
+
+    @property
+    def frame(self) -> Frame:
+        """Of the module that is running."""
+        return self.stack[-1]
+
+    def add(self, node: Node) -> Node:
+        """Record a node."""
+        self.frame.nodes.append(node)
+        return node
+
+    def bind(self, value: Any, node: Node) -> None:
+        """From now on `value` is what the node computes."""
+        self.frame.known[id(value)] = (value, node)
+        self.stale.pop(id(value), None)
+
+    def size_of(self, name: str, args: tuple[Any, ...], value: int) -> Dim:
+        """A size computed from others."""
+        node = Node("size", name, tuple(map(self.node_of, args)), value=value, where=here())
+        if self.paused or not self.stack:
+            return Dim.of(value, node, self)
+        self.look_for_names()
+        return Dim.of(value, self.add(node), self)
+
+    def node_of(self, value: Any) -> Any:
+        """A structure with nodes in the place of tensors and sizes."""
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value)
+        if isinstance(value, Dim):
+            return value.node
+        if isinstance(value, tuple | list):
+            return (
+                [*map(self.node_of, value)]
+                if isinstance(value, list)
+                else tuple(map(self.node_of, value))
+            )
+        if isinstance(value, dict):
+            return {key: self.node_of(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*map(self.node_of, (value.start, value.stop, value.step)))
+        return value
+
+    def tensor(self, value: torch.Tensor) -> Node:
+        """The node of a tensor."""
+        if id(value) in self.stale:
+            raise Refused(
+                f"this reads a tensor that shares its memory with one that was changed in place at "
+                f"{self.stale[id(value)]}; write the change as a new tensor (x = x + y, torch.where, "
+                "or clone() first).",
+                here(),
+            )
+        known = self.frame.known.get(id(value))
+        if known:
+            return known[1]
+        name = self.arrays.get(id(value))
+        if name is None:
+            if any(id(value) in frame.known for frame in self.stack[:-1]):
+                raise Refused(
+                    "this reads a tensor of another module's forward; hand it over as an argument.",
+                    here(),
+                )
+            if value.numel() > 1000 or value.grad_fn is not None:
+                raise Refused(
+                    f"this reads a tensor of shape {list(value.shape)} that is neither an input, a "
+                    "parameter nor a buffer; give it by register_buffer.",
+                    here(),
+                )
+            node = self.add(Node("constant", "", value=value, where=here()))
+        else:
+            node = self.add(Node("array", name, value=value, where=here()))
+        self.bind(value, node)
+        return node
+
+    def look_for_names(self) -> None:
+        """Note which local variables hold which values."""
+        frame = user_frame()
+        if frame is None:
+            return
+        for name, value in frame.f_locals.items():
+            if isinstance(value, torch.Tensor):
+                known = self.frame.known.get(id(value))
+                if known and name not in known[1].names and name.isidentifier():
+                    known[1].names.append(name)
+            elif isinstance(value, Dim) and name not in value.node.names:
+                value.node.names.append(name)
+            elif isinstance(value, list) and name.isidentifier():
+                for i, item in enumerate(value):
+                    known = isinstance(item, torch.Tensor) and self.frame.known.get(id(item))
+                    if known and known[1].in_list is None:
+                        known[1].in_list = (name, i)
+
+    # Functions.
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or not self.stack:
+            return func(*args, **kwargs)
+        self.look_for_names()
+        self.paused = True
+        try:
+            return self.function(func, args, kwargs)
+        finally:
+            self.paused = False
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one of torch's functions and record it."""
+        raw = getattr(func, "__name__", str(func))
+        if raw == "__get__":
+            return self.attribute(func.__self__.__name__, func, args)
+        if raw in ("__set__", "__delete__"):
+            raise Refused(
+                f"this sets {func.__self__.__name__} of a tensor, which has no counterpart.",
+                here(),
+            )
+        name = raw.strip("_")
+        if name in _ASKED:
+            return func(*args, **kwargs)
+        if name in ("size", "len"):
+            sizes = self.sizes(args[0])
+            axis = args[1] if len(args) > 1 else kwargs.get("dim", 0 if name == "len" else None)
+            return sizes if axis is None else sizes[axis]
+        if name == "numel":
+            return self.sizes(args[0]).numel()
+        if name == "iter":
+            return iter(self.function(torch.unbind, args, {}))
+        if name in ("format", "repr", "str"):
+            return func(*args, **kwargs)
+        if name == "assert":
+            return None
+        if name in _READS:
+            raise Refused(
+                f"the values of a tensor decide here ({name}), so that another input would take another "
+                "way; write it with torch.where, or move it out of the model.",
+                here(),
+            )
+        if kwargs.get("out") is not None:
+            raise Refused(
+                f"{name}(out=...) writes into a tensor; use what {name} returns.", here()
+            )
+        if not self.is_known(name):
+            raise Refused(
+                f"{_full_name(func, raw)} is not known to the port; write it in operations that are, or "
+                "port with --partial and write this method by hand.",
+                here(),
+            )
+        changes = (raw.endswith("_") and not raw.startswith("__")) or raw in _IN_PLACE
+        changes = changes or bool(kwargs.get("inplace")) or raw in ("__setitem__",)
+        before = args[0] if changes and args else None
+        if before is not None and id(before) in self.arrays:
+            raise Refused(
+                f"{name} changes {self.arrays[id(before)]} of the model in its forward; a port has no "
+                "place for such a change but batch norm's statistics.",
+                here(),
+            )
+        own_view = name == "setitem" and _is_that_view(*args)
+        if own_view:
+            self.stale.pop(id(before), None)
+        node = Node("function", name, self.node_of(args), self.node_of(kwargs), where=here())
+        owner = self.owner_of_view(before) if changes and name != "setitem" else None
+        result = func(*_plain(args), **_plain(kwargs))
+        if changes:
+            self.changed(before)
+            result = before if name == "setitem" else result
+        if owner is not None:
+            whole, view = owner
+            result = self.result(node, result, fresh=False)
+            args = (view.args[0], view.args[1], node)
+            self.result(Node("function", "setitem", args, where=here()), whole, fresh=False)
+            return result
+        return self.result(node, result, fresh=not changes)
+
+    def owner_of_view(self, view: Any) -> tuple[torch.Tensor, Node] | None:
+        """The tensor of which a tensor is `tensor[index]`, and the node of that."""
+        known = self.frame.known.get(id(view))
+        if known is None or known[1].kind != "function" or known[1].name != "getitem":
+            return None
+        for other, node in self.frame.known.values():
+            shared = node is known[1].args[0] and id(other) not in self.stale
+            if (
+                shared
+                and view.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+            ):
+                return other, known[1]
+        return None
+
+    def changed(self, tensor: Any) -> None:
+        """Whoever shares a changed tensor's memory may not be read any more."""
+        storage = tensor.untyped_storage().data_ptr()
+        for frame in self.stack:
+            for other, _ in frame.known.values():
+                if (
+                    isinstance(other, torch.Tensor)
+                    and other is not tensor
+                    and other.untyped_storage().data_ptr() == storage
+                ):
+                    self.stale[id(other)] = here()
+
+    def result(self, node: Node, value: Any, fresh: bool) -> Any:
+        """Record what a function or module gave; parts of a structure are items."""
+        node.value = value
+        self.add(node)
+        if isinstance(value, torch.Tensor):
+            if fresh and id(value) in self.frame.known | dict.fromkeys(self.arrays):
+                # The same object as an input: another one, so that both keep their own names.
+                value = node.value = torch.ops.aten.alias(value)
+            self.bind(value, node)
+            return value
+        return self.items(node, value)
+
+    def items(self, node: Node, value: Any) -> Any:
+        """Bind the tensors in a structure to the items of a node."""
+        if isinstance(value, dict):
+            for key in list(value):
+                value[key] = self.item(node, key, value[key])
+            return value
+        if isinstance(value, tuple | list):
+            parts = [self.item(node, i, part) for i, part in enumerate(value)]
+            if isinstance(value, list):
+                return parts
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return value
+
+    def item(self, node: Node, key: Any, value: Any) -> Any:
+        """One part of a structure."""
+        if isinstance(value, torch.Tensor):
+            part = Node("item", "", (node, key), value=value, where=node.where)
+            return self.result(part, value, fresh=True)
+        if isinstance(value, tuple | list | dict):
+            part = self.add(Node("item", "", (node, key), value=value, where=node.where))
+            return self.items(part, value)
+        return value
+
+    def attribute(self, name: str, func: Any, args: tuple[Any, ...]) -> Any:
+        """A property of a tensor."""
+        x = args[0]
+        if name == "shape":
+            return self.sizes(x)
+        if name in _LOOKED_UP or name in _ASKED:
+            return func(*args)
+        if name == "data":
+            return self.function(torch.Tensor.detach, args, {})
+        if name in ("T", "mT", "H", "mH"):
+            if x.is_complex():
+                raise Refused("complex tensors are not known to the port.", here())
+            last = (x.ndim - 2, x.ndim - 1)
+            return self.function(torch.transpose, (x, *last), {}) if x.ndim > 1 else x
+        raise Refused(f"the property {name} of a tensor is not known to the port.", here())
+
+    def sizes(self, x: torch.Tensor) -> Shape:
+        """The shape of a tensor, each size with its node."""
+        owner, sizes = self.tensor(x), []
+        for axis, size in enumerate(x.shape):
+            node = Node("size", "shape", (owner, axis), value=int(size), where=here())
+            sizes.append(Dim.of(int(size), self.add(node), self))
+        return Shape(sizes)
+
+    # Modules.
+
+    def call(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Run a module: a known layer as a whole, another one with a frame of its own."""
+        if self.paused or (not self.stack and module is not self.root):
+            return self.call_module(module, *args, **kwargs)
+        self.paused = True
+        try:
+            if not self.stack:
+                return self.into(module, args, kwargs)
+            return self.called(module, args, kwargs)
+        finally:
+            self.paused = False
+
+    def called(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The call of a module inside of another one."""
+        self.look_for_names()
+        if id(module) not in self.names:
+            raise Refused(
+                f"{type(module).__name__} is made inside of forward; make it in __init__.",
+                here(),
+            )
+        _refuse_hooks(module, self.names[id(module)])
+        node = Node(
+            "call", self.names[id(module)], where=here(), module=module, called=_local(module)
+        )
+        node.args, node.kwargs = self.node_of(args), self.node_of(kwargs)
+        given = [v for v in _leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
+        versions = [v._version for v in given]
+        if self.is_layer(module):
+            result = self.call_module(module, *_plain(args), **_plain(kwargs))
+        else:
+            result = self.into(module, args, kwargs)
+            node.frame = self.left
+        changed = [v for v, n in zip(given, versions, strict=True) if v._version != n]
+        for tensor in changed:
+            self.changed(tensor)
+            if result is not tensor:
+                self.stale[id(tensor)] = here()
+        return self.result(node, result, fresh=not changed)
+
+    def into(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a module in a frame of its own."""
+        frame = Frame(module, self.names[id(module)], training=module.training)
+        depth = len(self.stack)
+        self.stack.append(frame)
+        buffers = dict(module._buffers)
+        given = _arguments(module, args, kwargs)
+        for name, value in given.items():
+            frame.inputs[name] = self.entered(name, value)
+        try:
+            with _counted_lengths(module):
+                self.paused = False
+                result = self.call_module(module, *args, **kwargs)
+                self.paused = True
+            frame.output = self.node_of(result)
+            for name, before in buffers.items():
+                if module._buffers.get(name) is not before:
+                    raise Refused(
+                        f"{type(module).__name__} replaces its buffer {name} in forward; a port has no "
+                        "place for such a change but batch norm's statistics."
+                    )
+        except Refused as error:
+            self.paused = True
+            if not self.partial:
+                raise
+            frame.hole, frame.nodes, frame.output = str(error), [], None
+            del self.stack[depth + 1 :]
+            result = self.call_module(module, *_plain(args), **_plain(kwargs))
+        self.left = self.stack.pop()
+        return result
+
+    def entered(self, name: str, value: Any) -> Any:
+        """An argument of a module: its tensors become inputs of the frame."""
+        if isinstance(value, torch.Tensor):
+            node = self.add(Node("input", name, value=value, names=[name]))
+            self.bind(value, node)
+            return node
+        if isinstance(value, tuple | list | dict):
+            kept = copy.copy(value)  # the caller may append to it later
+            whole = self.add(Node("input", name, value=kept, names=[name]))
+            self.structure(whole, value)
+            return whole
+        return int(value) if isinstance(value, Dim) else value
+
+    def structure(self, whole: Node, value: Any) -> None:
+        """The tensors inside of a structure that was handed over, as items."""
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in pairs:
+            if isinstance(part, torch.Tensor | tuple | list | dict):
+                node = self.add(Node("item", "", (whole, key), value=part))
+                if isinstance(part, torch.Tensor):
+                    self.bind(part, node)
+                else:
+                    self.structure(node, part)
+
+
+def record(
+    root: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    is_layer: Callable[[torch.nn.Module], bool],
+    is_known: Callable[[str], bool],
+    partial: bool = False,
+) -> Frame:
+    """Run a model, in the mode it is in, and return what was recorded.
+
+    Raises:
+      Refused: for what cannot be written as source.
+    """
+    recorder = Recorder(root, is_layer, is_known, partial)
+
+    def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return recorder.call(module, *args, **kwargs)
+
+    def apply(cls: type, *args: Any) -> Any:
+        del args
+        raise Refused(
+            f"{cls.__name__} is a custom autograd function, whose backward is its own; write it with "
+            "jax.custom_vjp by hand (--partial leaves a place for it).",
+            here(),
+        )
+
+    with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(patch.object(torch.nn.Module, "__call__", call))
+        stack.enter_context(patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(recorder)
+        recorder.call(root, *inputs)
+    return recorder.left
+
+
+@contextmanager
+def _counted_lengths(module: torch.nn.Module) -> Iterator[None]:
+    """len(x) keeps its node in the file where the forward stands."""
+    forward = type(module).forward
+    scope = getattr(forward, "__globals__", None)
+    if scope is None or "len" in scope:
+        yield
+        return
+
+    def length(x: Any) -> int:
+        return x.size(0) if isinstance(x, torch.Tensor) else builtins.len(x)
+
+    scope["len"] = length
+    try:
+        yield
+    finally:
+        scope.pop("len", None)
+
+
+def _own_arrays(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for owner, module in root.named_modules():
+        held = {**module._parameters, **module._buffers}
+        for name, value in held.items():
+            if value is not None:
+                yield f"{owner}.{name}".lstrip("."), value
+
+
+def _arguments(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by the names that forward gives them; those of *args are numbered."""
+    import inspect
+
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, parameter in bound.signature.parameters.items():
+        if name not in bound.arguments:
+            continue
+        value = bound.arguments[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            found.update({f"*{name}{i}": part for i, part in enumerate(value)})
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            found.update(value)
+        else:
+            found[name] = value
+    return {name.lstrip("*"): value for name, value in found.items()}
+
+
+def _is_that_view(base: Any, index: Any, value: Any) -> bool:
+    """Whether `base[index] = value` writes a view back to where it came from (x[i] += 1)."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    view = base[_plain(index)]
+    same = view.data_ptr() == value.data_ptr() and view.shape == value.shape
+    return same and view.stride() == value.stride()
+
+
+def _refuse_hooks(module: torch.nn.Module, name: str) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise Refused(
+            f"{name} ({type(module).__name__}) has forward hooks (weight_norm, spectral_norm, pruning, or "
+            "your own), which are not part of its source; remove them first "
+            "(torch.nn.utils.remove_weight_norm folds one)."
+        )
+    if hasattr(module, "parametrizations"):
+        raise Refused(
+            f"{name} ({type(module).__name__}) is parametrized; fold the weight first: "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
+        )
+
+
+def _local(module: torch.nn.Module) -> str:
+    """The local variable that holds a module, as in `for block in self.blocks`."""
+    frame = user_frame()
+    held = frame.f_locals.items() if frame else ()
+    return next((name for name, value in held if value is module and name != "self"), "")
+
+
+def _full_name(func: Any, raw: str) -> str:
+    owner = getattr(func, "__module__", None) or "torch.Tensor"
+    return f"{owner}.{raw}".replace("torch._C._nn", "torch.nn.functional").replace(
+        "torch._VF", "torch"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers instead of sizes that remember."""
+    if isinstance(value, Dim):
+        return int(value)
+    if type(value) in (tuple, list, Shape):
+        plain = [_plain(item) for item in value]
+        return plain if isinstance(value, list) else tuple(plain)
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*map(_plain, (value.start, value.stop, value.step)))
+    return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, dict):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value

@@ -1,0 +1,71 @@
+"""Chapter 13: masks of nodules, grown from the centres that the annotations give."""
+
+from typing import Any
+
+import numpy as np
+
+from dlwp_jax.data.volume import Volume
+
+LEAST = 2  # voxels from the centre to a side of the box, if the scan has them
+
+
+def annotation_mask(
+    scan: Volume, centers: Any, *, threshold: float = -700.0, diameters: Any = None
+) -> np.ndarray:
+    """The voxels of annotated nodules: dense ones in a box that is grown around each centre.
+
+    On each axis the box grows to both sides at once, until a voxel straight ahead on one of
+    them is air or the scan ends (the book's `buildAnnotationMask`). The book reads from the far
+    end of the array if the box begins before voxel 0, and then gives no mask at all; here a
+    scan ends on both sides.
+
+    Args:
+      scan: in Hounsfield units.
+      centers: `[n 3]`, x, y, z in millimetres.
+      threshold: voxels above it, in Hounsfield units, are dense.
+      diameters: `[n]` millimetres; then a box grows no further than a voxel beyond the nodule.
+        None grows it as the book does, into the chest's wall if the nodule touches it.
+
+    Returns:
+      bool, of the shape of the scan.
+
+    >>> voxels = np.full((9, 9, 9), -1000.0)
+    >>> voxels[2:7, 2:7, 2:7] = 0
+    >>> int(annotation_mask(Volume(voxels), [(4, 4, 4)]).sum())
+    125
+    """
+    dense = scan.voxels > threshold
+    box = np.zeros_like(dense)
+    centers = np.reshape(centers, (-1, 3))
+    most = np.full((len(centers), 3), np.inf)
+    if diameters is not None:
+        radii = np.reshape(diameters, (-1, 1)) / 2
+        most = np.maximum(np.ceil(radii / scan.spacing[::-1]), 1)
+    for center, limits in zip(centers, most, strict=True):
+        middle = tuple(np.round(scan.irc(center)).astype(int).tolist())
+        if min(middle) < 0 or any(m >= n for m, n in zip(middle, dense.shape, strict=True)):
+            raise ValueError(
+                f"a nodule at {list(map(float, center))} mm is voxel {list(middle)}, outside of "
+                f"a scan of {list(dense.shape)}."
+            )
+        grown = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
+        radii = np.minimum(grown, limits).astype(int).tolist()
+        sides = zip(middle, radii, strict=True)
+        box[tuple(slice(max(m - r, 0), m + r + 1) for m, r in sides)] = True
+    return box & dense
+
+
+def _line(dense: np.ndarray, middle: tuple[int, ...], axis: int) -> np.ndarray:
+    """All voxels along an axis through a voxel."""
+    return np.moveaxis(dense, axis, -1)[tuple(np.delete(middle, axis))]
+
+
+def _radius(line: np.ndarray, middle: int) -> int:
+    """Half of the side of the box, from the dense voxels along its axis."""
+    radius = LEAST
+    while True:
+        if middle - radius < 0 or middle + radius >= len(line):
+            return radius - 1
+        if not (line[middle - radius] and line[middle + radius]):
+            return radius
+        radius += 1

@@ -1,0 +1,150 @@
+"""Crops and slices of `nodules segment`, with NumPy as the referee; and, slowly, chapters 13 and
+14 as a person runs them.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlwp_jax import runs
+from dlwp_jax.data import volume
+from dlwp_jax.data.volume import Volume
+from experiments.nodules import classify, detector, end_to_end, segment
+from experiments.nodules.candidates import Candidates
+from experiments.nodules.luna import Luna
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Five scans of 8 x 50 x 52 voxels, each with one dense ball at another place."""
+    paths, centers = {}, []
+    for number in range(5):
+        middle = np.array([number, 10 * number + 3, 50 - 10 * number])
+        away = np.moveaxis(np.indices((8, 50, 52)), 0, -1) - middle
+        ball = (away**2).sum(axis=-1) <= 4
+        scan = Volume(np.where(ball, 30.0, -900.0) + number, (2, 2, 2), (10, 20, 30))
+        paths[f"scan{number}"] = tmp_path / f"scan{number}.mhd"
+        volume.write_mhd(paths[f"scan{number}"], scan)
+        centers.append(scan.xyz(middle))
+    n = len(centers)
+    nodules = Candidates(
+        np.array(list(paths)),
+        np.array(centers),
+        np.full(n, 8.0),
+        np.ones(n, bool),
+        np.eye(n)[0] > 0,
+    )
+    return Luna(tmp_path, paths, nodules, nodules)
+
+
+def test_crops_are_cut_around_nodules_and_moved_inside_at_the_border(scans, tmp_path):
+    config = segment.Config(cache=tmp_path / "cache", scans=5, around=1, others=0)
+    nodules = segment.nodules_in(scans)
+    held = segment.is_held(config, scans, nodules.series)
+    assert held.tolist() == [True, False, False, False, False]
+    crops = segment.cut_crops(config, scans, nodules.take(~held))
+    assert crops.shape == (12, 8, 48, 48)
+    for number in range(1, 5):
+        scan = volume.read_mhd(scans.scans[f"scan{number}"]).voxels
+        row = min(max(10 * number + 3 - 24, 0), 2)
+        column = min(max(50 - 10 * number - 24, 0), 4)
+        for k, offset in enumerate((-1, 0, 1)):
+            planes = crops[3 * (number - 1) + k]
+            around = np.clip(number + offset + np.arange(-3, 4), 0, 7)
+            wanted = scan[around, row : row + 48, column : column + 48]
+            np.testing.assert_array_equal(planes[:7], wanted)
+            np.testing.assert_array_equal(planes[7], wanted[3] > -700)
+
+
+def test_validation_sees_the_whole_slices_that_show_a_nodule(scans, tmp_path):
+    config = segment.Config(cache=tmp_path, scans=5)
+    nodules = segment.nodules_in(scans).take([2, 3])
+    slices = segment.cut_slices(config, scans, nodules)
+    # Each ball is five slices high; 50 rows are filled up to 52, a multiple of four.
+    assert slices.shape == (10, 8, 52, 52)
+    third = volume.read_mhd(scans.scans["scan2"]).voxels
+    np.testing.assert_array_equal(slices[:5, 3, :50], third[:5])
+    np.testing.assert_array_equal(slices[:5, 7, :50] > 0, third[:5] > -700)
+    assert (slices[:, :7, 50:] == -1000).all()
+    assert not slices[:, 7, 50:].any()
+
+
+def test_a_crop_is_a_piece_of_its_planes_and_the_mask_moves_with_it():
+    rng = np.random.default_rng(0)
+    mask = rng.random((3, 1, 24, 24)) > 0.8
+    planes = np.concatenate([np.where(mask, 1000, -1000)] * 7 + [mask], axis=1).astype(np.int16)
+    still = segment.Crops(16, offset=0, stretch=0, turn=0, std=0)
+    batch = jax.jit(still)(jax.random.key(0), {"planes": planes})
+    hu, label = np.asarray(batch["hu"]), np.asarray(batch["label"])
+    assert hu.shape == (3, 16, 16, 7)
+    for example, piece in enumerate(label[..., 0]):
+        windows = np.lib.stride_tricks.sliding_window_view(mask[example, 0], (16, 16))
+        turned = [piece[::i, ::j] for i in (1, -1) for j in (1, -1)]
+        assert any((windows == one).all(axis=(2, 3)).any() for one in turned)
+    np.testing.assert_array_equal(label, hu[..., 3:4] > 0)
+
+    moved = jax.jit(segment.Crops(16, std=0))(jax.random.key(1), {"planes": planes})
+    sure = np.abs(np.asarray(moved["hu"][..., 3:4])) > 1
+    same = np.asarray(moved["label"]) == (np.asarray(moved["hu"][..., 3:4]) > 0)
+    assert same[sure].all()
+    whole = still.evaluate(jax.random.key(0), {"planes": planes})
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(whole["hu"]), -1, 1), planes[:, :7])
+    np.testing.assert_array_equal(np.asarray(whole["label"])[..., 0], mask[:, 0])
+
+
+def test_too_few_scans_are_refused_before_anything_is_trained(scans, tmp_path):
+    one = scans._replace(scans={"scan0": scans.scans["scan0"]}, nodules=scans.nodules.take([0]))
+    with pytest.raises(ValueError, match="take more scans"):
+        segment.load(segment.Config(cache=tmp_path), one)
+
+
+def test_the_table_and_the_curve_of_scans_that_were_held_back(scans, capsys):
+    networks = []
+    for make in (detector.new_segmentation, lambda: detector.new_classifier((16, 16, 16))):
+        model = detector.unfilled(make)
+        if hasattr(model, "unet"):
+            model.unet.last.bias[...] = jnp.full(1, 3.0)  # every voxel is of a nodule
+        else:
+            model.head_linear.bias[...] = jnp.log(jnp.array([0.1, 0.9]))
+        networks.append(detector.ready(model))
+    whole = detector.Detector(*networks, networks[1], (16, 16, 16), erosions=0)
+    # Scan 0 is held back. Its one group has its centre in the middle of the scan, far from the
+    # nodule, which is malignant.
+    results = end_to_end.evaluate(segment.Config(), whole, scans)
+    assert results.confusion.tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert (results.nodules, results.segmented, results.scans) == (1, 0, 1)
+    assert end_to_end.show(results) == {"segmented": 0, "at 2 false positives": 0, "froc": 0}
+    assert "called malignant" in capsys.readouterr().out
+
+
+def test_networks_of_other_scans_are_not_taken(tmp_path):
+    config = end_to_end.Config(out=tmp_path, seed=1)
+    runs.start("nodules_segment", segment.Config(seed=1), out=tmp_path)
+    folder = tmp_path / "nodules_segment"
+    assert end_to_end.is_of_the_same_scans(folder, config)
+    assert not end_to_end.is_of_the_same_scans(folder, end_to_end.Config(seed=2))
+    assert not end_to_end.is_of_the_same_scans(folder, end_to_end.Config(seed=1, full=True))
+    assert not end_to_end.is_of_the_same_scans(tmp_path / "nothing", config)
+
+
+@pytest.mark.slow
+def test_chapters_13_and_14_on_a_small_cohort(tmp_path, capsys):
+    flags = {"scans": 12, "cache": tmp_path / "cache", "out": tmp_path}
+    segment.main(segment.Config(**flags, epochs=2, every=1))
+    assert (tmp_path / "nodules_segment" / "slices_002.png").exists()
+    classify.main(classify.Config(**flags, epochs=1, samples=64))
+    end_to_end.main(end_to_end.Config(**flags, epochs=1))
+    text = capsys.readouterr().out
+    assert "called malignant" in text
+    results = json.loads((tmp_path / "nodules_end_to_end" / "results.json").read_text())
+    assert 0 <= results["froc"] <= results["segmented"] <= 1
+    folder = tmp_path / "nodules_end_to_end" / "weights"
+    assert {path.name for path in folder.iterdir()} == {
+        "classifier.safetensors",
+        "detector.json",
+        "malignancy.safetensors",
+        "segmentation.safetensors",
+    }

@@ -1,0 +1,345 @@
+"""A torch model written as JAX source; the referee is torch, by `compare` and `compare_steps`."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch.nn import functional as F
+
+from dlwp_jax import parity
+from dlwp_jax.parity.__main__ import main
+from tests.conftest import ROOT
+from tests.reference.book_networks import NetResDeep, UNet
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def run(source):
+    """The classes of a written file, as a person would import them."""
+    names = {}
+    exec(source, names)
+    return names
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = torch.nn.Linear(width, 3 * width)
+        self.proj = torch.nn.Linear(width, width)
+
+    def forward(self, x):
+        n, t, d = x.shape
+        qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = torch.einsum("nhid,nhjd->nhij", q, k) * (d // self.heads) ** -0.5
+        y = weights.softmax(dim=-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, t, d))
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+
+    def forward(self, x):
+        return x + self.attention(self.norm(x))
+
+
+class Encoder(torch.nn.Module):
+    """Tokens in, a dict out; blocks in a list; the head's weight is the embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = torch.nn.Embedding(11, 8)
+        self.place = torch.nn.Parameter(0.02 * torch.randn(1, 16, 8))
+        self.blocks = torch.nn.ModuleList(Block(8, 2) for _ in range(3))
+        self.head = torch.nn.Linear(8, 11)
+        self.head.weight = self.token.weight
+
+    def forward(self, tokens):
+        x = self.token(tokens) + self.place[:, : tokens.size(1)]
+        for block in self.blocks:
+            x = block(x)
+        return {"logits": self.head(x), "mean": x.mean(dim=1)}
+
+
+class Heads(torch.nn.Module):
+    """Functions instead of layers, an auxiliary output in train mode, a buffer, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.bn = torch.nn.BatchNorm2d(6)
+        self.squeeze = torch.nn.Linear(6, 6)
+        self.fc = torch.nn.Linear(6 * 2 * 3, 4)
+        self.aux = torch.nn.Linear(6, 2)
+        self.register_buffer("scale", torch.tensor([1.0, 2.0, 0.5, -1.0]))
+
+    def forward(self, x):
+        x = F.leaky_relu(self.bn(self.conv(x)), 0.2, inplace=True)
+        gate = torch.sigmoid(self.squeeze(x.mean((2, 3))))[:, :, None, None]
+        x = torch.cat([x * gate, x[:, :2].clamp(min=0)], dim=1)[:, :6]
+        rows = F.dropout(F.adaptive_max_pool2d(x, (2, 3)).flatten(1), 0.3, self.training)
+        y = self.fc(rows) * self.scale
+        if self.training:
+            return y, self.aux(x.amax(dim=(2, 3)))
+        return y
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    theirs = Encoder()
+    tokens = RNG.integers(0, 11, (2, 5))
+    return theirs, tokens, parity.port(theirs, tokens)
+
+
+@pytest.fixture(scope="module")
+def heads():
+    torch.manual_seed(0)
+    theirs, x = Heads(), normal(3, 3, 6, 7)
+    return theirs, x, parity.port(theirs, x)
+
+
+def test_an_encoder_with_a_dict_and_a_shared_weight_is_proved(encoder):
+    theirs, tokens, ported = encoder
+    assert ported.report.ok, ported.report
+    steps = {row.step for row in ported.report.rows}
+    assert steps == {None, 0, 1, 2, 3, 4}
+    theirs.eval()
+    ported.model.eval()
+    expected = theirs(torch.from_numpy(tokens))
+    found = ported.model(jax.numpy.asarray(tokens))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_source_reads_as_the_torch_source_does(encoder):
+    source = encoder[2].source
+    assert "torch" not in source.split('"""')[2]
+    for name in ("class Attention", "class Block", "class Encoder", "self.qkv = nn.Linear"):
+        assert name in source
+    assert "for block in self.blocks:\n            x = block(x)" in source
+    assert "q, k, v = " in source
+    assert "n, t, d = x.shape" in source
+    assert max(map(len, source.splitlines())) <= 96
+    assert not set(re.findall(r"\b[nj]np\.moveaxis", source))
+
+
+def test_another_length_of_the_sequence_and_of_the_batch(encoder):
+    theirs, _, ported = encoder
+    tokens = RNG.integers(0, 11, (3, 7))
+    ported.model.eval()
+    expected = theirs.eval()(torch.from_numpy(tokens))["logits"].detach()
+    found = ported.model(jax.numpy.asarray(tokens))["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_functions_buffers_dropout_and_a_train_mode_of_its_own_are_proved(heads):
+    _, _, ported = heads
+    assert ported.report.ok, ported.report
+    assert any("(train mode)" in row.leaf for row in ported.report.rows)
+    assert "if self.deterministic:" in ported.source
+    model = run(ported.source)["Heads"](rngs=nnx.Rngs(0))
+    assert model.dropout.p == 0.3
+    np.testing.assert_array_equal(model.scale[...], [1.0, 2.0, 0.5, -1.0])
+
+
+def test_written_source_is_formatted_as_ruff_formats(heads, encoder):
+    for ported in (heads[2], encoder[2]):
+        formatted = subprocess.run(
+            [sys.executable, "-m", "ruff", "format", "--line-length", "96", "-"],
+            input=ported.source,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert formatted.stdout == ported.source
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("nn.BatchNorm2d(6)", "nn.BatchNorm2d(6, eps=1e-3)"),
+        (
+            "nn.leaky_relu(self.bn(self.conv(x)), negative_slope=0.2)",
+            "nn.relu(self.bn(self.conv(x)))",
+        ),
+        ("padding=1, bias=False", "padding=1, padding_mode='reflect', bias=False"),
+        (
+            "nn.flatten(nn.adaptive_max_pool(x, (2, 3)))",
+            "nn.adaptive_max_pool(x, (2, 3)).reshape(len(x), -1)",
+        ),
+    ],
+)
+def test_a_wrong_port_is_found(heads, right, wrong):
+    theirs, x, ported = heads
+    assert right in ported.source
+    ours = run(ported.source.replace(right, wrong))["Heads"](rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs)
+    assert not parity.compare(theirs, ours, x, loaded=loaded, double=True).ok
+
+
+def test_blocks_of_one_class_share_it_and_a_loop_is_kept():
+    ported = parity.port(NetResDeep(channels=4, n_blocks=3), normal(2, 3, 32, 32))
+    assert ported.report.ok, ported.report
+    assert ported.source.count("class ") == 2
+    assert "*(ResBlock(rngs=rngs) for _ in range(3))" in ported.source
+    assert ported.loops == 1
+
+
+@pytest.mark.slow
+def test_lists_of_the_model_stay_lists():
+    theirs, x = UNet(2, 3, 2), normal(1, 2, 8, 8)
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    assert "for i in range(2):" in ported.source
+    assert "self.up_path[i](x, bridges[1 - i])" in ported.source
+
+
+class ByValue(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Aliased(torch.nn.Module):
+    def forward(self, x):
+        y = x * 2
+        first = y[:, 0]
+        y.add_(1)
+        return first + y[:, 1]
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+class OwnBackward(torch.nn.Module):
+    def forward(self, x):
+        return Doubled.apply(x)
+
+
+class Unknown(torch.nn.Module):
+    def forward(self, x):
+        return torch.linalg.svd(x)[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (ByValue, "torch.where"),
+        (Aliased, "changed in place"),
+        (OwnBackward, "Doubled is a custom autograd function"),
+        (Unknown, "linalg_svd is not known"),
+    ],
+)
+def test_what_cannot_be_carried_is_refused_with_file_and_line(kind, says):
+    with pytest.raises(parity.Refused, match=says) as refusal:
+        parity.port(kind(), normal(3, 4))
+    assert f"{__file__}:" in str(refusal.value)
+
+
+class WithAHole(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.hole = ByValue()
+
+    def forward(self, x):
+        return self.hole(self.first(x))
+
+
+def test_partial_writes_the_rest_and_a_method_that_raises():
+    ported = parity.port(WithAHole(), normal(3, 4), partial=True)
+    assert len(ported.holes) == 1
+    assert not ported.report.ok
+    assert "# HOLE" in ported.source
+    with pytest.raises(NotImplementedError, match="write ByValue by hand"):
+        ported.model(jax.numpy.ones((3, 4)))
+
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token, self.out = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)
+    def forward(self, tokens):
+        return self.out(self.token(tokens).relu())
+
+class Refused(Net):
+    def forward(self, tokens):
+        return super().forward(tokens) if tokens.max() > 3 else tokens
+"""
+
+
+def test_the_command_writes_a_proved_file(tmp_path, capsys):
+    model, output, weights = (tmp_path / n for n in ("net.py", "net_jax.py", "net.pt"))
+    model.write_text(NET)
+    names = run(NET)
+    torch.save(names["Net"]().state_dict(), weights)
+    arguments = ["port", f"{model}:Net", "--input", "2,3:int64", "--weights", str(weights)]
+    assert main([*arguments, "-o", str(output)]) == 0
+    assert "gradient" in capsys.readouterr().out
+    written = output.read_text()
+    assert "Proved equal to torch" in written
+    assert "--input 2,3:int64" in written
+    ours = run(written)["Net"](rngs=nnx.Rngs(1))
+    parity.load_torch(ours, str(weights))
+    np.testing.assert_array_equal(
+        ours.out.kernel[...], torch.load(weights)["out.weight"].numpy().T
+    )
+
+
+def test_the_command_refuses_in_one_sentence_and_writes_nothing(tmp_path, capsys):
+    model, output = tmp_path / "net.py", tmp_path / "net_jax.py"
+    model.write_text(NET)
+    assert main(["port", f"{model}:Refused", "--input", "2,3:int64", "-o", str(output)]) == 2
+    assert "net.py:13" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_page_shows_what_is_written(tmp_path):
+    page = (ROOT / "docs" / "parity_port.md").read_text(encoding="utf-8")
+    theirs, ours = re.findall(r'```py title="\w+.py"\n(.*?)```', page, re.DOTALL)
+    (tmp_path / "net.py").write_text(theirs)
+    spec = importlib.util.spec_from_file_location("net_of_the_page", tmp_path / "net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ported = parity.port(module.Net(), normal(2, 3, 32, 32))
+    assert ported.source.partition("import jax")[2] == ours.partition("import jax")[2]
+
+
+class Masked(torch.nn.Module):
+    def forward(self, x):
+        mask = torch.full((3, 3), float("-inf")).triu(1)
+        return torch.softmax(x + mask, -1)
+
+
+def test_infinity_is_written_by_its_name():
+    assert parity.port(Masked(), torch.ones(2, 3, 3)).report.ok
