@@ -185,6 +185,13 @@ def test_volumes_of_nothing(n, depth, height):
         assert not gradient.any()
 
 
+def test_xla_does_not_abort_over_two_taps_of_stride_two(monkeypatch):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
+    options = {"kernel_size": (3, 2), "stride": 2, "padding": (0, 1)}
+    theirs, ours, x = build("Conv", (6, 8), 3, 4, options)
+    check(theirs, ours, x, modes=("jit",))
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_one_example_without_a_batch_axis(kind):
     _, ours, x = build(kind, (5, 4), 3, 4, {"kernel_size": 3})

@@ -38,6 +38,7 @@ SHAPES = {
     "padding over the window": (2, (5, 30), 17, 9, (3, 3), (1, 1), ((3, 4), (0, 3))),
     "an end that no window reaches": (2, (6, 8), 4, 4, (3, 2), (2, 2), ((0, 0), (1, 1))),
     "bands of rows": (1, (80, 40), 34, 34, (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "a long row": (1, (1, 260_000), 1, 1, (1, 3), (1, 1), ((0, 0), (1, 1))),
     "no examples": (0, (4, 4), 2, 3, (3, 3), (1, 1), ((1, 1), (1, 1))),
 }
 
@@ -171,7 +172,6 @@ def test_two_processes_at_once_and_a_damaged_file(tmp_path):
 
 # Numbers of `Shape`: examples, in, out; then in, out, window, stride, low of each axis.
 MAIN = """
-#define WITHOUT_XLA
 #include "convolution.cc"
 
 struct Threads {
@@ -210,6 +210,7 @@ def test_sanitizers_find_nothing(tmp_path, kinds):
     source.write_text(MAIN)
     flags = ["-std=c++17", "-march=native", f"-fsanitize={kinds}", "-fno-sanitize-recover=all"]
     folder = ROOT / "dlwp_jax" / "nn" / "xla_cpu"
-    command = ["c++", *flags, f"-I{folder}", str(source), "-o", str(program), "-pthread"]
+    folders = [f"-I{folder}", f"-I{jax.ffi.include_dir()}"]
+    command = ["c++", *flags, *folders, str(source), "-o", str(program), "-pthread"]
     subprocess.run(command, check=True, timeout=300)
     subprocess.run([str(program)], check=True, timeout=300)

@@ -87,6 +87,8 @@ def _is_for_native(x, kernel_shape, geometry):
         and set(geometry.dilation) == {geometry.groups} == {1}
         and geometry.spread is None
         and min(lows) >= 0
+        # A size of an exported program may be a symbol.
+        and all(isinstance(size, int) for size in x.shape)
         and 0 < math.prod(x.shape) * math.prod(kernel_shape[-2:]) < 2**60
         and math.prod(x.shape) < 2**31
     )

@@ -6,14 +6,11 @@
 // gradient with respect to the kernel is `scatter`: each place adds to all taps of the window.
 // A picture is an array of depth 1.
 //
-// In the inner loops a register holds neighbouring output channels, and the sums of several
-// places or taps stay in registers. If the output has so few channels that they fill half a
-// register, two examples share it (`P` is 2): lane 2 o + p belongs to channel o of example p.
-//
-// The shapes alone decide how the work is divided, and sums of parts are added in a fixed
-// order, so the result has the same bits however the threads are scheduled.
+// In the inner loops a register holds L neighbouring output channels, and the sums of several
+// places or taps stay in registers. The shapes alone decide how the work is divided, and sums of
+// parts are added in a fixed order, so the result has the same bits however the threads are
+// scheduled.
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <climits>
 #include <cstdint>
@@ -22,6 +19,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "xla/ffi/api/ffi.h"
 
 namespace {
 
@@ -35,31 +34,17 @@ constexpr int kLanes = 4, kSums = 12;
 constexpr int kTasks = 16;        // into which a call is divided, at most
 constexpr int kSource = 1 << 16;  // floats of a plane of the source that a task holds
 
-typedef float Lanes __attribute__((vector_size(4 * kLanes)));
-typedef int64_t Pairs __attribute__((vector_size(4 * kLanes)));
-
-Lanes load(const float* from) {
-  Lanes lanes;
-  memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
+template <int L>
+struct Register {
+  typedef float Lanes __attribute__((vector_size(4 * L), aligned(4), may_alias));
+};
+template <int L>
+using Lanes = typename Register<L>::Lanes;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// The product of `b` and P floats, which are repeated over the lanes.
-template <int P>
-Lanes times(const float* a, Lanes b) {
-  if constexpr (P == 1) return *a * b;
-  int64_t pair;  // integers, since a double of these bits could be a NaN
-  memcpy(&pair, a, sizeof pair);
-  return (Lanes)(Pairs{} + pair) * b;
-}
-
-// From lanes 2 o + p to lanes p kLanes / 2 + o.
-template <size_t... I>
-Lanes unpair(Lanes v, std::index_sequence<I...>) {
-  return __builtin_shufflevector(v, v, (2 * I % kLanes + 2 * I / kLanes)...);
-}
+// The beginning of part i of 0 ... n - 1 if it is divided into `parts`.
+int begin_of(int i, int parts, int n) { return (int64_t)n * i / parts; }
 
 // Calls f with the constant n, which is one of 1 ... N.
 template <int N, class F>
@@ -68,12 +53,22 @@ void with_constant(int n, F f) {
   if constexpr (N > 1) with_constant<N - 1>(n, f);
 }
 
+template <int L>
+constexpr int kMostRegisters = L == kLanes ? 2 : 1;  // of output channels in a tile
+
+// Calls f with the number of lanes of a register: half of them if they hold all channels.
+template <class F>
+void with_lanes(int channels, F f) {
+  if (channels > kLanes / 2) return f(std::integral_constant<int, kLanes>());
+  f(std::integral_constant<int, kLanes / 2>());
+}
+
 // Calls f(begin, T) for pieces of about equal length T of 0 ... n - 1, with V registers each.
 template <int V, class F>
 void in_pieces(int n, F f) {
   constexpr int kMost = std::min(kSums / V, 16);
   for (int i = 0, pieces = ceil_div(n, kMost); i < pieces; i++) {
-    int begin = n * i / pieces, length = n * (i + 1) / pieces - begin;
+    int begin = begin_of(i, pieces, n), length = begin_of(i + 1, pieces, n) - begin;
     with_constant<kMost>(length, [&](auto t) { f(begin, t); });
   }
 }
@@ -81,21 +76,15 @@ void in_pieces(int n, F f) {
 // Calls f(0) ... f(n - 1) on the threads of the pool and on this one.
 template <class Pool, class F>
 void parallel(Pool& pool, int n, F f) {
-  struct Work {
-    int n;
-    F f;
-    std::atomic<int> next{0}, done{0};
-    Work(int n, F f) : n(n), f(f) {}
-    void run() {
-      for (int i; (i = next.fetch_add(1)) < n; done.fetch_add(1)) f(i);
-    }
-  };
   // Shared, since a thread of the pool may come when all is done.
-  auto work = std::make_shared<Work>(n, f);
+  auto next = std::make_shared<std::atomic<int>>(0), done = std::make_shared<std::atomic<int>>(0);
+  auto work = [=] {
+    for (int i; (i = next->fetch_add(1)) < n; done->fetch_add(1)) f(i);
+  };
   int helpers = std::min<int>(pool.num_threads(), n) - 1;
-  for (int i = 0; i < helpers; i++) pool.Schedule([work] { work->run(); });
-  work->run();
-  for (int spins = 0; work->done.load() < n; spins++) {
+  for (int i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
+  work();
+  for (int spins = 0; *done < n; spins++) {
     if (spins > 2000) std::this_thread::yield();
   }
 }
@@ -104,6 +93,8 @@ void parallel(Pool& pool, int n, F f) {
 // multiplied by tap `tap + next * t` of the kernel; q < count, t < taps.
 struct Axis {
   int source, result, count, first, step, stride, offset, taps, tap, next;
+
+  int width(int results) const { return (results - 1) * stride + taps; }
 };
 
 // A convolution over one axis: input place p meets output place i and tap j if
@@ -121,66 +112,64 @@ struct Spatial {
     int offset = (phase + low) / stride - taps + 1;
     return {out, in, count, phase, stride, 1, offset, taps, last, -stride};
   }
+
+  // The output's places themselves.
+  Axis places() const { return {out, out, out, 0, 1, 1, 0, 1, 0, 1}; }
 };
 
 struct Axes {
   Axis d, h, w;
 
-  // So many rows that the source of a task fits into a cache.
-  int rows_in_block(int channels) const {
-    int row = std::max(1, h.stride * ((w.count - 1) * w.stride + w.taps) * channels);
-    return ceil_div(h.count, ceil_div(h.count, std::clamp(kSource / row, 1, h.count)));
-  }
+  bool is_empty() const { return !d.count || !h.count || !w.count; }
 };
 
 // The numbers that a call comes with, in this order.
 struct Shape {
   int examples, in, out;
   Spatial d, h, w;
-
-  bool has_pairs(int channels) const { return examples > 1 && channels <= kLanes / 2; }
 };
 
-// Blocks of rows, one depth after the other, of P examples.
-struct Items {
-  int depths, bands, n;
-  Items(const Axes& a, int groups, int rows)
-      : depths(a.d.count), bands(ceil_div(a.h.count, rows)), n(groups * bands * depths) {}
+// Blocks of rows, one depth after the other, example by example. The rows of the source that a
+// block meets fit into a cache.
+struct Blocks {
+  int rows, depths, bands, n;
 
-  // Calls f(group, band, depth) for part i of m.
+  Blocks(const Axes& a, int examples, int channels) : depths(a.d.count) {
+    int64_t row = std::max<int64_t>(1, (int64_t)a.h.stride * a.w.width(a.w.count) * channels);
+    bands = ceil_div(a.h.count, std::clamp<int64_t>(kSource / row, 1, a.h.count));
+    rows = ceil_div(a.h.count, bands), bands = ceil_div(a.h.count, rows);
+    n = examples * bands * depths;
+  }
+
+  // Calls f(example, first row, depth) for the blocks of a part.
   template <class F>
-  void part(int i, int m, F f) const {
-    int end = (int64_t)n * (i + 1) / m;
-    for (int item = (int64_t)n * i / m; item < end; item++) {
-      f(item / depths / bands, item / depths % bands, item % depths);
+  void of_part(int part, int parts, F f) const {
+    for (int i = begin_of(part, parts, n), end = begin_of(part + 1, parts, n); i < end; i++) {
+      f(i / depths / bands, i / depths % bands * rows, i % depths);
     }
   }
 };
 
-// The rows of the source that the windows of a block of rows meet, with zeros around them and P
-// examples side by side. Planes are kept for the next depth.
-template <int P>
+// The rows of the source that the windows of a block of rows meet, with zeros around them.
+// Planes are kept for the next depth.
 class Source {
  public:
   int rows;  // in a plane of the table
 
-  // `channels` of `all` channels, from `channel` on; zeros fill them up to `padded`.
-  Source(const float* x, int examples, const Axes& axes, int all, int channel, int channels,
-         int padded, int block)
-      : rows((block - 1) * axes.h.stride + axes.h.taps), x_(x), examples_(examples), a_(axes),
-        all_(all), channel_(channel), channels_(channels), padded_(padded),
-        width_((a_.w.count - 1) * a_.w.stride + a_.w.taps), kept_(a_.d.taps, INT_MIN),
-        table_((size_t)a_.d.taps * rows) {
-    is_direct_ = P == 1 && channels == all && padded == all && a_.w.offset >= 0 &&
-                 a_.w.offset + width_ <= a_.w.source;
-    size_ = (size_t)rows * width_ * padded * P;
-    buffer_.resize(is_direct_ ? (size_t)width_ * all : size_ * a_.d.taps);
+  // `channels` of `all` channels, from `channel` on; behind a row come `spare` floats.
+  Source(const float* x, const Axes& a, int all, int channel, int channels, int block, int spare)
+      : rows(a.h.width(block)), x_(x), a_(a), all_(all), channel_(channel), channels_(channels),
+        width_(a.w.width(a.w.count)), kept_(a.d.taps, INT_MIN), table_((size_t)a.d.taps * rows) {
+    is_direct_ = !spare && channels == all && a.w.offset >= 0 &&
+                 a.w.offset + width_ <= a.w.source;
+    row_ = (size_t)width_ * channels;
+    buffer_.resize((is_direct_ ? row_ : table_.size() * row_) + spare);
   }
 
   // A table of pointers to the rows, for the result's row q and the rows that follow.
-  const float* const* at(int group, int depth, int q) {
-    if (group != group_ || q != q_) std::fill(kept_.begin(), kept_.end(), INT_MIN);
-    group_ = group, q_ = q;
+  const float* const* at(int example, int q, int depth) {
+    if (example != example_ || q != q_) std::fill(kept_.begin(), kept_.end(), INT_MIN);
+    example_ = example, q_ = q;
     for (int t = 0; t < a_.d.taps; t++) {
       int z = depth * a_.d.stride + a_.d.offset + t;
       int slot = (z % a_.d.taps + a_.d.taps) % a_.d.taps;
@@ -188,54 +177,40 @@ class Source {
       for (int r = 0; r < rows; r++) {
         int y = q * a_.h.stride + a_.h.offset + r;
         bool is_inside = z >= 0 && z < a_.d.source && y >= 0 && y < a_.h.source;
-        float* to = buffer_.data() + (is_direct_ ? 0 : (slot * rows + r) * (size_ / rows));
-        table_[t * rows + r] = to;
-        if (!is_direct_ && !is_kept) fill(to, group, z, y, is_inside);
-        if (is_direct_ && is_inside) table_[t * rows + r] = place(group, z, y, a_.w.offset);
+        float* to = buffer_.data() + (is_direct_ ? 0 : (slot * rows + r) * row_);
+        table_[t * rows + r] = is_direct_ && is_inside ? place(z, y, a_.w.offset) : to;
+        if (!is_direct_ && !is_kept) fill(to, z, y, is_inside);
       }
     }
     return table_.data();
   }
 
  private:
-  const float* place(int example, int z, int y, int w) const {
-    size_t row = ((size_t)example * a_.d.source + z) * a_.h.source + y;
-    return x_ + (row * a_.w.source + w) * all_;
+  const float* place(int z, int y, int w) const {
+    size_t row = ((size_t)example_ * a_.d.source + z) * a_.h.source + y;
+    return x_ + (row * a_.w.source + w) * all_ + channel_;
   }
 
-  void fill(float* to, int group, int z, int y, bool is_inside) const {
+  void fill(float* to, int z, int y, bool is_inside) const {
     int begin = std::clamp(-a_.w.offset, 0, width_);
     int end = is_inside ? std::clamp(a_.w.source - a_.w.offset, begin, width_) : begin;
-    size_t unit = (size_t)padded_ * P;
-    std::fill(to, to + begin * unit, 0.f);
-    std::fill(to + end * unit, to + width_ * unit, 0.f);
-    if (begin == end) return;
-    to += begin * unit;
-    const float* from = place(group * P, z, y, begin + a_.w.offset) + channel_;
-    bool is_whole = channels_ == all_ && padded_ == all_;
-    int pieces = is_whole ? 1 : end - begin;
-    int length = is_whole ? (end - begin) * all_ : channels_;
-    // The last one of an odd number of examples is paired with zeros.
-    bool has_other = group * P + 1 < examples_;
-    size_t other = has_other ? place(1, 0, 0, 0) - place(0, 0, 0, 0) : 0;
-    for (int i = 0; i < pieces; i++, to += unit, from += all_) {
-      if (P == 1) memcpy(to, from, length * sizeof(float));
-      for (int j = 0; P == 2 && j < length; j++) {
-        to[2 * j] = from[j], to[2 * j + 1] = has_other ? from[other + j] : 0.f;
-      }
+    std::fill(to, to + (size_t)begin * channels_, 0.f);
+    std::fill(to + (size_t)end * channels_, to + row_, 0.f);
+    int step = channels_ == all_ ? end - begin : 1;
+    for (int w = begin; w < end; w += step) {
+      const float* from = place(z, y, w + a_.w.offset);
+      memcpy(to + (size_t)w * channels_, from, (size_t)step * channels_ * sizeof(float));
     }
   }
 
   const float* x_;
-  int examples_;
   Axes a_;
-  int all_, channel_, channels_, padded_, width_;
+  int all_, channel_, channels_, width_, example_ = -1, q_ = -1;
+  bool is_direct_;
+  size_t row_;
   std::vector<int> kept_;
   std::vector<const float*> table_;
   std::vector<float> buffer_;
-  size_t size_;
-  bool is_direct_;
-  int group_ = -1, q_ = -1;
 };
 
 // --- the convolution, and the gradient with respect to its input
@@ -250,88 +225,77 @@ struct Window {
 };
 
 // T places of the result, V registers of channels each.
-template <int P, int V, int T>
-void gather_tile(const Window& m, int begin, float* const* y) {
-  Lanes sums[T][V] = {};
+template <int L, int V, int T>
+void gather_tile(const Window& m, int begin, float* y) {
+  Lanes<L> sums[T][V] = {};
   const float* panel = m.panel;
   for (int line = 0; line < m.planes * m.taps; line++) {
     const float* x = m.rows[line / m.taps * m.plane + line % m.taps] + (size_t)begin * m.step;
-    for (int i = 0; i < m.run; i++, x += P, panel += m.width) {
-      Lanes k[V];
-      for (int v = 0; v < V; v++) k[v] = load(panel + v * kLanes);
+// Two at a time, since short registers wait for the addresses of the places otherwise (1.3).
+#pragma GCC unroll 2
+    for (int i = 0; i < m.run; i++, x++, panel += m.width) {
+      Lanes<L> k[V];
+      for (int v = 0; v < V; v++) k[v] = ((const Lanes<L>*)panel)[v];
       for (int t = 0; t < T; t++) {
-        for (int v = 0; v < V; v++) sums[t][v] += times<P>(x + t * m.step, k[v]);
+        for (int v = 0; v < V; v++) sums[t][v] += x[t * m.step] * k[v];
       }
     }
   }
-  constexpr int kOut = kLanes / P;
-  for (int i = 0; i < T * V * P; i++) {
-    int t = i / V / P, v = i / P % V, p = i % P, n = std::min(kOut, m.valid - v * kOut);
-    Lanes sum = P == 1 ? sums[t][v] : unpair(sums[t][v], std::make_index_sequence<kLanes>());
-    if (!y[p]) continue;
-    float* to = y[p] + (begin + t) * m.y_step + v * kOut;
-    if (n == kOut) memcpy(to, (const float*)&sum + p * kOut, kOut * sizeof(float));
-    if (n < kOut) memcpy(to, (const float*)&sum + p * kOut, n * sizeof(float));
+  for (int t = 0; t < T; t++) {
+    float* to = y + (begin + t) * m.y_step;
+    if (m.valid >= V * L) memcpy(to, sums[t], V * L * sizeof(float));
+    if (m.valid < V * L) memcpy(to, sums[t], m.valid * sizeof(float));
   }
 }
 
-template <int P, class Pool>
+template <int L, class Pool>
 void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, float* y,
             const Axes& a, bool is_transposed) {
+  if (!s.examples || a.is_empty()) return;
   const int in = is_transposed ? s.out : s.in, out = is_transposed ? s.in : s.out;
   const int in_step = is_transposed ? 1 : out, out_step = is_transposed ? in : 1;
-  const int examples = s.examples;
-  if (!examples || !a.d.count || !a.h.count || !a.w.count) return;
-  constexpr int kOut = kLanes / P;
-  const int registers = P == 1 && out > kOut ? 2 : 1, width = registers * kLanes;
-  const int blocks = ceil_div(out, registers * kOut), run = a.w.taps * in;
-  const int lines = a.d.taps * a.h.taps;
-  const size_t panel = (size_t)lines * run * width;
-  std::unique_ptr<float[]> packed(new float[blocks * panel + 1]);
-  float* panels = packed.get();  // [blocks, depth and height, width, in, lanes]
-  const int pieces = blocks * panel < 1 << 16 ? 1 : blocks * lines;
+  const int width = out > L ? 2 * L : L, panels = ceil_div(out, width);
+  const int lines = a.d.taps * a.h.taps, run = a.w.taps * in;
+  const size_t line = (size_t)run * width, size = panels * lines * line;
+  std::unique_ptr<float[]> packed(new float[size + 1]);
+  float* kernels = packed.get();  // [panels, depth and height, width and in, lanes]
+  const int pieces = size < 1 << 16 ? 1 : panels * lines;
   parallel(pool, pieces, [=](int piece) {
-    for (int i = piece; i < (pieces == 1 ? blocks * lines : piece + 1); i++) {
+    for (int i = piece; i < panels * lines; i += pieces) {
       int z = a.d.tap + a.d.next * (i % lines / a.h.taps);
-      int r = a.h.tap + a.h.next * (i % a.h.taps), block = i / lines;
-      float* to = panels + (size_t)i * run * width;
+      int r = a.h.tap + a.h.next * (i % a.h.taps), first = i / lines * width;
+      float* to = kernels + i * line;
       for (int j = 0; j < run; j++, to += width) {
         size_t tap = (z * s.h.window + r) * s.w.window + a.w.tap + a.w.next * (j / in);
         const float* from = kernel + tap * in * out + (size_t)(j % in) * in_step;
         for (int l = 0; l < width; l++) {
-          int o = block * registers * kOut + l / P;
-          to[l] = o < out ? from[(size_t)o * out_step] : 0.f;
+          to[l] = first + l < out ? from[(size_t)(first + l) * out_step] : 0.f;
         }
       }
     }
   });
-  const int rows = a.rows_in_block(in * P);
-  const Items items(a, ceil_div(examples, P), rows);
-  const int chunks = std::min(items.n, kTasks), splits = std::min(blocks, kTasks / chunks);
-  parallel(pool, chunks * splits, [=](int task) {
-    Source<P> source(x, examples, a, in, 0, in, in, rows);
+  const Blocks blocks(a, s.examples, in);
+  const int parts = std::min(blocks.n, kTasks), splits = std::min(panels, kTasks / parts);
+  parallel(pool, parts * splits, [=](int task) {
+    Source source(x, a, in, 0, in, blocks.rows, 0);
     Window m{};
     m.planes = a.d.taps, m.plane = source.rows, m.taps = a.h.taps, m.run = run;
-    m.step = a.w.stride * in * P, m.width = width, m.y_step = (size_t)a.w.step * out;
-    items.part(task / splits, chunks, [&](int group, int band, int depth) {
-      int q = band * rows, split = task % splits;
-      const float* const* table = source.at(group, depth, q);
-      for (int b = blocks * split / splits; b < blocks * (split + 1) / splits; b++) {
-        int o = b * registers * kOut;
-        m.valid = out - o, m.panel = panels + b * panel;
-        for (int i = q; i < std::min(q + rows, a.h.count); i++) {
+    m.step = a.w.stride * in, m.width = width, m.y_step = (size_t)a.w.step * out;
+    int begin = begin_of(task % splits, splits, panels);
+    int end = begin_of(task % splits + 1, splits, panels);
+    blocks.of_part(task / splits, parts, [&](int example, int q, int depth) {
+      const float* const* table = source.at(example, q, depth);
+      for (int panel = begin; panel < end; panel++) {
+        m.valid = out - panel * width, m.panel = kernels + panel * lines * line;
+        for (int i = q; i < std::min(q + blocks.rows, a.h.count); i++) {
+          size_t row = (size_t)example * a.d.result + a.d.first + a.d.step * depth;
+          row = (row * a.h.result + a.h.first + a.h.step * i) * a.w.result + a.w.first;
+          float* to = y + row * out + panel * width;
           m.rows = table + (i - q) * a.h.stride;
-          float* to[P];
-          for (int p = 0; p < P; p++) {
-            size_t row = (size_t)(group * P + p) * a.d.result + a.d.first + a.d.step * depth;
-            row = (row * a.h.result + a.h.first + a.h.step * i) * a.w.result + a.w.first;
-            to[p] = group * P + p < examples ? y + row * out + o : nullptr;
-          }
-          auto tile = [&](auto v) {
-            auto some = [&](int begin, auto t) { gather_tile<P, v, t>(m, begin, to); };
-            in_pieces<v>(a.w.count, some);
-          };
-          with_constant<3 - P>(m.valid > kOut ? registers : 1, tile);
+          with_constant<kMostRegisters<L>>(m.valid > L ? 2 : 1, [&](auto v) {
+            auto tile = [&](int first, auto t) { gather_tile<L, v, t>(m, first, to); };
+            in_pieces<v>(a.w.count, tile);
+          });
         }
       }
     });
@@ -348,73 +312,68 @@ struct Places {
 };
 
 // Adds T neighbouring entries of [width, in], V registers of output channels each, to `to`.
-template <int P, int V, int T>
+template <int L, int V, int T>
 void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid) {
-  Lanes sums[T][V] = {};
+  Lanes<L> sums[T][V] = {};
   for (int r = 0; r < m.rows; r++) {
-    const float *x = m.x[r * m.x_rows] + begin * P, *g = m.g[r] + o * P;
+    const float *x = m.x[r * m.x_rows] + begin, *g = m.g[r] + o;
     for (int i = 0; i < m.count; i++, x += m.x_step, g += m.g_step) {
-      Lanes b[V];
-      for (int v = 0; v < V; v++) b[v] = load(g + v * kLanes);
+      Lanes<L> b[V];
+      for (int v = 0; v < V; v++) b[v] = ((const Lanes<L>*)g)[v];
       for (int t = 0; t < T; t++) {
-        for (int v = 0; v < V; v++) sums[t][v] += times<P>(x + t * P, b[v]);
+        for (int v = 0; v < V; v++) sums[t][v] += x[t] * b[v];
       }
     }
   }
   for (int t = 0; t < T; t++) {
-    float lanes[V * kLanes];
+    float lanes[V * L];
     memcpy(lanes, sums[t], sizeof lanes);
-    for (int i = 0; i < std::min(V * kLanes / P, valid); i++) {
-      to[t][o + i] += P == 1 ? lanes[i] : lanes[P * i] + lanes[P * i + P - 1];
-    }
+    for (int i = 0; i < std::min(V * L, valid); i++) to[t][o + i] += lanes[i];
   }
 }
 
-template <int P, class Pool>
-void scatter(Pool& pool, const float* x, const float* g, float* kernel, const Shape& s) {
+template <int L, class Pool>
+void scatter(Pool& pool, const Shape& s, const float* x, const float* g, float* kernel) {
   const Axes a{s.d.forward(), s.h.forward(), s.w.forward()};
-  auto alone = [](const Spatial& n) { return Spatial{n.out, n.out, 1, 1, 0}.forward(); };
-  const Axes places{alone(s.d), alone(s.h), alone(s.w)};
-  constexpr int kOut = kLanes / P;
-  const int in = s.in, out = s.out, examples = s.examples, padded = ceil_div(out, kOut) * kOut;
+  const Axes places{s.d.places(), s.h.places(), s.w.places()};
+  const int in = s.in, out = s.out;
   const size_t tap = (size_t)in * out, size = tap * a.d.taps * a.h.taps * a.w.taps;
   std::fill(kernel, kernel + size, 0.f);
-  if (!examples || !a.d.count || !a.h.count || !a.w.count) return;
+  if (!s.examples || a.is_empty()) return;
   // Many input channels are divided among the tasks, otherwise the places are: each part of
   // them needs a kernel of its own.
-  const int splits = std::clamp(in / 16, 1, kTasks), rows = a.rows_in_block(in / splits * P);
-  const Items items(a, ceil_div(examples, P), rows);
-  const int parts = std::min(items.n, kTasks / splits);
+  const int splits = std::clamp(in / 16, 1, kTasks);
+  const Blocks blocks(a, s.examples, in / splits);
+  const int parts = std::min(blocks.n, kTasks / splits);
   std::vector<float> others((parts - 1) * size);
   float* scratch = others.data();
   parallel(pool, parts * splits, [=](int task) {
-    int part = task / splits, split = task % splits;
-    int channel = in * split / splits, channels = in * (split + 1) / splits - channel;
+    int part = task / splits, channel = begin_of(task % splits, splits, in);
+    int channels = begin_of(task % splits + 1, splits, in) - channel;
     float* sums = (part ? scratch + (part - 1) * size : kernel) + (size_t)channel * out;
-    Source<P> xs(x, examples, a, in, channel, channels, channels, rows);
-    Source<P> gs(g, examples, places, out, 0, out, padded, rows);
+    Source xs(x, a, in, channel, channels, blocks.rows, 0);
+    // Lanes without a channel read the next place, and are not used.
+    Source gs(g, places, out, 0, out, blocks.rows, out % L ? L : 0);
     Places m{};
     m.count = a.w.count, m.x_rows = a.h.stride;
-    m.x_step = (size_t)a.w.stride * channels * P, m.g_step = (size_t)padded * P;
-    items.part(part, parts, [&](int group, int band, int depth) {
-      m.rows = std::min(rows, a.h.count - band * rows);
-      const float* const* table = xs.at(group, depth, band * rows);
-      m.g = gs.at(group, depth, band * rows);
+    m.x_step = (size_t)a.w.stride * channels, m.g_step = out;
+    blocks.of_part(part, parts, [&](int example, int q, int depth) {
+      m.rows = std::min(blocks.rows, a.h.count - q);
+      const float* const* table = xs.at(example, q, depth);
+      m.g = gs.at(example, q, depth);
       for (int line = 0; line < a.d.taps * a.h.taps; line++) {
         m.x = table + line / a.h.taps * xs.rows + line % a.h.taps;
-        for (int o = 0; o < out;) {
-          auto tile = [&](auto v) {
+        for (int o = 0; o < out; o += 2 * L) {
+          with_constant<kMostRegisters<L>>(out - o > L ? 2 : 1, [&](auto v) {
             in_pieces<v>(a.w.taps * channels, [&](int begin, auto t) {
               float* to[t];
               for (int i = 0; i < t; i++) {
                 int w = line * a.w.taps + (begin + i) / channels;
                 to[i] = sums + w * tap + (size_t)((begin + i) % channels) * out;
               }
-              scatter_tile<P, v, t>(m, begin, o, to, out - o);
+              scatter_tile<L, v, t>(m, begin, o, to, out - o);
             });
-            o += v * kOut;
-          };
-          with_constant<3 - P>(P == 1 && out - o > kOut ? 2 : 1, tile);
+          });
         }
       }
     });
@@ -428,29 +387,25 @@ void scatter(Pool& pool, const float* x, const float* g, float* kernel, const Sh
 
 template <class Pool>
 void output(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
-  auto call = s.has_pairs(s.out) ? gather<2, Pool> : gather<1, Pool>;
-  call(pool, s, x, k, y, {s.d.forward(), s.h.forward(), s.w.forward()}, false);
+  const Axes axes{s.d.forward(), s.h.forward(), s.w.forward()};
+  with_lanes(s.out, [&](auto lanes) { gather<lanes>(pool, s, x, k, y, axes, false); });
 }
 
 template <class Pool>
 void input_gradient(Pool& pool, const Shape& s, const float* g, const float* k, float* x) {
-  auto call = s.has_pairs(s.in) ? gather<2, Pool> : gather<1, Pool>;
   for (int i = 0; i < s.d.stride * s.h.stride * s.w.stride; i++) {
     int h = i / s.w.stride % s.h.stride, w = i % s.w.stride, d = i / s.w.stride / s.h.stride;
-    call(pool, s, g, k, x, {s.d.backward(d), s.h.backward(h), s.w.backward(w)}, true);
+    const Axes axes{s.d.backward(d), s.h.backward(h), s.w.backward(w)};
+    with_lanes(s.in, [&](auto lanes) { gather<lanes>(pool, s, g, k, x, axes, true); });
   }
 }
 
 template <class Pool>
 void kernel_gradient(Pool& pool, const Shape& s, const float* x, const float* g, float* k) {
-  auto call = s.has_pairs(s.out) ? scatter<2, Pool> : scatter<1, Pool>;
-  call(pool, x, g, k, s);
+  with_lanes(s.out, [&](auto lanes) { scatter<lanes>(pool, s, x, g, k); });
 }
 
 }  // namespace
-
-#ifndef WITHOUT_XLA
-#include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 using Array = ffi::Buffer<ffi::F32>;
@@ -471,4 +426,3 @@ ffi::Error call(ffi::ThreadPool pool, Array a, Array b, ffi::Result<Array> c, Nu
 DEFINE(output_call, output);
 DEFINE(input_call, input_gradient);
 DEFINE(kernel_call, kernel_gradient);
-#endif

@@ -46,8 +46,10 @@ def _prefix():
         for call in CALLS:
             capsule = jax.ffi.pycapsule(getattr(library, call))
             jax.ffi.register_ffi_target(f"dlwp_{key}_{call}", capsule, platform="cpu")
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.debug("XLA's own convolutions are used, since c++ did not compile ours: %s", error)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        _log.debug(
+            "XLA's own convolutions are used, since there is no library of ours: %s", error
+        )
         return None
     return f"dlwp_{key}_"
 

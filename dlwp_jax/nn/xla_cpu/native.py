@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """`convolution_plain.convolve`."""
-    if not _is_chosen(x, x.shape, kernel.shape, geometry):
+    if not _is_chosen(x, kernel, x.shape, kernel.shape, geometry):
         return forms.convolve(x, kernel, geometry)
     sizes = zip(x.shape[1:-1], kernel.shape, geometry.padding, geometry.stride, strict=False)
     places = [(size + sum(pair) - k) // s + 1 for size, k, pair, s in sizes]
@@ -37,7 +37,7 @@ def input_gradient(
 ) -> jax.Array:
     """`convolution_plain.convolve_transpose`."""
     shape = (g.shape[0], *spatial, kernel.shape[-2] * geometry.groups)
-    if not _is_chosen(g, shape, kernel.shape, geometry):
+    if not _is_chosen(g, kernel, shape, kernel.shape, geometry):
         return forms.input_gradient(g, kernel, spatial, geometry)
     return _input.bind(g, kernel, shape=shape, geometry=geometry)
 
@@ -46,15 +46,16 @@ def kernel_gradient(
     x: jax.Array, g: jax.Array, kernel_shape: Shape, geometry: Geometry
 ) -> jax.Array:
     """`convolution_plain.kernel_gradient`."""
-    if not _is_chosen(x, x.shape, kernel_shape, geometry):
+    if not _is_chosen(x, g, x.shape, kernel_shape, geometry):
         return forms.kernel_gradient(x, g, kernel_shape, geometry)
     return _kernel.bind(x, g, shape=kernel_shape, geometry=geometry)
 
 
-def _is_chosen(operand, shape, kernel_shape, geometry):
+def _is_chosen(a, b, shape, kernel_shape, geometry):
     # An array of a mesh may be split over devices, which a call does not see.
-    has_native = jax.typeof(operand).sharding.mesh.empty
-    x = jax.ShapeDtypeStruct(shape, operand.dtype)
+    has_mesh = not all(jax.typeof(operand).sharding.mesh.empty for operand in (a, b))
+    has_native = a.dtype == b.dtype and not has_mesh
+    x = jax.ShapeDtypeStruct(shape, a.dtype)
     return choose(x, kernel_shape, geometry, has_native=has_native).form == "native"
 
 
@@ -91,20 +92,26 @@ def _primitive(call, xla, order, batched):
     """
     primitive = Primitive(f"dlwp_{call}")
 
+    compiled = jax.jit(primitive.bind, static_argnames=("shape", "geometry"))
+
     def evaluate(*operands, **params):
-        return jax.jit(partial(primitive.bind, **params))(*operands)
+        with jax.disable_jit(False):
+            return compiled(*operands, **params)
 
     def abstract(a, b, *, shape, geometry):
         return ShapedArray(shape, a.dtype)
 
+    in_xla = mlir.lower_fun(xla, multiple_results=False)
+
     def lower(ctx, *operands, shape, geometry):
         context: Any = ctx.module_context
-        is_alone = getattr(context.axis_context, "num_devices", 2) == 1
-        prefix = None
-        if is_alone and not context.lowering_parameters.for_export:
-            prefix = library.prefix()
+        is_here = (
+            getattr(context.axis_context, "num_devices", 2) == 1
+            and tuple(context.platforms) == ("cpu",)
+            and not context.lowering_parameters.for_export
+        )
+        prefix = library.prefix() if is_here else None
         if prefix is None:
-            in_xla = mlir.lower_fun(xla, multiple_results=False)
             return in_xla(ctx, *operands, shape=shape, geometry=geometry)
         shapes = [aval.shape for aval in (*ctx.avals_in, *ctx.avals_out)]
         x, y, kernel = (shapes[i] for i in order)
@@ -125,6 +132,8 @@ def _primitive(call, xla, order, batched):
     primitive.def_impl(evaluate)
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, lower, platform="cpu")
+    # A program for several platforms holds the CPU's branch on each of them, unused.
+    mlir.register_lowering(primitive, in_xla)
     batching.primitive_batchers[primitive] = batch
     return primitive
 
