@@ -7,17 +7,15 @@
 // A picture is an array of depth 1.
 //
 // In the inner loops a register holds L neighbouring output channels, and the sums of several
-// places or taps stay in registers. The shapes alone decide how the work is divided, and sums of
-// parts are added in a fixed order, so the result has the same bits however the threads are
+// places or taps stay in registers. The shapes alone decide how the work is divided, and sums
+// of parts are added in a fixed order, so the result has the same bits however the threads are
 // scheduled.
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -53,9 +51,6 @@ void with_constant(int n, F f) {
   if constexpr (N > 1) with_constant<N - 1>(n, f);
 }
 
-template <int L>
-constexpr int kMostRegisters = L == kLanes ? 2 : 1;  // of output channels in a tile
-
 // Calls f with the number of lanes of a register: half of them if they hold all channels.
 template <class F>
 void with_lanes(int channels, F f) {
@@ -77,9 +72,10 @@ void in_pieces(int n, F f) {
 template <class Pool, class F>
 void parallel(Pool& pool, int n, F f) {
   // Shared, since a thread of the pool may come when all is done.
-  auto next = std::make_shared<std::atomic<int>>(0), done = std::make_shared<std::atomic<int>>(0);
+  using Count = std::atomic<int>;
+  auto next = std::make_shared<Count>(0), done = std::make_shared<Count>(0);
   auto work = [=] {
-    for (int i; (i = next->fetch_add(1)) < n; done->fetch_add(1)) f(i);
+    for (int i; (i = (*next)++) < n; ++*done) f(i);
   };
   int helpers = std::min<int>(pool.num_threads(), n) - 1;
   for (int i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
@@ -112,9 +108,6 @@ struct Spatial {
     int offset = (phase + low) / stride - taps + 1;
     return {out, in, count, phase, stride, 1, offset, taps, last, -stride};
   }
-
-  // The output's places themselves.
-  Axis places() const { return {out, out, out, 0, 1, 1, 0, 1, 0, 1}; }
 };
 
 struct Axes {
@@ -150,66 +143,46 @@ struct Blocks {
   }
 };
 
-// The rows of the source that the windows of a block of rows meet, with zeros around them.
-// Planes are kept for the next depth.
+// A copy of the rows of the source that the windows of a block of rows meet, with zeros around
+// them.
 class Source {
  public:
-  int rows;  // in a plane of the table
+  int rows;                         // in a plane of the table
+  std::vector<const float*> table;  // a pointer to each row
 
-  // `channels` of `all` channels, from `channel` on; behind a row come `spare` floats.
-  Source(const float* x, const Axes& a, int all, int channel, int channels, int block, int spare)
-      : rows(a.h.width(block)), x_(x), a_(a), all_(all), channel_(channel), channels_(channels),
-        width_(a.w.width(a.w.count)), kept_(a.d.taps, INT_MIN), table_((size_t)a.d.taps * rows) {
-    is_direct_ = !spare && channels == all && a.w.offset >= 0 &&
-                 a.w.offset + width_ <= a.w.source;
-    row_ = (size_t)width_ * channels;
-    buffer_.resize((is_direct_ ? row_ : table_.size() * row_) + spare);
+  // `channels` of `all` channels, from `channel` on.
+  Source(const float* x, const Axes& a, int all, int channel, int channels, int block)
+      : rows(a.h.width(block)), table((size_t)a.d.taps * rows), x_(x + channel), a_(a),
+        all_(all), channels_(channels), width_(a.w.width(a.w.count)),
+        row_((size_t)width_ * channels), buffer_(table.size() * row_) {
+    for (size_t i = 0; i < table.size(); i++) table[i] = buffer_.data() + i * row_;
   }
 
-  // A table of pointers to the rows, for the result's row q and the rows that follow.
-  const float* const* at(int example, int q, int depth) {
-    if (example != example_ || q != q_) std::fill(kept_.begin(), kept_.end(), INT_MIN);
-    example_ = example, q_ = q;
-    for (int t = 0; t < a_.d.taps; t++) {
-      int z = depth * a_.d.stride + a_.d.offset + t;
-      int slot = (z % a_.d.taps + a_.d.taps) % a_.d.taps;
-      bool is_kept = std::exchange(kept_[slot], z) == z;
-      for (int r = 0; r < rows; r++) {
-        int y = q * a_.h.stride + a_.h.offset + r;
-        bool is_inside = z >= 0 && z < a_.d.source && y >= 0 && y < a_.h.source;
-        float* to = buffer_.data() + (is_direct_ ? 0 : (slot * rows + r) * row_);
-        table_[t * rows + r] = is_direct_ && is_inside ? place(z, y, a_.w.offset) : to;
-        if (!is_direct_ && !is_kept) fill(to, z, y, is_inside);
+  // Copies the rows for the result's row q and those that follow.
+  void copy(int example, int q, int depth) {
+    float* to = buffer_.data();
+    for (int i = 0; i < a_.d.taps * rows; i++, to += row_) {
+      int z = depth * a_.d.stride + a_.d.offset + i / rows;
+      int y = q * a_.h.stride + a_.h.offset + i % rows;
+      bool is_inside = z >= 0 && z < a_.d.source && y >= 0 && y < a_.h.source;
+      int begin = std::clamp(-a_.w.offset, 0, width_);
+      int end = is_inside ? std::clamp(a_.w.source - a_.w.offset, begin, width_) : begin;
+      std::fill(to, to + (size_t)begin * channels_, 0.f);
+      std::fill(to + (size_t)end * channels_, to + row_, 0.f);
+      size_t row = ((size_t)example * a_.d.source + z) * a_.h.source + y;
+      int step = channels_ == all_ ? end - begin : 1;
+      for (int w = begin; w < end; w += step) {
+        const float* from = x_ + (row * a_.w.source + w + a_.w.offset) * all_;
+        memcpy(to + (size_t)w * channels_, from, (size_t)step * channels_ * sizeof(float));
       }
     }
-    return table_.data();
   }
 
  private:
-  const float* place(int z, int y, int w) const {
-    size_t row = ((size_t)example_ * a_.d.source + z) * a_.h.source + y;
-    return x_ + (row * a_.w.source + w) * all_ + channel_;
-  }
-
-  void fill(float* to, int z, int y, bool is_inside) const {
-    int begin = std::clamp(-a_.w.offset, 0, width_);
-    int end = is_inside ? std::clamp(a_.w.source - a_.w.offset, begin, width_) : begin;
-    std::fill(to, to + (size_t)begin * channels_, 0.f);
-    std::fill(to + (size_t)end * channels_, to + row_, 0.f);
-    int step = channels_ == all_ ? end - begin : 1;
-    for (int w = begin; w < end; w += step) {
-      const float* from = place(z, y, w + a_.w.offset);
-      memcpy(to + (size_t)w * channels_, from, (size_t)step * channels_ * sizeof(float));
-    }
-  }
-
   const float* x_;
   Axes a_;
-  int all_, channel_, channels_, width_, example_ = -1, q_ = -1;
-  bool is_direct_;
+  int all_, channels_, width_;
   size_t row_;
-  std::vector<int> kept_;
-  std::vector<const float*> table_;
   std::vector<float> buffer_;
 };
 
@@ -217,10 +190,8 @@ class Source {
 
 // The rows that a tile of results meets, and the kernel in the order in which it is read.
 struct Window {
-  const float* const* rows;
-  int planes, plane, taps, run, step;
-  const float* panel;
-  int width, valid;
+  const float *const *rows, *panel;
+  int planes, plane, taps, run, step, width, valid;
   size_t y_step;
 };
 
@@ -277,22 +248,22 @@ void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, flo
   const Blocks blocks(a, s.examples, in);
   const int parts = std::min(blocks.n, kTasks), splits = std::min(panels, kTasks / parts);
   parallel(pool, parts * splits, [=](int task) {
-    Source source(x, a, in, 0, in, blocks.rows, 0);
+    Source source(x, a, in, 0, in, blocks.rows);
     Window m{};
     m.planes = a.d.taps, m.plane = source.rows, m.taps = a.h.taps, m.run = run;
     m.step = a.w.stride * in, m.width = width, m.y_step = (size_t)a.w.step * out;
     int begin = begin_of(task % splits, splits, panels);
     int end = begin_of(task % splits + 1, splits, panels);
     blocks.of_part(task / splits, parts, [&](int example, int q, int depth) {
-      const float* const* table = source.at(example, q, depth);
+      source.copy(example, q, depth);
       for (int panel = begin; panel < end; panel++) {
         m.valid = out - panel * width, m.panel = kernels + panel * lines * line;
         for (int i = q; i < std::min(q + blocks.rows, a.h.count); i++) {
           size_t row = (size_t)example * a.d.result + a.d.first + a.d.step * depth;
           row = (row * a.h.result + a.h.first + a.h.step * i) * a.w.result + a.w.first;
           float* to = y + row * out + panel * width;
-          m.rows = table + (i - q) * a.h.stride;
-          with_constant<kMostRegisters<L>>(m.valid > L ? 2 : 1, [&](auto v) {
+          m.rows = source.table.data() + (i - q) * a.h.stride;
+          with_constant<L == kLanes ? 2 : 1>(m.valid > L ? 2 : 1, [&](auto v) {
             auto tile = [&](int first, auto t) { gather_tile<L, v, t>(m, first, to); };
             in_pieces<v>(a.w.count, tile);
           });
@@ -304,9 +275,9 @@ void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, flo
 
 // --- the gradient with respect to the kernel
 
-// The rows of input and gradient that a tile of the kernel sums over.
+// The rows of the input and of the gradient that a tile of the kernel sums over.
 struct Places {
-  const float *const *x, *const *g;
+  const float *const *x, *g;
   int rows, x_rows, count;
   size_t x_step, g_step;
 };
@@ -316,7 +287,7 @@ template <int L, int V, int T>
 void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid) {
   Lanes<L> sums[T][V] = {};
   for (int r = 0; r < m.rows; r++) {
-    const float *x = m.x[r * m.x_rows] + begin, *g = m.g[r] + o;
+    const float *x = m.x[r * m.x_rows] + begin, *g = m.g + r * m.count * m.g_step + o;
     for (int i = 0; i < m.count; i++, x += m.x_step, g += m.g_step) {
       Lanes<L> b[V];
       for (int v = 0; v < V; v++) b[v] = ((const Lanes<L>*)g)[v];
@@ -335,7 +306,6 @@ void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid
 template <int L, class Pool>
 void scatter(Pool& pool, const Shape& s, const float* x, const float* g, float* kernel) {
   const Axes a{s.d.forward(), s.h.forward(), s.w.forward()};
-  const Axes places{s.d.places(), s.h.places(), s.w.places()};
   const int in = s.in, out = s.out;
   const size_t tap = (size_t)in * out, size = tap * a.d.taps * a.h.taps * a.w.taps;
   std::fill(kernel, kernel + size, 0.f);
@@ -351,20 +321,22 @@ void scatter(Pool& pool, const Shape& s, const float* x, const float* g, float* 
     int part = task / splits, channel = begin_of(task % splits, splits, in);
     int channels = begin_of(task % splits + 1, splits, in) - channel;
     float* sums = (part ? scratch + (part - 1) * size : kernel) + (size_t)channel * out;
-    Source xs(x, a, in, channel, channels, blocks.rows, 0);
-    // Lanes without a channel read the next place, and are not used.
-    Source gs(g, places, out, 0, out, blocks.rows, out % L ? L : 0);
+    Source xs(x, a, in, channel, channels, blocks.rows);
+    // Lanes without a channel read the next place, and are not used: there is none at the end.
+    const size_t row = (size_t)a.w.count * out;
+    std::vector<float> copy(out % L ? blocks.rows * row + L : 0);
     Places m{};
     m.count = a.w.count, m.x_rows = a.h.stride;
     m.x_step = (size_t)a.w.stride * channels, m.g_step = out;
     blocks.of_part(part, parts, [&](int example, int q, int depth) {
       m.rows = std::min(blocks.rows, a.h.count - q);
-      const float* const* table = xs.at(example, q, depth);
-      m.g = gs.at(example, q, depth);
+      xs.copy(example, q, depth);
+      m.g = g + (((size_t)example * a.d.count + depth) * a.h.count + q) * row;
+      if (out % L) m.g = std::copy(m.g, m.g + m.rows * row, copy.data()) - m.rows * row;
       for (int line = 0; line < a.d.taps * a.h.taps; line++) {
-        m.x = table + line / a.h.taps * xs.rows + line % a.h.taps;
+        m.x = xs.table.data() + line / a.h.taps * xs.rows + line % a.h.taps;
         for (int o = 0; o < out; o += 2 * L) {
-          with_constant<kMostRegisters<L>>(out - o > L ? 2 : 1, [&](auto v) {
+          with_constant<L == kLanes ? 2 : 1>(out - o > L ? 2 : 1, [&](auto v) {
             in_pieces<v>(a.w.taps * channels, [&](int begin, auto t) {
               float* to[t];
               for (int i = 0; i < t; i++) {
