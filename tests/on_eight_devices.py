@@ -610,3 +610,19 @@ def test_the_documentations_examples_run(tmp_path, monkeypatch):
         )
     assert names["result"].state.params["layers"][0]["kernel"].sharding.mesh.size == 8
     assert names["result"].history["train/loss"][0] < 2.3  # of ten classes at random
+
+
+def test_gradients_of_a_convolution_inside_shard_map():
+    key_x, key_k = jax.random.split(jax.random.key(0))
+    x, kernel = jax.random.normal(key_x, (8, 6, 5, 3)), jax.random.normal(key_k, (3, 3, 3, 4))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    whole, split = PartitionSpec(), PartitionSpec("data")
+
+    def gradients(x, kernel):
+        return jax.grad(lambda x, k: (nn.conv(x, k, stride=2) ** 2).sum(), (0, 1))(x, kernel)
+
+    inside = jax.shard_map(
+        gradients, mesh=mesh, in_specs=(split, whole), out_specs=(split, whole)
+    )
+    for ours, expected in zip(inside(x, kernel), gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

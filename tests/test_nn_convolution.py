@@ -185,6 +185,13 @@ def test_volumes_of_nothing(n, depth, height):
         assert not gradient.any()
 
 
+def test_xla_does_not_abort_over_two_taps_of_stride_two(monkeypatch):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
+    options = {"kernel_size": (3, 2), "stride": 2, "padding": (0, 1)}
+    theirs, ours, x = build("Conv", (6, 8), 3, 4, options)
+    check(theirs, ours, x, modes=("jit",))
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_one_example_without_a_batch_axis(kind):
     _, ours, x = build(kind, (5, 4), 3, 4, {"kernel_size": 3})
@@ -243,8 +250,9 @@ def loop_text(layer, platform):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
 def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_jax_derives(
-    layer, groups
+    layer, groups, monkeypatch
 ):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
     layer = layer(4, 4, 3, stride=2, padding=1, groups=groups, rngs=nnx.Rngs(0))
     layouts = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", loop_text(layer, "cpu"))
     assert len(layouts) >= 3
@@ -256,7 +264,8 @@ def test_the_cpu_gets_the_fast_layout_everywhere_and_other_platforms_get_what_ja
     ) != set(layouts)
 
 
-def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere():
+def test_pictures_are_multiplied_on_the_cpu_and_convolved_elsewhere(monkeypatch):
+    monkeypatch.setenv("DLWP_NATIVE", "0")
     layer = nn.Conv2d(3, 16, 3, padding=1, rngs=nnx.Rngs(0))
     x, params = jnp.ones((2, 6, 6, 3)), nnx.state(layer)
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 class Geometry(NamedTuple):
@@ -56,7 +57,7 @@ def convolve_transpose(
     [1.0, 1.0, 1.0, 1.0]
     """
     channels = kernel.shape[-2] * geometry.groups
-    x = jax.ShapeDtypeStruct((g.shape[0], *spatial, channels), g.dtype)
+    x = _like(g, (g.shape[0], *spatial, channels))
     return jax.linear_transpose(lambda x: convolve(x, kernel, geometry), x)(g)[0]
 
 
@@ -64,5 +65,14 @@ def kernel_gradient(
     x: jax.Array, g: jax.Array, shape: tuple[int, ...], geometry: Geometry
 ) -> jax.Array:
     """The transpose of `convolve` in its kernel, an array of this shape."""
-    kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+    kernel = _like(g, shape)
     return jax.linear_transpose(lambda kernel: convolve(x, kernel, geometry), kernel)(g)[0]
+
+
+def _like(g, shape):
+    """An array of another shape that varies over the same axes of `jax.shard_map`."""
+    kind, mesh = jax.typeof(g).manual_axis_type, jax.typeof(g).sharding.mesh
+    if not kind.varying:
+        return jax.ShapeDtypeStruct(shape, g.dtype)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, g.dtype, sharding=whole, manual_axis_type=kind)

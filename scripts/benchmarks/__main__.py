@@ -1,5 +1,5 @@
 """Runs benchmarks by name, prints their tables, and with --write puts them into
-docs/performance.md.
+docs/performance.md. `scripts/bench check [NAME ...]` compares with the ratios that are kept.
 
 A benchmark is a module beside this file with a docstring (what is compared, and how) and
 `measure() -> list[dict[str, str]]`: the rows of its table, one key a column.
@@ -25,7 +25,8 @@ Every table below was written by the command above it. Ratios compare runs on on
 
 
 def names() -> list[str]:
-    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "timing"))
+    helpers = ("__main__", "timing", "check")
+    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in helpers)
 
 
 def machine() -> str:
@@ -65,11 +66,16 @@ def write(name: str, section: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"all, or any of: {', '.join(names())}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"all, or any of: {', '.join(names())}; after check: those to compare",
     )
     parser.add_argument("--list", action="store_true", help="one line for each benchmark")
     parser.add_argument(
-        "--write", action="store_true", help="put the tables into docs/performance.md"
+        "--write",
+        action="store_true",
+        help="put the tables into docs/performance.md; with check: keep the ratios",
     )
     args = parser.parse_args()
     sys.path[:0] = [str(HERE), str(HERE.parents[1])]
@@ -77,11 +83,17 @@ def main() -> None:
         for name in names():
             print(f"{name:14s} {(importlib.import_module(name).__doc__ or '').splitlines()[0]}")
         return
-    wanted = names() if args.names == ["all"] else args.names
+    is_check = args.names[0] == "check"
+    given = args.names[1:] if is_check else args.names
+    wanted = names() if given == ["all"] or not given else given
     if unknown := [name for name in wanted if name not in names()]:
         parser.error(
             f"no benchmark is called {', '.join(unknown)}; there are {', '.join(names())}"
         )
+    if is_check:
+        import check
+
+        sys.exit(not check.run(wanted, write=args.write))
     for name in wanted:
         module = importlib.import_module(name)
         title, _, text = (module.__doc__ or name).partition("\n")

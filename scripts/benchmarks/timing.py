@@ -13,6 +13,12 @@ from typing import Any
 PAUSE = 0.02
 
 
+class Rounds:
+    """How often every form is timed, at most. `scripts/bench check` makes it 3."""
+
+    most = 1000
+
+
 def interleaved(
     forms: Mapping[str, Callable[[], Any]], *, rounds: int = 15, inner: int = 1
 ) -> dict[str, float]:
@@ -31,7 +37,7 @@ def interleaved(
         form()
     samples: dict[str, list[float]] = {name: [] for name in forms}
     order, shuffle = list(forms), random.Random(0).shuffle
-    for _ in range(rounds):
+    for _ in range(min(rounds, Rounds.most)):
         shuffle(order)
         for name in order:
             time.sleep(PAUSE)

@@ -4,8 +4,15 @@ it.
 `convolve` and `convolve_transpose` compute the same as those of `nn.convolution_plain`, which
 other platforms get. To delete the folder, import them from there in `nn/convolution.py` and
 `nn/convolution_transpose.py`; nothing else knows of it. Measure before and after with
-`scripts/bench layers` and `scripts/bench networks`. In jaxlib 0.10 the CPU needs help in four
-ways:
+`scripts/bench layers` and `scripts/bench networks`.
+
+If there is a C++ compiler, `library.py` compiles `convolution.cc` for this processor at first
+use and keeps the result in `$XDG_CACHE_HOME/dlwp-jax` (`~/.cache/dlwp-jax`). Convolutions of
+float32 pictures and volumes, with strides 1 and 2 and without dilation and groups, are then
+calls of this library (`native.py`). `DLWP_NATIVE=0`, set before the first convolution, switches
+it off. Programs that are compiled for several devices, and exported ones, do not call it.
+
+The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in four ways:
 
 - **Layout** (`primitive.py`, `forms.py`). XLA:CPU is fast for `[batch, *spatial, features] x
   [*spatial, in, out] -> [batch, *spatial, features]`. The gradients that JAX derives are

@@ -12,23 +12,30 @@ from dlwp_jax.nn.convolution_plain import Geometry
 class Choice(NamedTuple):
     """A form, and its details.
 
-    form: "depths" is a sum over the depths of the window, "product" a matrix product, "columns"
-      a convolution that computes several columns at once, "plain" XLA's operation as it is.
+    form: "native" is a call of the compiled library, "depths" a sum over the depths of the
+      window, "product" a matrix product, "columns" a convolution that computes several columns
+      at once, "plain" XLA's operation as it is.
     columns: the number of neighbouring output columns that are computed together.
     has_row_more: whether a row is added below, and cut off again.
     merges_examples: whether examples and places may become one axis.
     """
 
-    form: Literal["depths", "product", "columns", "plain"]
+    form: Literal["native", "depths", "product", "columns", "plain"]
     columns: int = 1
     has_row_more: bool = False
     merges_examples: bool = True
 
 
 def choose(
-    x: jax.Array | jax.ShapeDtypeStruct, kernel_shape: Sequence[int], geometry: Geometry
+    x: jax.Array | jax.ShapeDtypeStruct,
+    kernel_shape: Sequence[int],
+    geometry: Geometry,
+    *,
+    has_native: bool = False,
 ) -> Choice:
     """The form of the convolution of `x` `[N *spatial in]`, and of its gradients.
+
+    `has_native` allows the form "native".
 
     All numbers in it are measured (`scripts/bench layers`, `scripts/bench networks`).
 
@@ -44,6 +51,8 @@ def choose(
     >>> of((2, 4, 4, 4, 1), (3, 3, 3, 1, 8), n=3)
     ('depths', 1, False)
     """
+    if has_native and _is_for_native(x, kernel_shape, geometry):
+        return Choice("native")
     *window, channels, out = kernel_shape
     # The layers do not know over which devices their input is split.
     devices = jax.device_count()
@@ -64,6 +73,25 @@ def choose(
     columns = _columns_of_eigen(outputs[-1], window[-1], channels, out)
     is_for_ynnpack = len(window) == 2 and is_window and max(channels, columns * out) > 16
     return Choice("columns", columns, is_for_ynnpack and outputs[0] == x.shape[1])
+
+
+def _is_for_native(x, kernel_shape, geometry):
+    *window, _, _ = kernel_shape
+    lows = [low for low, _ in geometry.padding]
+    return (
+        x.dtype == "float32"
+        and len(window) in (2, 3)
+        and math.prod(window) > 1
+        and max(window) <= 7
+        and max(geometry.stride) <= 2
+        and set(geometry.dilation) == {geometry.groups} == {1}
+        and geometry.spread is None
+        and min(lows) >= 0
+        # A size of an exported program may be a symbol.
+        and all(isinstance(size, int) for size in x.shape)
+        and 0 < math.prod(x.shape) * math.prod(kernel_shape[-2:]) < 2**60
+        and math.prod(x.shape) < 2**31
+    )
 
 
 def is_plain(geometry: Geometry) -> bool:

@@ -26,7 +26,7 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     if choice.form == "depths":
         return _over_depths(x, kernel, geometry)
     if choice.form == "plain":
-        return plain.convolve(x, kernel, geometry)
+        return _plain(x, kernel, geometry)
     if choice.form == "product":
         return product.convolve(x, kernel, geometry.padding, choice.columns)
     *window, channels, out = kernel.shape
@@ -105,6 +105,23 @@ def kernel_gradient(
     swapped = Geometry(stride=dilation, padding=pairs, dilation=stride, groups=groups)
     gradient = plain.convolve(images, errors, swapped)
     return jnp.moveaxis(gradient, 0, n)  # [c *window out] -> [*window c out]
+
+
+def _plain(x, kernel, geometry):
+    """`plain.convolve`, with a place more on axes that XLA takes for others.
+
+    If an axis has two taps, an input that is spread by 2 and no padding, and another axis has a
+    window larger than its input, XLA's simplifier (jaxlib 0.10 to 0.12) swaps input and kernel
+    on the second axis only, and ends the process.
+    """
+    spread = geometry.spread or (1,) * len(geometry.stride)
+    axes = zip(kernel.shape, spread, geometry.stride, geometry.padding, strict=False)
+    more = [int(axis == (2, 2, 1, (0, 0))) for axis in axes]
+    pairs = zip(geometry.padding, more, strict=True)
+    padding = tuple((low, high + extra) for (low, high), extra in pairs)
+    y = plain.convolve(x, kernel, geometry._replace(padding=padding))
+    ends = [size - extra for size, extra in zip(y.shape[1:-1], more, strict=True)]
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *ends, y.shape[-1]))
 
 
 def _over_depths(x, kernel, geometry):
