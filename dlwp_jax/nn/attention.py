@@ -70,7 +70,8 @@ def scaled_dot_product_attention(
       `[... L V]`. A row that sees nothing is zero.
 
     Raises:
-      ValueError: if dropout has no key; if `implementation` cannot do what is asked.
+      ValueError: if dropout has no key; if `implementation` cannot do what is asked; if the
+        heads of `key` or `value` do not divide those of `query` (enable_gqa).
       TypeError: (JAX's) if the shapes do not fit.
 
     >>> x = jnp.eye(2)
@@ -79,12 +80,22 @@ def scaled_dot_product_attention(
     """
     query, key, value = _floats(query, key, value)
     if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = (jnp.repeat(x, groups, axis=-3) for x in (key, value))
+        key, value = (_grouped(x, query.shape[-3]) for x in (key, value))
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
     how = _How(is_causal, scale, dropout_p, dropout_key)
     return _attention(query, key, value, *_kinds(attn_mask), how, implementation)
+
+
+def _grouped(x: jax.Array, heads: int) -> jax.Array:
+    """Keys or values, each head of them repeated for its share of the query's heads."""
+    own = x.shape[-3]
+    if not own or heads % own:
+        raise ValueError(
+            f"enable_gqa=True: the {heads} heads of query must be a multiple of the {own} heads "
+            "of key and of value."
+        )
+    return jnp.repeat(x, heads // own, axis=-3)
 
 
 def _floats(*arrays: ArrayLike) -> tuple[jax.Array, ...]:
