@@ -452,7 +452,9 @@ class TransformerDecoder(nnx.Module):
     def make_cache(
         self, memory: jax.Array, length: int, dtype: DTypeLike | None = None
     ) -> tuple[DecoderCache, ...]:
-        """The caches of the layers, as for `TransformerDecoderLayer`."""
+        """For each layer a cache to `length` positions, with its keys and values of `memory`, as
+        for `TransformerDecoderLayer`; the growing ones in `dtype`.
+        """
         return tuple(layer.make_cache(memory, length, dtype) for layer in self.layers)
 
     def decode(
