@@ -5,12 +5,16 @@ Run:    python -m experiments ch09_tokens                  Python's own help tex
         python -m experiments ch09_tokens --text FILE --blocks 6 --optimizer sgd --batch-size 64 \
             --steps 5500                                   the book's training
 Writes: runs/ch09_tokens/{config.json,history_<tokens>.jsonl,tokens.png}
-Expect: EXPECT
+Expect: Python 3.11's help, seed 0, after 300 steps: 4,894 words, loss 4.33, of the text held back
+        5.78 or 1.40 by character; 1,000 pairs, loss 4.04, of the text held back 4.65 or 1.60;
+        100 s of processor time. The book's 8,701 words of the Odyssey are there, and 152,804
+        tokens; its training is not run here, since it takes hours on a CPU
 
 A vocabulary of words is large, knows no word but its own, and forgets where the spaces were. A
 vocabulary of pairs begins with the 256 bytes and joins the most frequent pair of neighbours to
-a new token, again and again; it gives every text back. One transformer learns each of them. A
-tenth of the text is held back; its loss by character compares models of different tokens.
+a new token, again and again; it gives every text back. A transformer learns each of them. A
+tenth of the text is held back. Its loss is also shown by character, since a token of one is
+not a token of the other; spaces, which the words do not give back, do not count there.
 """
 
 import textwrap
@@ -84,7 +88,7 @@ class Tokens(NamedTuple):
 
     tokenizer: Tokenizer
     ids: np.ndarray  # [n] int32
-    characters: float  # of one token, on average
+    characters: float  # that a token gives back, on average
 
 
 def by_words(text):
@@ -110,9 +114,10 @@ def by_pairs(text, entries):
     return tokenizer
 
 
-def tokens_of(text, tokenizer):
+def tokens_of(text, tokenizer, given_back):
+    """The text as tokens; `given_back` is the part of it that they keep."""
     ids = np.array(tokenizer.encode(text).ids, np.int32)
-    return Tokens(tokenizer, ids, len(text) / max(1, len(ids)))
+    return Tokens(tokenizer, ids, len(given_back) / max(1, len(ids)))
 
 
 def decode(tokens, rows):
@@ -213,8 +218,8 @@ def main(config: Config):
     run_dir = runs.start("ch09_tokens", config, out=config.out)
     text = texts.read(config.text) if config.text else sources.pydoc_topics()
     found = {
-        "words": tokens_of(text, by_words(text)),
-        "pairs": tokens_of(text, by_pairs(text, config.pairs)),
+        "words": tokens_of(text, by_words(text), "".join(text.split())),
+        "pairs": tokens_of(text, by_pairs(text, config.pairs), text),
     }
     show_tokens(text, found)
     counts, by_character = {}, {}
@@ -225,5 +230,6 @@ def main(config: Config):
         print(f"\n{textwrap.fill(sample(net, tokens, config.seed), 90)}\n")
         run_dir.history(history, f"history_{name}.jsonl")
         counts[name] = np.sort(np.bincount(tokens.ids))[::-1]
-        by_character[name] = np.asarray(history["val/loss"]) / tokens.characters
+        label = "words, spaces not counted" if name == "words" else name
+        by_character[label] = np.asarray(history["val/loss"]) / tokens.characters
     run_dir.figure(_drawing.tokens(counts, by_character, config.every), "tokens.png")

@@ -18,7 +18,7 @@ def odyssey(real_book):
 
 def test_the_odyssey_by_words_is_the_books(golden, odyssey):
     recorded = np.load(golden / "tokens_odyssey.npz")
-    tokens = ch09_tokens.tokens_of(odyssey, ch09_tokens.by_words(odyssey))
+    tokens = ch09_tokens.tokens_of(odyssey, ch09_tokens.by_words(odyssey), odyssey)
     entries = tokens.tokenizer.get_vocab_size()
     vocabulary = [tokens.tokenizer.id_to_token(number) for number in range(entries)]
     assert vocabulary == recorded["vocab"].tolist()
@@ -38,10 +38,20 @@ def test_the_odyssey_by_words_is_the_books(golden, odyssey):
     np.testing.assert_array_equal(rows["x"][-3:], recorded["X_last"])
 
 
-def test_the_books_losses_are_those_that_its_notebook_prints(golden):
+def test_the_books_losses_are_those_that_its_notebook_prints(golden, capsys, tmp_path):
     printed = json.loads((golden / "printed_losses_ch9.json").read_text())
     (key,) = (name for name in printed if "words of the Odyssey" in name)
-    assert [float(value) for value in ch09_tokens.BOOK.split()] == list(printed[key].values())
+    printed = list(printed[key].values())
+    assert [float(value) for value in ch09_tokens.BOOK.split()] == printed
+    # Two means of 100 steps stand beside one of the book's, behind 500 steps without one.
+    book = {"blocks": 6, "optimizer": "sgd", "batch_size": 64, "steps": 5500}
+    config = ch09_tokens.Config(text=tmp_path, **book)
+    losses = np.concatenate([np.full(5, 9.0), np.repeat(printed, 2) + [0.5, -0.5] * 25])
+    history = {"train/loss": losses, "val/loss": losses}
+    tokens = ch09_tokens.Tokens(ch09_tokens.by_words("a"), np.arange(2), 1.0)
+    assert config.steps // config.every == len(losses)
+    ch09_tokens.show_losses("words", history, tokens, config)
+    assert "of 25 figures 25 equal the book's in every digit" in capsys.readouterr().out
 
 
 def test_pairs_give_every_text_back():

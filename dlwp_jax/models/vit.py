@@ -47,12 +47,12 @@ class _Block(nnx.Module):
         )
         self.dropout = Dropout(dropout, rngs=rngs)
         self.ln_2 = norm_layer(hidden_dim)
-        drawn = {"kernel_init": init.xavier_uniform(), "bias_init": init.normal(std=1e-6)}
+        kernel, bias = init.xavier_uniform(), init.normal(std=1e-6)
         self.mlp = Sequential(
-            Linear(hidden_dim, mlp_dim, rngs=rngs, **drawn),
+            Linear(hidden_dim, mlp_dim, rngs=rngs, kernel_init=kernel, bias_init=bias),
             GELU(),
             Dropout(dropout, rngs=rngs),
-            Linear(mlp_dim, hidden_dim, rngs=rngs, **drawn),
+            Linear(mlp_dim, hidden_dim, rngs=rngs, kernel_init=kernel, bias_init=bias),
             Dropout(dropout, rngs=rngs),
         )
 
@@ -171,9 +171,13 @@ class VisionTransformer(nnx.Module):
             )
             heads["act"] = Tanh()
         # The head begins with zeros, so that no class is likelier than another.
-        zeros = {"kernel_init": init.zeros(), "bias_init": init.zeros()}
-        features = representation_size or hidden_dim
-        heads["head"] = Linear(features, num_classes, rngs=rngs, **zeros)
+        heads["head"] = Linear(
+            representation_size or hidden_dim,
+            num_classes,
+            rngs=rngs,
+            kernel_init=init.zeros(),
+            bias_init=init.zeros(),
+        )
         self.heads = Sequential(heads)
 
     def __call__(self, images: jax.Array) -> jax.Array:  # [n h w 3] -> [n num_classes]
