@@ -219,3 +219,38 @@ def losses_by_steps(histories, book, steps):
     ax.set_title("The next letter of a name")
     ax.legend()
     return figure
+
+
+def tokens(counts, losses, steps):
+    """Two panels of `{name: counts of tokens, falling}` and of `{name: losses}`, the second with
+    a value for every `steps` steps.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, values in counts.items():
+        values = values[values > 0]
+        axes[0].loglog(np.arange(1, len(values) + 1), values, label=f"{name}, {len(values)}")
+    for name, values in losses.items():
+        axes[1].plot(steps * np.arange(1, len(values) + 1), values, "o-", label=name)
+    axes[0].set(xlabel="rank of the token", ylabel="how often it comes")
+    axes[0].set_title("A few tokens make up most of the text")
+    axes[1].set(xlabel="steps", ylabel="loss of a character (nats)")
+    axes[1].set_title("The text held back")
+    for ax in axes:
+        ax.legend()
+    return figure
+
+
+def two_networks(fits):
+    """Loss and accuracy by epoch of `{name: fit}`, a colour for each network."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for number, (name, fit) in enumerate(fits.items()):
+        for ax, value in zip(axes, ("loss", "accuracy"), strict=True):
+            known, new = fit.history[f"train/{value}"], fit.history[f"val/{value}"]
+            epochs = np.arange(1, len(known) + 1)
+            ax.plot(epochs, known, "--", color=f"C{number}")
+            ax.plot(epochs, new, "-", color=f"C{number}", label=name)
+            ax.set(xlabel="epoch", ylabel=value)
+    axes[1].plot([], [], "--", color="gray", label="training")
+    axes[1].legend(loc="lower right")
+    figure.suptitle("Pictures to check (lines) and to learn from (dashes)")
+    return figure

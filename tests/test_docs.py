@@ -65,7 +65,8 @@ WITH_CODE = [
 
 # CI runs the slow ones; of sharding.md, tests/on_eight_devices.py runs the code too.
 @pytest.mark.parametrize(
-    "page", by_name(WITH_CODE, slow=("layers", "search", "sharding", "training"))
+    "page",
+    by_name(WITH_CODE, slow=("layers", "parity_sequences", "search", "sharding", "training")),
 )
 def test_the_pages_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     walk(page, tmp_path, monkeypatch)

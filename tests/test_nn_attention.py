@@ -96,9 +96,23 @@ def test_scale_grouped_queries_and_leading_axes():
         lambda *x: F.scaled_dot_product_attention(*x, **options),
         *(q, k, v),
     )
+    check_function(
+        lambda *x: nn.scaled_dot_product_attention(*x, **options),
+        lambda *x: F.scaled_dot_product_attention(*x, **options),
+        *(q, k, v[:, :1]),
+    )
     for x in (q[0, 0], q[0]):
         want = F.scaled_dot_product_attention(*[torch.tensor(x)] * 3)
         assert_close(nn.scaled_dot_product_attention(x, x, x), want)
+
+
+@pytest.mark.parametrize("heads", [(2, 4, 4), (3, 2, 2), (4, 2, 3)], ids=str)
+def test_heads_that_do_not_divide_the_querys_are_refused(heads):
+    arrays = [random(1, number, 3, 4) for number in heads]
+    with pytest.raises(RuntimeError, match="must divide"):
+        F.scaled_dot_product_attention(*map(torch.tensor, arrays), enable_gqa=True)
+    with pytest.raises(ValueError, match="multiple of the"):
+        nn.scaled_dot_product_attention(*arrays, enable_gqa=True)
 
 
 def test_float64():

@@ -72,9 +72,9 @@ PROMPT = np.array([[1, 2, 3], [4, 0, 8]])
 
 
 @torch.no_grad()
-def torchs_greedy(theirs, tokens):
+def torchs_greedy(theirs, tokens, prompt=PROMPT):
     """The whole text through torch's model for each new token."""
-    text = torch.tensor(PROMPT)
+    text = torch.tensor(prompt)
     for _ in range(tokens):
         text = torch.cat([text, theirs(text)[:, -1:].argmax(-1)], 1)
     return text.numpy()
@@ -93,6 +93,89 @@ def test_greedy_generation_is_torchs(pair):
         end = 3 + ends[0] if len(ends) else len(row)
         np.testing.assert_array_equal(ours_row[:end], row[:end])
         assert (ours_row[end:] == stop).all()
+
+
+def test_prompts_of_different_lengths_go_on_as_each_alone(pair):
+    theirs, ours = pair
+    prompts = np.array([[1, 2, 3, 4], [4, 0, 8, 8], [7, 8, 8, 8]])
+    lengths = [4, 2, 1]
+    rows = []
+    for prompt, length in zip(prompts, lengths, strict=True):
+        rows.append(torchs_greedy(theirs, 5, prompt[None, :length])[0])
+    found = np.asarray(nn.generate(ours, prompts, 5, lengths=lengths))
+    stop = int(rows[1][4])  # the third new token of the second row
+    stopped = np.asarray(nn.generate(ours, prompts, 5, lengths=lengths, stop=stop))
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        np.testing.assert_array_equal(found[number], np.pad(row, (0, 9 - len(row))))
+        ends = np.flatnonzero(row[length:] == stop)
+        end = length + ends[0] if len(ends) else len(row)
+        np.testing.assert_array_equal(stopped[number, :end], row[:end])
+        assert (stopped[number, end:] == stop).all()
+    compiled = jax.jit(lambda lengths: nn.generate(ours, prompts, 5, lengths=lengths))
+    np.testing.assert_array_equal(compiled(jnp.array(lengths)), found)
+
+
+class Translator(nnx.Module):
+    """An encoder and a decoder, as one would write them."""
+
+    def __init__(self, *, rngs):
+        self.tokens = nn.Embedding(9, 8, rngs=rngs)
+        self.transformer = nn.Transformer(8, 2, 1, 2, 12, 0.0, batch_first=True, rngs=rngs)
+        self.head = nn.Linear(8, 9, rngs=rngs)
+
+    def encode(self, tokens, padding):
+        return self.transformer.encoder(self.tokens(tokens), src_key_padding_mask=padding)
+
+    def start(self, tokens, padding, length):
+        memory = self.encode(tokens, padding)
+        return self.transformer.decoder.make_cache(memory, length), padding
+
+    def decode(self, tokens, cache, position):
+        layers, padding = cache
+        x = self.tokens(tokens)
+        x, layers = self.transformer.decoder.decode(x, layers, position, padding)
+        return self.head(x), (layers, padding)
+
+
+class TorchTranslator(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens = torch.nn.Embedding(9, 8)
+        self.transformer = torch.nn.Transformer(8, 2, 1, 2, 12, 0.0, batch_first=True)
+        self.head = torch.nn.Linear(8, 9)
+
+    def forward(self, source, padding, target):
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        x = self.transformer(
+            self.tokens(source),
+            self.tokens(target),
+            tgt_mask=mask,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+        )
+        return self.head(x)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_an_encoders_output_is_decoded_as_by_torch():
+    torch.manual_seed(5)  # no two logits are close
+    theirs, ours = TorchTranslator().eval(), Translator(rngs=nnx.Rngs(0))
+    with torch.no_grad():
+        theirs.tokens.weight *= 4
+        theirs.head.weight *= 8
+    parity.load_torch(ours, theirs)
+    source = np.array([[1, 2, 3, 4], [5, 6, 0, 0]])
+    padding = source == 0
+    text = torch.tensor([[1], [1]])
+    given = torch.tensor(source), torch.tensor(padding)
+    with torch.no_grad():
+        for _ in range(6):
+            text = torch.cat([text, theirs(*given, text)[:, -1:].argmax(-1)], 1)
+    cache = ours.start(jnp.asarray(source), jnp.asarray(padding), 7)
+    found = nn.generate(ours, np.ones((2, 1), int), 6, cache=cache)
+    np.testing.assert_array_equal(found, text)
+    assert len(np.unique(text)) > 3  # a text that says something
 
 
 def test_drawn_tokens_follow_the_models_own_probabilities(pair):
@@ -143,11 +226,17 @@ def test_what_generation_refuses(pair):
         nn.generate(ours, PROMPT, 1, key=jax.random.key(0), top_p=0)
     with pytest.raises(ValueError, match="P at least 1"):
         nn.generate(ours, PROMPT[:, :0], 1)
+    with pytest.raises(ValueError, match="2 prompts have 2 lengths"):
+        nn.generate(ours, PROMPT, 1, lengths=[1])
+    with pytest.raises(ValueError, match="from 0 to 4; these prompts have 1 to 3"):
+        nn.generate(ours, PROMPT, 1, lengths=[0, 4])
     with pytest.raises(ValueError, match="the model has 11 positions; 13"):
         nn.generate(models.SequenceTransformer(9, 11, rngs=nnx.Rngs(0)), PROMPT, 10)
     layer = nn.MultiheadAttention(4, 1, add_bias_kv=True, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="has no place for add_bias_kv"):
         layer.make_cache(1, 3)
+    with pytest.raises(ValueError, match="has no place for add_bias_kv"):
+        layer.project(jnp.ones((3, 1, 4)), jnp.ones((3, 1, 4)))
     layer = nn.MultiheadAttention(4, 1, batch_first=True, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="has 3 places; 2 positions"):
         layer.decode(jnp.ones((1, 2, 4)), layer.make_cache(1, 3), 2)

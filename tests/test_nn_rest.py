@@ -263,6 +263,31 @@ def test_unpooling_refuses_places_outside_and_sizes_that_do_not_fit():
         nn.max_unpool(y, jnp.zeros(y.shape, int), 2, output_size=(9, 9))
 
 
+def test_pooling_of_one_picture_with_an_int_for_all_axes():
+    picture, volume, *samples = (
+        x.astype(np.float32) for x in (IMAGE[0], VOLUME[0], SAMPLES[:1], SAMPLES3[:1])
+    )
+    cases = (
+        (F.fractional_max_pool2d, picture, 3, samples[0]),
+        (F.fractional_max_pool3d, volume, (2, 3, 3), samples[1]),
+    )
+    for pool, x, size, places in cases:
+        want = pool(torch.tensor(x), 2, size, _random_samples=torch.tensor(places))
+        x = np.moveaxis(x, 0, -1)
+        got = nn.fractional_max_pool(x, 2, size, random_samples=jnp.asarray(places))
+        np.testing.assert_array_equal(np.moveaxis(got, -1, 0), want)
+    picture = torch.tensor(picture)
+    theirs, places = F.max_pool2d(picture, 2, return_indices=True)
+    want = F.max_unpool2d(theirs, places, 2, output_size=(6, 7))
+    ours = [np.moveaxis(x.numpy(), 0, -1) for x in (theirs, places)]
+    for got in (
+        nn.max_unpool(*ours, 2, output_size=(6, 7)),
+        nn.max_unpool(*ours, (2, 2), output_size=(6, 7)),
+        nn.MaxUnpool2d(2)(*ours, output_size=(6, 7)),
+    ):
+        np.testing.assert_array_equal(np.moveaxis(got, -1, 0), want)
+
+
 LAYERS = {
     "Bilinear": ((3, 4, 2), [drawn(5, 3), drawn(5, 4)]),
     "EmbeddingBag": ((6, 3), [BAGS]),
@@ -412,6 +437,32 @@ def test_computed_weights_are_torchs_and_move_alike(apply, options):
     report.raise_if_different()
     for name, value in parity.to_torch(ours).items():
         np.testing.assert_array_equal(value, theirs.state_dict()[name].detach())
+
+
+@pytest.mark.parametrize(
+    ("apply", "dim"),
+    [("weight_norm", 0), ("weight_norm", 1), ("weight_norm", -1), ("spectral_norm", -1)],
+)
+def test_computed_weights_of_attention_are_torchs(apply, dim):
+    norm, ours_norm = getattr(torch.nn.utils.parametrizations, apply), getattr(nn.utils, apply)
+    more = {"rngs": nnx.Rngs(1)} if apply == "spectral_norm" else {}
+    theirs = torch.nn.MultiheadAttention(4, 2, batch_first=True)
+    ours = nn.MultiheadAttention(4, 2, batch_first=True, rngs=nnx.Rngs(0))
+    norm(theirs, "in_proj_weight", dim=dim)
+    ours_norm(ours, "in_proj_kernel", dim=dim, **more)
+    loaded = parity.load_torch(ours, theirs)
+    for name, value in parity.to_torch(ours).items():
+        np.testing.assert_array_equal(value, theirs.state_dict()[name].detach())
+    x = [drawn(2, 3, 4).astype(np.float32)] * 3
+    parity.compare(theirs, ours, *x, loaded=loaded).raise_if_different()
+
+
+def test_an_axis_that_a_weight_lacks_is_refused():
+    """As by torch, whose error is an IndexError too."""
+    with pytest.raises(IndexError):
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2), dim=2)
+    with pytest.raises(IndexError):
+        nn.utils.weight_norm(nn.Linear(3, 2, rngs=nnx.Rngs(0)), dim=2)
 
 
 def test_a_parametrization_of_ones_own_and_back():

@@ -33,6 +33,7 @@ from dlwp_jax.models.sequences import (
     SequenceTransformer,
 )
 from dlwp_jax.models.unet import UNet, UNetWrapper
+from dlwp_jax.models.vit import VisionTransformer, vit_b_16
 from dlwp_jax.nn.signature import shown as _shown
 
 __all__ = [
@@ -55,9 +56,11 @@ __all__ = [
     "SequenceTransformer",
     "UNet",
     "UNetWrapper",
+    "VisionTransformer",
     "resnet18",
     "resnet50",
     "resnet101",
+    "vit_b_16",
 ]
 
 for _network in list(globals().values()):

@@ -71,7 +71,8 @@ def scaled_dot_product_attention(
       `[... L V]`. A row that sees nothing is zero.
 
     Raises:
-      ValueError: if dropout has no key; if `implementation` cannot do what is asked.
+      ValueError: if dropout has no key; if `implementation` cannot do what is asked; if the
+        heads of `key` or `value` do not divide those of `query` (enable_gqa).
       TypeError: (JAX's) if the shapes do not fit.
 
     >>> x = jnp.eye(2)
@@ -80,12 +81,22 @@ def scaled_dot_product_attention(
     """
     query, key, value = _floats(query, key, value)
     if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = (jnp.repeat(x, groups, axis=-3) for x in (key, value))
+        key, value = (_grouped(x, query.shape[-3]) for x in (key, value))
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
     how = _How(is_causal, scale, dropout_p, dropout_key)
     return _attention(query, key, value, *_kinds(attn_mask), how, implementation)
+
+
+def _grouped(x: jax.Array, heads: int) -> jax.Array:
+    """Keys or values, each head of them repeated for its share of the query's heads."""
+    own = x.shape[-3]
+    if not own or heads % own:
+        raise ValueError(
+            f"enable_gqa=True: the {heads} heads of query must be a multiple of the {own} heads "
+            "of key and of value."
+        )
+    return jnp.repeat(x, heads // own, axis=-3)
 
 
 def _floats(*arrays: ArrayLike) -> tuple[jax.Array, ...]:
@@ -539,6 +550,56 @@ class MultiheadAttention(nnx.Module):
         q, k, v = self._projected(x, x, x)
         output, cache = attend_with_cache(q, k, v, cache, position)
         return self._joined(output), cache
+
+    def project(self, key: jax.Array, value: jax.Array) -> KeyValueCache:
+        """Keys and values of a sequence that does not grow, as an encoder's output, for
+        `attend`.
+
+        Args:
+          key, value: in the layer's layout.
+
+        Returns:
+          `[N heads S head_dim]` each.
+
+        Raises:
+          ValueError: as for `make_cache`.
+
+        >>> layer = MultiheadAttention(8, 2, batch_first=True, rngs=nnx.Rngs(0))
+        >>> memory = jnp.ones((3, 7, 8))
+        >>> layer.attend(jnp.ones((3, 1, 8)), layer.project(memory, memory)).shape
+        (3, 1, 8)
+        """
+        if self.add_zero_attn or self.bias_k is not None:
+            raise ValueError("a cache has no place for add_bias_kv or add_zero_attn.")
+        return self._part(key, 1), self._part(value, 2)
+
+    def attend(
+        self,
+        query: jax.Array,
+        projected: KeyValueCache,
+        key_padding_mask: ArrayLike | None = None,
+    ) -> jax.Array:
+        """`self(query, key, value, key_padding_mask, need_weights=False)[0]`, with the keys and
+        values of `project`.
+
+        Args:
+          query: in the layer's layout, with N.
+          projected: from `project`.
+          key_padding_mask: `[N S]`: keys to leave out.
+        """
+        masks = self._masks(None, key_padding_mask, len(projected[0]))
+        output, _ = self._attend(self._part(query, 0), *projected, masks, False, False)
+        return self._joined(output)
+
+    def _part(self, x, part: int):
+        """Queries (part 0), keys (1) or values (2) of `x`, `[N heads L head_dim]`."""
+        own = slice(part * self.embed_dim, (part + 1) * self.embed_dim)
+        if self.packed:
+            kernel = self.in_proj_kernel[:, own]
+        else:
+            kernel = (self.q_proj_kernel, self.k_proj_kernel, self.v_proj_kernel)[part][...]
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[own]
+        return self._heads(self._linear(x, kernel, bias, 1)[0])
 
 
 def _one_batch(query, key, value, axis: int):

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dlwp_jax.labels import labels
@@ -17,9 +19,7 @@ __all__ = ["generate", "next_token"]
 
 
 class _Decoder(Protocol):
-    """A module with a cache."""
-
-    def make_cache(self, n: int, length: int) -> Any: ...
+    """A module with a cache; `make_cache(n, length)` is needed too, if none is given."""
 
     def decode(
         self, x: jax.Array, cache: Any, position: ArrayLike
@@ -86,11 +86,13 @@ def generate(
     prompt: ArrayLike,
     tokens: int,
     *,
+    lengths: ArrayLike | None = None,
     key: jax.Array | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     stop: int | None = None,
+    cache: Any = None,
 ) -> jax.Array:
     """Continue sequences by `tokens` tokens, as one compiled program with a cache.
 
@@ -103,17 +105,23 @@ def generate(
     Args:
       model: the module.
       prompt: token numbers `[N P]`, at least one each.
-      tokens: how many to add.
+      tokens: how many to add to each.
+      lengths: how many tokens of each row of `prompt` belong to it, `[N]`, from its first; None
+        takes all. Every row is continued as it would be alone: behind its own last token.
       key: a PRNG key; without it the most likely token is taken (greedy).
       temperature, top_k, top_p: as for `next_token`.
       stop: a token that ends a sequence: it is kept, and repeated until the end. The program
         ends when every sequence has it.
+      cache: the cache to begin with, for P + tokens positions, if `make_cache` of the model
+        needs more than their number, as that of `TransformerDecoder`.
 
     Returns:
-      Token numbers `[N P + tokens]`, int32.
+      Token numbers `[N P + tokens]`, int32. If `lengths` are given, row i ends behind
+      `lengths[i] + tokens` tokens; `stop`, or 0, fills the rest.
 
     Raises:
-      ValueError: for an empty prompt, or options that `next_token` refuses.
+      ValueError: for an empty prompt, lengths that are not in 1 to P (not checked under jit), or
+        options that `next_token` refuses.
 
     >>> from dlwp_jax import models
     >>> model = models.SequenceTransformer(27, 11, rngs=nnx.Rngs(0))
@@ -126,17 +134,49 @@ def generate(
             f"prompt has shape {prompt.shape} and tokens={tokens}; give token numbers [N P] with "
             "P at least 1, and tokens of at least 0."
         )
+    lengths, shortest = _lengths(lengths, *prompt.shape)
     module = nnx.clone(cast(nnx.Module, model))
     module.eval()
     graph, state = nnx.split(module)
     choice = _Choice(temperature, top_k, top_p)
-    return _generate(graph, state, prompt, key, tokens, choice, stop)
+    given = (prompt, lengths, key, cache)
+    return _generate(graph, state, *given, shortest, tokens, choice, stop)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
-def _generate(graph, state, prompt, key, tokens: int, choice: _Choice, stop: int | None):
-    n, given = prompt.shape
-    length = given + tokens
+def _lengths(lengths: ArrayLike | None, n: int, longest: int) -> tuple[jax.Array, int]:
+    """The length of each prompt, and the least of them, or 1 if that is not known."""
+    if lengths is None:
+        return jnp.full(n, longest, jnp.int32), longest
+    lengths = labels("lengths", lengths)
+    if lengths.shape != (n,):
+        raise ValueError(f"lengths has shape {lengths.shape}; {n} prompts have {n} lengths.")
+    if isinstance(lengths, Tracer):
+        return lengths, 1
+    values = np.asarray(lengths)
+    least, most = values.min(initial=longest), values.max(initial=1)
+    if least < 1 or most > longest:
+        raise ValueError(
+            f"lengths go from {least} to {most}; these prompts have 1 to {longest} tokens."
+        )
+    return lengths, int(least)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+def _generate(
+    graph,
+    state,
+    prompt,
+    lengths,
+    key,
+    cache,
+    shortest: int,
+    tokens: int,
+    choice: _Choice,
+    stop: int | None,
+):
+    n, width = prompt.shape
+    length = width + tokens
+    filler = 0 if stop is None else stop
 
     def decode(x, cache, position):
         model = nnx.merge(graph, state, copy=True)
@@ -153,17 +193,20 @@ def _generate(graph, state, prompt, key, tokens: int, choice: _Choice, stop: int
 
     def step(carry):
         number, text, logits, cache, ended = carry
-        token = choose(logits, number)
+        # A prompt that is longer than the shortest one is read on.
+        token = jnp.where(ended, filler, choose(logits, number))
+        token = jnp.where(number < lengths, text[:, number], token)
         if stop is not None:
-            token = jnp.where(ended, stop, token)
-            ended = ended | (token == stop)
+            ended = ended | ((token == stop) & (number >= lengths))
+        ended = ended | (number + 1 >= lengths + tokens)
         text = text.at[:, number].set(token)
         logits, cache = decode(token[:, None], cache, number)
         return number + 1, text, logits, cache, ended
 
-    filler = jnp.full((n, tokens), 0 if stop is None else stop, jnp.int32)
-    text = jnp.concatenate([prompt, filler], axis=1)
-    empty = nnx.merge(graph, state, copy=True).make_cache(n, length)
-    logits, cache = decode(prompt, empty, 0)
-    carry = (given, text, logits, cache, jnp.zeros(n, bool))
-    return jax.lax.while_loop(goes_on, step, carry)[1]
+    text = jnp.pad(prompt, ((0, 0), (0, tokens)))
+    text = jnp.where(jnp.arange(length) < lengths[:, None], text, filler)
+    if cache is None:
+        cache = nnx.merge(graph, state, copy=True).make_cache(n, length)
+    logits, cache = decode(text[:, :shortest], cache, 0)
+    ended = jnp.full(n, tokens == 0)
+    return jax.lax.while_loop(goes_on, step, (shortest, text, logits, cache, ended))[1]

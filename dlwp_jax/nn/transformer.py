@@ -33,6 +33,8 @@ __all__ = [
 Activation = Callable[[jax.Array], jax.Array]
 _ACTIVATIONS: dict[str, Activation] = {"relu": activations.relu, "gelu": activations.gelu}
 Mask = ArrayLike | None
+# Keys and values of the sequence so far, and those of the encoder's output.
+DecoderCache = tuple[KeyValueCache, KeyValueCache]
 
 
 def _activation(activation: str | Activation) -> Activation:
@@ -266,6 +268,52 @@ class TransformerDecoderLayer(_Layer):
         tgt = self._residual(tgt, 2, look)
         return self._residual(tgt, 3, self._network)
 
+    def make_cache(
+        self, memory: jax.Array, length: int, dtype: DTypeLike | None = None
+    ) -> DecoderCache:
+        """A cache for `decode`.
+
+        Args:
+          memory: the encoder's output, with N, whose keys and values are computed here, once.
+          length: the most positions of a sequence.
+          dtype: of the sequence's keys and values; None takes the layer's own.
+        """
+        n = memory.shape[0 if self.self_attn.batch_first else 1]
+        growing = self.self_attn.make_cache(n, length, dtype)
+        return growing, self.multihead_attn.project(memory, memory)
+
+    def decode(
+        self,
+        tgt: jax.Array,
+        cache: DecoderCache,
+        position: ArrayLike,
+        memory_key_padding_mask: Mask = None,
+    ) -> tuple[jax.Array, DecoderCache]:
+        """The rows of `self(tgt, memory, tgt_is_causal=True)` from `position` on.
+
+        Args:
+          tgt: the next positions, in the layer's layout.
+          cache: from `make_cache` or the last call.
+          position: the number of the first of them.
+          memory_key_padding_mask: `[N S]`.
+
+        Returns:
+          The output for `tgt`, and the cache with its keys and values.
+        """
+        growing, memory = cache
+        kept = [growing]
+
+        def attend(x):
+            y, kept[0] = self.self_attn.decode(x, growing, position)
+            return y
+
+        def look(x):
+            return self.multihead_attn.attend(x, memory, memory_key_padding_mask)
+
+        tgt = self._residual(tgt, 1, attend)
+        tgt = self._residual(tgt, 2, look)
+        return self._residual(tgt, 3, self._network), (kept[0], memory)
+
 
 class _Fresh(Protocol):
     def fresh(self, *, rngs: nnx.Rngs) -> Self: ...
@@ -400,6 +448,30 @@ class TransformerDecoder(nnx.Module):
                 memory_is_causal,
             )
         return tgt if self.norm is None else self.norm(tgt)
+
+    def make_cache(
+        self, memory: jax.Array, length: int, dtype: DTypeLike | None = None
+    ) -> tuple[DecoderCache, ...]:
+        """For each layer a cache to `length` positions, with its keys and values of `memory`, as
+        for `TransformerDecoderLayer`; the growing ones in `dtype`.
+        """
+        return tuple(layer.make_cache(memory, length, dtype) for layer in self.layers)
+
+    def decode(
+        self,
+        tgt: jax.Array,
+        cache: tuple[DecoderCache, ...],
+        position: ArrayLike,
+        memory_key_padding_mask: Mask = None,
+    ) -> tuple[jax.Array, tuple[DecoderCache, ...]]:
+        """The output of a causal decoder for the next positions `tgt`, of which the first has
+        the number `position`, and the `cache` with them. `memory_key_padding_mask` is `[N S]`.
+        """
+        caches = []
+        for layer, own in zip(self.layers, cache, strict=True):
+            tgt, own = layer.decode(tgt, own, position, memory_key_padding_mask)
+            caches.append(own)
+        return tgt if self.norm is None else self.norm(tgt), tuple(caches)
 
 
 class Transformer(nnx.Module):

@@ -39,7 +39,8 @@ def max_unpool(
     max_unpool2d and max_unpool3d.
 
     Args:
-      x: `[N *spatial C]`, or the same without N.
+      x: `[N *spatial C]`, or the same without N. Only sizes tell `[H W C]` from `[N L C]`: give
+        one for each axis, as `kernel_size=(2, 2)`, if N is not there.
       indices: the places, as `max_pool` returns them with `return_indices`.
       kernel_size, stride, padding: those of the pooling.
       output_size: its input's shape, or the spatial part of it, if the sizes leave a choice.
@@ -56,7 +57,8 @@ def max_unpool(
     >>> max_unpool(y, places, 2)[0, :, 0].tolist()
     [0.0, 3.0, 2.0, 0.0]
     """
-    n = x.ndim - 2 if isinstance(kernel_size, int) else len(kernel_size)
+    spatial_size = None if output_size is None or len(output_size) >= x.ndim else output_size
+    n = _spatial_axes(x.ndim - 2, kernel_size, stride, padding, spatial_size)
     check_input(x, n, "max_unpool")
     if x.shape != indices.shape:
         raise RuntimeError(
@@ -82,6 +84,14 @@ def max_unpool(
     lead = () if x.ndim == n + 1 else x.shape[:1]
     rows, where = (a.reshape(-1, math.prod(spatial), x.shape[-1]) for a in (x, indices))
     return _put(rows, where, places).reshape(*lead, *size, x.shape[-1])
+
+
+def _spatial_axes(default: int, *sizes: Any) -> int:
+    """The number of entries of the first size that has one for each axis, or the default."""
+    for size in sizes:
+        if hasattr(size, "__len__"):
+            return len(size)
+    return default
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -182,7 +192,8 @@ def fractional_max_pool(
     torch.nn.functional.fractional_max_pool2d and fractional_max_pool3d.
 
     Args:
-      x: `[N *spatial C]`, or the same without N.
+      x: `[N *spatial C]`, or the same without N. Four axes are `[N H W C]`, if no size has
+        three entries, as `kernel_size=(2, 2, 2)`.
       kernel_size: the window, an int or one for each spatial axis.
       output_size: how many windows, likewise.
       output_ratio: their number as a share of the input's size, below 1; in place of
@@ -199,7 +210,8 @@ def fractional_max_pool(
     >>> fractional_max_pool(jnp.ones((1, 7, 7, 2)), 2, 3, key=jax.random.key(0)).shape
     (1, 3, 3, 2)
     """
-    n = x.ndim - 2 if isinstance(kernel_size, int) else len(kernel_size)
+    # There is no pooling of one axis, so three axes are one picture.
+    n = _spatial_axes(max(x.ndim - 2, 2), kernel_size, output_size, output_ratio)
     check_input(x, n, "fractional_max_pool")
     window = positive_tuple(kernel_size, n, "kernel_size")
     single = x.ndim == n + 1

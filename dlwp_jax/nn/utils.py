@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.flatten_util import ravel_pytree
+from numpy.lib.array_utils import normalize_axis_index
 
 from dlwp_jax.nn.distance import normalize
 
@@ -137,7 +138,7 @@ def register_parametrization(
             raise ValueError(f"{type(layer).__name__} has no parameter {name!r}.")
         if every is None:
             layer.parametrizations = nnx.Dict()  # pyright: ignore[reportAttributeAccessIssue]
-        made = Parametrizations(parameter[...], name == "kernel")
+        made = Parametrizations(parameter[...], _is_kernel(name))
         layer.parametrizations[theirs] = made  # pyright: ignore[reportAttributeAccessIssue]
         delattr(layer, name)
         names = (*getattr(type(layer), "parametrized", ()), name)
@@ -185,7 +186,14 @@ def remove_parametrizations(layer: Layer, name: str, leave_parametrized: bool = 
 
 
 def _torch_name(name: str) -> str:
-    return {"kernel": "weight", "embedding": "weight", "scale": "weight"}.get(name, name)
+    if _is_kernel(name):
+        return name.removesuffix("kernel") + "weight"
+    return {"embedding": "weight", "scale": "weight"}.get(name, name)
+
+
+def _is_kernel(name: str) -> bool:
+    """Whether a parameter's axes are torch's in another order: `kernel`, `in_proj_kernel`."""
+    return name == "kernel" or name.endswith("_kernel")
 
 
 def _plain(kind: type) -> type:
@@ -206,8 +214,8 @@ def _computing(kind: type, names: tuple[str, ...]) -> type:
 def _axis(layer: nnx.Module, name: str, dim: int) -> int:
     """Torch's axis of a weight as an axis here."""
     ndim = getattr(layer, name).ndim
-    dim %= ndim
-    if name != "kernel":
+    dim = normalize_axis_index(dim, ndim)
+    if not _is_kernel(name):
         return dim
     return ndim - 1 - dim if dim < 2 else dim - 2
 
@@ -237,7 +245,7 @@ def weight_norm(layer: Layer, name: str = "kernel", dim: int | None = 0) -> Laye
       layer: changed in place.
       name: of its weight.
       dim: the axis, counted in torch's weight (0 are the outputs), along which every slice has
-        a length; None for one length.
+        a length; None, and -1 as in torch, for one length.
 
     Returns:
       The layer, with parameters `parametrizations.weight.original0` (lengths) and `original1`
@@ -248,7 +256,7 @@ def weight_norm(layer: Layer, name: str = "kernel", dim: int | None = 0) -> Laye
     >>> layer.parametrizations["weight"].original0.shape, layer(jnp.ones((1, 3))).shape
     ((1, 2), (1, 2))
     """
-    axis = None if dim is None else _axis(layer, name, dim)
+    axis = None if dim in (None, -1) else _axis(layer, name, dim)
     return register_parametrization(layer, name, _WeightNorm(axis))
 
 
@@ -330,5 +338,5 @@ def spectral_norm(
         raise ValueError(f"spectral_norm takes a weight of two axes or more, not {name!r}.")
     if dim is None:
         dim = int("Transpose" in type(layer).__name__)
-    options = name == "kernel", n_power_iterations, eps, rngs
+    options = _is_kernel(name), n_power_iterations, eps, rngs
     return register_parametrization(layer, name, _SpectralNorm(weight, dim, *options))

@@ -337,6 +337,9 @@ WITHOUT_A_ROW = {
         ("AlexNet", "BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet50", "resnet101"),
         "networks of torchvision: tests/test_models_imagenet.py",
     ),
+    **dict.fromkeys(
+        ("VisionTransformer", "vit_b_16"), "torchvision's too: tests/test_models_vit.py"
+    ),
     "LayerStack": "layers that have rows, as a loop: tests/test_nn_layer_stack.py",
     **dict.fromkeys(
         ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "lp_pool", "max_pool"), BY_LAYER
