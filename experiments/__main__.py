@@ -39,17 +39,18 @@ def names() -> list[str]:
     )
 
 
-def known(name: str) -> str:
+def known(name: str, commands: Sequence[str] = ()) -> str:
     """The name, if an experiment has it; otherwise the program ends with a hint."""
     if name in names():
         return name
     if name.startswith("-"):
         hint = f"the name comes before its flags, as in: {DEFAULT} {name}"
         sys.exit(f"no experiment is called {name!r}; {hint}")
-    likely = similar(name, [*names(), "nodules"])
-    likely = likely or [f"nodules {command}" for command in similar(name, nodules.COMMANDS)]
-    known = ", ".join([*names(), "nodules"])
-    sys.exit(f"no experiment is called {name!r}; {asked(likely)}there are: {known}")
+    there_are = [*names(), "nodules"] if commands else names()
+    likely = similar(name, there_are)
+    likely = likely or [f"nodules {command}" for command in similar(name, commands)]
+    hint = f"{asked(likely)}there are: {', '.join(there_are)}"
+    sys.exit(f"no experiment is called {name!r}; {hint}")
 
 
 def asked(likely: list[str]) -> str:
@@ -166,7 +167,7 @@ def main() -> None:
         run_nodules(flags)
     else:
         prepare()
-        name = known(name)
+        name = known(name, nodules.COMMANDS)
         try:
             run(name, flags)
         except ImportError as error:
