@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import experiments
@@ -38,19 +39,25 @@ def names() -> list[str]:
     )
 
 
-def known(name: str) -> str:
+def known(name: str, commands: Sequence[str] = ()) -> str:
     """The name, if an experiment has it; otherwise the program ends with a hint."""
     if name in names():
         return name
     if name.startswith("-"):
         hint = f"the name comes before its flags, as in: {DEFAULT} {name}"
         sys.exit(f"no experiment is called {name!r}; {hint}")
-    likely = similar(name, names())
-    hint = f"did you mean {' or '.join(likely)}? " if likely else ""
-    sys.exit(f"no experiment is called {name!r}; {hint}there are: {', '.join(names())}")
+    there_are = [*names(), "nodules"] if commands else names()
+    likely = similar(name, there_are)
+    likely = likely or [f"nodules {command}" for command in similar(name, commands)]
+    hint = f"{asked(likely)}there are: {', '.join(there_are)}"
+    sys.exit(f"no experiment is called {name!r}; {hint}")
 
 
-def similar(typed: str, names: list[str]) -> list[str]:
+def asked(likely: list[str]) -> str:
+    return f"did you mean {' or '.join(likely)}? " if likely else ""
+
+
+def similar(typed: str, names: Sequence[str]) -> list[str]:
     """The names that somebody who typed this may have meant.
 
     >>> similar("ch05", ["ch04_data", "ch05_lines", "ch05_curves"])
@@ -93,8 +100,9 @@ def run_nodules(flags: list[str]) -> None:
     """Run one command of `experiments.nodules`, or all of the book's chapters."""
     if flags and not flags[0].startswith("-"):
         if flags[0] not in nodules.COMMANDS:
+            hint = asked(similar(flags[0], nodules.COMMANDS))
             known = ", ".join(nodules.COMMANDS)
-            sys.exit(f"nodules has no command {flags[0]!r}; there are: {known}")
+            sys.exit(f"nodules has no command {flags[0]!r}; {hint}there are: {known}")
         run(f"nodules.{flags[0]}", flags[1:])
         return
     if {"--help", "-h"} & set(flags):
@@ -159,7 +167,7 @@ def main() -> None:
         run_nodules(flags)
     else:
         prepare()
-        name = known(name)
+        name = known(name, nodules.COMMANDS)
         try:
             run(name, flags)
         except ImportError as error:

@@ -49,6 +49,8 @@ def test_help_shows_the_flags_and_the_docstring(tmp_path):
         (["ch05_termometer"], "did you mean ch05_thermometer?"),
         (["ch05"], "did you mean ch05_overfitting or ch05_thermometer?"),
         (["convolution"], "did you mean ch08_convolution?"),
+        (["clasify"], "did you mean nodules classify?"),
+        (["nodules", "clasify"], "did you mean classify?"),
         (["--sed", "3"], "no experiment is called '--sed'"),
         (["ch05_thermometer", "--epoch", "3"], "--epoch"),
         (["ch05_thermometer", "--seed", "three"], "three"),

@@ -28,7 +28,7 @@ def test_a_library_names_its_extra(extra):
     hidden, code = DOORS[extra]
     result = python("-c", HIDE.format(hidden=hidden) + code)
     sentence = f"{hidden[0]} is needed: pip install 'dlwp-jax[{extra}]'"
-    assert sentence in result.stderr.splitlines()[-1]
+    assert sentence in result.stderr
 
 
 @pytest.mark.parametrize("hidden", ["tyro", "matplotlib", "sklearn"])
@@ -38,7 +38,8 @@ def test_an_experiment_names_its_extra_in_one_line(hidden):
     code += "from experiments.__main__ import main; main()"
     result = python("-c", code)
     sentence = f"{hidden} is needed: pip install 'dlwp-jax[experiments]'"
-    assert result.stderr.splitlines() == [f"ch02_pretrained: {sentence}"]
+    assert f"ch02_pretrained: {sentence}" in result.stderr.splitlines()
+    assert "Traceback" not in result.stderr
     assert result.returncode == 1
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dlwp_jax.parity.__main__ import end_with_status_2, main
+from dlwp_jax.parity.files import fill
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,6 +106,21 @@ def test_a_wrong_momentum_is_found_by_default_beside_dropout(folder, capsys, mon
     assert "--no-dropout" in capsys.readouterr().err
     train = ("--double", "--train", "--no-dropout")
     assert check("norms.py:theirs", "norms.py:ours", *train) == 0
+
+
+def test_entries_beside_those_of_the_model_are_left_out_and_named():
+    """As a Lightning module saves its network and the weights of its loss; referee: the saved
+    tensors.
+    """
+    saved, model = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    state = {f"net.{name}": value for name, value in saved.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"left out: loss\.weight"):
+        fill(model, state | {"loss.weight": torch.ones(3)})
+    assert model.weight.equal(saved.weight)
+    with pytest.raises(ValueError, match=r"under 'average\.' and 'net\.'"):
+        fill(model, state | {f"average.{name}": torch.ones(3) for name in saved.state_dict()})
+    with pytest.raises(ValueError, match=r"(?s)does not fit the torch model.*scale"):
+        fill(model, state | {"net.scale": torch.ones(3)})
 
 
 def test_weights_under_a_prefix_fit_the_torch_model(folder):

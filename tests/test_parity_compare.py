@@ -73,6 +73,7 @@ def test_compare_agrees_in_eval_and_train_mode_and_changes_neither_model():
         assert {row.stage for row in report.rows} == {"weights", "forward", "gradient"}
         assert ("norm.var" in {row.leaf for row in report.rows}) == train_mode
         assert "all agree" in str(report)
+        assert ("momentum" in str(report)) == (not train_mode)
     after = parity.to_torch(ours, loaded)
     for name, value in theirs.state_dict().items():
         assert value.equal(before[name])
@@ -95,7 +96,9 @@ def test_compare_names_weights_that_were_not_loaded():
 def test_compare_finds_a_wrong_statistic_only_in_train_mode():
     theirs, ours = torch_model(), Model(rngs=nnx.Rngs(0), momentum=0.2)
     loaded = parity.load_torch(ours, theirs)
-    assert parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded).ok
+    right = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded)
+    assert right.ok
+    assert "the momentum of batch norm not compared" in str(right)
     wrong = parity.compare(
         theirs, ours, BATCHES[0]["x"], loaded=loaded, train=True
     ).first_difference
@@ -394,7 +397,7 @@ class Deep(nnx.Module):
 def test_the_first_layer_that_differs_is_named(wrong, layer, words):
     theirs, ours = torch_model(), Deep(wrong, rngs=nnx.Rngs(0))
     loaded = parity.load_torch(ours, theirs.eval())
-    report = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded, double=True)
+    report = parity.compare(theirs, ours, BATCHES[0]["x"], loaded=loaded)
     row = report.first_difference
     assert (row.stage, row.leaf) == ("forward", layer)
     assert re.search(words, str(report))

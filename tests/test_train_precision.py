@@ -55,9 +55,11 @@ def test_parts_are_as_equal_as_array_split_makes_them(n, k):
 
 
 @pytest.mark.parametrize("name", ["a", "zz"])  # before and after the arrays of rows
-@pytest.mark.parametrize("added", [2.0, jnp.float32(2.0), jnp.array([2.0, 2.0, 2.0])])
+@pytest.mark.parametrize("added", [2.0, jnp.float32(2.0), jnp.arange(3.0), jnp.arange(16.0)])
 def test_a_transform_may_add_arrays_that_have_no_rows(name, added):
-    """Each part has all of them: the loss is that of the whole batch, to float32 rounding."""
+    """Each part has all of them, of whatever length: the loss is that of the whole batch, of 16
+    rows, to float32 rounding.
+    """
 
     def loss_fn(model, batch):
         factor = jnp.mean(batch[name])
@@ -76,6 +78,36 @@ def test_a_transform_may_add_arrays_that_have_no_rows(name, added):
         for k in (1, 3)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_rows_that_a_transform_adds_are_cut_with_the_others():
+    def loss_fn(model, batch):
+        return jnp.mean(batch["weight"] * (model(batch["x"]) - batch["y"]) ** 2), {}
+
+    def transform(key, batch):
+        return batch | {"weight": jnp.abs(batch["x"][:, :1])}
+
+    losses = [
+        train.train_epoch(
+            *learner_of(loss_fn=loss_fn, accumulate=k), DATA, batch_size=16, transform=transform
+        )[1]["loss"]
+        for k in (1, 3)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (lambda key, batch: batch | {"x": batch["x"] + jnp.ones((16, 1))}, "cannot take"),
+        (lambda key, batch: jax.tree.map(lambda x: x[:4], batch), "gives no longer arrays for"),
+    ],
+)
+def test_parts_of_a_transform_for_one_number_of_rows_are_refused(transform, words):
+    options = {"batch_size": 16, "drop_last": True, "transform": transform}
+    with pytest.raises(ValueError, match=rf"the transform {words} a batch of twice .* as 16"):
+        train.train_epoch(*learner_of(accumulate=2), DATA, **options)
+    train.train_epoch(*learner_of(), DATA, **options)
 
 
 def test_every_row_is_in_one_part_and_every_part_has_its_key():

@@ -186,6 +186,13 @@ def _compare(
             "warning: dropout not compared (random, and off in eval mode): "
             f"{', '.join(random)}",
         )
+    running = [name for name, _ in reference.named_buffers() if name.endswith("running_mean")]
+    if running and not train:
+        names = listed([name.rpartition(".")[0] or "the model" for name in running])
+        notes += (
+            "warning: the momentum of batch norm not compared (eval mode does not use it, "
+            f"train=True does): {names}",
+        )
     return ParityReport(tuple(rows), frozen_notes(reference, entries) + notes)
 
 
@@ -217,12 +224,12 @@ def _judged(
             row = dataclasses.replace(row, allowed=row.max_abs, note="rounding")
         rows.append(row)
     if not wide.ok:
-        notes = tuple(note for note in wide.notes if note not in report.notes)
         found = [row for row in wide.rows if row.stage == "forward" and not row.ok][:1]
         known = {(row.stage, row.leaf) for row in rows}
         rows = [row for row in found if (row.stage, row.leaf) not in known] + rows
-        kept = tuple(n for n in report.notes if not n.startswith("first layer"))
-        return ParityReport(tuple(rows), (*kept, *notes, "float64 differs too."))
+        kept = [note for note in report.notes if not note.startswith("first layer")]
+        new = [note for note in wide.notes if note not in kept]
+        return ParityReport(tuple(rows), (*kept, *new, "float64 differs too."))
     passed = [row.max_rel for row in rows if row.note == "rounding"]
     if not passed:
         return ParityReport(tuple(rows), (*report.notes, "float64 agrees."))

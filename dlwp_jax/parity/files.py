@@ -3,13 +3,19 @@
 import operator
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dlwp_jax.parity.prefixes import common_prefixes, is_counter, without_prefix
+from dlwp_jax.parity.prefixes import (
+    common_prefixes,
+    is_counter,
+    prefixes_around,
+    without_prefix,
+)
 from dlwp_jax.parity.table import listed
 
 
@@ -172,9 +178,32 @@ def _only_state_dict(source: Mapping) -> Mapping:
 
 
 def fill(model: torch.nn.Module, weights: Any) -> None:
-    """Put a state_dict, or that of a file, into torch's model."""
+    """Put a state_dict, or that of a file, into torch's model.
+
+    If a wrapper has entries of its own beside those of the model (a Lightning module the weights
+    of its loss), they are left out with a warning.
+
+    Raises:
+      ValueError: if the entries are not those of the model, or are so under several prefixes (a
+        model and its average).
+    """
     state = state_dict_of(weights)
+    around = prefixes_around(state, model.state_dict())
+    if len(around) > 1:
+        raise ValueError(
+            f"the model's names are found under {' and '.join(map(repr, around))}: give the "
+            "entries of one of them."
+        )
     prefix, own = common_prefixes(state, model.state_dict())
+    if around and around[0]:
+        prefix, own = around[0], ""
+        others = [name for name in without_prefix(state, prefix) if prefix + name not in state]
+        if others:
+            warnings.warn(
+                f"not under {prefix!r}, where the model is, and left out: {listed(others)}.",
+                stacklevel=2,
+            )
+            state = {name: x for name, x in state.items() if name not in others}
     state = {own + name: value for name, value in without_prefix(state, prefix).items()}
     try:
         model.load_state_dict(state)

@@ -36,6 +36,21 @@ def common_prefixes(
     return found
 
 
+def prefixes_around(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The prefixes under which all known names are found, whatever stands beside them.
+
+    >>> prefixes_around(["net.0.weight", "net.0.bias", "loss.weight"], ["0.weight", "0.bias"])
+    ['net.']
+    """
+    names, known = set(names), list(known)
+    if not known:
+        return []
+    prefixes = [
+        name.removesuffix(known[0]) for name in names if f".{name}".endswith("." + known[0])
+    ]
+    return sorted(p for p in prefixes if all(p + name in names for name in known))
+
+
 def _prefixes(names: list[str]) -> list[str]:
     """Every prefix that all names with a dot share, the empty one first."""
     split = [name.split(".")[:-1] for name in names if "." in name]

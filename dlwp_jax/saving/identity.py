@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.saving.store import About, differing, fingerprint, shapes
-from dlwp_jax.train.loop import Loop, Plan
-from dlwp_jax.train.minibatches import n_rows
+from dlwp_jax.train.loop import Loop, Plan, rows_of_parts
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.step import step
 from dlwp_jax.train.transform import evaluation_half, training_half
@@ -75,10 +74,10 @@ def program(learner: Learner, state: TrainState, batch: PyTree, plan: Plan) -> s
         evaluated = None
         if plan.transform[1] is not None:
             evaluated = evaluation_half(plan.transform, state.key, batch)
-        n = n_rows(batch)
+        rows = rows_of_parts(learner, plan, state.key, batch)
         batch = training_half(plan.transform, state.key, batch)
         order = None if plan.sampler is None else plan.sampler(state.key, state.epoch)
-        outcome = step(learner.unplaced, state, batch, state.key, jnp.array(True), rows=n)
+        outcome = step(learner.unplaced, state, batch, state.key, jnp.array(True), rows=rows)
         return outcome, order, evaluated
 
     jaxpr = jax.make_jaxpr(computation)(state, batch)

@@ -19,7 +19,7 @@ def in_parts(
     key: jax.Array,
     carry: PyTree,
     k: int,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """The mean over the rows of a batch of a function that gives means over parts of it.
 
@@ -31,11 +31,11 @@ def in_parts(
       function: `(part, key, carry) -> (means, carry)`; each part's key is folded in from `key`,
         and it is given the `carry` of the part before. A `Ratio` among the means is a pair of
         sums.
-      batch: pytree of arrays `[n ...]`. Others (a scalar, weights of classes) are not cut: each
-        part has all of them.
+      batch: pytree of arrays `[n ...]`, and of others: see `rows`.
       k: the number of parts, as equal as `jnp.array_split` makes them; n if that is fewer. One
         part is the batch itself, with `key` itself.
-      rows: n, if the batch may hold other arrays.
+      rows: whether each leaf holds rows, from `row_leaves`; None if all do. The others (a
+        scalar, weights of classes) are not cut: each part has all of them.
 
     Returns:
       The means, summed in float32 or wider, and the last `carry`. The sums of a `Ratio` stay in
@@ -48,47 +48,40 @@ def in_parts(
     """
     if k == 1:
         return function(batch, key, carry)
-    n = _rows(batch, rows)
+    leaves, structure = jax.tree.flatten(batch)
+    rows = rows or (True,) * len(leaves)
+    n = next(leaf.shape[0] for leaf, has in zip(leaves, rows, strict=True) if has)
+    # Rows of another number (a second set of examples) stay whole too.
+    cut_it = [has and leaf.shape[0] == n for leaf, has in zip(leaves, rows, strict=True)]
+    cut_it = jax.tree.unflatten(structure, cut_it)
     shapes = jax.eval_shape(lambda: function(batch, key, carry)[0])
     sums = jax.tree.map(lambda leaf: wide(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
     carry = jax.tree.map(jnp.asarray, carry)
     done = 0
     for begin, size, count in _sizes(n, k):
 
-        def stacked(leaf, begin=begin, size=size, count=count):
-            if not _has(leaf, n):
+        def stacked(leaf, cut_it, begin=begin, size=size, count=count):
+            if not cut_it:
                 return leaf
             return leaf[begin:][: size * count].reshape(size, count, *leaf.shape[1:])
 
-        stack = jax.tree.map(stacked, batch)
+        stack = jax.tree.map(stacked, batch, cut_it)
 
         def add(i, sums_and_carry, stack=stack, done=done, rows=size):
             sums, carry = sums_and_carry
 
-            def cut(leaf, whole):
-                if not _has(whole, n):
+            def cut(leaf, cut_it):
+                if not cut_it:
                     return leaf
                 return jax.lax.dynamic_index_in_dim(leaf, i, axis=1, keepdims=False)
 
-            part = jax.tree.map(cut, stack, batch)
+            part = jax.tree.map(cut, stack, cut_it)
             means, carry = function(part, jax.random.fold_in(key, done + i), carry)
             return _map(lambda total, mean: total + rows * mean, jnp.add, sums, means), carry
 
         sums, carry = jax.lax.fori_loop(0, count, add, (sums, carry))
         done += count
     return _map(lambda total, like: _as(total / n, like), _sum, sums, shapes), carry
-
-
-def _rows(batch: PyTree, rows: int | None) -> int:
-    """The number of rows of a batch; a transform may have changed it."""
-    leaves = jax.tree.leaves(batch)
-    if rows is not None and any(_has(leaf, rows) for leaf in leaves):
-        return rows
-    return next(jnp.shape(leaf)[0] for leaf in leaves if jnp.ndim(leaf))
-
-
-def _has(leaf: Any, rows: int | None) -> bool:
-    return jnp.shape(leaf)[:1] == (rows,)
 
 
 def _map(of_mean: Callable, of_sum: Callable, a: PyTree, b: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ def blame(
     state: TrainState,
     batch: PyTree,
     key: jax.Array,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> str:
     """The loss, and the first leaf of gradient or parameters that is not finite in the step
     from `state`.
@@ -43,7 +43,11 @@ def blame(
 
 @functools.partial(jax.jit, static_argnames=("learner", "rows"))
 def _recomputed(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, rows: int | None
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    rows: tuple[bool, ...] | None,
 ) -> tuple[jax.Array, PyTree, PyTree]:
     """The loss of a step, and for each leaf of its gradient and new parameters the count of
     numbers that are not finite, and its size.

@@ -32,9 +32,10 @@ from dlwp_jax.train.loop import (
     is_going,
     make_plan,
     result,
+    rows_of_parts,
     start,
 )
-from dlwp_jax.train.minibatches import Sampler, minibatch_shape, n_rows, steps_key
+from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream
@@ -385,6 +386,6 @@ def _reason(job: Job) -> str:
         return ""
     state = job.loop.state
     key = jax.random.fold_in(steps_key(state), job.loop.step - 1)
-    n = n_rows(batch)
+    rows = rows_of_parts(job.learner, job.plan, key, batch)
     batch = training_half(job.plan.transform, key, batch)
-    return f" ({blame(job.learner, state, batch, key, n)})"
+    return f" ({blame(job.learner, state, batch, key, rows)})"

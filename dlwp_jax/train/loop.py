@@ -38,7 +38,7 @@ from dlwp_jax.train.step import (
     step,
 )
 from dlwp_jax.train.streams import is_stream
-from dlwp_jax.train.transform import Transform, training_half, transform_pair
+from dlwp_jax.train.transform import Transform, row_leaves, training_half, transform_pair
 
 PyTree = Any
 Logs = dict[str, jax.Array]
@@ -325,9 +325,9 @@ def _train_epoch(
     def take_one(i, carry, batch):
         state, going, logs = carry
         step_key = jax.random.fold_in(key, i)
-        n = n_rows(batch)
+        rows = rows_of_parts(learner, plan, step_key, batch)
         batch = training_half(plan.transform, step_key, batch)
-        outcome = step(learner, state, batch, step_key, going, rows=n)
+        outcome = step(learner, state, batch, step_key, going, rows=rows)
         values = quotients(outcome.logs)
         for name, value in values.items():
             value = jnp.where(outcome.counted, value, jnp.nan)
@@ -336,7 +336,7 @@ def _train_epoch(
 
     shapes = jax.eval_shape(
         quotients,
-        log_shapes(learner, state, transformed_shape(data, plan), plan.batch_size),
+        _log_shapes(learner, state, data, plan),
     )
     logs = {name: jnp.full(steps, jnp.nan, log.dtype) for name, log in shapes.items()}
     order = learner.constrain(order_of(state, data, plan))
@@ -394,7 +394,7 @@ def make_plan(
         sampler=sampler,
         transform=transform_pair(transform),
     )
-    logs = log_shapes(learner, state, transformed_shape(batch, plan), plan.batch_size)
+    logs = _log_shapes(learner, state, batch, plan)
     recorded = list(history_names(learner, logs, val is not None))
     monitors = set() if epochs is None else plateau.monitors(state.opt_state)
     for name in sorted(monitors | {monitor}):
@@ -419,6 +419,22 @@ def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
         return batch
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(functools.partial(training_half, plan.transform), key, batch)
+
+
+def rows_of_parts(
+    learner: Learner, plan: Plan, key: jax.Array, batch: PyTree
+) -> tuple[bool, ...] | None:
+    """Which leaves of the transformed batch are cut, if the learner takes it in parts."""
+    return None if learner.accumulate == 1 else row_leaves(plan.transform, key, batch)
+
+
+def _log_shapes(
+    learner: Learner, state: TrainState, data: PyTree, plan: Plan
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The logs of a step on a minibatch of `data`."""
+    batch = batch_shape(data, plan.batch_size)
+    rows = rows_of_parts(learner, plan, state.key, batch)
+    return log_shapes(learner, state, transformed_shape(data, plan), rows)
 
 
 def order_of(state: TrainState, data: PyTree, plan: Plan) -> jax.Array:
@@ -448,7 +464,7 @@ def start(
     Args:
       batch: shapes and dtypes of a minibatch.
     """
-    logs = log_shapes(learner, state, transformed_shape(batch, plan), plan.batch_size)
+    logs = _log_shapes(learner, state, batch, plan)
     values = jax.eval_shape(quotients, logs)
     names = history_names(learner, values, has_val)
     history = {name: jnp.zeros(plan.epochs, values[log].dtype) for name, log in names.items()}
@@ -484,7 +500,7 @@ def take_step(
       key: `steps_key` of the state at the beginning of the epoch.
     """
     step_key = jax.random.fold_in(key, i)
-    n = n_rows(batch)
+    rows = rows_of_parts(learner, plan, step_key, batch)
     batch = training_half(plan.transform, step_key, batch)
     outcome = step(
         learner,
@@ -493,7 +509,7 @@ def take_step(
         step_key,
         loop.alive,
         skip=plan.skip_nonfinite,
-        rows=n,
+        rows=rows,
     )
     totals = choose(outcome.counted, add(loop.totals, outcome.logs), loop.totals)
     if plan.skip_nonfinite or isinstance(loop.state.opt_state, precision.Scaled):

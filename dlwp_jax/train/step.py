@@ -54,7 +54,7 @@ def step(
     going: jax.Array,
     *,
     skip: bool = False,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> Outcome:
     """One optimizer step, taken if `going` and if the loss and the new parameters are finite.
 
@@ -64,7 +64,7 @@ def step(
       key: seeds the model's random streams.
       going: bool, False after a failure: then nothing changes any more.
       skip: whether training goes on after a step that was not finite.
-      rows: n, if a transform may have added arrays of another length to the batch.
+      rows: which leaves of the batch hold rows, if a transform may have added others.
     """
     gradient = gradient_of(learner, state, batch, key, rows)
     new, updates = update(learner, state, gradient, batch, key, rows)
@@ -93,7 +93,7 @@ def gradient_of(
     state: TrainState,
     batch: PyTree,
     key: jax.Array,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> Gradient:
     """Loss, metrics and gradient of a batch in training mode."""
     if learner.accumulate > 1:
@@ -104,7 +104,11 @@ def gradient_of(
 
 
 def _gradient_in_parts(
-    learner: Learner, state: TrainState, batch: PyTree, key: jax.Array, rows: int | None
+    learner: Learner,
+    state: TrainState,
+    batch: PyTree,
+    key: jax.Array,
+    rows: tuple[bool, ...] | None,
 ) -> Gradient:
     differentiate = precision.value_and_grad(learner.loss, state.opt_state, argnums=1)
 
@@ -130,7 +134,7 @@ def update(
     gradient: Gradient,
     batch: PyTree,
     key: jax.Array,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> tuple[TrainState, PyTree]:
     """The state after the optimizer's update, finite or not, and the update itself."""
 
@@ -165,7 +169,7 @@ def recorded(
     key: jax.Array,
     gradient: Gradient,
     updates: PyTree,
-    rows: int | None = None,
+    rows: tuple[bool, ...] | None = None,
 ) -> Sums:
     """The logs that `make_learner(record=...)` adds to those of a step from `state`."""
     logs = {}
@@ -208,7 +212,7 @@ def accepted(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str
 
 
 def log_shapes(
-    learner: Learner, state: TrainState, batch: PyTree, rows: int | None = None
+    learner: Learner, state: TrainState, batch: PyTree, rows: tuple[bool, ...] | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and dtypes of the logs of a step on such a batch, by tracing it once.
 

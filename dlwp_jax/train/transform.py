@@ -1,5 +1,6 @@
 """Functions that change a batch on the device before the loss sees it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -44,6 +45,51 @@ def training_half(transform: Transform, key: jax.Array, batch: PyTree) -> PyTree
 def evaluation_half(transform: Transform, key: jax.Array, batch: PyTree) -> PyTree:
     """A batch as evaluation sees it."""
     return _applied(transform[1], key, batch)
+
+
+def row_leaves(transform: Transform, key: jax.Array, batch: PyTree) -> tuple[bool, ...] | None:
+    """Which arrays of a batch, as training sees it, hold rows: those that are longer if the
+    batch is longer.
+
+    Their lengths do not tell: weights of ten classes are no rows of a batch of ten.
+
+    Args:
+      key, batch: arrays, or their shapes and dtypes.
+
+    Returns:
+      A bool for each leaf; None if there is no transform: then all hold rows.
+
+    Raises:
+      ValueError: if the transform works for one number of rows only.
+
+    >>> add = lambda key, batch: batch | {"weights": jax.numpy.ones(10)}
+    >>> row_leaves((add, None), jax.random.key(0), {"x": jax.numpy.zeros((10, 3))})
+    (False, True)
+    """
+    if transform[0] is None:
+        return None
+
+    def lengths(factor: int) -> list[tuple[int, ...]]:
+        longer = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((factor * x.shape[0], *x.shape[1:]), x.dtype), batch
+        )
+        changed = jax.eval_shape(functools.partial(training_half, transform), key, longer)
+        return [leaf.shape[:1] for leaf in jax.tree.leaves(changed)]
+
+    once = lengths(1)
+    refusal = (
+        "accumulate= cuts the arrays that are longer if the batch is longer, and the transform "
+        f"{{}} a batch of twice as many rows as {jax.tree.leaves(batch)[0].shape[0]}{{}}. Take "
+        "the number of rows from the batch, as in len(batch['x'])."
+    )
+    try:
+        twice = lengths(2)
+    except (TypeError, ValueError) as error:
+        raise ValueError(refusal.format("cannot take", f" ({error})")) from error
+    found = tuple(a != b for a, b in zip(once, twice, strict=True))
+    if not any(found):
+        raise ValueError(refusal.format("gives no longer arrays for", ""))
+    return found
 
 
 def _applied(function: OfBatch | None, key: jax.Array, batch: PyTree) -> PyTree:
