@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import book
 import numpy as np
+import projects
+import stacks
 import styles
 import torch
-
-from tests.reference import book_networks, imagenet_networks
 
 
 class Case(NamedTuple):
@@ -75,10 +76,11 @@ SEGMENTATION = {
     "deeplabv3_mobilenet_v3_large": 64,
     "lraspp_mobilenet_v3_large": 64,
 }
+VIDEO = {"r3d_18": (2, 3, 4, 32, 32)}
 
 
-def cases() -> dict[str, Case]:
-    """All models by name."""
+def of_torchvision() -> dict[str, Case]:
+    """The smallest member of every family of torchvision's, on small inputs."""
     models = import_torchvision()
     found: dict[str, Case] = {}
     for name, size in CLASSIFIERS.items():
@@ -96,14 +98,48 @@ def cases() -> dict[str, Case]:
             ),
             ((2, 3, size, size),),
         )
-    book = "the book"
-    found["ConvNet"] = Case(book, lambda: book_networks.ConvNet(16), ((2, 3, 32, 32),))
-    found["NetResDeep"] = Case(book, lambda: book_networks.NetResDeep(8, 10), ((2, 3, 32, 32),))
-    found["LunaModel"] = Case(book, lambda: book_networks.LunaModel(4), ((2, 1, 32, 48, 48),))
-    found["UNetWrapper"] = Case(
-        book, lambda: book_networks.UNetWrapper(7, 3, 2), ((2, 7, 16, 16),)
+    for name, make in backbones(models).items():
+        size = 264 if "SSD," in name else 64
+        found[name] = Case("torchvision, backbones of detection", make, ((2, 3, size, size),))
+    for name, shape in VIDEO.items():
+        make = getattr(models.video, name)
+        found[name] = Case(
+            "torchvision, video", lambda make=make: make(num_classes=4), (shape,)
+        )
+    return found
+
+
+def backbones(models: Any) -> dict[str, Callable[[], torch.nn.Module]]:
+    """The parts of detectors that are networks, without anchors and boxes."""
+    from torchvision.models.detection import ssd, ssdlite
+    from torchvision.models.detection.backbone_utils import (
+        mobilenet_backbone,
+        resnet_fpn_backbone,
     )
-    found["AlexNet"] = Case(book, lambda: imagenet_networks.AlexNet(10), ((2, 3, 64, 64),))
-    for name, (make, inputs) in styles.MODELS.items():
-        found[name] = Case("styles", make, inputs)
+
+    fpn = {"weights": None, "trainable_layers": 5}
+    return {
+        "resnet18, FPN": lambda: resnet_fpn_backbone(backbone_name="resnet18", **fpn),
+        "mobilenet_v3_small, FPN": lambda: mobilenet_backbone(
+            backbone_name="mobilenet_v3_small", fpn=True, weights=None, trainable_layers=6
+        ),
+        "SSD, vgg16": lambda: ssd._vgg_extractor(models.vgg16(), False, 5),
+        "SSDLite, mobilenet_v3_large": lambda: ssdlite._mobilenet_extractor(
+            models.mobilenet_v3_large(reduced_tail=True), 6, torch.nn.BatchNorm2d
+        ),
+    }
+
+
+def cases() -> dict[str, Case]:
+    """All models by name."""
+    found = of_torchvision()
+    groups = {
+        "the book": book.MODELS,
+        "stacks": stacks.MODELS,
+        "styles": styles.MODELS,
+        "projects": projects.MODELS,
+    }
+    for group, models in groups.items():
+        for name, (make, inputs) in models.items():
+            found[name] = Case(group, make, inputs)
     return found
