@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import cases  # noqa: E402
-import jax  # noqa: E402
 import torch  # noqa: E402
 
 from dlwp_jax import parity  # noqa: E402
@@ -29,9 +28,6 @@ LINE = "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
 
 def main(names: list[str]) -> int:
     """Measure, and write the page after every model."""
-    jax.config.update(
-        "jax_disable_most_optimizations", True
-    )  # the same numbers, compiled sooner
     known = cases.cases()
     failed = 0
     if names == ["--missing"]:

@@ -40,7 +40,7 @@ class Body:
         self.functional: list[tuple[str, str]] = []  # attributes made for functions (dropout)
         self.holder: dict[str, Node] = {}
         self.lists: dict[str, list[Node]] = {}
-        self.ndims: dict[str, int] = {}
+        self.ndims: dict[str, set[int]] = defaultdict(set)
         self._find_uses()
         self.kept_lists = self._wanted_lists()
         given = iter(layouts)
@@ -364,7 +364,7 @@ class Body:
                 elif owner.kind not in ("item",):
                     self._name(owner, self.expression(owner))
             text = self.val(owner).text
-            self.ndims[text] = owner.ndim
+            self.ndims[text].add(owner.ndim)
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
         sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
@@ -479,8 +479,13 @@ def _has_statistics(module: torch.nn.Module | None) -> bool:
     return module is not None and any(isinstance(m, kinds) for m in module.modules())
 
 
-def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
-    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2]."""
+def _unpacked(lines: list[str], ndims: dict[str, set[int]]) -> list[str]:
+    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2].
+
+    Args:
+      lines: of a method.
+      ndims: how many axes arrays of each name have.
+    """
     pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
     found, i = [], 0
     while i < len(lines):
@@ -489,16 +494,15 @@ def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
             if (run and match[2] != run[0][2]) or match[1] == match[2]:
                 break
             run.append(match)
-        if len(run) > 1 and [int(m[3]) for m in run] == list(range(len(run))):
+        axes = [int(match[3]) for match in run]
+        owner = run[0][2] if run else ""
+        every = ndims.get(owner) == {len(run)}
+        if len(run) > 1 and axes == list(range(len(run))):
             names = ", ".join(m[1] for m in run)
-            some = "" if ndims.get(run[0][2]) == len(run) else f"[:{len(run)}]"
-            found.append(f"{names} = {run[0][2]}.shape{some}")
-        elif len(run) == 4 and [int(m[3]) for m in run] == [0, -1, 1, 2]:
-            n, c, h, w = (m[1] for m in run)
-            found.append(f"{n}, {h}, {w}, {c} = {run[0][2]}.shape")
-        elif len(run) == 3 and [int(m[3]) for m in run] == [0, -1, 1]:
-            n, c, t = (m[1] for m in run)
-            found.append(f"{n}, {t}, {c} = {run[0][2]}.shape")
+            found.append(f"{names} = {owner}.shape{'' if every else f'[:{len(run)}]'}")
+        elif every and axes == [0, -1, *range(1, len(run) - 1)] and len(run) > 2:
+            n, c, *spatial = (m[1] for m in run)
+            found.append(f"{', '.join([n, *spatial, c])} = {owner}.shape")
         elif run:
             found += [m[0] for m in run]
         else:

@@ -82,20 +82,28 @@ _DRAWN |= {"randn": 0.5, "rand": 0.25, "randn_like": 0.5, "rand_like": 0.25}
 
 @contextlib.contextmanager
 def _no_draws() -> Iterator[None]:
-    """While it is entered, no dropout drops in torch, and random numbers are constants."""
+    """While it is entered, no dropout drops in torch, random numbers are constants, and numbers
+    that a model makes or casts to float32 are float64.
+    """
 
     def constant(name: str) -> Any:
+        draws = getattr(jax.random, name)
+
         def draw(key: Any, *args: Any, **kwargs: Any) -> jax.Array:
-            drawn = jax.eval_shape(functools.partial(before, *args, **kwargs), key)
+            drawn = jax.eval_shape(functools.partial(draws, *args, **kwargs), key)
             return jnp.full(drawn.shape, _DRAWN[name], drawn.dtype)
 
-        before = getattr(jax.random, name)
         return draw
 
-    with _NoDropout(), contextlib.ExitStack() as stack:
-        for name in ("normal", "uniform", "bernoulli"):
-            stack.enter_context(patch.object(jax.random, name, constant(name)))
-        yield
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _NoDropout(), contextlib.ExitStack() as stack:
+            for name in ("normal", "uniform", "bernoulli"):
+                stack.enter_context(patch.object(jax.random, name, constant(name)))
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _NoDropout(TorchFunctionMode):
@@ -107,8 +115,10 @@ class _NoDropout(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        kwargs = kwargs or {}
+        args, kwargs = tuple(map(_wide, args)), {k: _wide(v) for k, v in (kwargs or {}).items()}
         name = getattr(func, "__name__", "")
+        if name == "float":
+            return args[0].double()
         if "dropout" in name and (args or "input" in kwargs):
             return args[0] if args else kwargs["input"]
         if name == "scaled_dot_product_attention":
@@ -121,6 +131,10 @@ class _NoDropout(TorchFunctionMode):
             return args[0].fill_(value)
         with torch.random.fork_rng(devices=[]):
             return torch.full_like(func(*args, **kwargs), value)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
 
 
 _ATTENTION = ("dropout_p", "is_causal", "scale", "enable_gqa")

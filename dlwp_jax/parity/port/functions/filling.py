@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from dlwp_jax.parity.port.functions.common import Val, bound, dtype_text, handler
+import torch
+
+from dlwp_jax.parity.port.functions.common import Val, bound, dtype_text, handler, literal
 from dlwp_jax.parity.port.nodes import Node
 from dlwp_jax.parity.port.refuse import Refused
 
@@ -69,7 +72,12 @@ def _tril(body: Body, node: Node) -> Val:
 
 @handler("tensor", "as_tensor")
 def _tensor(body: Body, node: Node) -> Val:
-    return Val(f"jnp.array({node.value.tolist()})")
+    values = node.value.tolist()
+    if node.value.dtype == torch.float32:  # 0.1 and not 0.10000000149
+        values = json.loads(
+            json.dumps(values), parse_float=lambda text: float(f"{float(text):.8g}")
+        )
+    return Val(f"jnp.array({literal(values)})")
 
 
 @handler("meshgrid")
