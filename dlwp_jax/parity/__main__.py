@@ -5,7 +5,6 @@ python -m dlwp_jax.parity port my_torch.py:Net --input 1,3,32,32 -o my_flax.py
 """
 
 import argparse
-import copy
 import importlib.util
 import inspect
 import os
@@ -22,6 +21,7 @@ from flax import nnx
 from dlwp_jax import parity, terminal
 from dlwp_jax.parity.files import fill
 from dlwp_jax.parity.forward import (
+    copied,
     dtype_of,
     random_layers,
     refuse_drawing,
@@ -97,7 +97,7 @@ def _modes(
 
 def _cannot_train(model: torch.nn.Module, inputs: list) -> str:
     """Why torch's model does not run in train mode on these inputs, or its outputs are random."""
-    scout = copy.deepcopy(model).train()
+    scout = copied(model).train()
     given = tensors(inputs, dtype_of(model))
     try:
         refuse_drawing(scout, lambda module: module(*given), "train")
@@ -116,7 +116,7 @@ def end_with_status_2(
     below = (
         files[files.index(__file__) :] if __file__ in files else files
     )  # of main, and what it called
-    if below and all(Path(file).parent == Path(__file__).parent for file in below):
+    if below and all(Path(file).is_relative_to(Path(__file__).parent) for file in below):
         print(f"cannot compare: {error}", file=sys.stderr)
     else:
         traceback.print_exception(kind, error, trace)

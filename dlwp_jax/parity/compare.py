@@ -1,6 +1,5 @@
 """Do a torch module and an NNX module compute the same, forward and backward?"""
 
-import copy
 import dataclasses
 import functools
 import math
@@ -22,6 +21,7 @@ from dlwp_jax.parity.forward import (
     Layout,
     arrays,
     as_numpy,
+    copied,
     dtype_of,
     fits_both_ways,
     input_turns,
@@ -132,7 +132,7 @@ def _compare_double(
     tolerance = DOUBLE_TOLERANCE if options.tolerance is None else options.tolerance
     with jax.enable_x64(True):
         return _compare(
-            copy.deepcopy(torch_module).double(),
+            copied(torch_module).double(),
             _doubled(model),
             [doubled(as_numpy(x)) for x in inputs],
             options._replace(double=True, tolerance=tolerance),
@@ -155,7 +155,7 @@ def _compare(
     turns = input_turns(reference, inputs, options.layout)
     xs = arrays(inputs, turns, dtype_of(reference))
     weights = _weight_rows(reference, model, entries)
-    scout = copy.deepcopy(reference)
+    scout = copied(reference)
     theirs = _torch_side(reference, inputs, entries, turns)
     ours = _jax_side(model, xs, theirs["outputs"], theirs["cotangents"], train)
     left, notes = uncompared(reference, model, entries, options.loaded, options.rules)
@@ -171,7 +171,7 @@ def _compare(
         after = {dotted(path): value for path, value in flat(ours["rest"]).items()}
         buffers = turned_leaves(entries, dict(reference.named_buffers()))
         buffers = {name: value for name, value in buffers.items() if name in after}
-        statistics = rows_of("forward", after, buffers, tolerance=tolerance)
+        statistics = rows_of("forward", after, buffers, tolerance=tolerance, floored=True)
         rows += statistics
         notes += statistics_notes(before, after, buffers, statistics)
     ours_grads = {dotted(path): value for path, value in flat(ours["grads"]).items()}
@@ -256,7 +256,7 @@ def _own_rounding(
 ) -> dict[str, float]:
     """How far torch's float32 lies from its float64, relative to an array's largest value."""
     narrow = twin(torch_module, options.train)
-    wide = copy.deepcopy(narrow).double()
+    wide = copied(narrow).double()
     turns = (False,) * len(inputs)
     near, far = (_torch_side(module, inputs, (), turns) for module in (narrow, wide))
     outputs = _named("output", near["outputs"]), _named("output", far["outputs"])
@@ -285,7 +285,7 @@ def _random_names(reference: torch.nn.Module, inputs: Sequence[Any], train: bool
     """
     given = tensors(inputs, dtype_of(reference))
     run = functools.partial(_call, inputs=given)
-    refuse_drawing(copy.deepcopy(reference), run, "train" if train else "eval")
+    refuse_drawing(copied(reference), run, "train" if train else "eval")
     return [] if train else random_in_train_mode(reference, run)
 
 

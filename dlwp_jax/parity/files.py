@@ -209,6 +209,7 @@ def fill(model: torch.nn.Module, weights: Any) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         words = weights if isinstance(weights, str | Path) else "the state_dict"
+        why = " ".join(str(error).split())
         raise ValueError(
-            f"{words} does not fit the torch model. torch says: {error}"
+            f"{words} does not fit the torch model. torch says: {why[:400]}"
         ) from error

@@ -6,6 +6,7 @@ import functools
 import pickle
 import random
 import re
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -301,9 +302,34 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
             return module
 
 
+def copied(model: Any) -> Any:
+    """A deep copy of a torch model, or of a tuple of it and others.
+
+    Functions that a module keeps and that read modules around them (`self.mlpf = lambda x:
+    m.act(x)`) read those of the copy, which `copy.deepcopy` does not see to.
+    """
+    memo: dict[int, Any] = {}
+    result = copy.deepcopy(model, memo)
+    models = result if isinstance(result, tuple) else (result,)
+    for part in (p for m in models if isinstance(m, torch.nn.Module) for p in m.modules()):
+        for name, value in vars(part).items():
+            if isinstance(value, types.FunctionType) and value.__closure__:
+                cells = [
+                    memo.get(id(c.cell_contents), c.cell_contents) for c in value.__closure__
+                ]
+                part.__dict__[name] = types.FunctionType(
+                    value.__code__,
+                    value.__globals__,
+                    value.__name__,
+                    value.__defaults__,
+                    tuple(map(types.CellType, cells)),
+                )
+    return result
+
+
 def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:
     """A copy to run: gradients and batch statistics of the original stay as they are."""
-    module = copy.deepcopy(unwrapped(module)).train(train)
+    module = copied(unwrapped(module)).train(train)
     module.zero_grad(set_to_none=True)
     if train:
         refuse_random(module)
@@ -324,14 +350,14 @@ def random_layers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
 def without_dropout(model: Any) -> Any:
     """A copy of a torch or NNX model whose dropout layers leave everything as it is."""
     if isinstance(model, torch.nn.Module):
-        model = copy.deepcopy(model)
+        model = copied(model)
         layers = list(model.modules())
     else:
         model = nnx.clone(model)
         layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for layer in layers:
         name = type(layer).__name__
-        options = ["dropout"]  # of a recurrent layer, or of attention
+        options = ["dropout", "dropout_p"]  # of a recurrent layer, or of attention
         if re.search(r"Drop|StochasticDepth", name):
             options += ["p", "rate", "drop_prob"]
         for option in options:
@@ -387,7 +413,7 @@ def random_in_train_mode(
     module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
 ) -> list[str]:
     """The names of what is random in train mode, of a module in eval mode."""
-    scout = copy.deepcopy(module).train()
+    scout = copied(module).train()
     for layer in scout.modules():
         if isinstance(layer, torch.nn.modules.batchnorm._NormBase):
             layer.eval()  # a batch of one has no statistics

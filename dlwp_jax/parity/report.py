@@ -106,13 +106,15 @@ def rows_of(
     sizes: Mapping[str, float] | None = None,
     rounding: int = 0,
     step: int | None = None,
+    floored: bool | None = None,
 ) -> list[Row]:
     """Compare arrays of the same names.
 
-    A difference may be `tolerance` times torch's largest value in the array. No gradient or
-    update counts as smaller than a hundredth of the largest of its stage: the gradient of a
-    bias ahead of a batch norm is zero but for rounding, and rounding is of the size of the
-    numbers that cancelled. A row that passes only so is noted "below floor".
+    A difference may be `tolerance` times torch's largest value in the array. No gradient, update
+    or running statistic counts as smaller than a hundredth of the largest of its stage: the
+    gradient of a bias ahead of a batch norm and the mean behind one are zero but for rounding, and
+    rounding is of the size of the numbers that cancelled. A row that passes only so is noted
+    "below floor".
 
     Args:
       stage, step: what the rows are called.
@@ -121,9 +123,11 @@ def rows_of(
       sizes: what counts as the largest value of an array, where it is not that of torch's array
         itself.
       rounding: so many ulp of the largest value are allowed besides.
+      floored: whether there is that floor; by default for every stage but "forward".
     """
     sizes = sizes or {name: largest(value) for name, value in theirs.items()}
-    floor = 0.0 if stage == "forward" else max(sizes.values(), default=0.0) / 100
+    floored = stage != "forward" if floored is None else floored
+    floor = max(sizes.values(), default=0.0) / 100 if floored else 0.0
     rows = []
     for name in theirs:
         row = _row(

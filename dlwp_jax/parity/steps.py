@@ -1,6 +1,5 @@
 """Training in both frameworks, step by step, until they part."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from dlwp_jax.parity.forward import (
     Layout,
     arrays,
     as_numpy,
+    copied,
     dtype_of,
     input_turns,
     refuse_drawing,
@@ -108,7 +108,7 @@ def compare_steps(
     (0, 'update')
     """
     refuse_other_models(torch_model, learner.model(state))
-    torch_model, torch_opt = copy.deepcopy((torch_model, torch_opt))
+    torch_model, torch_opt = copied((torch_model, torch_opt))
     if double:
         _double_in_place(torch_model, torch_opt)
         with jax.enable_x64(True):
@@ -218,9 +218,9 @@ def _turns(
     work.
     """
     leaves, structure = jax.tree.flatten(batch)
-    scout = copy.deepcopy(torch_model)
+    scout = copied(torch_model)
     given = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
-    refuse_drawing(copy.deepcopy(scout), lambda module: torch_loss(module, given), "train")
+    refuse_drawing(copied(scout), lambda module: torch_loss(module, given), "train")
     return input_turns(
         scout, leaves, layout, lambda tensors: torch_loss(scout, structure.unflatten(tensors))
     )
@@ -273,7 +273,7 @@ def _step(
         tolerance=tolerance,
         step=number,
     )
-    rows += rows_of("forward", ours, statistics, tolerance=tolerance, step=number)
+    rows += rows_of("forward", ours, statistics, tolerance=tolerance, step=number, floored=True)
     rows += rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
     rows += rows_of(
         "update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number

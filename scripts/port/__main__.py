@@ -1,12 +1,14 @@
 """Ports the models of cases.py and writes the table of docs/parity_port.md.
 
 scripts/port_table            # all of them
+scripts/port_table --missing  # those that have no row yet
 scripts/port_table resnet18   # this one; the rows of the others stay
 """
 
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +30,12 @@ def main(names: list[str]) -> int:
     """Measure, and write the page after every model."""
     known = cases.cases()
     failed = 0
+    if names == ["--missing"]:
+        names = [name for name in known if name not in rows_of_page()]
     for name in names or known:
         began = time.time()
         text = row(name, known[name])
-        failed += "refused" in text or "differs" in text
+        failed += any(word in text for word in ("refused", "failed", "differs"))
         print(text, f"{time.time() - began:.0f} s", flush=True)
         write(known, name, text)
     return min(failed, 1)
@@ -45,9 +49,16 @@ def row(name: str, case: cases.Case) -> str:
     start = f"| {name} | {case.group} | {shape}"
     try:
         ported = parity.port(case.make(), *inputs)
-    except parity.Refused as error:
-        reason = re.sub(r"\S*/", "", str(error)).replace("|", "/")
-        return f"{start} | refused: {reason} | | | | |"
+    except Exception as error:  # noqa: BLE001  every failure stands in the table
+        if not isinstance(error, parity.Refused):
+            traceback.print_exc()
+        word = (
+            "refused"
+            if isinstance(error, parity.Refused)
+            else f"failed: {type(error).__name__}"
+        )
+        reason = re.sub(r"\S*/", "", " ".join(str(error).split())).replace("|", "/")
+        return f"{start} | {word}: {reason[:160]} | | | | |"
     found = figures(ported.report)
     step = "" if found.step is None else rounded(found.step)
     word = "" if ported.report.ok else " differs"
@@ -58,12 +69,16 @@ def row(name: str, case: cases.Case) -> str:
     )
 
 
+def rows_of_page() -> dict[str, str]:
+    """The rows that the page has, by model."""
+    table = PAGE.read_text(encoding="utf-8").partition(START)[2]
+    return {line.split("|")[1].strip(): line for line in table.splitlines()[1:] if line}
+
+
 def write(known: dict[str, cases.Case], name: str, text: str) -> None:
     """Put a row in its place on the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, table = page.partition(START)
-    rows = {line.split("|")[1].strip(): line for line in table.splitlines()[1:] if line}
-    rows[name] = text
+    head = PAGE.read_text(encoding="utf-8").partition(START)[0]
+    rows = rows_of_page() | {name: text}
     ordered = [rows[other] for other in known if other in rows]
     PAGE.write_text(head + START + LINE + "\n".join(ordered) + "\n", encoding="utf-8")
 

@@ -15,16 +15,21 @@ import math
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 
+from dlwp_jax import nn
 from dlwp_jax.parity.files import fill
-from dlwp_jax.parity.forward import dtype_of, input_turns, tensors, unwrapped
+from dlwp_jax.parity.forward import copied, dtype_of, input_turns, tensors, unwrapped
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.classes import Classes
 from dlwp_jax.parity.port.layers import layer_name
+from dlwp_jax.parity.port.nodes import Frame
 from dlwp_jax.parity.port.prove import figures, prove
-from dlwp_jax.parity.port.record import Frame, record
+from dlwp_jax.parity.port.record import record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
 from dlwp_jax.parity.report import ParityReport, Row
@@ -94,7 +99,7 @@ def port(
         raise TypeError(f"port takes a torch.nn.Module, not a {type(module).__name__}.")
     if not inputs:
         raise ValueError("port needs the inputs of the model: arrays in torch's layout.")
-    module = copy.deepcopy(unwrapped(module))
+    module = copied(unwrapped(module))
     if weights is not None:
         fill(module, weights)
     return _port(module, inputs, partial, command)
@@ -128,12 +133,23 @@ def _port(
             classes.loops,
         )
     modes = "eval" if untrained else "both" if "self.deterministic = False" in text else "same"
+    if classes.waves:
+        root = _with_waves(root.double(), classes.waves)
     report = prove(root, model, inputs, layout, modes)
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
     proof = _proof(report, inputs)
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
+
+
+def _with_waves(root: torch.nn.Module, waves: dict[str, str]) -> torch.nn.Module:
+    """The model in float64 with tables of sines in float64, as the port computes them there."""
+    with jax.enable_x64(True):
+        for name, text in waves.items():
+            table = np.array(eval(text, {"jnp": jnp, "nn": nn}))
+            root.get_buffer(name).copy_(torch.from_numpy(table))
+    return root
 
 
 def _classes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dlwp_jax.parity.port.functions import dtype_text, literal
+from dlwp_jax.parity.port.functions.common import dtype_text, literal
 from dlwp_jax.parity.port.refuse import Refused
 
 
@@ -15,7 +15,7 @@ def constant_text(value: torch.Tensor | None, name: str) -> str:
       Refused: if no short expression does.
     """
     assert value is not None
-    text = _formula(value)
+    text = _formula(value) or waves_text(value)
     if text is None and value.numel() <= 256:
         text = f"jnp.array({literal(value.tolist())})"
     if text is None:
@@ -30,7 +30,7 @@ def initial_text(value: torch.Tensor, name: str) -> str:
     """An expression for an array as it was found: its constant, or a distribution with its
     standard deviation.
     """
-    text = _formula(value)
+    text = _formula(value) or waves_text(value)
     if text is not None:
         return text
     shape = tuple(value.shape)
@@ -80,9 +80,75 @@ def _formula(value: torch.Tensor) -> str | None:
                         where = f", {diagonal}" if diagonal else ""
                         inner = f"jnp.{name}(jnp.ones({shape}, bool){where})"
                         return f"jnp.where({inner}, -jnp.inf, 0.0)"
-    if value.ndim == 1 and value.is_floating_point():
-        size = 2 * value.numel()
-        steps = torch.arange(0, size, 2).double() / size
-        if torch.allclose(value.double(), 10000.0**-steps, rtol=1e-6, atol=0):
-            return f"1 / 10000 ** (jnp.arange(0, {size}, 2) / {size})"
     return None
+
+
+def waves_text(value: torch.Tensor) -> str | None:
+    """Tables of sines and cosines, and their frequencies: of rotary positions, and of those of
+    "Attention is all you need". They are equal to torch's but for the rounding of float32.
+    """
+    if not value.is_floating_point() or value.numel() < 4:
+        return None
+    shape = tuple(value.shape)
+    wide = value.detach().double()
+    if value.ndim == 1:
+        base = _base(wide)
+        size = 2 * len(value)
+        text = f"{base:g} ** (-jnp.arange(0, {size}, 2) / {size})"
+        return text if base else None
+    table = wide.squeeze()
+    if table.ndim != 2 or len(table) < 2:
+        return None
+    found = _table_text(table)
+    return found and (found if shape == tuple(table.shape) else f"{found}.reshape({shape})")
+
+
+def _table_text(table: torch.Tensor) -> str | None:
+    length, width = table.shape
+    half = width // 2
+    step = table[1]  # of position 1: the sine or cosine of the frequencies
+    is_cosine = bool((table[0] == 1).all())
+    frequencies = torch.arccos(step) if is_cosine else torch.arcsin(step)
+    forms = {
+        "jnp.{f}(jnp.tile({angles}, 2))": (frequencies[:half], lambda a: a.repeat(1, 2)),
+        "jnp.{f}(jnp.repeat({angles}, 2, 1))": (
+            frequencies[::2],
+            lambda a: a.repeat_interleave(2, 1),
+        ),
+        "jnp.{f}({angles})": (frequencies, lambda a: a),
+    }
+    places = torch.arange(length).double()
+    for form, (some, spread) in forms.items():
+        base = _base(some)
+        if not base:
+            continue
+        size = 2 * len(some)
+        angles = torch.outer(places, base ** (-torch.arange(0, size, 2).double() / size))
+        wanted = spread(angles).cos() if is_cosine else spread(angles).sin()
+        if _near(wanted, table):
+            powers = f"{base:g} ** (-jnp.arange(0, {size}, 2) / {size})"
+            outer = f"jnp.outer(jnp.arange({length}), {powers})"
+            return form.format(f="cos" if is_cosine else "sin", angles=outer)
+    base = _base(torch.arcsin(step[::2])) if width % 2 == 0 else 0.0
+    if not base:
+        return None
+    angles = torch.outer(places, base ** (-torch.arange(0, width, 2).double() / width))
+    waves = torch.stack([angles.sin(), angles.cos()], -1).reshape(length, width)
+    behind = "" if base == 10000 else f", {base:g}"
+    if _near(waves, table):
+        return f"nn.sinusoidal_positions({length}, {width}{behind})"
+    return None
+
+
+def _base(frequencies: torch.Tensor) -> float:
+    """The base of frequencies base ** (-2 i / size); 0 if they are others."""
+    if len(frequencies) < 2 or not 0 < float(frequencies[1]) < 1:
+        return 0.0
+    base = float(f"{float(frequencies[1]) ** -len(frequencies):.3g}")
+    wanted = base ** (-torch.arange(len(frequencies)).double() / len(frequencies))
+    return base if torch.allclose(wanted, frequencies, rtol=1e-3, atol=1e-4) else 0.0
+
+
+def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to the rounding of float32, whose angles are products."""
+    return torch.allclose(a, b, rtol=0, atol=1e-7 * max(len(b), 10))

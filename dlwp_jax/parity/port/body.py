@@ -10,32 +10,23 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dlwp_jax.parity.port import functions
-from dlwp_jax.parity.port.record import Frame, Node
+from dlwp_jax.parity.port.functions.arithmetic import largest
+from dlwp_jax.parity.port.functions.common import ATOM, Val, literal, physical
+from dlwp_jax.parity.port.functions.tables import PASSED_ON, SIGNS
+from dlwp_jax.parity.port.nodes import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
 
 if TYPE_CHECKING:
     from dlwp_jax.parity.port.classes import Classes
 
-# How strongly an expression binds; its parts need parentheses if they bind less.
-ATOM, POWER, UNARY, TIMES, PLUS, COMPARE = range(6)
-_TAKEN = {"self", "nn", "nnx", "jax", "jnp", "rngs", "range", "len", *keyword.kwlist}
+_TAKEN = {"self", "nn", "nnx", "jax", "jnp", "losses", "rngs", "range", "len", *keyword.kwlist}
 _MARKS = re.compile("\x02\\d+\x03")
 _TRIVIAL = re.compile(r"[\w.]+(\[[^\[\]]*\])*")
-
-
-class Val(NamedTuple):
-    """A value in the written source: its text, whether it lies channels last (for a structure:
-    that of each part), and how strongly the text binds.
-    """
-
-    text: str
-    last: Any = False
-    binds: int = ATOM
 
 
 class Body:
@@ -49,7 +40,7 @@ class Body:
         self.functional: list[tuple[str, str]] = []  # attributes made for functions (dropout)
         self.holder: dict[str, Node] = {}
         self.lists: dict[str, list[Node]] = {}
-        self.ndims: dict[str, int] = {}
+        self.ndims: dict[str, set[int]] = defaultdict(set)
         self._find_uses()
         self.kept_lists = self._wanted_lists()
         given = iter(layouts)
@@ -100,11 +91,19 @@ class Body:
             return bool(node.names) or (node.name != "shape" and self.uses[node] > 1)
         if node.kind not in ("function", "call"):
             return False
-        passed_on = node.kind == "function" and node.name in functions.PASSED_ON
+        passed_on = node.kind == "function" and node.name in PASSED_ON
         if passed_on and not node.names:
+            return False
+        if node.name in ("max", "min") and not node.is_tensor and self._of_one_part(node):
             return False
         structure = not node.is_tensor
         return bool(node.names) or self.uses[node] != 1 or (structure and self.uses[node] > 0)
+
+    def _of_one_part(self, node: Node) -> bool:
+        """Whether one item of a structure is all that is used."""
+        parts = [n for n in self.frame.nodes if n.kind == "item" and n.args[0] is node]
+        used = [part for part in parts if self.uses[part]]
+        return len(used) == 1 and self.uses[node] == 1
 
     def _statement(self, node: Node) -> None:
         val = self.expression(node)
@@ -252,13 +251,13 @@ class Body:
         if isinstance(node, Node):
             if node not in self.vals:
                 found = self.expression(node)
-                if node.kind not in ("function", "call") or node.name in functions.PASSED_ON:
+                if node.kind not in ("function", "call") or node.name in PASSED_ON:
                     return found  # its text may change with the name of another value
                 self.vals[node] = found
             return self.vals[node]
         if isinstance(node, list | tuple):
             return [self.val(part) for part in node]
-        return Val(self.number(node) if _is_number(node) else functions.literal(node), False)
+        return Val(self.number(node) if _is_number(node) else literal(node), False)
 
     def number(self, value: Any, name: str = "") -> str:
         """A constant of the model, which may be another in another instance of the class."""
@@ -276,6 +275,11 @@ class Body:
                 "size",
             )
         return self.classes.slot(name, value)
+
+    def draws(self) -> str:
+        """A key for random numbers, from a stream that the module gets."""
+        self.functional.append(("rngs", "rngs.dropout.fork()"))
+        return "self.rngs()"
 
     def text(self, arg: Any) -> str:
         """A node or constant as an argument, in torch's layout."""
@@ -343,6 +347,8 @@ class Body:
 
     def _of_item(self, node: Node) -> Val:
         owner, key = node.args
+        if owner.name in ("max", "min") and key in (0, 1) and owner not in self.vals:
+            return largest(self, owner, key)
         whole = self.val(owner)
         layout = whole.last[key] if isinstance(whole.last, list | dict | tuple) else False
         if isinstance(whole.last, bool) and node.is_tensor:
@@ -358,19 +364,15 @@ class Body:
                 elif owner.kind not in ("item",):
                     self._name(owner, self.expression(owner))
             text = self.val(owner).text
-            self.ndims[text] = owner.ndim
+            self.ndims[text].add(owner.ndim)
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
-        sign, binds = functions.SIGNS[node.name]
+        sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
         return Val(f"{self.part(a, binds)} {sign} {self.part(b, binds, True)}", False, binds)
 
     def _of_constant(self, node: Node) -> Val:
         values = node.value.tolist()
-        return Val(
-            functions.literal(values)
-            if node.ndim == 0
-            else f"jnp.array({functions.literal(values)})"
-        )
+        return Val(literal(values) if node.ndim == 0 else f"jnp.array({literal(values)})")
 
     def _of_array(self, node: Node) -> Val:
         return Val(self.classes.array(self.module, self.frame.name, node.name))
@@ -384,6 +386,10 @@ class Body:
     def access(self, name: str) -> str:
         """The path of a submodule from `self`."""
         relative = name.removeprefix(f"{self.frame.name}.") if self.frame.name else name
+        if self.frame.name and relative == name:
+            called = self.classes.modules[name]
+            within = self.module.named_modules(remove_duplicate=False)
+            relative = next((n for n, m in within if m is called), name)
         if self.frame.name and relative == name:
             raise Refused(
                 f"{name} is outside of {self.frame.name}, which calls it; hand it over as an argument."
@@ -444,14 +450,6 @@ def access(module: torch.nn.Module, relative: str) -> str:
     return text
 
 
-def physical(axis: int, ndim: int) -> int:
-    """Torch's axis of `[N C *spatial]` in `[N *spatial C]`; the last is -1."""
-    axis %= ndim
-    if axis == 0:
-        return 0
-    return -1 if axis == 1 else axis - 1
-
-
 def nodes_in(value: Any) -> Iterator[Node]:
     """All nodes in a structure."""
     if isinstance(value, Node):
@@ -481,8 +479,13 @@ def _has_statistics(module: torch.nn.Module | None) -> bool:
     return module is not None and any(isinstance(m, kinds) for m in module.modules())
 
 
-def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
-    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2]."""
+def _unpacked(lines: list[str], ndims: dict[str, set[int]]) -> list[str]:
+    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2].
+
+    Args:
+      lines: of a method.
+      ndims: how many axes arrays of each name have.
+    """
     pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
     found, i = [], 0
     while i < len(lines):
@@ -491,16 +494,15 @@ def _unpacked(lines: list[str], ndims: dict[str, int]) -> list[str]:
             if (run and match[2] != run[0][2]) or match[1] == match[2]:
                 break
             run.append(match)
-        if len(run) > 1 and [int(m[3]) for m in run] == list(range(len(run))):
+        axes = [int(match[3]) for match in run]
+        owner = run[0][2] if run else ""
+        every = ndims.get(owner) == {len(run)}
+        if len(run) > 1 and axes == list(range(len(run))):
             names = ", ".join(m[1] for m in run)
-            some = "" if ndims.get(run[0][2]) == len(run) else f"[:{len(run)}]"
-            found.append(f"{names} = {run[0][2]}.shape{some}")
-        elif len(run) == 4 and [int(m[3]) for m in run] == [0, -1, 1, 2]:
-            n, c, h, w = (m[1] for m in run)
-            found.append(f"{n}, {h}, {w}, {c} = {run[0][2]}.shape")
-        elif len(run) == 3 and [int(m[3]) for m in run] == [0, -1, 1]:
-            n, c, t = (m[1] for m in run)
-            found.append(f"{n}, {t}, {c} = {run[0][2]}.shape")
+            found.append(f"{names} = {owner}.shape{'' if every else f'[:{len(run)}]'}")
+        elif every and axes == [0, -1, *range(1, len(run) - 1)] and len(run) > 2:
+            n, c, *spatial = (m[1] for m in run)
+            found.append(f"{', '.join([n, *spatial, c])} = {owner}.shape")
         elif run:
             found += [m[0] for m in run]
         else:

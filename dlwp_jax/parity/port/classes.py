@@ -1,22 +1,17 @@
-"""Classes of the written file: one for all modules of a torch class that compute the same.
-
-While bodies and constructors are written, a number of the model is a mark that stands for a
-`Slot`. Two modules with the same text but for their numbers share a class, and the numbers in
-which they differ become its arguments.
-"""
+"""Classes of the written file: one for all modules of a torch class that compute the same."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
-from dlwp_jax.parity.port.arrays import constant_text, initial_text
-from dlwp_jax.parity.port.body import Body, Val, access
-from dlwp_jax.parity.port.functions import literal
+from dlwp_jax.parity.port.arrays import constant_text, initial_text, waves_text
+from dlwp_jax.parity.port.body import Body, access
+from dlwp_jax.parity.port.functions.common import Val, literal
 from dlwp_jax.parity.port.layers import (
     DROP_PATHS,
     LAYERS,
@@ -27,55 +22,14 @@ from dlwp_jax.parity.port.layers import (
     value_of,
 )
 from dlwp_jax.parity.port.loops import folded
-from dlwp_jax.parity.port.record import Frame, Node
+from dlwp_jax.parity.port.marks import MARK, Marks, Written
+from dlwp_jax.parity.port.nodes import Frame, Node
+from dlwp_jax.parity.port.record import packed_node
 from dlwp_jax.parity.port.refuse import Refused
-
-_MARK = re.compile("\x02(\\d+)\x03|\x04(\\d+)\x05")
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """A number of the model. With an option it is written `, option=value`, and not at all if it
-    is the default.
-    """
-
-    name: str
-    value: Any
-    option: str = ""
-    default: Any = None
+from dlwp_jax.parity.port.signatures import arguments_of, returned_by
 
 
-@dataclasses.dataclass(eq=False)
-class Written:
-    """A class of the file.
-
-    Attributes:
-      name: in the file.
-      base: what it inherits from.
-      uses: (text of __init__, text of the methods) of every module that is one, with marks.
-      arguments: of __call__, with their types.
-      returns: the type of its result.
-      flat: the slots of every use, in the order of their marks.
-      named: number of a slot -> the argument of __init__ that gives it.
-    """
-
-    name: str
-    base: str
-    uses: list[tuple[list[str], list[list[str]]]]
-    arguments: dict[str, str]
-    returns: str = "jax.Array"
-    flat: list[list[Slot]] = dataclasses.field(default_factory=list)
-    named: dict[int, str] = dataclasses.field(default_factory=dict)
-
-    def parameters(self) -> dict[str, int]:
-        """Arguments of __init__, each with the first slot that it gives."""
-        found: dict[str, int] = {}
-        for number, name in self.named.items():
-            found.setdefault(name, number)
-        return found
-
-
-class Classes:
+class Classes(Marks):
     """All classes of a port; see the module.
 
     Args:
@@ -91,8 +45,8 @@ class Classes:
         partial: bool = False,
     ):
         self.partial = partial
-        self.root, self.slots, self.calls = root, [], []
-        self.written: dict[tuple[Any, ...], Written] = {}
+        super().__init__()
+        self.root = root
         self.frames = {mode: _by_module(frame) for mode, frame in frames.items()}
         self.modules = dict(root.named_modules())
         self.canonical: dict[int, str] = {}
@@ -100,43 +54,18 @@ class Classes:
             self.canonical.setdefault(id(parameter), name)
         self.done: dict[int, tuple[str, list[Any], Any]] = {}
         self.first_layout: dict[int, tuple[Any, int]] = {}
+        self.waiting: dict[int, list[Body]] = {}  # of a Sequential that is not made yet
+        self.axes: dict[int, int] = {}  # over which a softmax works
         self.owner: dict[int, str] = {}
+        self.scopes: list[dict[int, str]] = [
+            {}
+        ]  # of each __init__: module -> its place in self
         self.helpers: set[str] = set()
+        self.waves: dict[str, str] = {}  # buffers that are written as a formula
         self.holes: list[str] = []
         self.loops = 0
         self.constructor, _, self.outputs = self.of(root, layouts)
-        self._resolve()
-
-    # Marks.
-
-    def slot(self, name: str, value: Any, option: str = "", default: Any = None) -> str:
-        """A mark for a number."""
-        self.slots.append(Slot(name, value, option, default))
-        return f"\x02{len(self.slots) - 1}\x03"
-
-    def concrete(self, text: str) -> str:
-        """A text with its numbers in the place of the marks, to be compared."""
-
-        def value(match: re.Match[str]) -> str:
-            if match[1]:
-                slot = self.slots[int(match[1])]
-                return f"{slot.option}={slot.value!r}"
-            written, number = self.calls[int(match[2])]
-            init, methods = written.uses[number]
-            inside = "\n".join([*init, *("\n".join(lines) for lines in methods)])
-            return f"{id(written)}({self.concrete(inside)})"
-
-        return _MARK.sub(value, text)
-
-    def _shape_of(self, text: str) -> str:
-        """A text without its numbers."""
-
-        def kind(match: re.Match[str]) -> str:
-            if match[1]:
-                return f"\x02{self.slots[int(match[1])].option}\x03"
-            return f"\x04{id(self.calls[int(match[2])][0])}\x05"
-
-        return _MARK.sub(kind, text)
+        self.resolve()
 
     # Arrays.
 
@@ -145,7 +74,10 @@ class Classes:
         owner_name, _, leaf = name.rpartition(".")
         owner: Any = self.modules[owner_name]
         if leaf in owner._buffers and leaf in owner._non_persistent_buffers_set:
-            return constant_text(owner._buffers[leaf], name)
+            text = constant_text(owner._buffers[leaf], name)
+            if text == waves_text(owner._buffers[leaf]):
+                self.waves[name] = text
+            return text
         inside = not frame or name.startswith(f"{frame}.")
         if not inside:
             raise Refused(
@@ -182,9 +114,11 @@ class Classes:
         given = {name: value for name, value in given.items() if _has_nodes(value)}
         known = self.done.get(id(module))
         layouts = []
-        for name, value in given.items():
-            del name
-            layouts.append(_layout(body, value))
+        for value in given.values():
+            layout = _layout(body, value)
+            if layout is False and isinstance(value, Node) and value.ndim > 2:
+                layout = _wants_channels_last(module)
+            layouts.append(layout)
         if known is None:
             _, _, output = self.of(module, layouts)
         else:
@@ -255,6 +189,8 @@ class Classes:
         if layout == "sequences":
             texts = [self._argument(body, arg, None) for arg in node.args]
             texts += [f"{n}={self._argument(body, v, None)}" for n, v in node.kwargs.items()]
+            if isinstance(x, Node) and isinstance(x.value, PackedSequence):
+                texts.append(f"lengths={body.text(packed_node(x).args[1])}")
             return Val(f"{body.access(node.name)}({', '.join(texts)})", False)
         val = body.val(x)
         ndim = x.ndim
@@ -265,6 +201,12 @@ class Classes:
         ):
             self.first_layout[id(module)] = ("turned", ndim)
             return Val(f"{body.access(node.name)}({val.text})", True)
+        if layout == "axis":
+            axis = body.axis(x, module.dim if module.dim is not None else -1)
+            axis = -1 if axis == ndim - 1 else axis
+            if self.axes.setdefault(id(module), axis) != axis:
+                raise Refused(f"{node.name} ({kind}) works over two axes; make it two layers.")
+            return Val(f"{body.access(node.name)}({val.text})", val.last)
         if layout == "flatten":
             whole = module.start_dim == 1 and module.end_dim == -1
             if val.last is not True and ndim > 2 and whole:
@@ -300,6 +242,10 @@ class Classes:
 
     # Constructors.
 
+    def constructed(self) -> str:
+        """The name of the model's class."""
+        return self.calls[int(MARK.fullmatch(self.constructor)[2])][0].name  # type: ignore[index]
+
     def of(self, module: torch.nn.Module, layouts: list[Any]) -> tuple[str, list[Any], Any]:
         """(constructor, layouts of the inputs, layout of the output) of a module with a frame."""
         if id(module) in self.done:
@@ -320,8 +266,8 @@ class Classes:
             self.done[id(module)] = (made, layouts, bodies[0].output)
             return self.done[id(module)]
         if type(module).forward is torch.nn.Sequential.forward:
-            made = self._sequential(module, name, bodies)
-            self.done[id(module)] = (made, layouts, bodies[0].output)
+            self.waiting[id(module)] = bodies  # it is made where its parent is made
+            self.done[id(module)] = ("", layouts, bodies[0].output)
             return self.done[id(module)]
         methods = [folded(body.lines, _lengths(module)) for body in bodies]
         self.loops += sum(
@@ -338,9 +284,9 @@ class Classes:
             name,
             init,
             methods,
-            _arguments(bodies[0].frame),
+            arguments_of(bodies[0].frame),
             "nnx.Module",
-            _returns(bodies),
+            returned_by(bodies),
         )
         self.done[id(module)] = (made, layouts, bodies[0].output)
         return self.done[id(module)]
@@ -351,7 +297,7 @@ class Classes:
         init = self._init(module, frame.name, {})
         words = f"write {type(module).__name__} by hand: {why}"
         method = [f"# HOLE: {why}", f"raise NotImplementedError({words!r})"]
-        made = self._class(module, frame.name, init, [method], _arguments(frame))
+        made = self._class(module, frame.name, init, [method], arguments_of(frame))
         self.done[id(module)] = (made, layouts, output)
         return self.done[id(module)]
 
@@ -370,7 +316,7 @@ class Classes:
         )
         kind = type(module).__name__
         kind = "Net" if kind == "Sequential" else kind
-        key = (kind, self._shape_of(text))
+        key = (kind, self.shape_of(text))
         if key not in self.written:
             number = sum(other[0] == kind for other in self.written)
             self.written[key] = Written(
@@ -396,38 +342,39 @@ class Classes:
         for key, value in module._buffers.items():
             if value is not None and key not in module._non_persistent_buffers_set:
                 lines.append(_assign(key, f"nnx.Variable({initial_text(value, key)})"))
-        made: dict[int, str] = {}
+        scope: dict[int, str] = {}
+        self.scopes.append(scope)
         for key, child in _children(module):
-            if id(child) in made:
-                lines.append(_assign(key, made[id(child)]))
-                continue
-            made[id(child)] = access(module, key)
-            full = f"{name}.{key}".lstrip(".")
-            expression = self.make(child, full)
+            expression = self.make(child, f"{name}.{key}".lstrip("."))
+            for below, part in child.named_modules(prefix=key):
+                scope.setdefault(id(part), access(module, below))
             if expression:
                 lines.append(_assign(key, expression))
+        self.scopes.pop()
         return lines + [_assign(key, text) for key, text in functional.items()]
 
     def make(self, module: torch.nn.Module, name: str) -> str:
         """The expression that makes a module; "" if nothing is needed."""
-        holds = any(True for _ in (*module.parameters(), *module.buffers()))
-        if holds and self.owner.setdefault(id(module), name) != name:
+        if id(module) in self.scopes[-1]:
+            return self.scopes[-1][id(module)]
+        if _holds(module) and self.owner.setdefault(id(module), name) != name:
             raise Refused(
                 f"{name} and {self.owner[id(module)]} are one module in two places; give it to one parent."
             )
         kind = layer_name(module)
         if kind:
             return self._layer(module, kind, name)
+        if id(module) in self.waiting:
+            return self._sequential(module, name, self.waiting[id(module)])
         if id(module) in self.done:
             return self.done[id(module)][0]
         if any(id(module) in found for found in self.frames.values()):
             frame = next(
                 found[id(module)] for found in self.frames.values() if id(module) in found
             )
-            return self.of(module, [False] * len(frame.inputs))[0]
-        children = [
-            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
-        ]
+            self.of(module, [False] * len(frame.inputs))
+            return self.make(module, name)
+        children = self._made(module, name)
         if isinstance(module, torch.nn.ModuleList):
             return self._listed("nn.ModuleList", children)
         if isinstance(module, torch.nn.ModuleDict):
@@ -443,11 +390,25 @@ class Classes:
             return f"nnx.Dict({{{named}}})"
         if type(module).forward is torch.nn.Sequential.forward:
             return self._chain(module, children)
-        if not any(True for _ in module.parameters()) and not any(
-            True for _ in module.buffers()
-        ):
+        if not _holds(module):
             return ""
         return self._class(module, name, self._init(module, name, {}), [], {})
+
+    def _made(self, module: torch.nn.Module, name: str) -> list[tuple[str, str]]:
+        """The expressions of a container's children; one that stands there n times in a row is
+        one module, written `*[module] * n`.
+        """
+        children: list[tuple[str, str]] = []
+        pairs = _children(module)
+        for _, group in itertools.groupby(pairs, key=lambda pair: id(pair[1])):
+            same = list(group)
+            key, child = same[0]
+            text = self.make(child, f"{name}.{key}".lstrip("."))
+            if len(same) == 1 or not text or not _holds(child):
+                children += [(key, text) for key, _ in same]
+            else:
+                children.append((key, f"*[{text}] * {len(same)}"))
+        return children
 
     def _layer(self, module: Any, kind: str, name: str) -> str:
         if kind in DROP_PATHS:
@@ -483,9 +444,11 @@ class Classes:
                     value = (*value[1:], value[0])
                 positional.append(self.slot(f"{stem}_{attribute}", value))
                 continue
-            positional.append(self.slot(_argument_name(stem, attribute), short(value)))
+            value = tuple(value) if attribute == "unflattened_size" else short(value)
+            positional.append(self.slot(_argument_name(stem, attribute), value))
         for attribute, default in row.options.items():
             value = value_of(module, kind, attribute, default)
+            value = self.axes.get(id(module), value)
             if isinstance(default, bool) or (
                 isinstance(default, str) and isinstance(value, str)
             ):
@@ -540,20 +503,16 @@ class Classes:
     ) -> str:
         if any(not text for _, text in children):
             children = [(key, text or "nn.Identity()") for key, text in children]
-        if [key for key, _ in children] == [str(i) for i in range(len(children))]:
+        if all(key.isdigit() for key, _ in children):
             return f"{maker}({', '.join(self._spread(self._runs([text for _, text in children])))})"
         if all(key.isidentifier() for key, _ in children):
             return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"
         return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
 
     def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
-        children = [
-            (key, self.make(child, f"{name}.{key}")) for key, child in _children(module)
-        ]
+        children = self._made(module, name)
         (argument,) = bodies[0].arguments
-        text = argument
-        for key in module._modules:
-            text = f"{access(module, key)}({text})"
+        text = _chained(module, argument)
         if all(body.lines == [f"return {text}"] for body in bodies):
             return self._chain(module, children)
         words = re.split(r"\W|_", name)
@@ -569,94 +528,13 @@ class Classes:
         return self._chain(module, children, self.written[key].name)
 
     def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
-        children = [(key, self.make(child, key)) for key, child in _children(module)]
+        children = self._made(module, "")
         (argument,) = bodies[0].arguments
-        text = argument
-        for key in module._modules:
-            text = f"{access(module, key)}({text})"
+        text = _chained(module, argument)
         simple = all(body.lines == [f"return {text}"] for body in bodies)
         methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
         init = [self._chain(module, children, "super().__init__")]
         return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
-
-    # Arguments of the classes.
-
-    def _resolve(self) -> None:
-        for written in self.written.values():
-            written.flat = [self._flat(init, methods) for init, methods in written.uses]
-            names: dict[tuple[str, ...], str] = {}
-            for number, slot in enumerate(written.flat[0]):
-                column = tuple(repr(use[number].value) for use in written.flat)
-                if len(set(column)) == 1:
-                    continue
-                if column not in names:
-                    names[column] = _free_name(slot.name, names.values())
-                written.named[number] = names[column]
-
-    def _flat(self, init: list[str], methods: list[list[str]]) -> list[Slot]:
-        text = "\n".join([*init, *("\n".join(lines) for lines in methods)])
-        slots: list[Slot] = []
-        for match in _MARK.finditer(text):
-            if match[1]:
-                slots.append(self.slots[int(match[1])])
-            else:
-                slots += self._open(int(match[2]))
-        return slots
-
-    def _open(self, number: int) -> Iterator[Slot] | list[Slot]:
-        """The slots that a call of a class leaves open: the class's arguments."""
-        written, use = self.calls[number]
-        first = written.parameters()
-        return [
-            dataclasses.replace(written.flat[use][i], name=name, option="")
-            for name, i in first.items()
-        ]
-
-    def render(self, written: Written) -> tuple[list[str], list[list[str]]]:
-        """The lines of __init__ and of the methods of a class, without marks."""
-        init, methods = written.uses[0]
-        number = 0
-        stored: dict[str, None] = {}
-
-        def text(line: str, of_self: bool) -> str:
-            def value(match: re.Match[str]) -> str:
-                nonlocal number
-                if match[1]:
-                    shown = self._shown(written, number, self.slots[int(match[1])], of_self)
-                    if of_self and number in written.named:
-                        stored[written.named[number]] = None
-                    number += 1
-                    return shown
-                inner, _ = self.calls[int(match[2])]
-                given = []
-                for name, slot in zip(
-                    inner.parameters(), self._open(int(match[2])), strict=True
-                ):
-                    del name
-                    given.append(self._shown(written, number, slot, of_self))
-                    number += 1
-                return f"{inner.name}({', '.join([*given, 'rngs=rngs'])})"
-
-            return _MARK.sub(value, line).replace("(, ", "(")
-
-        init = [text(line, False) for line in init]
-        methods = [[text(line, True) for line in lines] for lines in methods]
-        return [*(f"self.{name} = {name}" for name in stored), *init], methods
-
-    def constructed(self) -> str:
-        """The name of the model's class."""
-        return self.calls[int(_MARK.fullmatch(self.constructor)[2])][0].name  # type: ignore[index]
-
-    @staticmethod
-    def _shown(written: Written, number: int, slot: Slot, of_self: bool) -> str:
-        name = written.named.get(number)
-        if name is None:
-            text = literal(slot.value)
-            if slot.option:
-                return "" if slot.value == slot.default else f", {slot.option}={text}"
-            return text
-        name = f"self.{name}" if of_self else name
-        return f", {slot.option}={name}" if slot.option else name
 
 
 def _assign(name: str, text: str) -> str:
@@ -668,15 +546,6 @@ def _assign(name: str, text: str) -> str:
 def _argument_name(stem: str, attribute: str) -> str:
     known = {"in_channels", "out_channels", "stride", "dilation", "groups", "padding"}
     return attribute if attribute in known else f"{stem}_{attribute}"
-
-
-def _free_name(name: str, taken: Any) -> str:
-    name = re.sub(r"\W", "_", name).strip("_") or "size"
-    name = f"n{name}" if name[0].isdigit() else name
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free
 
 
 def _by_module(frame: Frame) -> dict[int, Frame]:
@@ -698,9 +567,30 @@ def _all_frames(found: dict[int, Frame]) -> list[Frame]:
     return frames
 
 
+def _wants_channels_last(module: torch.nn.Module) -> bool:
+    """Whether a Sequential begins with a layer that reads images."""
+    while type(module).forward is torch.nn.Sequential.forward and len(module):
+        module = next(iter(module._modules.values()))
+    kind = layer_name(module)
+    return kind in LAYERS and LAYERS[kind].kind == "last" and not kind.startswith("GroupNorm")
+
+
 def _children(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """Children under all their names."""
     return [(key, child) for key, child in module._modules.items() if child is not None]
+
+
+def _holds(module: torch.nn.Module) -> bool:
+    """Whether a module has arrays."""
+    return any(True for _ in (*module.parameters(), *module.buffers()))
+
+
+def _chained(module: torch.nn.Module, argument: str) -> str:
+    """`self[1](self[0](argument))` for a Sequential."""
+    text, first = argument, {}
+    for key, child in _children(module):
+        text = f"{access(module, first.setdefault(id(child), key))}({text})"
+    return text
 
 
 def _lengths(module: torch.nn.Module) -> dict[str, int]:
@@ -716,40 +606,6 @@ def _has_nodes(value: Any) -> bool:
     from dlwp_jax.parity.port.body import nodes_in
 
     return any(True for _ in nodes_in(value))
-
-
-def _arguments(frame: Frame) -> dict[str, str]:
-    """The arguments of __call__ that are values of the model, with their types."""
-    given = {name: value for name, value in frame.inputs.items() if isinstance(value, Node)}
-    return {name: _type_of(value.value) for name, value in given.items()}
-
-
-def _returns(bodies: list[Body]) -> str:
-    kinds = dict.fromkeys(_type_of(_values(body.frame.output)) for body in bodies)
-    return " | ".join(kinds)
-
-
-def _values(output: Any) -> Any:
-    if isinstance(output, Node):
-        return output.value
-    if isinstance(output, dict):
-        return {key: _values(value) for key, value in output.items()}
-    if isinstance(output, list | tuple):
-        return type(output)(map(_values, output))
-    return output
-
-
-def _type_of(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return "jax.Array"
-    if isinstance(value, dict):
-        kinds = dict.fromkeys(map(_type_of, value.values()))
-        return f"dict[str, {' | '.join(kinds)}]"
-    if isinstance(value, list):
-        return f"list[{' | '.join(dict.fromkeys(map(_type_of, value)))}]"
-    if isinstance(value, tuple):
-        return f"tuple[{', '.join(map(_type_of, value))}]"
-    return "None" if value is None else type(value).__name__
 
 
 def _layout(body: Body, value: Any) -> Any:

@@ -6,13 +6,17 @@ import argparse
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dlwp_jax.parity.files import fill
+from dlwp_jax.parity.forward import dtype_of, tensors
 from dlwp_jax.parity.port import Ported, Refused, port
+from dlwp_jax.parity.port.refuse import is_users
 
 
 def add_to(commands: Any) -> None:
@@ -27,6 +31,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--input",
+        type=_checked,
         action="append",
         required=True,
         metavar="1,3,32,32[:int64]",
@@ -34,7 +39,12 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--weights", type=Path, help="a file of torch's weights")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT.py", help="the file to write"
+        "-o",
+        "--output",
+        type=_in_a_folder,
+        required=True,
+        metavar="OUT.py",
+        help="the file to write",
     )
     parser.add_argument(
         "--partial",
@@ -42,6 +52,23 @@ def add_to(commands: Any) -> None:
         help="write a method that raises for what is refused, and the rest",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
+
+
+def _checked(text: str) -> str:
+    try:
+        made(text, 0)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _in_a_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it")
+    return path
 
 
 def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
@@ -53,11 +80,13 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
     """
     highest = _rows_of_embeddings(module)
     inputs = [made(text, options.seed + i, highest) for i, text in enumerate(options.input)]
+    if options.weights:
+        fill(module, options.weights)
+    _refuse_if_it_fails(module, inputs, options)
     try:
         ported = port(
             module,
             *inputs,
-            weights=options.weights,
             partial=options.partial,
             command=_command(options),
         )
@@ -74,6 +103,26 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
     return 0 if ported.report.ok else 1
 
 
+def _refuse_if_it_fails(
+    module: torch.nn.Module, inputs: list[np.ndarray], options: argparse.Namespace
+) -> None:
+    """Say in a sentence that the shapes are wrong, or that the model has an error of its own."""
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(*tensors(inputs, dtype_of(module)))
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
+        where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{options.torch} does not run on --input {' --input '.join(options.input)}: "
+            f"{words[:300]}{where}."
+        ) from error
+    finally:
+        module.train(was_training)
+
+
 def made(text: str, seed: int, highest: int = 2) -> np.ndarray:
     """An input of a shape and dtype: normal numbers, or whole ones below `highest`.
 
@@ -86,10 +135,10 @@ def made(text: str, seed: int, highest: int = 2) -> np.ndarray:
         kind = np.dtype(dtype or "float32")
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"--input {text}: give sizes and a dtype, as in 1,3,32,32 or 2,7:int64."
+            f"{text}: give sizes and a dtype, as in 1,3,32,32 or 2,7:int64"
         ) from error
     if min(shape) < 1:
-        raise ValueError(f"--input {text}: sizes are 1 and more.")
+        raise ValueError(f"{text}: sizes are 1 and more")
     rng = np.random.default_rng(seed)
     if kind.kind == "f":
         return rng.standard_normal(shape).astype(kind)
@@ -108,6 +157,7 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--input", text]
     if options.weights:
         words += ["--weights", str(options.weights)]
+    words += ["--seed", str(options.seed)] if options.seed else []
     words += ["--partial"] if options.partial else []
     return f"python -m dlwp_jax.parity {shlex.join([*words, '-o', str(options.output)])}"
 

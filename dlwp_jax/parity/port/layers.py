@@ -3,7 +3,8 @@ axis it reads.
 
 A new layer is one row. A kind says where a layer wants the channels of its first input: "last"
 (`[N *spatial C]`, as a convolution), "as_is" (`[N T C]`, as Linear), "any" (one value at a time),
-"flatten", or "sequences" (several arguments, all of them as torch has them).
+"flatten", "axis" (one over which it works), or "sequences" (several arguments, all of them as
+torch has them).
 """
 
 from __future__ import annotations
@@ -76,6 +77,26 @@ LAYERS: dict[str, Made] = {
         ("num_groups", "num_channels"), {"eps": 1e-5, "affine": True}, False, "last"
     ),
     "Flatten": Made((), {"start_dim": 1, "end_dim": -1}, False, "flatten"),
+    "Unflatten": Made(("dim", "unflattened_size"), {}, False, "last"),
+    "Fold": Made(
+        ("output_size", "kernel_size"),
+        {"dilation": 1, "padding": 0, "stride": 1},
+        False,
+        "last",
+    ),
+    "Unfold": Made(("kernel_size",), {"dilation": 1, "padding": 0, "stride": 1}, False, "last"),
+    "ChannelShuffle": Made(("groups",), {}, False, "last"),
+    "LocalResponseNorm": Made(
+        ("size",), {"alpha": 1e-4, "beta": 0.75, "k": 1.0}, False, "last"
+    ),
+    "Softmax2d": Made((), {}, False, "last"),
+    "Bilinear": Made(
+        ("in1_features", "in2_features", "out_features"), {"bias": True}, True, "sequences"
+    ),
+    "CosineSimilarity": Made((), {"dim": 1, "eps": 1e-8}, False, "sequences"),
+    "PairwiseDistance": Made(
+        (), {"p": 2.0, "eps": 1e-6, "keepdim": False}, False, "sequences", {"p": "norm"}
+    ),
     "Upsample": Made(
         (),
         {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None},
@@ -101,6 +122,8 @@ _PLAIN = """ReLU ReLU6 SELU SiLU Sigmoid Softsign Tanh Tanhshrink Mish LogSigmoi
 Hardsigmoid"""
 for _name in _PLAIN.split():
     LAYERS[_name] = Made()
+for _name in ("Softmax", "LogSoftmax", "Softmin", "GLU"):
+    LAYERS[_name] = Made((), {"dim": -1}, False, "axis")
 for _n in (1, 2, 3):
     LAYERS |= {
         f"Conv{_n}d": Made(_SIZES, _CONV, True, "last"),
@@ -115,6 +138,7 @@ for _n in (1, 2, 3):
         f"ReflectionPad{_n}d": Made(("padding",), {}, False, "last"),
         f"ReplicationPad{_n}d": Made(("padding",), {}, False, "last"),
         f"ZeroPad{_n}d": Made(("padding",), {}, False, "last"),
+        f"CircularPad{_n}d": Made(("padding",), {}, False, "last"),
         f"ConstantPad{_n}d": Made(("padding", "value"), {}, False, "last"),
     }
 
@@ -169,6 +193,21 @@ _BLOCK_PATHS = {
 }
 for _name in ("TransformerEncoderLayer", "TransformerDecoderLayer"):
     LAYERS[_name] = Made(("d_model", "nhead"), _BLOCK, True, "sequences", _BLOCK_PATHS)
+_FIRST = "encoder.layers.0."
+_WHOLE_PATHS = {name: _FIRST + path for name, path in _BLOCK_PATHS.items()}
+_WHOLE_PATHS |= {
+    "num_encoder_layers": "encoder.num_layers",
+    "num_decoder_layers": "decoder.num_layers",
+    "activation": f"{_FIRST}activation",
+    "norm_first": f"{_FIRST}norm_first",
+}
+LAYERS["Transformer"] = Made(
+    ("d_model", "nhead"),
+    {"num_encoder_layers": 6, "num_decoder_layers": 6} | _BLOCK,
+    True,
+    "sequences",
+    _WHOLE_PATHS,
+)
 # Stacks of one layer, which is given first.
 STACKS = ("TransformerEncoder", "TransformerDecoder")
 for _name in STACKS:

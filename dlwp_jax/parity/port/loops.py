@@ -69,7 +69,7 @@ def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -
         if m != n
     ]
     places = iter(zip(_NUMBER.finditer(first), _NUMBER.finditer(second), strict=True))
-    containers = set(re.findall(r"self\.[\w.]+(?=\[)", first))
+    containers = set(re.findall(r"self(?:\.\w+|\['\w+'\])+(?=\[\d)", first))
     whole = len(containers) == 1 and starts and len(set(starts)) == 1
     container = containers.pop() if whole else ""
     indexed = f"{container}[{starts[0]}]" if whole else ""
@@ -103,7 +103,7 @@ def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -
 
 
 def _singular(container: str) -> str:
-    name = container.rpartition(".")[2]
+    name = re.split(r"\W+", container.rstrip("']"))[-1]
     if name.endswith("s") and len(name) > 2:
         return name[:-1]
     return "layer" if name != "layer" else "block"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from dlwp_jax import optim, train
 from dlwp_jax.parity.compare import compare
-from dlwp_jax.parity.forward import as_numpy, outputs_of, without_dropout
+from dlwp_jax.parity.forward import as_numpy, copied, outputs_of, without_dropout
 from dlwp_jax.parity.report import ParityReport, Row
 from dlwp_jax.parity.steps import compare_steps
 from dlwp_jax.parity.weights import load_torch
@@ -61,28 +64,80 @@ def prove(
     """
     loaded = load_torch(ours, theirs)
     options: dict[str, Any] = {"double": True, "layout": layout}
-    report = compare(theirs, ours, *inputs, loaded=loaded, **options)
-    rows, notes = list(report.rows), report.notes
-    if modes == "eval":
-        return ParityReport(
-            tuple(rows), (*notes, "train mode was not compared: torch does not run in it.")
-        )
-    pair = without_dropout(theirs), without_dropout(ours)
-    with _NoDropout():
+    with _no_draws():
+        report = compare(theirs, ours, *inputs, loaded=loaded, **options)
+        rows, notes = list(report.rows), report.notes
+        if modes == "eval":
+            return ParityReport(
+                tuple(rows), (*notes, "train mode was not compared: torch does not run in it.")
+            )
+        pair = without_dropout(theirs), without_dropout(ours)
         return _in_train_mode(*pair, inputs, loaded, layout, modes, rows, notes)
 
 
+# What every random number is while two models are compared, so that both see the same.
+_DRAWN = {"normal": 0.5, "uniform": 0.25, "bernoulli": 1.0}
+_DRAWN |= {"randn": 0.5, "rand": 0.25, "randn_like": 0.5, "rand_like": 0.25}
+
+
+@contextlib.contextmanager
+def _no_draws() -> Iterator[None]:
+    """While it is entered, no dropout drops in torch, random numbers are constants, and numbers
+    that a model makes or casts to float32 are float64.
+    """
+
+    def constant(name: str) -> Any:
+        draws = getattr(jax.random, name)
+
+        def draw(key: Any, *args: Any, **kwargs: Any) -> jax.Array:
+            drawn = jax.eval_shape(functools.partial(draws, *args, **kwargs), key)
+            return jnp.full(drawn.shape, _DRAWN[name], drawn.dtype)
+
+        return draw
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _NoDropout(), contextlib.ExitStack() as stack:
+            for name in ("normal", "uniform", "bernoulli"):
+                stack.enter_context(patch.object(jax.random, name, constant(name)))
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class _NoDropout(TorchFunctionMode):
-    """While it is entered, functions of dropout leave everything as it is, in torch."""
+    """While it is entered, functions of dropout leave everything as it is, in torch, and random
+    numbers are constants.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        kwargs = kwargs or {}
-        if "dropout" in getattr(func, "__name__", "") and (args or "input" in kwargs):
+        args, kwargs = tuple(map(_wide, args)), {k: _wide(v) for k, v in (kwargs or {}).items()}
+        name = getattr(func, "__name__", "")
+        if name == "float":
+            return args[0].double()
+        if "dropout" in name and (args or "input" in kwargs):
             return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)
+        if name == "scaled_dot_product_attention":
+            args, kwargs = args[:4], kwargs | dict(zip(_ATTENTION, args[4:], strict=False))
+            kwargs["dropout_p"] = 0.0
+        value = _DRAWN.get(name.strip("_"))
+        if value is None:
+            return func(*args, **kwargs)
+        if name.endswith("_"):
+            return args[0].fill_(value)
+        with torch.random.fork_rng(devices=[]):
+            return torch.full_like(func(*args, **kwargs), value)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+_ATTENTION = ("dropout_p", "is_causal", "scale", "enable_gqa")
 
 
 def _in_train_mode(theirs, ours, inputs, loaded, layout, modes, rows, notes) -> ParityReport:
@@ -106,7 +161,7 @@ def _steps(theirs: torch.nn.Module, ours: nnx.Module, inputs, loaded, layout) ->
     """Steps on the mean of y ** 2 + y of all outputs, with another batch each time."""
     ours = nnx.clone(ours)
     ours.train()
-    theirs = copy.deepcopy(theirs).train()
+    theirs = copied(theirs).train()
 
     def torch_loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
         found = [y for y in outputs_of(model(*batch)) if y.is_floating_point()]

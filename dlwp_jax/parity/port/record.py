@@ -10,130 +10,17 @@ from __future__ import annotations
 
 import builtins
 import copy
-import dataclasses
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame
-
-
-@dataclasses.dataclass(eq=False)
-class Node:
-    """One value in the forward of a module.
-
-    Attributes:
-      kind: "input", "array" (a parameter or buffer), "constant", "function", "call" (of a
-        module), "size" (of an axis), or "item" (of what a call or function returned).
-      name: of the function, of the array, or of the argument.
-      args, kwargs: as given, with nodes in the place of tensors and sizes.
-      value: the tensor, whole number or structure that was seen.
-      where: the line of the torch source.
-      names: the local variables that held it, in order.
-      in_list: the local list that held it, and its place there.
-      module: the module that was called.
-      frame: what that module recorded, if it is not a known layer.
-    """
-
-    kind: str
-    name: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    value: Any = None
-    where: Where | None = None
-    names: list[str] = dataclasses.field(default_factory=list)
-    in_list: tuple[str, int] | None = None
-    module: torch.nn.Module | None = None
-    frame: Frame | None = None
-    called: str = ""  # the local variable that held the module
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes; 0 for what is no tensor."""
-        return self.value.ndim if isinstance(self.value, torch.Tensor) else 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes that were seen."""
-        return tuple(map(int, self.value.shape))
-
-    @property
-    def is_tensor(self) -> bool:
-        """Whether the value is a tensor."""
-        return isinstance(self.value, torch.Tensor)
-
-
-@dataclasses.dataclass(eq=False)
-class Frame:
-    """One run of a module's forward.
-
-    Attributes:
-      module: whose forward it was.
-      inputs: argument's name -> structure of nodes and constants.
-      nodes: in the order of their computation.
-      output: the structure of nodes that was returned.
-      hole: why the forward could not be recorded, if it could not.
-      training: whether the module was in train mode.
-      known: the node of every tensor, by the tensor's identity.
-    """
-
-    module: torch.nn.Module
-    name: str
-    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    nodes: list[Node] = dataclasses.field(default_factory=list)
-    output: Any = None
-    hole: str = ""
-    training: bool = False
-    known: dict[int, tuple[Any, Node]] = dataclasses.field(default_factory=dict)
-
-
-class Dim(int):
-    """The size of an axis: a whole number that remembers how it was computed."""
-
-    node: Node
-    recorder: Recorder
-
-    @staticmethod
-    def of(value: int, node: Node, recorder: Recorder) -> Dim:
-        """The number, with its node."""
-        dim = Dim(value)
-        dim.node, dim.recorder = node, recorder
-        return dim
-
-
-def _arithmetic(name: str, turned: bool = False) -> Callable[[Dim, Any], Any]:
-    compute = getattr(operator, name)
-
-    def method(self: Dim, other: Any) -> Any:
-        if not isinstance(other, int) or isinstance(other, bool):
-            pair = (other, int(self)) if turned else (int(self), other)
-            return compute(*pair) if isinstance(other, float) else NotImplemented
-        a, b = (other, self) if turned else (self, other)
-        return self.recorder.size_of(name, (a, b), compute(int(a), int(b)))
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Dim, f"__{_name}__", _arithmetic(_name))
-    setattr(Dim, f"__r{_name}__", _arithmetic(_name, turned=True))
-
-
-class Shape(tuple):
-    """A torch.Size of `Dim`s."""
-
-    def numel(self) -> int:
-        """The product of all sizes."""
-        total: int = 1
-        for size in self:
-            total = size * total
-        return total
-
+from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Shape
+from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame, user_frames
 
 # What a person looks up and does not compute with.
 _LOOKED_UP = {
@@ -149,6 +36,8 @@ _READS = {
     "item", "tolist", "numpy", "bool", "int", "float", "index", "array", "equal", "allclose",
     "is_nonzero", "nonzero", "contains", "unique", "masked_select", "complex",
 }  # fmt: skip
+# x.float() is a cast, float(x) reads a value.
+_CASTS = {"bool", "int", "float"}
 _IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "div", "pow", "floordiv", "mod")
 }
@@ -214,7 +103,7 @@ class Recorder(TorchFunctionMode):
 
     def node_of(self, value: Any) -> Any:
         """A structure with nodes in the place of tensors and sizes."""
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor | PackedSequence):
             return self.tensor(value)
         if isinstance(value, Dim):
             return value.node
@@ -230,8 +119,8 @@ class Recorder(TorchFunctionMode):
             return slice(*map(self.node_of, (value.start, value.stop, value.step)))
         return value
 
-    def tensor(self, value: torch.Tensor) -> Node:
-        """The node of a tensor."""
+    def tensor(self, value: Any) -> Node:
+        """The node of a tensor, or of a packed sequence."""
         if id(value) in self.stale:
             raise Refused(
                 f"this reads a tensor that shares its memory with one that was changed in place at "
@@ -242,6 +131,8 @@ class Recorder(TorchFunctionMode):
         known = self.frame.known.get(id(value))
         if known:
             return known[1]
+        if isinstance(value, PackedSequence):
+            raise Refused("a packed sequence is used in the module that packs it.", here())
         name = self.arrays.get(id(value))
         if name is None:
             if any(id(value) in frame.known for frame in self.stack[:-1]):
@@ -263,11 +154,10 @@ class Recorder(TorchFunctionMode):
 
     def look_for_names(self) -> None:
         """Note which local variables hold which values."""
-        frame = user_frame()
-        if frame is None:
-            return
-        for name, value in frame.f_locals.items():
-            if isinstance(value, torch.Tensor):
+        forward = getattr(type(self.frame.module).forward, "__code__", None)
+        held = [pair for frame in user_frames(forward) for pair in frame.f_locals.items()]
+        for name, value in held:
+            if isinstance(value, torch.Tensor | PackedSequence):
                 known = self.frame.known.get(id(value))
                 if known and name not in known[1].names and name.isidentifier():
                     known[1].names.append(name)
@@ -319,7 +209,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "assert":
             return None
-        if name in _READS:
+        if name in _READS and (name not in _CASTS or raw.startswith("__")):
             raise Refused(
                 f"the values of a tensor decide here ({name}), so that another input would take another "
                 "way; write it with torch.where, or move it out of the model.",
@@ -414,6 +304,10 @@ class Recorder(TorchFunctionMode):
 
     def item(self, node: Node, key: Any, value: Any) -> Any:
         """One part of a structure."""
+        if isinstance(value, PackedSequence):
+            part = self.add(Node("item", "", (node, key), value=value, where=node.where))
+            self.bind(value, part)
+            return value
         if isinstance(value, torch.Tensor):
             part = Node("item", "", (node, key), value=value, where=node.where)
             return self.result(part, value, fresh=True)
@@ -501,7 +395,7 @@ class Recorder(TorchFunctionMode):
         for name, value in given.items():
             frame.inputs[name] = self.entered(name, value)
         try:
-            with _counted_lengths(module):
+            with self.own_functions(module):
                 self.paused = False
                 result = self.call_module(module, *args, **kwargs)
                 self.paused = True
@@ -521,6 +415,64 @@ class Recorder(TorchFunctionMode):
             result = self.call_module(module, *_plain(args), **_plain(kwargs))
         self.left = self.stack.pop()
         return result
+
+    @contextmanager
+    def own_functions(self, module: torch.nn.Module) -> Iterator[None]:
+        """In the file where a forward stands, len(x) keeps its node, and sequences that are packed
+        keep their lengths.
+        """
+        scope = getattr(type(module).forward, "__globals__", None) or {}
+        recorded = {id(pack_padded_sequence): self.packed, id(pad_packed_sequence): self.padded}
+        changed = {n: recorded[id(v)] for n, v in scope.items() if id(v) in recorded}
+        before = {name: scope[name] for name in changed}
+        if "len" not in scope:
+            changed["len"] = _length
+        scope.update(changed)
+        try:
+            yield
+        finally:
+            for name in changed:
+                scope.pop(name, None)
+            scope.update(before)
+
+    def packed(self, input: Any, lengths: Any, *args: Any, **kwargs: Any) -> PackedSequence:
+        """torch.nn.utils.rnn.pack_padded_sequence: here, lengths that a recurrent layer is given."""
+        if self.paused or not self.stack:
+            return pack_padded_sequence(input, lengths, *args, **kwargs)
+        self.look_for_names()
+        node = Node("function", "packed", where=here())
+        node.args = self.node_of((input, lengths))
+        self.paused = True
+        try:
+            node.value = pack_padded_sequence(input, _plain(lengths), *args, **kwargs)
+        finally:
+            self.paused = False
+        self.add(node)
+        self.bind(node.value, node)
+        return node.value
+
+    def padded(self, sequence: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """torch.nn.utils.rnn.pad_packed_sequence: here, the output of the layer as it is."""
+        if self.paused or not self.stack:
+            return pad_packed_sequence(sequence, *args, **kwargs)
+        self.look_for_names()
+        node = Node("function", "padded", (self.node_of(sequence),), where=here())
+        start = packed_node(node.args[0])
+        self.paused = True
+        try:
+            output, lengths = pad_packed_sequence(sequence, *args, **_plain(kwargs))
+            if sorted(output.shape[:2]) != sorted(start.args[0].shape[:2]):
+                raise Refused(
+                    "pad_packed_sequence cuts the output at the longest sequence, which depends on "
+                    "the values; give it total_length=x.size(1).",
+                    here(),
+                )
+            output = self.result(node, output, fresh=True)
+        finally:
+            self.paused = False
+        if isinstance(start.args[1], Node):
+            self.bind(lengths, start.args[1])
+        return output, lengths
 
     def entered(self, name: str, value: Any) -> Any:
         """An argument of a module: its tensors become inputs of the frame."""
@@ -576,28 +528,23 @@ def record(
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        rnn = torch.nn.utils.rnn
+        stack.enter_context(patch.object(rnn, "pack_padded_sequence", recorder.packed))
+        stack.enter_context(patch.object(rnn, "pad_packed_sequence", recorder.padded))
         stack.enter_context(recorder)
         recorder.call(root, *inputs)
     return recorder.left
 
 
-@contextmanager
-def _counted_lengths(module: torch.nn.Module) -> Iterator[None]:
-    """len(x) keeps its node in the file where the forward stands."""
-    forward = type(module).forward
-    scope = getattr(forward, "__globals__", None)
-    if scope is None or "len" in scope:
-        yield
-        return
+def _length(x: Any) -> int:
+    return x.size(0) if isinstance(x, torch.Tensor) else builtins.len(x)
 
-    def length(x: Any) -> int:
-        return x.size(0) if isinstance(x, torch.Tensor) else builtins.len(x)
 
-    scope["len"] = length
-    try:
-        yield
-    finally:
-        scope.pop("len", None)
+def packed_node(node: Node) -> Node:
+    """Where a packed sequence was packed: behind it are layers."""
+    while node.name != "packed":
+        node = node.args[0]
+    return node
 
 
 def _own_arrays(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

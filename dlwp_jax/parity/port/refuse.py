@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 
@@ -34,15 +34,31 @@ class Refused(NotImplementedError):
         self.where = where
 
 
+def is_users(file: str) -> bool:
+    """Whether a file belongs neither to torch nor to this package."""
+    return not file.startswith((_OWN, _TORCH, "<frozen", "<__array"))
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame that belongs neither to torch nor to this package."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith((_OWN, _TORCH, "<frozen", "<__array")):
+        if is_users(frame.f_code.co_filename):
             return frame
         frame = frame.f_back
     return None
+
+
+def user_frames(outer: CodeType | None) -> list[FrameType]:
+    """From the running call of `outer`, a forward, to the innermost frame; only that frame if
+    there is none.
+    """
+    found = [frame] if (frame := user_frame()) else []
+    while frame is not None and frame.f_code is not outer:
+        frame = frame.f_back
+        if frame is not None and is_users(frame.f_code.co_filename):
+            found.append(frame)
+    return found[::-1] if frame is not None else found[:1]
 
 
 def here() -> Where | None:

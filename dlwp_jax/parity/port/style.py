@@ -15,6 +15,8 @@ def broken(line: str, indent: int) -> list[str]:
     text = " " * indent + line
     if len(text) <= WIDTH:
         return [text]
+    if line.startswith("return ") and len(_split_at_commas(line[7:])) > 1:
+        return broken(f"return ({line[7:]})", indent)
     pair = _outer_brackets(line, WIDTH - indent)
     if pair is None:
         return [text]

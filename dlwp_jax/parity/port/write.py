@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dlwp_jax.parity.port.classes import Classes, Written
+from dlwp_jax.parity.port.classes import Classes
 from dlwp_jax.parity.port.layers import DROP_PATH
+from dlwp_jax.parity.port.marks import Written
 from dlwp_jax.parity.port.style import broken
 
 
@@ -25,7 +26,8 @@ def source(classes: Classes, head: str) -> str:
     if "jnp." in body:
         imports.append("import jax.numpy as jnp")
     imports.append("from flax import nnx")
-    own = ["", "from dlwp_jax import nn"] if re.search(r"\bnn\.", body) else []
+    used = [name for name in ("losses", "nn") if re.search(rf"\b{name}\.", body)]
+    own = ["", f"from dlwp_jax import {', '.join(used)}"] if used else []
     body = _in_double_quotes(body)
     return f'"""{head}"""\n\n' + "\n".join([*imports, *own]) + f"\n\n\n{body}\n"
 

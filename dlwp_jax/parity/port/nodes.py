@@ -1,0 +1,127 @@
+"""What was recorded: values, forwards, and sizes that remember where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dlwp_jax.parity.port.refuse import Where
+
+if TYPE_CHECKING:
+    from dlwp_jax.parity.port.record import Recorder
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One value in the forward of a module.
+
+    Attributes:
+      kind: "input", "array" (a parameter or buffer), "constant", "function", "call" (of a
+        module), "size" (of an axis), or "item" (of what a call or function returned).
+      name: of the function, of the array, or of the argument.
+      args, kwargs: as given, with nodes in the place of tensors and sizes.
+      value: the tensor, whole number or structure that was seen.
+      where: the line of the torch source.
+      names: the local variables that held it, in order.
+      in_list: the local list that held it, and its place there.
+      module: the module that was called.
+      frame: what that module recorded, if it is not a known layer.
+    """
+
+    kind: str
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    value: Any = None
+    where: Where | None = None
+    names: list[str] = dataclasses.field(default_factory=list)
+    in_list: tuple[str, int] | None = None
+    module: torch.nn.Module | None = None
+    frame: Frame | None = None
+    called: str = ""  # the local variable that held the module
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes; 0 for what is no tensor."""
+        return self.value.ndim if isinstance(self.value, torch.Tensor) else 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes that were seen."""
+        return tuple(map(int, self.value.shape))
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether the value is a tensor."""
+        return isinstance(self.value, torch.Tensor)
+
+
+@dataclasses.dataclass(eq=False)
+class Frame:
+    """One run of a module's forward.
+
+    Attributes:
+      module: whose forward it was.
+      inputs: argument's name -> structure of nodes and constants.
+      nodes: in the order of their computation.
+      output: the structure of nodes that was returned.
+      hole: why the forward could not be recorded, if it could not.
+      training: whether the module was in train mode.
+      known: the node of every tensor, by the tensor's identity.
+    """
+
+    module: torch.nn.Module
+    name: str
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    output: Any = None
+    hole: str = ""
+    training: bool = False
+    known: dict[int, tuple[Any, Node]] = dataclasses.field(default_factory=dict)
+
+
+class Dim(int):
+    """The size of an axis: a whole number that remembers how it was computed."""
+
+    node: Node
+    recorder: Recorder
+
+    @staticmethod
+    def of(value: int, node: Node, recorder: Recorder) -> Dim:
+        """The number, with its node."""
+        dim = Dim(value)
+        dim.node, dim.recorder = node, recorder
+        return dim
+
+
+def _arithmetic(name: str, turned: bool = False) -> Callable[[Dim, Any], Any]:
+    compute = getattr(operator, name)
+
+    def method(self: Dim, other: Any) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            pair = (other, int(self)) if turned else (int(self), other)
+            return compute(*pair) if isinstance(other, float) else NotImplemented
+        a, b = (other, self) if turned else (self, other)
+        return self.recorder.size_of(name, (a, b), compute(int(a), int(b)))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Dim, f"__{_name}__", _arithmetic(_name))
+    setattr(Dim, f"__r{_name}__", _arithmetic(_name, turned=True))
+
+
+class Shape(tuple):
+    """A torch.Size of `Dim`s."""
+
+    def numel(self) -> int:
+        """The product of all sizes."""
+        total: int = 1
+        for size in self:
+            total = size * total
+        return total
