@@ -19,7 +19,6 @@ from dlwp_jax.data.volume import Volume
 
 # Files whose counterpart is not built yet, and what they wait for.
 DIFFUSION = "diffusion (second edition, chapter 10)"
-TEXT = "names and tokens as tensors (second edition, chapter 9)"
 WAITING = {
     "denoising_end.pt": DIFFUSION,
     "denoising_end_float64.pt": DIFFUSION,
@@ -41,7 +40,6 @@ WAITING = {
     "logo_points.npz": DIFFUSION,
     "quantise_int8.npz": "int8 quantization (second edition, chapter 17)",
     "schedule.npz": DIFFUSION,
-    "tokens_odyssey.npz": TEXT,
 }
 
 
