@@ -90,8 +90,8 @@ def show_patches(vit, images):
     by_hand = cut @ kernel.reshape(numbers, -1) + bias
     convolved = vit.conv_proj(images).reshape(by_hand.shape)
     difference = float(jnp.abs(by_hand - convolved).max())
-    print(f"one matrix for every patch is a convolution with stride {size}: they differ by")
-    print(f"{difference:.0e}")
+    print(f"one matrix for every patch is a convolution with stride {size}:")
+    print(f"they differ by {difference:.0e}")
 
 
 def show_attention(vit, shown, probabilities):
