@@ -2,8 +2,7 @@
 
 Run:    python -m experiments ch09_tokens                  Python's own help texts
         python -m experiments ch09_tokens --text FILE      another text, as the book's Odyssey
-        python -m experiments ch09_tokens --text FILE --blocks 6 --optimizer sgd --batch-size 64 \
-            --steps 5500                                   the book's training
+        Add --steps 5500 --blocks 6 --batch-size 64 --optimizer sgd    for the book's training
 Writes: runs/ch09_tokens/{config.json,history_<tokens>.jsonl,tokens.png}
 Expect: Python 3.11's help, seed 0, after 300 steps: 4,894 words, loss 4.33, of the text held back
         5.78 or 1.40 by character; 1,000 pairs, loss 4.04, of the text held back 4.65 or 1.60;

@@ -4,7 +4,9 @@ Run:    python -m experiments ch09_vit                    the ten digits
         python -m experiments ch09_vit --data cifar10     ten classes of pictures, under DLWP_DATA
         python -m experiments ch09_vit --data cifar10 --classes two     airplanes and birds
 Writes: runs/ch09_vit/{config.json,history_<net>.jsonl,training.png,attention.png}
-Expect: EXPECT
+Expect: the ten digits, seed 0, after 30 epochs: the transformer learns all 1,437 and has .833 of
+        the other 360 right, the convolutional net 1.000 and .933 with a quarter of the
+        parameters; 100 s of processor time
 
 A vision transformer cuts a picture into patches and maps each of them to features. A class
 token stands ahead of them, and attention brings it what the class depends on. Nothing tells
@@ -90,8 +92,8 @@ def show_patches(vit, images):
     by_hand = cut @ kernel.reshape(numbers, -1) + bias
     convolved = vit.conv_proj(images).reshape(by_hand.shape)
     difference = float(jnp.abs(by_hand - convolved).max())
-    print(f"one matrix for every patch is a convolution with stride {size}: they differ by")
-    print(f"{difference:.0e}")
+    print(f"one matrix for every patch is a convolution with stride {size}:")
+    print(f"they differ by {difference:.0e}")
 
 
 def show_attention(vit, shown, probabilities):

@@ -178,6 +178,29 @@ def test_an_encoders_output_is_decoded_as_by_torch():
     assert len(np.unique(text)) > 3  # a text that says something
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_decoder_layer_in_parts_is_torchs(batch_first):
+    options = {"batch_first": batch_first, "norm_first": batch_first, "dropout": 0.0}
+    theirs = torch.nn.TransformerDecoderLayer(8, 2, 12, **options).eval()
+    ours = nn.TransformerDecoderLayer(8, 2, 12, **options, rngs=nnx.Rngs(0))
+    parity.load_torch(ours, theirs)
+    ours.eval()
+    turn = (0, 1, 2) if batch_first else (1, 0, 2)
+    x, memory = (random(2, length, 8).transpose(turn) for length in (5, 3))
+    padding = np.array([[False, False, True], [False, True, False]])
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(5)
+    given = torch.tensor(x), torch.tensor(memory)
+    with torch.no_grad():
+        wanted = theirs(*given, mask, memory_key_padding_mask=torch.tensor(padding))
+    cache, parts, axis = ours.make_cache(memory, 5), [], turn.index(1)
+    for first, last in ((0, 3), (3, 4), (4, 5)):
+        part = x.take(range(first, last), axis)
+        part, cache = ours.decode(part, cache, first, padding)
+        parts.append(part)
+    found = np.concatenate(parts, axis)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_drawn_tokens_follow_the_models_own_probabilities(pair):
     theirs, ours = pair
     drawn = nn.generate(ours, np.repeat(PROMPT[:1], 4000, 0), 1, key=jax.random.key(1))

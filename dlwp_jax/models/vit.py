@@ -61,9 +61,11 @@ class _Block(nnx.Module):
         x = x + self.dropout(self.self_attention(y, y, y, need_weights=False)[0])
         return x + self.mlp(self.ln_2(x))
 
-    def attention_weights(self, x):  # [n l hidden_dim] -> [n heads l l]
+    def attention_weights(self, x: jax.Array) -> jax.Array:  # -> [n heads l l]
         y = self.ln_1(x)
-        return self.self_attention(y, y, y, average_attn_weights=False)[1]
+        _, weights = self.self_attention(y, y, y, average_attn_weights=False)
+        assert weights is not None  # they are, unless need_weights=False
+        return weights
 
 
 class _Encoder(nnx.Module):
@@ -75,7 +77,7 @@ class _Encoder(nnx.Module):
         self.layers = layers
         self.ln = ln
 
-    def start(self, x):
+    def start(self, x: jax.Array) -> jax.Array:  # [n l hidden_dim] -> the same
         return self.dropout(x + self.pos_embedding[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [n l hidden_dim] -> the same
