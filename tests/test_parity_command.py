@@ -44,6 +44,27 @@ class Sized(Net):
 """
 
 
+BAG = """
+import torch
+from flax import nnx
+from dlwp_jax import nn
+
+class TorchBag(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word = torch.nn.Embedding(4, 5)
+        self.size = torch.nn.Linear(4, 5)
+    def forward(self, words, x):
+        return self.word(words).mean(1) + self.size(x)
+
+class Bag(nnx.Module):
+    def __init__(self, *, rngs):
+        self.word, self.size = nn.Embedding(4, 5, rngs=rngs), nn.Linear(4, 5, rngs=rngs)
+    def __call__(self, words, x):
+        return self.word(words).mean(1) + self.size(x)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "models.py").write_text(MODELS)
@@ -209,10 +230,19 @@ def status(monkeypatch, *arguments) -> int:
     return ends[0]
 
 
-def test_a_bad_shape_is_answered_with_an_example(capsys):
+@pytest.mark.parametrize("shape", ["2,x", "2,3:int46"])
+@pytest.mark.parametrize("command", ["check a.py:A b.py:B", "port a.py:A -o b.py"])
+def test_a_bad_shape_is_answered_with_an_example(command, shape, capsys):
     with pytest.raises(SystemExit):
-        main(["check", "a.py:A", "b.py:B", "--input", "2,x"])
-    assert "2,x: give whole numbers, as in 1,3,32,32" in capsys.readouterr().err
+        main([*command.split(), "--input", shape])
+    assert f"{shape}: give whole numbers, as in 1,3,32,32" in capsys.readouterr().err
+
+
+def test_inputs_may_be_tokens_and_numbers(folder):
+    """Referee: torch, whose Embedding takes whole numbers below 4 only."""
+    (folder / "bag.py").write_text(BAG)
+    shapes = ["--input", "2,3:int64", "--input", "2,4"]
+    assert main(["check", "bag.py:TorchBag", "bag.py:Bag", *shapes]) == 0
 
 
 @pytest.mark.slow

@@ -67,9 +67,8 @@ def breaking(epoch):
 
 def break_off(directory, learned, *data, at=3, **options):
     """Train until a callback raises, with a checkpoint of every epoch."""
-    options = (
-        OPTIONS | {"checkpoint": train.Checkpoint(directory, every_epochs=1, keep=3)} | options
-    )
+    epochs = train.Checkpoint(directory, every_epochs=1, every_seconds=None, keep=3)
+    options = OPTIONS | {"checkpoint": epochs} | options
     with pytest.raises(Broken):
         train.fit(*learned, *(data or (TRAIN, VAL)), **options, callbacks=[breaking(at)])
 

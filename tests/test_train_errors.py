@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from flax import nnx
 
-from dlwp_jax import train
+from dlwp_jax import losses, train
 from tests.models import Plain, Scalar, regression, squared_error
 
 DATA = regression(6)
@@ -280,3 +281,18 @@ def test_a_monitor_that_is_not_recorded_is_answered_by_its_case(monitor, val, hi
     stop = train.EarlyStopping(2, monitor=monitor)
     with pytest.raises(ValueError, match=f"monitor='{monitor}' is not recorded.*{hint}"):
         train.run(learner, state, ours, val and ours, epochs=1, batch_size=2, stop=stop)
+
+
+def test_a_label_that_is_no_class_is_thought_of():
+    """Referee: torch, which refuses such a label by IndexError."""
+    images, labels = np.ones((4, 2), np.float32), np.array([0, 1, 2, 3])
+    with pytest.raises(IndexError):
+        torch.nn.functional.cross_entropy(torch.zeros(4, 3), torch.tensor(labels))
+
+    def loss_fn(model, batch):
+        return losses.cross_entropy(model(batch["x"]), batch["y"]), {}
+
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    pair = train.make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
+    with pytest.warns(RuntimeWarning, match="look for a label that is no class"):
+        train.fit(*pair, {"x": images, "y": labels}, epochs=1, batch_size=4, progress=False)

@@ -1,6 +1,7 @@
 """`evaluate` and `predict`, and validation within a training."""
 
 import numpy as np
+import pytest
 
 from dlwp_jax import train
 from tests.models import learner_of, squared_error
@@ -41,3 +42,9 @@ def test_predict_in_batches_equals_predict_at_once():
     np.testing.assert_allclose(
         train.predict(learner, state, VAL["x"], batch_size=4), whole, rtol=1e-6
     )
+
+
+def test_a_whole_batch_is_no_input():
+    """Referee: the batch, which has an "x" for the model and a "y" that the loss alone reads."""
+    with pytest.raises(Exception, match=r"such as batch\['x'\]"):
+        train.predict(*learner_of(), VAL)

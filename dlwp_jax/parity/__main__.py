@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     _expect(options.flax, ours, nnx.Module)
     if options.weights:
         fill(theirs, options.weights)
-    inputs = [_random(shape, options) for shape in options.input]
+    inputs = _inputs(theirs, options)
     layout = options.layout or "auto"
     loaded = parity.load_torch(
         ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule], layout=layout
@@ -151,11 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument(
         "--input",
-        type=_shape,
+        type=command.checked,
         action="append",
         required=True,
-        metavar="1,3,32,32",
-        help="torch's shape; one for each",
+        metavar="1,3,32,32[:int64]",
+        help="torch's shape and dtype (float32); one for each input",
     )
     check.add_argument(
         "--weights",
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens",
         type=int,
         metavar="N",
-        help="inputs are whole numbers below N, for an Embedding",
+        help="inputs are whole numbers below N",
     )
     check.add_argument(
         "--layout",
@@ -204,23 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(size) for size in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text}: give whole numbers, as in 1,3,32,32"
-        ) from error
-    if min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: sizes are 1 and more")
-    return sizes
-
-
-def _random(shape: tuple[int, ...], options: argparse.Namespace) -> np.ndarray:
-    rng = np.random.default_rng(options.seed)
+def _inputs(model: torch.nn.Module, options: argparse.Namespace) -> list[np.ndarray]:
+    """Random inputs: whole numbers are such as every Embedding takes, if `--tokens` is not
+    given.
+    """
+    texts, highest = options.input, options.tokens or command.rows_of_embeddings(model)
     if options.tokens:
-        return rng.integers(0, options.tokens, shape)
-    return rng.standard_normal(shape).astype(np.float32)
+        texts = [text if ":" in text else f"{text}:int64" for text in texts]
+    return [command.made(text, options.seed + i, highest) for i, text in enumerate(texts)]
 
 
 def _expect(target: str, made: Any, kind: type) -> None:

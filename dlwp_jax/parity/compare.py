@@ -48,6 +48,8 @@ from dlwp_jax.parity.rules import Rule, compiled
 from dlwp_jax.parity.table import listed
 from dlwp_jax.parity.weights import LoadReport
 
+MOMENTUM_UNSEEN = "warning: the momentum of batch norm not compared"
+
 
 def compare(
     torch_module: torch.nn.Module,
@@ -189,10 +191,7 @@ def _compare(
     running = [name for name, _ in reference.named_buffers() if name.endswith("running_mean")]
     if running and not train:
         names = listed([name.rpartition(".")[0] or "the model" for name in running])
-        notes += (
-            "warning: the momentum of batch norm not compared (eval mode does not use it, "
-            f"train=True does): {names}",
-        )
+        notes += (f"{MOMENTUM_UNSEEN} (eval mode does not use it, train=True does): {names}",)
     return ParityReport(tuple(rows), frozen_notes(reference, entries) + notes)
 
 

@@ -138,15 +138,30 @@ def predict(
     call = joint.enter("predict", state, {"inputs": inputs}, {"batch_size": batch_size})
     state, inputs = call.state, checks.arrays(call.data[0], "inputs")
     learner = learner.placed(state)
-    if batch_size is None:
-        return call.leave(_predict(learner, state, inputs))
+    size = None if batch_size is None else whole(batch_size, "batch_size", 1)
+    try:
+        return call.leave(_predict_parts(learner, state, inputs, size))
+    except OF_FORM as error:
+        if isinstance(inputs, dict):
+            names = " and ".join(map(repr, inputs))
+            error.add_note(
+                f"predict gives the model all of its inputs, here a dict with {names}; of a batch "
+                f"give that which the model takes, such as batch[{next(iter(inputs), 'x')!r}]."
+            )
+        raise
+
+
+def _predict_parts(
+    learner: Learner, state: TrainState, inputs: PyTree, size: int | None
+) -> PyTree:
+    if size is None:
+        return _predict(learner, state, inputs)
     n = checks.rows(inputs, "inputs")
-    size = whole(batch_size, "batch_size", 1)
     outputs = []
     for begin in range(0, n, size):
         part = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + size], inputs)
         outputs.append(_predict(learner, state, part))
-    return call.leave(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -366,12 +366,15 @@ def _finished(job: Job) -> Run:
     done = int(job.loop.done)
     if not bool(job.loop.alive):
         done += 1  # the epoch that failed is in the history: its losses tell how
+        look = (
+            " In the first epoch look for a label that is no class, too." if done == 1 else ""
+        )
         if hosts.is_writer():
             warnings.warn(
                 f"loss or parameters stopped being finite at epoch {done}, step "
                 f"{int(job.loop.step)}{_reason(job)}; training ended there, and the last "
                 "finite state is returned. A smaller learning rate or normalised inputs are "
-                "the usual cure.",
+                f"the usual cure.{look}",
                 RuntimeWarning,
                 stacklevel=4,  # the line that called `fit`
             )

@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--input",
-        type=_checked,
+        type=checked,
         action="append",
         required=True,
         metavar="1,3,32,32[:int64]",
@@ -54,14 +54,6 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
 
 
-def _checked(text: str) -> str:
-    try:
-        made(text, 0)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
 def _in_a_folder(text: str) -> Path:
     path = Path(text)
     if not path.parent.is_dir():
@@ -78,7 +70,7 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
       0 if the port is proved, 1 if it differs from torch, 2 if the model is refused or a hole is
       left.
     """
-    highest = _rows_of_embeddings(module)
+    highest = rows_of_embeddings(module)
     inputs = [made(text, options.seed + i, highest) for i, text in enumerate(options.input)]
     if options.weights:
         fill(module, options.weights)
@@ -129,23 +121,34 @@ def made(text: str, seed: int, highest: int = 2) -> np.ndarray:
     >>> made("2,3:int64", 0, 5).dtype, made("2,3", 0).shape
     (dtype('int64'), (2, 3))
     """
-    shape_text, _, dtype = text.partition(":")
-    try:
-        shape = tuple(int(size) for size in shape_text.split(","))
-        kind = np.dtype(dtype or "float32")
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{text}: give sizes and a dtype, as in 1,3,32,32 or 2,7:int64"
-        ) from error
-    if min(shape) < 1:
-        raise ValueError(f"{text}: sizes are 1 and more")
+    shape, kind = _parsed(text)
     rng = np.random.default_rng(seed)
     if kind.kind == "f":
         return rng.standard_normal(shape).astype(kind)
     return rng.integers(0, 2 if kind.kind == "b" else highest, shape).astype(kind)
 
 
-def _rows_of_embeddings(module: torch.nn.Module) -> int:
+def checked(text: str) -> str:
+    """The value of `--input`, if it is a shape with or without a dtype."""
+    try:
+        shape, _ = _parsed(text)
+    except (ValueError, TypeError) as error:
+        hint = (
+            "give whole numbers, as in 1,3,32,32, and the dtype if it is not float32, as in "
+            "2,7:int64"
+        )
+        raise argparse.ArgumentTypeError(f"{text}: {hint}") from error
+    if min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: sizes are 1 and more")
+    return text
+
+
+def _parsed(text: str) -> tuple[tuple[int, ...], np.dtype]:
+    sizes, _, dtype = text.partition(":")
+    return tuple(int(size) for size in sizes.split(",")), np.dtype(dtype or "float32")
+
+
+def rows_of_embeddings(module: torch.nn.Module) -> int:
     """Whole numbers below this are tokens of every embedding in the model."""
     layers = [m for m in module.modules() if isinstance(m, torch.nn.Embedding)]
     return min((layer.num_embeddings for layer in layers), default=2)

@@ -16,7 +16,7 @@ from flax import nnx
 from torch.overrides import TorchFunctionMode
 
 from dlwp_jax import optim, train
-from dlwp_jax.parity.compare import compare
+from dlwp_jax.parity.compare import MOMENTUM_UNSEEN, compare
 from dlwp_jax.parity.forward import as_numpy, copied, outputs_of, without_dropout
 from dlwp_jax.parity.report import ParityReport, Row
 from dlwp_jax.parity.steps import compare_steps
@@ -150,6 +150,7 @@ def _in_train_mode(theirs, ours, inputs, loaded, layout, modes, rows, notes) -> 
     if not any(parameter.requires_grad for parameter in theirs.parameters()):
         return ParityReport(tuple(rows), notes)
     steps = _steps(*pair, inputs, loaded, layout)
+    notes = [note for note in notes if not note.startswith(MOMENTUM_UNSEEN)]  # steps show it
     return ParityReport((*rows, *steps.rows), tuple(dict.fromkeys((*notes, *steps.notes))))
 
 
