@@ -369,7 +369,7 @@ class Lengths(torch.nn.Module):
 def test_packed_sequences_become_lengths_and_noise_is_drawn_in_train_mode():
     ported = parity.port(Lengths(), RNG.integers(0, 9, (3, 5)), np.array([2, 5, 3]))
     assert ported.report.ok, ported.report
-    assert "self.gru(packed, lengths=lengths)" in ported.source
+    assert "self.gru(x, lengths=lengths)" in ported.source
     model = run(ported.source)["Lengths"](rngs=nnx.Rngs(0))
     given = jax.numpy.ones((2, 5), int), jax.numpy.array([5, 5])
     assert not np.allclose(model(*given)[1], model(*given)[1])
@@ -401,7 +401,7 @@ def test_layers_in_two_places_are_one_layer():
     assert ported.report.ok, ported.report
     assert "self.net = nn.Sequential(self.first, self.act)" in ported.source
     assert "nn.Sequential(*[Block(rngs=rngs)] * 3)" in ported.source
-    assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9), 10000 **" in ported.source
+    assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9),10000**" in "".join(ported.source.split())
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_layers_in_two_places_are_one_layer():
         (["--input", "2,x"], "give sizes and a dtype"),
         (["--input", "2,3:int64", "-o", "nowhere/net.py"], "there is no folder nowhere"),
         (["--input", "2,3", "--weights", "none.pt"], "none.pt: there is no such file"),
-        (["--input", "2,3,4,5:int64"], r"net.py:Net does not run on --input .*net.py:9"),
+        (["--input", "2,3"], r"net.py:Net does not run on --input .*net.py:9"),
         (["--weights", "other.pt", "--input", "2,3:int64"], "other.pt does not fit"),
         (["--input", "2,3:int64", "--depth", "3"], "unrecognized arguments: --depth 3"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
@@ -86,9 +85,9 @@ def _moved(module: torch.nn.Module) -> torch.nn.Module:
             if name in layer._parameters:
                 known = bool((value == value.flatten()[0]).all())
             if known:
-                factor = torch.from_numpy(rng.uniform(-0.2, 0.2, tuple(value.shape))).float()
-                with torch.no_grad():
-                    value.add_(torch.where(value == 0, 1.0, value) * factor.to(value))
+                share = torch.from_numpy(rng.uniform(-0.2, 0.2, tuple(value.shape)))
+                moved = value + torch.where(value == 0, 1.0, value) * share
+                value.detach().copy_(moved.float())
     return module
 
 
@@ -120,7 +119,7 @@ def _no_draws() -> Iterator[None]:
         draws = getattr(jax.random, name)
 
         def draw(key: Any, *args: Any, **kwargs: Any) -> jax.Array:
-            drawn = jax.eval_shape(functools.partial(draws, *args, **kwargs), key)
+            drawn = jax.eval_shape(lambda key: draws(key, *args, **kwargs), key)
             return jnp.full(drawn.shape, _DRAWN[name], drawn.dtype)
 
         return draw
