@@ -1,5 +1,7 @@
 """Weights that hooks or parametrizations compute, written as the arrays that they are."""
 
+from typing import Any
+
 import torch
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -17,7 +19,8 @@ def fold(module: torch.nn.Module) -> list[str]:
     (['weight'], ['bias', 'weight'])
     """
     names = []
-    for owner, layer in list(module.named_modules()):
+    layers: list[tuple[str, Any]] = list(module.named_modules())
+    for owner, layer in layers:
         if parametrize.is_parametrized(layer):
             for name in list(layer.parametrizations):
                 parametrize.remove_parametrizations(layer, name)
