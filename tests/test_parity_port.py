@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlwp_jax import parity
 from dlwp_jax.parity.__main__ import main
@@ -343,3 +344,84 @@ class Masked(torch.nn.Module):
 
 def test_infinity_is_written_by_its_name():
     assert parity.port(Masked(), torch.ones(2, 3, 3)).report.ok
+
+
+class Lengths(torch.nn.Module):
+    """Packed sequences; noise and attention's dropout in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(9, 4)
+        self.gru = torch.nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, tokens, lengths):
+        x = self.embed(tokens)
+        if self.training:
+            x = x + 0.1 * torch.randn_like(x)
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        rows, last = self.gru(packed)
+        rows, _ = pad_packed_sequence(rows, batch_first=True)
+        p = 0.2 if self.training else 0.0
+        rows = F.scaled_dot_product_attention(rows, rows, rows, dropout_p=p)
+        return last[-1], rows
+
+
+def test_packed_sequences_become_lengths_and_noise_is_drawn_in_train_mode():
+    ported = parity.port(Lengths(), RNG.integers(0, 9, (3, 5)), np.array([2, 5, 3]))
+    assert ported.report.ok, ported.report
+    assert "self.gru(x, lengths=lengths)" in ported.source
+    model = run(ported.source)["Lengths"](rngs=nnx.Rngs(0))
+    given = jax.numpy.ones((2, 5), int), jax.numpy.array([5, 5])
+    assert not np.allclose(model(*given)[1], model(*given)[1])
+    model.eval()
+    np.testing.assert_array_equal(model(*given)[1], model(*given)[1])
+
+
+class Shared(torch.nn.Module):
+    """Layers under two names, one block three times, a function that keeps a layer, a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act = torch.nn.Linear(4, 4), torch.nn.Tanh()
+        self.net = torch.nn.Sequential(self.first, self.act)
+        self.blocks = torch.nn.Sequential(*(3 * [Block(4, 2)]))
+        last = self.last = torch.nn.Linear(4, 2)
+        self.end = lambda x: last(x).softmax(-1)
+        angles = torch.outer(torch.arange(9.0), 10000.0 ** (-torch.arange(0, 4, 2) / 4))
+        cos = torch.cat([angles, angles], -1).cos()
+        self.register_buffer("cos", cos, persistent=False)
+
+    def forward(self, x):
+        x = self.net(x) * self.cos[: x.shape[1]]
+        return self.end(self.blocks(x).float())
+
+
+def test_layers_in_two_places_are_one_layer():
+    ported = parity.port(Shared(), normal(2, 5, 4))
+    assert ported.report.ok, ported.report
+    assert "self.net = nn.Sequential(self.first, self.act)" in ported.source
+    assert "nn.Sequential(*[Block(rngs=rngs)] * 3)" in ported.source
+    assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9),10000**" in "".join(ported.source.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--input", "2,x"], "give sizes and a dtype"),
+        (["--input", "2,3:int64", "-o", "nowhere/net.py"], "there is no folder nowhere"),
+        (["--input", "2,3", "--weights", "none.pt"], "none.pt: there is no such file"),
+        (["--input", "2,3"], r"net.py:Net does not run on --input .*net.py:9"),
+        (["--weights", "other.pt", "--input", "2,3:int64"], "other.pt does not fit"),
+        (["--input", "2,3:int64", "--depth", "3"], "unrecognized arguments: --depth 3"),
+    ],
+)
+def test_wrong_arguments_give_one_sentence(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    torch.save({"out.weight": torch.ones(2)}, tmp_path / "other.pt")
+    output = [] if "-o" in arguments else ["-o", "net_jax.py"]
+    with pytest.raises((SystemExit, ValueError, FileNotFoundError)) as error:
+        main(["port", "net.py:Net", *arguments, *output])
+    words = capsys.readouterr().err + str(error.value)
+    assert re.search(says, words)
+    assert not (tmp_path / "net_jax.py").exists()

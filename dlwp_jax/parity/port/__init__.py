@@ -26,6 +26,7 @@ from dlwp_jax.parity.files import fill
 from dlwp_jax.parity.forward import copied, dtype_of, input_turns, tensors, unwrapped
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.classes import Classes
+from dlwp_jax.parity.port.fold import fold
 from dlwp_jax.parity.port.layers import layer_name
 from dlwp_jax.parity.port.nodes import Frame
 from dlwp_jax.parity.port.prove import figures, prove
@@ -102,7 +103,13 @@ def port(
     module = copied(unwrapped(module))
     if weights is not None:
         fill(module, weights)
-    return _port(module, inputs, partial, command)
+    folded = fold(module)
+    ported = _port(module, inputs, partial, command)
+    if not folded:
+        return ported
+    note = f"folded: the weights of {', '.join(folded)}; the port trains the product."
+    report = dataclasses.replace(ported.report, notes=(*ported.report.notes, note))
+    return dataclasses.replace(ported, report=report)
 
 
 # A port with a hole is not proved.

@@ -567,7 +567,7 @@ def _all_frames(found: dict[int, Frame]) -> list[Frame]:
     return frames
 
 
-def _wants_channels_last(module: torch.nn.Module) -> bool:
+def _wants_channels_last(module: Any) -> bool:
     """Whether a Sequential begins with a layer that reads images."""
     while type(module).forward is torch.nn.Sequential.forward and len(module):
         module = next(iter(module._modules.values()))

@@ -183,7 +183,7 @@ def _addcdiv(body: Body, node: Node) -> Val:
 
 @handler("lerp")
 def _lerp(body: Body, node: Node) -> Val:
-    (x, y, w), last = together(body, bound(node, "input", "end", "weight"), node.ndim)
+    (x, y, w), last = together(body, tuple(bound(node, "input", "end", "weight")), node.ndim)
     step = f"{body.part(w, 3)} * ({body.part(y, 4)} - {body.part(x, 4, True)})"
     return Val(f"{body.part(x, 4)} + {step}", last, 4)
 

@@ -328,3 +328,25 @@ def _packed(body: Body, node: Node) -> Val:
     """Sequences of several lengths lie here as they did ahead of the packing."""
     x = node.args[0]
     return body.plain(x) if node.name == "packed" else body.val(x)
+
+
+@handler("index_add")
+def _index_add(body: Body, node: Node) -> Val:
+    x, dim, index, source = bound(node, "input", "dim", "index", "source")
+    if node.kwargs.get("alpha", 1) != 1:
+        raise Refused("index_add with alpha is not known to the port; multiply first.")
+    val, at, added = (body.plain(arg).text for arg in (x, index, source))
+    return Val(f"{val}.at[{':, ' * (dim % x.ndim)}{at}].add({added})")
+
+
+@handler("diag")
+def _diag(body: Body, node: Node) -> Val:
+    x, offset = bound(node, "input", "diagonal", diagonal=0)
+    return Val(f"jnp.diag({body.plain(x).text}{f', {offset}' if offset else ''})")
+
+
+@handler("broadcast_tensors")
+def _broadcast_tensors(body: Body, node: Node) -> Val:
+    parts = node.args[0] if isinstance(node.args[0], list | tuple) else node.args
+    given = ", ".join(body.plain(part).text for part in parts)
+    return Val(f"jnp.broadcast_arrays({given})", [False] * len(parts))

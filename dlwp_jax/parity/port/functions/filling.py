@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,7 +43,7 @@ _NEW = ("new_zeros", "new_ones", "new_full", "new_empty")
 @handler("zeros", "ones", "full", "empty", "eye", *_NEW)
 def _filled(body: Body, node: Node) -> Val:
     new = node.name.startswith("new_")
-    args = node.args[1:] if new else node.args
+    args: Any = node.args[1:] if new else node.args
     name = node.name.removeprefix("new_")
     dtype = dtype_text(node.value.dtype)
     behind = f", {dtype}" if dtype else ""
@@ -53,7 +53,10 @@ def _filled(body: Body, node: Node) -> Val:
         return Val(f"jnp.eye({', '.join(body.text(a) for a in args)}{behind})")
     if not args:  # by keyword
         args = (node.kwargs["size"], node.kwargs.get("fill_value"))[: 1 + (name == "full")]
-    sizes, value = (args[0], f", {body.text(args[1])}") if name == "full" else (args, "")
+    sizes: Any = args
+    value = ""
+    if name == "full":
+        sizes, value = (args[0], f", {body.text(args[1])}")
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
         sizes = tuple(sizes[0])
     return Val(f"jnp.{name}({body.text(tuple(sizes))}{value}{behind})")

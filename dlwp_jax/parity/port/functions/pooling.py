@@ -79,9 +79,20 @@ def _unfold(body: Body, node: Node) -> Val:
     names = ("input", "kernel_size", "dilation", "padding", "stride")
     x, window, *given = bound(node, *names, dilation=1, padding=0, stride=1)
     if node.ndim > x.ndim:
-        raise Refused("Tensor.unfold along an axis is not known to the port; use F.unfold.")
+        return _windows(body, node)
     options = _options(body, names[2:], given, (1, 0, 1))
     return Val(f"nn.unfold({body.last(x).text}, {body.text(_tuple(window))}{options})", True)
+
+
+def _windows(body: Body, node: Node) -> Val:
+    """Tensor.unfold: windows along an axis, as a last axis."""
+    x, dim, size, step = bound(node, "input", "dimension", "size", "step")
+    dim %= x.ndim
+    places = f"jnp.arange({body.text(node.value.shape[dim])})[:, None] * {body.text(step)}"
+    taken = f"{body.plain(x).text}[{':, ' * dim}{places} + jnp.arange({body.text(size)})]"
+    if dim == x.ndim - 1:
+        return Val(taken)
+    return Val(f"jnp.moveaxis({taken}, {dim + 1}, -1)")
 
 
 @handler("fold", "col2im")
