@@ -48,7 +48,7 @@ CONVS = {
     "two columns at once": ((5, 6), 9, 8, {"kernel_size": (2, 3), "padding": (0, 1)}),
     "four columns at once": ((5, 8), 9, 3, {"kernel_size": 3, "padding": 1}),
     "four columns at once, 1d": ((12,), 9, 4, {"kernel_size": 4, "padding": "same"}),
-    "one more row": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
+    "many channels": ((5, 6), 9, 20, {"kernel_size": 3, "padding": 1}),
     "dilation and stride": (
         (9, 8),
         3,
@@ -204,7 +204,7 @@ IN_SCAN = [
     ("Conv", "dilation and stride"),
     ("Conv", "groups"),
     ("Conv", "product"),
-    ("Conv", "one more row"),
+    ("Conv", "many channels"),
     ("Conv", "3d stride and dilation"),
     ("ConvTranspose", "output padding"),
 ]

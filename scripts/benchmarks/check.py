@@ -38,9 +38,9 @@ def run(names: list[str], *, write: bool) -> bool:
             again = measured(name)
             now = {row: min(ratio, again.get(row, ratio)) for row, ratio in now.items()}
         for row, ratio in now.items():
-            then = f"{before[row]:8.2f}" if row in before else " " * 8
+            then = f"{before[row]:8.3f}" if row in before else " " * 8
             mark = "  WORSE" if is_worse(before, row, ratio) else ""
-            print(f"{then} {ratio:8.2f}  {name}: {row}{mark}", flush=True)
+            print(f"{then} {ratio:8.3f}  {name}: {row}{mark}", flush=True)
             if mark:
                 worse.append(f"{name}: {row}")
         kept[name] = now
@@ -53,7 +53,7 @@ def run(names: list[str], *, write: bool) -> bool:
 
 
 def is_worse(before: dict[str, float], row: str, ratio: float) -> bool:
-    rounding = 0.01
+    rounding = 0.005
     return row in before and ratio > WORSE * before[row] + rounding
 
 

@@ -18,43 +18,25 @@ of 16. The optimizer is SGD.
 On a GPU the torch forms are eager, `torch.compile`, and `torch.compile` with CUDA graphs. This
 branch has not run yet, since no GPU was at hand.
 
-The notes below were written before the compiled convolution (`nn/xla_cpu/convolution.cc`) and
-hold for `DLWP_NATIVE=0`. With it, one thread and in processor time on a busy machine, the conv
-net took 47 ms an epoch (XLA's forms 78, torch 87), ten residual blocks 1.09 of torch's time.
+**Notes.** Convolutions are calls of `nn/xla_cpu/convolution.cc`. On a quiet machine the conv net
+took 0.71 of the best torch form's time, 100 residual blocks 1.20, LunaModel 0.93, eight conv
+nets 0.61. Without a compiler, or with `DLWP_NATIVE=0`, they are XLA's, and three forms help it
+on one core (`nn/xla_cpu/forms.py`):
 
-**Notes on the targets that are missed.** Times below come from single interleaved runs on this
-machine.
+- Pictures of few channels are a matrix product, two columns at a time (3 to 16 channels,
+  forward and kernel gradient: 6.3 ms -> 3.8; 3 to 32: 12.6 -> 6.3).
+- Few output channels are computed several columns at a time (16 to 8: 1.65 ms -> 1.05).
+- Volumes are sums of convolutions of pictures (2 to 16 times as fast).
 
-*Conv net.* XLA:CPU has two engines for convolutions. YNNPACK takes those with more than 16
-channels and uses one core in jaxlib 0.10; Eigen uses both. Three changes took the ratio from
-1.10 to 0.92:
-
-- Pictures of few channels are a matrix product, two columns at a time (3 to 16 channels:
-  forward 1.77 ms -> 1.22, kernel gradient 1.48 -> 0.89).
-- Few output channels are computed only as wide as Eigen takes them (16 to 8: 0.87 -> 0.60 ms).
-- For more channels, one more output row is computed and cut off, which makes YNNPACK decline
-  (32 to 32: 3.32 -> 2.08 ms).
-
-No faster: im2col of more channels, channels padded to a multiple of 4, 8 or 16, the batch in
-two or four parts. `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` gives everything to
-Eigen, which helps 32 channels (kernel gradient 5.7 -> 3.8 ms) and hurts 16 to 8 (1.0 -> 1.35);
-the library sets no flags for its user. A program by hand (batch last, four pixels at once,
-pooled before tanh) takes 0.80 of torch's time, but needs convolution, tanh and pooling in one.
+One more output row, which makes YNNPACK decline, brought 20 residual blocks from 2.3 to 1.6 of
+torch's time on two cores. It is not used any more: on one core it took 1.2 to 3 times as long.
 
 *Fully connected.* The products take as long as torch's. The rest are passes over 3.7 million
 parameters: the update alone takes 4.8 ms of an epoch, and the check for finite parameters makes
 it write them (6.3), read them (3.7) and choose (9.4). Other forms of the check were slower.
 
-*Residual net.* The row for YNNPACK took 20 blocks from 2.3 to 1.6 of torch's time. The kernel
-gradient, 3.9 ms on one core, is now 40 % of a step. Other forms of it: nine shifted products
-10.4 ms, all windows at once 16, one product for each row of the window 6.9, two or four columns
-at a time 6.3 and 5.4, one spatial axis 7, groups of 16 examples as features 7.5. Copies into and
-out of the scan's stack are about 30 % of a step; 20 unrolled blocks were no faster.
-
-*LunaModel.* Eigen takes three to eight times as long for three spatial axes as for two
-(`scripts/bench layers`), so a convolution of volumes is a sum of convolutions of pictures. That
-took an epoch from 2.4 to 0.7 s. Most of the rest is the kernel gradient of 8 channels, on one
-core.
+*Residual net.* Copies into and out of the scan's stack are about 30 % of a step; 20 unrolled
+blocks were no faster.
 """
 
 import dataclasses
@@ -67,7 +49,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-import torchvision
 from flax import nnx
 from timing import Rounds, first_call, interleaved, readable
 from torch.utils.flop_counter import FlopCounterMode
@@ -75,6 +56,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dlwp_jax import losses, models, nn, train
 from dlwp_jax.train.step import step as train_step
 from tests.reference import book_networks as reference
+from tests.reference.imagenet_networks import ResNet
 
 BATCH, STEPS, RATE = 64, 8, 1e-2
 HAS_CUDA = torch.cuda.is_available() and jax.default_backend() == "gpu"
@@ -475,9 +457,13 @@ def photographs(peak: float, batch: int = 8) -> list[dict[str, str]]:
     y = rng.integers(0, 1000, batch).astype(np.int32)
     ours = our_epoch(models.resnet18(rngs=nnx.Rngs(0)), x, y, batch)
     first = first_call(ours)
-    theirs = torch_side(torchvision.models.resnet18, x, y, compiled=False, batch=batch)
+
+    def resnet18():
+        return ResNet((2, 2, 2, 2), bottleneck=False)
+
+    theirs = torch_side(resnet18, x, y, compiled=False, batch=batch)
     times = interleaved({"ours": ours} | theirs, rounds=5)
-    flops = products(torchvision.models.resnet18(), x, batch)
+    flops = products(resnet18(), x, batch)
     what = f"ResNet-18, a step of {batch} photographs of 224 x 224"
     return [row(what, times, first, 1.0, flops, peak)]
 

@@ -12,7 +12,7 @@ float32 pictures and volumes, with strides 1 and 2 and without dilation and grou
 calls of this library (`native.py`). `DLWP_NATIVE=0`, set before the first convolution, switches
 it off. Programs that are compiled for several devices, and exported ones, do not call it.
 
-The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in four ways:
+The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in three ways:
 
 - **Layout** (`primitive.py`, `forms.py`). XLA:CPU is fast for `[batch, *spatial, features] x
   [*spatial, in, out] -> [batch, *spatial, features]`. The gradients that JAX derives are
@@ -20,12 +20,8 @@ The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in
   `while_loop`: there they take more than ten times as long. The gradients here are convolutions
   in that one layout, and an `optimization_barrier` behind the transposes keeps XLA from folding
   them back in.
-- **Cores.** Two engines compute convolutions, and the shapes decide which. Eigen takes all
-  cores. YNNPACK (more than 16 channels on either side, two spatial axes) does less work, but
-  stays on one core unless a row is very long. It declines an output with more rows than the
-  input, so one row is added below and cut off again.
-- **Few channels.** Both engines gather the window of every output place into a buffer and
-  multiply it by the kernel. With few output channels most of the time is spent on gathering, so
+- **Few channels.** XLA gathers the window of every output place into a buffer and
+  multiplies it by the kernel. With few output channels most of the time is spent on gathering, so
   neighbouring output columns are computed together: a window that is `r - 1` columns wider and
   moves by `r` columns, with `r` shifted copies of the kernel, between zeros, as its output
   channels. The result is the same memory, read as `[N H W/r r*out]`. With few input channels,

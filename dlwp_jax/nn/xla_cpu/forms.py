@@ -31,15 +31,11 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         return product.convolve(x, kernel, geometry.padding, choice.columns)
     *window, channels, out = kernel.shape
     outputs = output_sizes(x.shape[1:-1], window, geometry.padding)
-    rows, *others = geometry.padding
-    if choice.has_row_more:
-        rows = (rows[0], rows[1] + 1)
     wide = product.widened(kernel, choice.columns).reshape(
         *window[:-1], window[-1] + choice.columns - 1, channels, choice.columns * out
     )
     stride = (*geometry.stride[:-1], choice.columns)
-    y = plain.convolve(x, wide, geometry._replace(stride=stride, padding=(rows, *others)))
-    y = y[:, :-1] if choice.has_row_more else y
+    y = plain.convolve(x, wide, geometry._replace(stride=stride))
     return y.reshape(x.shape[0], *outputs, out)
 
 

@@ -75,7 +75,7 @@ def widened(kernel: jax.Array, columns: int) -> jax.Array:
     >>> widened(jnp.ones((2, 1, 1)), 2)[:, 0, :, 0].tolist()
     [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
     """
-    if columns == 1:  # the frequent case, with nothing to trace
+    if columns == 1:
         return jnp.expand_dims(kernel, -2)
     before = [(0, 0)] * (kernel.ndim - 3)
     shifted = [
