@@ -41,7 +41,7 @@ def scans(tmp_path):
 
 
 def test_crops_are_cut_around_nodules_and_moved_inside_at_the_border(scans, tmp_path):
-    config = segment.Config(cache=tmp_path / "cache", scans=5, around=1, others=0)
+    config = segment.Config(cache=tmp_path / "cache", scans=5, around=1, others=0, elsewhere=0)
     nodules = segment.nodules_in(scans)
     held = segment.is_held(config, scans, nodules.series)
     assert held.tolist() == [True, False, False, False, False]

@@ -33,11 +33,11 @@ from experiments.nodules.source import Config as Source
 
 @dataclass(frozen=True)
 class Config(Source):
-    epochs: int = 3  # of the balanced training
-    samples: int = 3200  # candidates in an epoch (the book: 200,000)
+    epochs: int = 8  # of the balanced training
+    samples: int = 4000  # candidates in an epoch (the book: 200,000)
     unbalanced_epochs: int = 1
     ratio: int = 1  # false candidates for each nodule
-    learning_rate: float = 2e-3  # the largest
+    learning_rate: float = 3e-3  # the largest
     channels: int = 8  # of the first block
     memory: float = 4.0  # gigabytes; more than that is read from the disk while training runs
     checkpoint: Path | None = None  # a folder to save trainings in, and to take them up from

@@ -41,7 +41,8 @@ ORDER = (1, 2, 0, 2)  # benign, malignant, no nodule, malignant: every second on
 
 @dataclass(frozen=True)
 class Config(source.Config):
-    epochs: int = 16  # of the fine-tuning
+    epochs: int = 8  # of the fine-tuning
+    samples: int = 960  # chunks in an epoch of it
     batch_size: int = 16
     lr: float = 1e-3
     depth: int = 2  # parts of the classifier that are trained on, from the end; 1 is its head
@@ -129,7 +130,7 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
         {"image": images, "label": labels},
         epochs=config.epochs,
         batch_size=config.batch_size,
-        sampler=data.balanced(nodules.kind[known], order=ORDER),
+        sampler=data.balanced(nodules.kind[known], order=ORDER, n=config.samples),
         transform=classifier.ALL,
     )
     return tuned, result.state
