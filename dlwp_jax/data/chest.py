@@ -482,7 +482,7 @@ def _place_nodule(
         if place == "wall":
             center = inside.draw(rng, 1, 0.6 * radius + 1, radius + 3)[0]
         elif place == "vessel":
-            thin = tubes[tubes[:, 7] < 0.6 * radius]
+            thin = tubes[tubes[:, 7] <= max(0.6 * radius, tubes[:, 7].min())]
             tube = thin[rng.integers(len(thin))]
             center = tube[3:6] + _unit(rng.normal(size=3)) * (0.8 * radius + tube[7])
         else:

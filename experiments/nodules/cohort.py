@@ -4,7 +4,7 @@ Run:    python -m experiments nodules cohort -o DIR
         python -m experiments nodules cohort -o DIR --full    512 x 512 pixels a slice
 Writes: DIR/subset0/*.mhd and .raw, and LUNA16's three tables; every other command then takes
         --luna DIR. Nothing is downloaded, and the same seed writes the same files.
-Expect: 40 scans of 64 x 112 x 144 voxels, 83 MB, 20 s of processor time
+Expect: 60 scans of 64 x 112 x 144 voxels, 124 MB, 20 s of processor time
 """
 
 from __future__ import annotations
