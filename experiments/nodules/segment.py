@@ -4,8 +4,8 @@ Run:    python -m experiments nodules segment
         python -m experiments nodules segment --luna DIR
 Writes: runs/nodules_segment/{config.json,history.jsonl,segmentation.safetensors,losses.png,
         slices_006.png,...}
-Expect: of the made-up cohort, after 6 epochs, 0.7 of the voxels of training at a precision
-        of 0.07; longer trainings have not been measured yet
+Expect: seed 0, made-up cohort: of the voxels in whole slices .78 are found at a precision of
+        .46. About 140 s of processor time, of which 40 s to compile
 
 Training sees small crops around nodules, changed at random on the device. Validation sees whole
 slices. The weights with the best recall are kept (of the made-up cohort those with the best
