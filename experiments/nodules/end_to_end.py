@@ -41,11 +41,11 @@ ORDER = (1, 2, 0, 2)  # benign, malignant, no nodule, malignant: every second on
 
 @dataclass(frozen=True)
 class Config(source.Config):
-    epochs: int = 8  # of the fine-tuning
+    epochs: int = 12  # of the fine-tuning
     samples: int = 960  # chunks in an epoch of it
     batch_size: int = 16
-    lr: float = 1e-3
-    depth: int = 2  # parts of the classifier that are trained on, from the end; 1 is its head
+    lr: float = 3e-3
+    depth: int = 3  # parts of the classifier that are trained on, from the end; 1 is its head
 
     def __post_init__(self):
         if not 1 <= self.depth <= len(PARTS):
