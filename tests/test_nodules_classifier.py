@@ -151,7 +151,7 @@ def test_a_training_from_the_disk_is_taken_up_and_finds_what_scikit_learn_counts
     assert float(disk.history["val/recall"][0]) == pytest.approx(wanted)
 
 
-SMALL = {"scans": 5, "samples": 16, "channels": 1}
+SMALL = {"scans": 5, "samples": 16, "unbalanced": 16, "channels": 1}
 
 
 @pytest.fixture(scope="module")

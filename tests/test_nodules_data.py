@@ -168,12 +168,28 @@ def test_the_seed_makes_the_patient():
 
 
 def test_other_places_are_in_the_scan_and_clear_of_nodules():
-    chest = synthetic.chest_ct((32, 56, 72), others=300, seed=5)
-    voxels = np.round(chest.scan.irc(chest.others))
-    assert ((voxels >= 0) & (voxels < chest.scan.voxels.shape)).all()
+    for seed in range(4):
+        chest = synthetic.chest_ct((16, 28, 36), nodules=6, others=300, seed=seed)
+        voxels = np.round(chest.scan.irc(chest.others))
+        assert ((voxels >= 0) & (voxels < chest.scan.voxels.shape)).all()
+        for nodule in chest.nodules:
+            distance = np.linalg.norm(chest.others - nodule.center, axis=1)
+            assert (distance > nodule.diameter / 2 + 4).all()
+
+
+def test_a_nodule_is_brighter_than_the_lung_around_it():
+    chest = synthetic.chest_ct((64, 112, 144), nodules=6, others=0, noise=0, seed=0)
     for nodule in chest.nodules:
-        distance = np.linalg.norm(chest.others - nodule.center, axis=1)
-        assert (distance > nodule.diameter / 2).all()
+        box, _ = chest.scan.chunk(nodule.center, (7, 7, 7))
+        assert box[2:5, 2:5, 2:5].max() > np.percentile(box, 10) + 100
+
+
+def test_cohorts_of_different_seeds_have_no_patient_in_common():
+    names = [
+        {cohort.series_name(cohort.Config(seed=seed), number) for number in range(60)}
+        for seed in (0, 1)
+    ]
+    assert len(names[0] | names[1]) == 120
 
 
 def test_a_cohort_is_not_written_over_another(written):

@@ -41,7 +41,7 @@ def scans(tmp_path):
 
 
 def test_crops_are_cut_around_nodules_and_moved_inside_at_the_border(scans, tmp_path):
-    config = segment.Config(cache=tmp_path / "cache", scans=5, around=1, others=0)
+    config = segment.Config(cache=tmp_path / "cache", scans=5, around=1, others=0, elsewhere=0)
     nodules = segment.nodules_in(scans)
     held = segment.is_held(config, scans, nodules.series)
     assert held.tolist() == [True, False, False, False, False]
@@ -95,6 +95,23 @@ def test_a_crop_is_a_piece_of_its_planes_and_the_mask_moves_with_it():
     np.testing.assert_array_equal(np.asarray(whole["label"])[..., 0], mask[:, 0])
 
 
+def test_the_overlap_is_that_of_each_example_or_of_the_whole_batch():
+    """Referee: the book's formula in NumPy."""
+    rng = np.random.default_rng(0)
+    guess, label = rng.random((3, 4, 4, 1)), rng.random((3, 4, 4, 1)) > 0.7
+    label[1] = False  # no nodule
+
+    def dice(guess, axes):
+        both, sums = (guess * label).sum(axes), guess.sum(axes) + label.sum(axes)
+        return (1 - (2 * both + 1) / (sums + 1)).mean()
+
+    batch = {"hu": jnp.asarray(guess), "label": jnp.asarray(label)}
+    for over_batch, axes in ((False, (1, 2, 3)), (True, None)):
+        loss, _ = segment.Loss(2.0, over_batch)(lambda hu: hu, batch)
+        wanted = dice(guess, axes) + 2 * dice(guess * label, (1, 2, 3))
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
 def test_too_few_scans_are_refused_before_anything_is_trained(scans, tmp_path):
     one = scans._replace(scans={"scan0": scans.scans["scan0"]}, nodules=scans.nodules.take([0]))
     with pytest.raises(ValueError, match="take more scans"):
@@ -135,7 +152,7 @@ def test_chapters_13_and_14_on_a_small_cohort(tmp_path, capsys):
     flags = {"scans": 12, "cache": tmp_path / "cache", "out": tmp_path}
     segment.main(segment.Config(**flags, epochs=2, every=1))
     assert (tmp_path / "nodules_segment" / "slices_002.png").exists()
-    classify.main(classify.Config(**flags, epochs=1, samples=64))
+    classify.main(classify.Config(**flags, epochs=1, samples=64, unbalanced=64))
     end_to_end.main(end_to_end.Config(**flags, epochs=1))
     text = capsys.readouterr().out
     assert "called malignant" in text

@@ -23,6 +23,11 @@ AIR, LUNG, FAT, FLESH, BLOOD, BONE, MARROW = -1000, -850, -100, 45, 50, 700, 180
 THINNEST = 0.45  # millimetres, the radius of a vessel
 GLASS = -550  # the hazy part of a part-solid nodule
 SMALLEST, LARGEST = 3.0, 30.0  # millimetres, of nodules as LUNA16 has them
+END = 16.0  # millimetres from the first and the last slice to the nearest place of interest
+DENSE = -500  # HU; the lung is below
+# The least and the largest share of a nodule that is surrounded by air, by its place.
+SEEN = {"free": (0.9, 1.0), "vessel": (0.7, 1.0), "wall": (0.5, 0.9)}
+RAY = (1.6, 0.8)  # millimetres, the radius of a spicule at both ends
 MIDDLE = 9.0  # the median diameter; 6.4 in LUNA16, whose voxels are a third as wide
 
 
@@ -119,7 +124,7 @@ def chest_ct(
     _draw_airways(canvas, np.concatenate([_TRACHEA, *airways]))
     lesions = []
     for _ in range(count):
-        lesion = _place_nodule(rng, inside, tubes, lesions)
+        lesion = _place_nodule(rng, canvas, inside, tubes, lesions)
         _draw_nodule(canvas, lesion, rng)
         lesions.append(lesion)
     where, kinds = _others(rng, others, inside, tubes, np.concatenate(airways), lesions)
@@ -373,7 +378,7 @@ def _tree(
     return np.concatenate(tubes)
 
 
-def _within(zyx: np.ndarray, margin: float) -> np.ndarray:
+def _within(zyx: np.ndarray, margin: float | np.ndarray) -> np.ndarray:
     """Places moved into the scan, so far that they are `margin` millimetres from its border."""
     most = np.array(SIZE) / 2 - margin
     return np.clip(zyx, -most, most)
@@ -462,26 +467,32 @@ def _draw_airways(canvas: _Canvas, tubes: np.ndarray) -> None:
 
 
 def _place_nodule(
-    rng: np.random.Generator, inside: _Inside, tubes: np.ndarray, before: list[Lesion]
+    rng: np.random.Generator,
+    canvas: _Canvas,
+    inside: _Inside,
+    tubes: np.ndarray,
+    before: list[Lesion],
 ) -> Lesion:
-    """Draw a nodule that touches none of those before it."""
-    for _ in range(100):
+    """Draw a nodule that can be seen, and touches none of those before it."""
+    place = str(rng.choice(["free", "vessel", "wall"], p=[0.5, 0.25, 0.25]))
+    low, high = SEEN[place]
+    for _ in range(200):
         diameter = float(np.clip(MIDDLE * np.exp(rng.normal(0, 0.45)), SMALLEST, LARGEST))
-        place = str(rng.choice(["free", "vessel", "wall"], p=[0.5, 0.25, 0.25]))
         radius = diameter / 2
         if place == "wall":
             center = inside.draw(rng, 1, 0.6 * radius + 1, radius + 3)[0]
         elif place == "vessel":
-            tube = tubes[rng.integers(len(tubes))]
+            thin = tubes[tubes[:, 7] <= max(0.6 * radius, tubes[:, 7].min())]
+            tube = thin[rng.integers(len(thin))]
             center = tube[3:6] + _unit(rng.normal(size=3)) * (0.8 * radius + tube[7])
         else:
             center = inside.draw(rng, 1, radius + 2, 200)[0]
-        center = _within(center, radius + 2)
+        center = _within(center, np.array([END, radius + 2, radius + 2]))
         free = all(
             np.hypot(*(center - lesion.center)[:2]) > 15 + radius + lesion.diameter / 2
             for lesion in before
         )
-        if free and inside.at(center) > 0:
+        if free and low <= _share_in_air(canvas, center, radius) <= high:
             break
     is_spiculated, is_hazy = rng.random(2) < (0.4, 0.2)
     is_large = diameter > 5  # smaller ones are round dots in any scan
@@ -489,6 +500,20 @@ def _place_nodule(
     solid = float(rng.uniform(0.4, 0.7)) if is_hazy and is_large else 1.0
     is_malignant = malignancy(diameter, spicules, solid) > 0
     return Lesion(tuple(center.tolist()), diameter, is_malignant, spicules, solid, place)
+
+
+def _share_in_air(canvas: _Canvas, center: np.ndarray, radius: float) -> float:
+    """The share of a ball that is lung so far: flesh within flesh is not seen."""
+    box = canvas.box(center, radius)
+    if box is None:
+        return 0.0
+    z, y, x = (
+        canvas.z[box[0]] - center[0],
+        canvas.y[:, box[1]] - center[1],
+        canvas.x[..., box[2]] - center[2],
+    )
+    ball = z**2 + y**2 + x**2 <= max(radius, canvas.step.max()) ** 2
+    return float((canvas.hu[box][ball] < DENSE).mean()) if ball.any() else 0.0
 
 
 def _draw_nodule(canvas: _Canvas, lesion: Lesion, rng: np.random.Generator) -> None:
@@ -518,14 +543,14 @@ def _draw_nodule(canvas: _Canvas, lesion: Lesion, rng: np.random.Generator) -> N
         view += core * np.maximum(20 - view, 0)
     for _ in range(lesion.spicules):
         ray = _unit(rng.normal(size=3))
-        length = radius + rng.uniform(0.5, 0.9) * radius + 2.5
-        tube = np.array([*(center + 0.7 * radius * ray), *(center + length * ray), 0.9, 0.4])
+        length = radius + rng.uniform(0.5, 0.9) * radius + 4
+        tube = np.array([*(center + 0.7 * radius * ray), *(center + length * ray), *RAY])
         found = _tube_depth(canvas, tube)
         if found is None:
             continue
         around, depth = found
         view = canvas.hu[around]
-        view += _tube_share(depth, 0.7, step) * np.maximum(-50 - view, 0)
+        view += _tube_share(depth, RAY[0], step) * np.maximum(-50 - view, 0)
 
 
 def _others(
@@ -548,13 +573,14 @@ def _others(
         "lung": inside.draw(rng, 4 * n + 1, 5, 200),
     }
     places = np.empty((n, 3))
+    margin = np.array([END, 1.5, 1.5])
     for kind, there in candidates.items():
         mine = np.flatnonzero(kinds == kind)
-        there = _away(there, lesions)
+        near = there + rng.normal(0, 0.7, there.shape)
+        there = _away(near[(near == _within(near, margin)).all(axis=1)], lesions)
         if not len(there):
-            there = _away(candidates["lung"], lesions)
+            there = _away(_within(candidates["lung"], margin), lesions)
         places[mine] = there[rng.integers(len(there), size=len(mine))]
-    places = _within(places + rng.normal(0, 0.7, places.shape), 1.5)
     return places[:, ::-1], kinds
 
 

@@ -1,6 +1,6 @@
 """Chapter 12: what each augmentation does for the classifier, alone and all together.
 
-Run:    python -m experiments nodules augment                a made-up cohort of 40 scans
+Run:    python -m experiments nodules augment                a made-up cohort of 60 scans
         python -m experiments nodules augment --luna DIR     LUNA16
 Writes: runs/nodules_augment/{config.json,history_*.jsonl,examples.png,augmentations.png}
 Expect: seven trainings of 4,800 candidates by one compiled program; some minutes of processor
@@ -85,7 +85,7 @@ def main(config: Config):
     chunks = cut_chunks(config, source, source.candidates)
     run_dir.figure(show_examples(chunks), "examples.png")
     sampler = data.balanced(labels_to_learn(chunks), config.ratio, n=config.samples)
-    learner, state = new_classifier(config, config.epochs)
+    learner, state = new_classifier(config, config.epochs * config.samples)
     histories, rows = {}, []
     for name, kind in KINDS.items():
         print(f"\n{name}", flush=True)

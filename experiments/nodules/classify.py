@@ -1,11 +1,11 @@
 """Chapters 11 and 12: classify candidates; why 99 % accuracy is nothing, and what balance does.
 
-Run:    python -m experiments nodules classify                a made-up cohort of 40 scans
+Run:    python -m experiments nodules classify                a made-up cohort of 60 scans
         python -m experiments nodules classify --luna DIR     LUNA16
 Writes: runs/nodules_classify/{config.json,history_*.jsonl,training.png,roc.png,
         classifier.safetensors}
-Expect: seed 0, unbalanced: accuracy .990, recall 0; balanced: ROC area .950, F1 .15 above .5 and
-        .70 above .99. Two to three minutes on two cores that others use, too
+Expect: seed 0, unbalanced: accuracy .990, recall 0; balanced: ROC area .998, F1 .35 above .5 and
+        .90 above .99. About 200 s of processor time
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from experiments.nodules.source import Config as Source
 
 @dataclass(frozen=True)
 class Config(Source):
-    epochs: int = 3  # of the balanced training
-    samples: int = 3200  # candidates in an epoch (the book: 200,000)
-    unbalanced_epochs: int = 1
+    epochs: int = 4  # of the balanced training
+    samples: int = 8000  # candidates in an epoch (the book: 200,000)
+    unbalanced: int = 3200  # candidates of the unbalanced training, in one epoch
     ratio: int = 1  # false candidates for each nodule
-    learning_rate: float = 2e-3  # the largest
+    learning_rate: float = 3e-3  # the largest
     channels: int = 8  # of the first block
     memory: float = 4.0  # gigabytes; more than that is read from the disk while training runs
     checkpoint: Path | None = None  # a folder to save trainings in, and to take them up from
 
     def __post_init__(self):
-        if min(self.epochs, self.samples, self.unbalanced_epochs, self.ratio) < 1:
-            raise ValueError("--epochs, --samples and --ratio must be at least 1.")
+        if min(self.epochs, self.samples, self.unbalanced, self.ratio) < 1:
+            raise ValueError(
+                "--epochs, --samples, --unbalanced and --ratio must be at least 1."
+            )
 
 
 def labels_to_learn(chunks: Chunks) -> np.ndarray:
@@ -52,11 +54,13 @@ def labels_to_learn(chunks: Chunks) -> np.ndarray:
     return chunks.candidates.is_nodule[~chunks.is_held].astype(np.int32)
 
 
-def new_classifier(config: Config, epochs: int):
-    """Learner and state of a classifier that has learned nothing yet."""
+def new_classifier(config: Config, samples: int):
+    """Learner and state of a classifier that has learned nothing yet, and will see so many
+    candidates.
+    """
     return beginner(
         config.width,
-        steps=epochs * config.samples // BATCH,
+        steps=samples // BATCH,
         learning_rate=config.learning_rate,
         channels=config.channels,
         seed=config.seed,
@@ -66,8 +70,8 @@ def new_classifier(config: Config, epochs: int):
 def train_unbalanced(config: Config, chunks: Chunks) -> Trained:
     """Chapter 11: candidates as they come, one nodule among a hundred."""
     n = len(labels_to_learn(chunks))
-    sampler = data.epoch_of(n, min(config.samples, n))
-    return _learn(config, chunks, "unbalanced", sampler, NONE, config.unbalanced_epochs)
+    sampler = data.epoch_of(n, min(config.unbalanced, n))
+    return _learn(config, chunks, "unbalanced", sampler, NONE, 1)
 
 
 def train_balanced(config: Config, chunks: Chunks) -> Trained:
@@ -81,7 +85,7 @@ def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs
     print(f"\n{name}: {epochs} epochs of {sampler.n:,} candidates", flush=True)
     return learn(
         chunks,
-        *new_classifier(config, epochs),
+        *new_classifier(config, epochs * sampler.n),
         sampler=sampler,
         transform=transform,
         epochs=epochs,

@@ -4,7 +4,7 @@ Run:    python -m experiments nodules cohort -o DIR
         python -m experiments nodules cohort -o DIR --full    512 x 512 pixels a slice
 Writes: DIR/subset0/*.mhd and .raw, and LUNA16's three tables; every other command then takes
         --luna DIR. Nothing is downloaded, and the same seed writes the same files.
-Expect: 40 scans of 64 x 112 x 144 voxels, 83 MB, 20 s of processor time
+Expect: 60 scans of 64 x 112 x 144 voxels, 124 MB, 20 s of processor time
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dlwp_jax.data import synthetic, volume
 from experiments.nodules import luna
 
 SMALL = (64, 112, 144)  # voxels of about 2 mm
+MOST = 10_000  # scans of a cohort
 FULL = (96, 512, 512)  # of 1.3 x 0.4 x 0.6 mm
 TABLES = (luna.CANDIDATES, luna.ANNOTATIONS, luna.MALIGNANCY)
 
@@ -32,14 +33,16 @@ TABLES = (luna.CANDIDATES, luna.ANNOTATIONS, luna.MALIGNANCY)
 @dataclass(frozen=True)
 class Config:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("cohort")  # the folder to make
-    scans: int = 40
+    scans: int = 60
     full: bool = False  # slices of 512 x 512 pixels, as a scanner makes them
-    others: int = 500  # places without a nodule in each scan; LUNA16 has 620
-    seed: int = 0  # of the first patient
+    others: int = 550  # places without a nodule in each scan; LUNA16 has 620
+    seed: int = 0  # another one gives other patients
 
     def __post_init__(self):
-        if self.scans < 1 or self.others < 0:
-            raise ValueError("--scans must be at least 1, and --others at least 0.")
+        if not 1 <= self.scans <= MOST or min(self.others, self.seed) < 0:
+            raise ValueError(
+                f"--scans must be from 1 to {MOST:,}, and --others and --seed at least 0."
+            )
 
 
 def write(config: Config) -> None:
@@ -68,7 +71,12 @@ def write(config: Config) -> None:
 def series_name(config: Config, number: int) -> str:
     """A name like those of DICOM series; 2.25 is the root for numbers made up by anyone."""
     kind = 2 if config.full else 1
-    return f"2.25.{kind}.{config.seed + number:06d}"
+    return f"2.25.{kind}.{patient(config, number):08d}"
+
+
+def patient(config: Config, number: int) -> int:
+    """The seed of a patient; cohorts of different seeds have no patient in common."""
+    return config.seed * MOST + number
 
 
 def _write_one(config: Config):
@@ -76,12 +84,12 @@ def _write_one(config: Config):
         """Write one scan; gives its rows of the three tables."""
         name = series_name(config, number)
         chest = synthetic.chest_ct(
-            FULL if config.full else SMALL, others=config.others, seed=config.seed + number
+            FULL if config.full else SMALL, others=config.others, seed=patient(config, number)
         )
         path = config.out / "subset0" / f"{name}.mhd"
         if not path.exists():
             volume.write_mhd(path, chest.scan)
-        return _rows(name, chest, np.random.default_rng([config.seed + number, 1]))
+        return _rows(name, chest, np.random.default_rng([patient(config, number), 1]))
 
     return write_scan
 

@@ -1,10 +1,10 @@
 """Chapter 10: from scans and tables to boxes around candidates, each with its label.
 
-Run:    python -m experiments nodules data                 a made-up cohort of 40 scans
+Run:    python -m experiments nodules data                 a made-up cohort of 60 scans
         python -m experiments nodules data --luna DIR      LUNA16, unpacked by hand
         python -m experiments nodules data --series DIR    only show a folder of DICOM files
 Writes: runs/nodules_data/{config.json,scan.png,candidates.png}, and chunks in runs/nodules
-Expect: 20,000 candidates, 1 in 100 a nodule; 30 s of processor time for the cohort and 5 s for
+Expect: 33,000 candidates, 1 in 116 a nodule; 20 s of processor time for the cohort and 5 s for
         its chunks, once
 """
 

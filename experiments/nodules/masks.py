@@ -23,8 +23,9 @@ def annotation_mask(
       scan: in Hounsfield units.
       centers: `[n 3]`, x, y, z in millimetres.
       threshold: voxels above it, in Hounsfield units, are dense.
-      diameters: `[n]` millimetres; then a box grows no further than a voxel beyond the nodule.
-        None grows it as the book does, into the chest's wall if the nodule touches it.
+      diameters: `[n]` millimetres; then only voxels that are at most one voxel outside of the
+        nodule's ball are in the mask. None takes the whole box as the book does, which grows
+        into the chest's wall if the nodule touches it.
 
     Returns:
       bool, of the shape of the scan.
@@ -39,8 +40,7 @@ def annotation_mask(
     centers = np.reshape(centers, (-1, 3))
     most = np.full((len(centers), 3), np.inf)
     if diameters is not None:
-        radii = np.reshape(diameters, (-1, 1)) / 2
-        most = np.maximum(np.ceil(radii / scan.spacing[::-1]), 1)
+        most = np.reshape(diameters, (-1, 1)) / 2 / scan.spacing[::-1] + 1
     for center, limits in zip(centers, most, strict=True):
         middle = tuple(np.round(scan.irc(center)).astype(int).tolist())
         if min(middle) < 0 or any(m >= n for m, n in zip(middle, dense.shape, strict=True)):
@@ -51,8 +51,20 @@ def annotation_mask(
         grown = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
         radii = np.minimum(grown, limits).astype(int).tolist()
         sides = zip(middle, radii, strict=True)
-        box[tuple(slice(max(m - r, 0), m + r + 1) for m, r in sides)] = True
+        corner = tuple(slice(max(m - r, 0), m + r + 1) for m, r in sides)
+        box[corner] |= _ball(corner, dense.shape, scan.irc(center), limits)
     return box & dense
+
+
+def _ball(corner, shape, middle: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """The voxels of a box that are inside of an ellipsoid; all, if its radii are infinite."""
+    places = [np.arange(*side.indices(n)) for side, n in zip(corner, shape, strict=True)]
+    grid = np.meshgrid(*places, indexing="ij")
+    parts = [
+        ((place - m) / radius) ** 2
+        for place, m, radius in zip(grid, middle, radii, strict=True)
+    ]
+    return np.sum(parts, axis=0) <= 1
 
 
 def _line(dense: np.ndarray, middle: tuple[int, ...], axis: int) -> np.ndarray:

@@ -3,13 +3,14 @@
 Run:    python -m experiments nodules segment
         python -m experiments nodules segment --luna DIR
 Writes: runs/nodules_segment/{config.json,history.jsonl,segmentation.safetensors,losses.png,
-        slices_010.png,...}
-Expect: of the made-up cohort, after 6 epochs, 0.7 of the voxels of training at a precision
-        of 0.07; longer trainings have not been measured yet
+        slices_006.png,...}
+Expect: seed 0, made-up cohort: of the voxels in whole slices .78 are found at a precision of
+        .46. About 140 s of processor time, of which 40 s to compile
 
 Training sees small crops around nodules, changed at random on the device. Validation sees whole
-slices. The weights with the best recall are kept: the classifier of chapter 12 can take away
-a false alarm, but nothing brings back a nodule that was missed.
+slices. The weights with the best recall are kept (of the made-up cohort those with the best
+F2): the classifier of chapter 12 can take away a false alarm, but nothing brings back a nodule
+that was missed.
 """
 
 from __future__ import annotations
@@ -39,28 +40,35 @@ SHOWN = 4  # validation slices in a picture
 
 @dataclass(frozen=True)
 class Config(source.Config):
-    epochs: int = 40
+    epochs: int = 12
     batch_size: int = 16
     lr: float = 3e-3
-    missed: float | None = (
-        None  # what a missed voxel costs more; None: 8, or 0.5 (see `weight`)
-    )
+    missed: float | None = None  # the weight of missed voxels; None: 8, or 1 (see `weight`)
     around: int = 1  # slices above and below a nodule's middle that are trained on too
     others: int = 2  # crops around other candidates, for each nodule
+    elsewhere: int = 3  # crops anywhere in the scan, for each nodule
     most_slices: int = 32  # whole slices to validate on, at most
-    every: int = 10  # epochs between two pictures
+    every: int = 6  # epochs between two pictures
     checkpoint: Path | None = None  # save the training there, and continue it if interrupted
 
     @property
     def weight(self) -> float:
         """The weight of the overlap within the truth, against that of the whole: the book's 8.
 
-        In the coarse cohort a nodule is a dozen pixels of a crop. With 8, and with 2, all that
-        is dense was still called a nodule, after 24 and 2 epochs; with 0.5 it was not.
+        In the coarse cohort a nodule is a dozen pixels of a crop, and with 8 all that is dense
+        was called a nodule.
         """
         if self.missed is not None:
             return self.missed
-        return 0.5 if self.is_coarse else 8.0
+        return 1.0 if self.is_coarse else 8.0
+
+    @property
+    def best(self) -> str:
+        """The number of validation that the best weights have: the book's recall. The short
+        training of the coarse cohort begins with calling everything a nodule, which has the
+        best recall of all; so precision counts there too.
+        """
+        return "f2" if self.is_coarse else "recall"
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -93,13 +101,15 @@ def cut_crops(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
     """Crops around nodules and other candidates, `[n 8 side side]` int16, kept on the disk as
     the chunks of chapter 10 are.
 
-    The book trains around nodules only, on a hundred times as many steps.
+    The book trains around nodules only, on a hundred times as many steps; its network finds
+    many false places in parts of the body that it has never seen.
     """
-    side, per_nodule = config.crop[0], 2 * config.around + 1 + config.others
+    side = config.crop[0]
+    per_nodule = 2 * config.around + 1 + config.others + config.elsewhere
+    kinds = f"{config.around}-{config.others}-{config.elsewhere}"
     names, counts = np.unique(nodules.series, return_counts=True)
     crops = mapped.build(
-        config.cache
-        / f"crops-{side}-{config.around}-{config.others}-{source.digest_of(scans, nodules)}.npy",
+        config.cache / f"crops-{side}-{kinds}-{source.digest_of(scans, nodules)}.npy",
         dict(zip(names.tolist(), (counts * per_nodule).tolist(), strict=True)),
         lambda name: _crops(config, scans, nodules.take(nodules.series == name), name),
         shape=(2 * CONTEXT + 2, side, side),
@@ -130,7 +140,8 @@ def _crops(config: Config, scans: Luna, nodules: Candidates, name: str) -> np.nd
         others = nodules.center
     rng = np.random.default_rng(config.seed)
     rows = rng.choice(len(others), size=config.others * len(nodules.center))
-    places = np.concatenate([places, np.round(scan.irc(others[rows])).astype(int)])
+    elsewhere = rng.integers(0, shape, (config.elsewhere * len(nodules.center), 3))
+    places = np.concatenate([places, np.round(scan.irc(others[rows])).astype(int), elsewhere])
     crops = []
     for index, *middle in np.clip(places, 0, shape - 1):
         row, column = np.clip(np.array(middle) - side // 2, 0, shape[1:] - side)
@@ -169,7 +180,9 @@ def cut_slices(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
             continue
         mask = mask_of(scan, nodules.take(nodules.series == name))
         numbers = np.flatnonzero(mask.any(axis=(1, 2)))
-        spread = np.linspace(0, len(numbers) - 1, min(share, len(numbers))).round().astype(int)
+        # The first and the last slice show the edge of a nodule only.
+        count = min(share, len(numbers))
+        spread = ((np.arange(count) + 0.5) * len(numbers) / count).astype(int)
         found.append(planes_of(scan, mask, numbers[spread]))
     sizes = np.max([planes.shape[2:] for planes in found], axis=0)
     rows, columns = sizes + -sizes % MULTIPLE
@@ -240,21 +253,29 @@ class Crops:
 class Loss:
     """The overlap, and `missed` times the overlap within the truth: a missed voxel costs more
     than a false one.
+
+    Attributes:
+      missed: the weight.
+      over_batch: whether the overlap is that of the whole batch. The book takes the mean of
+        the overlaps of the examples. If an example shows no nodule, that mean hardly changes
+        with the number of its false voxels as soon as there are some.
     """
 
     missed: float
+    over_batch: bool = False
 
     def __call__(self, model, batch):
         """The loss of a batch, and its recall, precision and F1."""
         prediction, label = model(batch["hu"]), batch["label"]
         is_true = label.astype(prediction.dtype)
         missed = losses.dice_loss(prediction * is_true, is_true)
-        loss = losses.dice_loss(prediction, is_true) + self.missed * missed
-        return loss, ratios(prediction > detector.SURE, label)
+        rows = 1 if self.over_batch else len(prediction)
+        overlap = losses.dice_loss(prediction.reshape(rows, -1), is_true.reshape(rows, -1))
+        return overlap + self.missed * missed, ratios(prediction > detector.SURE, label)
 
 
 def ratios(found: jax.Array, label: jax.Array) -> dict[str, train.Ratio]:
-    """Recall, precision and F1 of voxels, as ratios of sums over the epoch."""
+    """Recall, precision, F1 and F2 of voxels, as ratios of sums over the epoch."""
     both, guessed, there = (
         jnp.sum(x, dtype=jnp.float32) for x in (found & label, found, label)
     )
@@ -262,6 +283,7 @@ def ratios(found: jax.Array, label: jax.Array) -> dict[str, train.Ratio]:
         "recall": train.Ratio(both, there),
         "precision": train.Ratio(both, guessed),
         "f1": train.Ratio(2 * both, guessed + there),
+        "f2": train.Ratio(5 * both, guessed + 4 * there),  # recall counts more
     }
 
 
@@ -289,7 +311,7 @@ def load(config: Config, scans: Luna) -> Sets:
 
 
 def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.Run]:
-    """Train, and keep the weights with the best recall of validation.
+    """Train, and keep the weights that are best in validation.
 
     Args:
       show: called with learner and `train.Progress` every few epochs.
@@ -299,10 +321,15 @@ def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.R
         bias = model.unet.last.bias
         assert bias is not None
         bias[...] = jnp.full(1, RARE)
+    steps = config.epochs * max(len(sets.train["planes"]) // config.batch_size, 1)
+    schedule = optax.cosine_decay_schedule(config.lr, steps)
     learner, state = train.make_learner(
-        model, Loss(config.weight), optax.adam(config.lr), key=jax.random.key(config.seed)
+        model,
+        Loss(config.weight, over_batch=config.is_coarse),
+        optax.adam(schedule),
+        key=jax.random.key(config.seed),
     )
-    best = train.EarlyStopping(patience=config.epochs, monitor="val/recall", mode="max")
+    best = train.EarlyStopping(config.epochs, monitor=f"val/{config.best}", mode="max")
     callbacks = []
     if show is not None:
         callbacks.append(train.every(config.every, lambda progress: show(learner, progress)))
@@ -384,7 +411,7 @@ def main(config: Config):
     run.history(history)
     run.figure(plots.loss_curves(result), "losses.png")
     weights.save_weights(run.path / detector.FILES["segmentation"], result.best)
-    best = int(np.nanargmax(history["val/recall"]))
+    best = int(np.nanargmax(history[f"val/{config.best}"]))
     numbers = [
         f"{name} {history[f'val/{name}'][best]:.3f}" for name in ("recall", "precision", "f1")
     ]

@@ -18,7 +18,7 @@ from experiments.nodules.luna import Luna
 @dataclass(frozen=True)
 class Config:
     luna: Path | None = None  # LUNA16's folder, or one like it; None makes up a cohort
-    scans: int = 40  # of the made-up cohort
+    scans: int = 60  # of the made-up cohort
     full: bool = False  # the made-up cohort in slices of 512 x 512 pixels
     skip_unreadable: bool = False  # leave out scans that cannot be read
     cache: Path = Path(
