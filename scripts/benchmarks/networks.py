@@ -20,7 +20,8 @@ branch has not run yet, since no GPU was at hand.
 
 **Notes.** Convolutions are calls of `nn/xla_cpu/convolution.cc`. In two
 to four runs on a quiet machine the conv net took 0.53 and 0.71 of the best torch form's time,
-100 residual blocks 1.16 to 1.50, LunaModel 0.93 and 0.97, eight conv nets 0.57 and 0.61. Without a compiler, or with `DLWP_NATIVE=0`, they are XLA's, and three forms help it
+100 residual blocks 1.16 to 1.50, LunaModel 0.93 and 0.97, eight conv nets 0.57 and 0.61.
+Without a compiler, or with `DLWP_NATIVE=0`, they are XLA's, and three forms help it
 on one core (`nn/xla_cpu/forms.py`):
 
 - Pictures of few channels are a matrix product, two columns at a time (3 to 16 channels,
