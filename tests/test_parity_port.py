@@ -407,7 +407,7 @@ def test_layers_in_two_places_are_one_layer():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--input", "2,x"], "give sizes and a dtype"),
+        (["--input", "2,x"], "give whole numbers"),
         (["--input", "2,3:int64", "-o", "nowhere/net.py"], "there is no folder nowhere"),
         (["--input", "2,3", "--weights", "none.pt"], "none.pt: there is no such file"),
         (["--input", "2,3"], r"net.py:Net does not run on --input .*net.py:9"),

@@ -1,8 +1,8 @@
-"""Attention and transformers (chapter 9 of the second edition) beside torch's fastest form: a
-training step, and text one token after the other
+"""Attention and transformers (chapter 9 of the second edition) beside torch's fastest form
 
-float32. *MultiheadAttention* is output and all gradients of self-attention without weights, 8
-sequences of 128 positions and 256 features, 8 heads. *GPT* is a training step by SGD of 6
+Training steps, and text one token after the other, in float32. *MultiheadAttention* is output
+and all gradients of self-attention without weights, 8 sequences of 128 positions and 256
+features, 8 heads. *GPT* is a training step by SGD of 6
 layers, 64 features, 4 heads, batches of 64. *Generation* adds 256 tokens to 8 texts: here with
 a cache as one program, in torch with a cache of its own in a Python loop. torch has all its
 threads. *Memory* is the space for the gradient of causal attention, 8 heads of 16 features,
