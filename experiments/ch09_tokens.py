@@ -223,7 +223,8 @@ def main(config: Config):
     show_tokens(text, found)
     counts, by_character = {}, {}
     for name, tokens in found.items():
-        print(f"{name}: {config.steps} steps of {config.batch_size} sequences", flush=True)
+        steps = config.steps // config.every * config.every
+        print(f"{name}: {steps} steps of {config.batch_size} sequences", flush=True)
         net, history = learn(tokens, config)
         show_losses(name, history, tokens, config)
         print(f"\n{textwrap.fill(sample(net, tokens, config.seed), 90)}\n")

@@ -1,7 +1,8 @@
 """Writes tests/slow.txt, the list of tests that took more than 2 seconds of processor time;
 conftest.py marks them as slow.
 
-A pytest plugin, for a machine that does nothing else:
+A pytest plugin, for a machine that does nothing else. Tests that do not run stay as they are in
+the list:
 
     python -m pytest -n 0 -p tests.durations
 """
@@ -37,5 +38,7 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_sessionfinish():
+    path = Path(__file__).with_name("slow.txt")
+    others = set(path.read_text().splitlines()) - set(taken)
     slow = {name for name, seconds in taken.items() if seconds > SECONDS} - NEVER
-    Path(__file__).with_name("slow.txt").write_text("\n".join(sorted(slow)) + "\n")
+    path.write_text("\n".join(sorted(slow | others)) + "\n")

@@ -492,3 +492,11 @@ def _ours(given):
 
     args = [turned(value) for value in given.args]
     return args, {name: turned(value) for name, value in given.kwargs.items()}
+
+
+def test_over_no_keys_at_all_the_output_is_zero():
+    """Referee: torch."""
+    query, key = torch.ones(2, 3, 4), torch.ones(2, 0, 4)
+    theirs = torch.nn.functional.scaled_dot_product_attention(query, key, key)
+    ours = nn.scaled_dot_product_attention(query.numpy(), key.numpy(), key.numpy())
+    np.testing.assert_array_equal(ours, theirs)

@@ -304,3 +304,9 @@ def test_draws_from_equal_logits_of_16_bits_favour_no_token():
     logits = jnp.zeros((4000, 1000), jnp.bfloat16)
     drawn = nn.next_token(logits, jax.random.key(0))
     assert abs(float(drawn.mean()) - 499.5) < 5 * 1000 / (12 * 4000) ** 0.5
+
+
+def test_a_cache_that_is_too_short_is_refused(pair):
+    _, ours = pair
+    with pytest.raises(ValueError, match="the cache has 4 places"):
+        nn.generate(ours, jnp.zeros((1, 3), int), 5, cache=ours.make_cache(1, 4))

@@ -454,3 +454,38 @@ def test_both_sides_run_at_the_highest_precision():
     ).raise_if_different()
     assert seen
     assert set(seen) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
+class TwoNorms(nnx.Module):
+    def __init__(self, momentum):
+        self.bn1, self.bn2 = nn.BatchNorm1d(4), nn.BatchNorm1d(4, momentum=momentum)
+
+    def __call__(self, x):
+        return 6 * self.bn2(jnp.tanh(self.bn1(x)))
+
+
+class TorchNorms(torch.nn.Module):
+    """With a function that has a closure and a keyword of its own."""
+
+    def __init__(self, factor=3.0):
+        super().__init__()
+        self.bn1, self.bn2 = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
+
+        def scaled(x, *, by=2.0):
+            return x * by * factor
+
+        self.scaled = scaled
+
+    def forward(self, x):
+        return self.scaled(self.bn2(torch.tanh(self.bn1(x))))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.2])
+def test_a_momentum_is_judged_by_the_statistics_of_its_own_layer(momentum):
+    """Referee: torch, whose momentum is 0.1. The first layer's statistics are a million times
+    those of the second.
+    """
+    theirs, ours = TorchNorms(), TwoNorms(momentum)
+    x = 1000 * np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    report = parity.compare(theirs, ours, x, loaded=parity.load_torch(ours, theirs), train=True)
+    assert report.ok == (momentum == 0.1), report

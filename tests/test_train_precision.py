@@ -100,7 +100,10 @@ def test_rows_that_a_transform_adds_are_cut_with_the_others():
     ("transform", "words"),
     [
         (lambda key, batch: batch | {"x": batch["x"] + jnp.ones((16, 1))}, "cannot take"),
-        (lambda key, batch: jax.tree.map(lambda x: x[:4], batch), "gives no longer arrays for"),
+        (
+            lambda key, batch: jax.tree.map(lambda x: x[:4], batch),
+            "makes arrays that do not grow with",
+        ),
     ],
 )
 def test_parts_of_a_transform_for_one_number_of_rows_are_refused(transform, words):
@@ -108,6 +111,26 @@ def test_parts_of_a_transform_for_one_number_of_rows_are_refused(transform, word
     with pytest.raises(ValueError, match=rf"the transform {words} a batch of twice .* as 16"):
         train.train_epoch(*learner_of(accumulate=2), DATA, **options)
     train.train_epoch(*learner_of(), DATA, **options)
+
+
+def test_a_second_set_of_rows_stays_whole_whatever_its_name():
+    """Two boxes for each example, named ahead of the examples and behind them."""
+    shapes = []
+
+    def loss_fn(model, batch):
+        shapes.append({name: len(value) for name, value in sorted(batch.items())})
+        return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+
+    for name in ("boxes", "zones"):
+        train.train_epoch(
+            *learner_of(loss_fn=loss_fn, accumulate=4),
+            DATA,
+            batch_size=16,
+            transform=lambda key, batch, name=name: (
+                batch | {name: jnp.repeat(batch["x"], 2, 0)}
+            ),
+        )
+        assert {"x": 4, "y": 4, name: 32} in shapes
 
 
 def test_every_row_is_in_one_part_and_every_part_has_its_key():

@@ -129,7 +129,7 @@ class VisionTransformer(nnx.Module):
     ):
         if image_size % patch_size:
             raise ValueError(
-                f"patch_size={patch_size} must divide image_size={image_size} without a rest."
+                f"patch_size={patch_size} must divide image_size={image_size} without a remainder."
             )
         self.image_size = image_size
         self.patch_size = patch_size

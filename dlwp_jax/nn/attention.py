@@ -180,7 +180,7 @@ def _softmax(scores: jax.Array, empty_is_zero: bool) -> jax.Array:
     """Softmax over the last axis. A row that is -inf throughout is NaN, or zero with no
     gradient if `empty_is_zero`.
     """
-    largest = scores.max(-1, keepdims=True)
+    largest = scores.max(-1, keepdims=True, initial=-jnp.inf)
     if not empty_is_zero:
         powers = jnp.exp(scores - largest)
         return powers / powers.sum(-1, keepdims=True)

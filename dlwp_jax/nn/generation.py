@@ -107,7 +107,8 @@ def generate(
       prompt: token numbers `[N P]`, at least one each.
       tokens: how many to add to each.
       lengths: how many tokens of each row of `prompt` belong to it, `[N]`, from its first; None
-        takes all. Every row is continued as it would be alone: behind its own last token.
+        takes all. Every row is continued after its own last token; without a key, as it would
+        be alone.
       key: a PRNG key; without it the most likely token is taken (greedy).
       temperature, top_k, top_p: as for `next_token`.
       stop: a token that ends a sequence: it is kept, and repeated until the end. The program
@@ -137,10 +138,21 @@ def generate(
     lengths, shortest = _lengths(lengths, *prompt.shape)
     module = nnx.clone(cast(nnx.Module, model))
     module.eval()
+    if cache is not None:
+        _check_cache(module, cache, prompt, prompt.shape[1] + tokens)
     graph, state = nnx.split(module)
     choice = _Choice(temperature, top_k, top_p)
     given = (prompt, lengths, key, cache)
     return _generate(graph, state, *given, shortest, tokens, choice, stop)
+
+
+def _check_cache(module: Any, cache: Any, prompt: jax.Array, positions: int) -> None:
+    """Let the model refuse a cache that has no place for the last position. In the compiled
+    program, which does not know positions, the last place would be written over.
+    """
+    jax.eval_shape(
+        lambda token, cache: module.decode(token, cache, positions - 1)[0], prompt[:, :1], cache
+    )
 
 
 def _lengths(lengths: ArrayLike | None, n: int, longest: int) -> tuple[jax.Array, int]:

@@ -43,7 +43,7 @@ from dlwp_jax.parity.leaves import (
 from dlwp_jax.parity.locate import first_layer, statistics_notes
 from dlwp_jax.parity.mapping import Entry, make_map, own_names
 from dlwp_jax.parity.prefixes import common_prefixes
-from dlwp_jax.parity.report import ParityReport, Row, rows_of
+from dlwp_jax.parity.report import ParityReport, Row, floors_of_means, rows_of
 from dlwp_jax.parity.rules import Rule, compiled
 from dlwp_jax.parity.table import listed
 from dlwp_jax.parity.weights import LoadReport
@@ -173,7 +173,9 @@ def _compare(
         after = {dotted(path): value for path, value in flat(ours["rest"]).items()}
         buffers = turned_leaves(entries, dict(reference.named_buffers()))
         buffers = {name: value for name, value in buffers.items() if name in after}
-        statistics = rows_of("forward", after, buffers, tolerance=tolerance, floored=True)
+        statistics = rows_of(
+            "forward", after, buffers, tolerance=tolerance, floors=floors_of_means(buffers)
+        )
         rows += statistics
         notes += statistics_notes(before, after, buffers, statistics)
     ours_grads = {dotted(path): value for path, value in flat(ours["grads"]).items()}

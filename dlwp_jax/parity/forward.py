@@ -313,18 +313,32 @@ def copied(model: Any) -> Any:
     models = result if isinstance(result, tuple) else (result,)
     for part in (p for m in models if isinstance(m, torch.nn.Module) for p in m.modules()):
         for name, value in vars(part).items():
-            if isinstance(value, types.FunctionType) and value.__closure__:
-                cells = [
-                    memo.get(id(c.cell_contents), c.cell_contents) for c in value.__closure__
-                ]
-                part.__dict__[name] = types.FunctionType(
-                    value.__code__,
-                    value.__globals__,
-                    value.__name__,
-                    value.__defaults__,
-                    tuple(map(types.CellType, cells)),
-                )
+            if isinstance(value, types.FunctionType):
+                part.__dict__[name] = _reading_copies(value, memo)
     return result
+
+
+def _reading_copies(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
+    """The function, with what it reads from around it replaced by its copy, if there is one."""
+    cells = list(function.__closure__ or ())
+    changed = False
+    for i, cell in enumerate(cells):
+        try:
+            copy_ = memo.get(id(cell.cell_contents))
+        except ValueError:  # the cell is empty
+            continue
+        if copy_ is not None:
+            cells[i] = types.CellType(copy_)
+            changed = True
+    if not changed:
+        return function
+    code, scope = function.__code__, function.__globals__
+    new = types.FunctionType(
+        code, scope, function.__name__, function.__defaults__, tuple(cells)
+    )
+    new.__kwdefaults__ = function.__kwdefaults__
+    new.__dict__.update(function.__dict__)
+    return new
 
 
 def twin(module: torch.nn.Module, train: bool) -> torch.nn.Module:

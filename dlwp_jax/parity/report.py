@@ -106,15 +106,14 @@ def rows_of(
     sizes: Mapping[str, float] | None = None,
     rounding: int = 0,
     step: int | None = None,
-    floored: bool | None = None,
+    floors: Mapping[str, float] | None = None,
 ) -> list[Row]:
     """Compare arrays of the same names.
 
-    A difference may be `tolerance` times torch's largest value in the array. No gradient, update
-    or running statistic counts as smaller than a hundredth of the largest of its stage: the
-    gradient of a bias ahead of a batch norm and the mean behind one are zero but for rounding, and
-    rounding is of the size of the numbers that cancelled. A row that passes only so is noted
-    "below floor".
+    A difference may be `tolerance` times torch's largest value in the array. No gradient or
+    update counts as smaller than a hundredth of the largest of its stage: the gradient of a bias
+    ahead of a batch norm is zero but for rounding, and rounding is of the size of the numbers
+    that cancelled. A row that passes only so is noted "below floor".
 
     Args:
       stage, step: what the rows are called.
@@ -123,25 +122,39 @@ def rows_of(
       sizes: what counts as the largest value of an array, where it is not that of torch's array
         itself.
       rounding: so many ulp of the largest value are allowed besides.
-      floored: whether there is that floor; by default for every stage but "forward".
+      floors: the least that counts as the largest value of these arrays, in place of that
+        hundredth, which the stage "forward" does not have.
     """
     sizes = sizes or {name: largest(value) for name, value in theirs.items()}
-    floored = stage != "forward" if floored is None else floored
-    floor = max(sizes.values(), default=0.0) / 100 if floored else 0.0
+    if floors is None and stage != "forward":
+        floors = dict.fromkeys(theirs, max(sizes.values(), default=0.0) / 100)
+    floors = floors or {}
     rows = []
     for name in theirs:
         row = _row(
             step, stage, name, ours[name], theirs[name], tolerance * sizes[name], rounding
         )
-        raised = dataclasses.replace(
-            row, allowed=row.allowed + tolerance * max(floor - sizes[name], 0.0)
-        )
+        more = max(floors.get(name, 0.0) - sizes[name], 0.0)
+        raised = dataclasses.replace(row, allowed=row.allowed + tolerance * more)
         rows.append(
             dataclasses.replace(raised, note="below floor")
             if raised.ok and not row.ok
             else raised
         )
     return rows
+
+
+def floors_of_means(statistics: Mapping[str, Any]) -> dict[str, float]:
+    """The floors of running means: a hundredth of the same layer's standard deviation.
+
+    A mean behind a batch norm is zero but for rounding.
+    """
+    floors = {}
+    for name in statistics:
+        variance = name.removesuffix("mean") + "var"
+        if name.endswith("mean") and variance in statistics:
+            floors[name] = float(np.sqrt(largest(statistics[variance]))) / 100
+    return floors
 
 
 def _row(

@@ -37,7 +37,7 @@ from dlwp_jax.parity.forward import (
 )
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
-from dlwp_jax.parity.report import ParityReport, Row, largest, rows_of
+from dlwp_jax.parity.report import ParityReport, Row, floors_of_means, largest, rows_of
 from dlwp_jax.parity.rules import Rule
 from dlwp_jax.parity.weights import LoadReport
 from dlwp_jax.train import Learner, TrainState
@@ -273,7 +273,14 @@ def _step(
         tolerance=tolerance,
         step=number,
     )
-    rows += rows_of("forward", ours, statistics, tolerance=tolerance, step=number, floored=True)
+    rows += rows_of(
+        "forward",
+        ours,
+        statistics,
+        tolerance=tolerance,
+        step=number,
+        floors=floors_of_means(statistics),
+    )
     rows += rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
     rows += rows_of(
         "update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number

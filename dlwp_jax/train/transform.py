@@ -84,12 +84,16 @@ def row_leaves(transform: Transform, key: jax.Array, batch: PyTree) -> tuple[boo
     )
     try:
         twice = lengths(2)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(refusal.format("cannot take", f" ({error})")) from error
-    found = tuple(a != b for a, b in zip(once, twice, strict=True))
+    found = [a != b for a, b in zip(once, twice, strict=True)]
     if not any(found):
-        raise ValueError(refusal.format("gives no longer arrays for", ""))
-    return found
+        raise ValueError(refusal.format("makes arrays that do not grow with", ""))
+    # Examples first: a second set of rows, such as two boxes for each example, stays whole.
+    n = jax.tree.leaves(batch)[0].shape[:1]
+    if any(grows and length == n for grows, length in zip(found, once, strict=True)):
+        found = [grows and length == n for grows, length in zip(found, once, strict=True)]
+    return tuple(found)
 
 
 def _applied(function: OfBatch | None, key: jax.Array, batch: PyTree) -> PyTree:

@@ -48,7 +48,9 @@ def _prefix():
             jax.ffi.register_ffi_target(f"dlwp_{key}_{call}", capsule, platform="cpu")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         _log.debug(
-            "XLA's own convolutions are used, since there is no library of ours: %s", error
+            "XLA's own convolutions are used, since there is no library of ours: %s %s",
+            error,
+            (getattr(error, "stderr", None) or b"").decode(errors="replace"),
         )
         return None
     return f"dlwp_{key}_"
