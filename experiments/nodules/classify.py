@@ -82,7 +82,8 @@ def train_balanced(config: Config, chunks: Chunks) -> Trained:
 
 
 def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs) -> Trained:
-    print(f"\n{name}: {epochs} epochs of {sampler.n:,} candidates", flush=True)
+    epochs_of = "an epoch of" if epochs == 1 else f"{epochs} epochs of"
+    print(f"\n{name}: {epochs_of} {sampler.n:,} candidates", flush=True)
     return learn(
         chunks,
         *new_classifier(config, epochs * sampler.n),
