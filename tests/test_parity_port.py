@@ -377,6 +377,43 @@ def test_packed_sequences_become_lengths_and_noise_is_drawn_in_train_mode():
     np.testing.assert_array_equal(model(*given)[1], model(*given)[1])
 
 
+class TwoAttentions(torch.nn.Module):
+    """Three attentions drop; two of them the same share."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.lin(x)
+        for p in (0.1, 0.5, 0.1):
+            p = p if self.training else 0.0
+            x = F.scaled_dot_product_attention(x, x, x, dropout_p=p)
+        return x
+
+
+def test_attentions_keep_their_own_shares_of_dropout():
+    ported = parity.port(TwoAttentions(), normal(2, 3, 4))
+    assert ported.report.ok, ported.report
+    assert (ported.model.dropout_p, ported.model.dropout_p_1) == (0.1, 0.5)
+    used = re.findall(r"dropout_p=self\.(\w+)", ported.source)
+    assert used == ["dropout_p", "dropout_p_1", "dropout_p"]
+
+
+@pytest.mark.parametrize("option", [{"max_norm": 50.0}, {"scale_grad_by_freq": True}])
+def test_an_embedding_that_changes_itself_or_its_gradient_is_refused(option):
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4, **option), torch.nn.Tanh())
+    with pytest.raises(parity.Refused, match="scale_grad_by_freq"):
+        parity.port(model, np.arange(6).reshape(2, 3))
+
+
+def test_a_model_that_runs_in_eval_mode_only_says_so():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    ported = parity.port(model, normal(1, 4))
+    assert "Proved equal to torch in eval mode, in float64" in ported.source
+    assert "torch does not run in it on this input" in ported.source
+
+
 class Shared(torch.nn.Module):
     """Layers under two names, one block three times, a function that keeps a layer, a table."""
 

@@ -145,7 +145,7 @@ def _port(
     report = prove(root, model, inputs, layout, modes)
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
-    proof = _proof(report, inputs)
+    proof = _proof(report, inputs, bool(untrained))
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
 
@@ -203,15 +203,20 @@ def _head(name: str, proof: str, command: str) -> str:
     return "\n".join([*lines, "Images are channels last: [N H W C] for torch's [N C H W].", ""])
 
 
-def _proof(report: ParityReport, inputs: tuple[Any, ...]) -> str:
+def _proof(report: ParityReport, inputs: tuple[Any, ...], untrained: bool) -> str:
     found = figures(report)
     shapes = " and ".join(str(list(getattr(x, "shape", ()))) for x in inputs)
     word = "Proved equal to torch" if report.ok else "DIFFERS from torch"
     steps = "" if found.step is None else f", five training steps {rounded(found.step)}"
-    return (
+    if untrained:
+        word += " in eval mode,"
+    text = (
         f"{word} in float64 for input {shapes}, largest relative errors:\n"
         f"forward {rounded(found.forward)}, gradients {rounded(found.gradient)}{steps}."
     )
+    if untrained:
+        text += "\nTrain mode is not compared: torch does not run in it on this input."
+    return text
 
 
 def loaded(text: str, name: str = "ported") -> ModuleType:
