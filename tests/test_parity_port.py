@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlwp_jax import parity
 from dlwp_jax.parity.__main__ import main
+from dlwp_jax.parity.port.prove import prove
 from tests.conftest import ROOT
 from tests.reference.book_networks import NetResDeep, UNet
 
@@ -412,6 +413,49 @@ def test_a_model_that_runs_in_eval_mode_only_says_so():
     ported = parity.port(model, normal(1, 4))
     assert "Proved equal to torch in eval mode, in float64" in ported.source
     assert "torch does not run in it on this input" in ported.source
+
+
+class Noisy(torch.nn.Module):
+    """Draws with numbers of their own, in train mode."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.lin, self.draw = torch.nn.Linear(4, 4), draw
+
+    def forward(self, x):
+        x = self.lin(x)
+        return x * self.draw(x) if self.training else x
+
+
+DRAWS = [  # what is written, and what would be wrong
+    (lambda x: torch.ones_like(x).bernoulli_(), "bernoulli(self.rngs(), 0.5,", ".5 .7"),
+    (lambda x: torch.zeros_like(x).bernoulli_(p=0.2), "bernoulli(self.rngs(), 0.2,", ".2 .3"),
+    (lambda x: torch.bernoulli(torch.sigmoid(x)), "nn.sigmoid(x)", "sigmoid tanh"),
+    (lambda x: torch.zeros_like(x).uniform_(-1, to=3.0), ".dtype, -1, 3.0", "3.0 4.0"),
+    (lambda x: torch.zeros_like(x).normal_(0, 0.1), "0.1 * jax.random.normal(", "0.1 0.2"),
+    (lambda x: torch.zeros_like(x).normal_(std=0.1, mean=2), "2 + 0.1 * jax", "2 3"),
+]
+
+
+@pytest.mark.parametrize(("draw", "says", "change"), DRAWS)
+def test_draws_keep_their_limits_and_the_proof_sees_them(draw, says, change):
+    theirs, x = Noisy(draw), normal(3, 4)
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    assert says in ported.source
+    wrong = ported.source.replace(says, says.replace(*change.split()))
+    ours = run(wrong)["Noisy"](rngs=nnx.Rngs(0))
+    assert not prove(theirs, ours, (x,), ["as_is"], "both").ok
+
+
+class DrawnAround(Noisy):
+    def __init__(self):
+        super().__init__(lambda x: torch.normal(x, 0.1))
+
+
+def test_normal_of_tensors_is_refused():
+    with pytest.raises(parity.Refused, match="write mean"):
+        parity.port(DrawnAround(), normal(3, 4))
 
 
 class Shared(torch.nn.Module):

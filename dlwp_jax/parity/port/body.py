@@ -471,7 +471,8 @@ def _default_name(node: Node) -> str:
     if node.kind == "call":
         last = node.name.rpartition(".")[2]
         return last if last.isidentifier() else node.called or "y"
-    return node.name if node.name.isidentifier() and not keyword.iskeyword(node.name) else "y"
+    name = node.name.rstrip("_")
+    return name if name.isidentifier() and not keyword.iskeyword(name) else "y"
 
 
 def _has_statistics(module: torch.nn.Module | None) -> bool:

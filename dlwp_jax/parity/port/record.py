@@ -38,6 +38,8 @@ _READS = {
 }  # fmt: skip
 # x.float() is a cast, float(x) reads a value.
 _CASTS = {"bool", "int", "float"}
+# Their other forms have other arguments: x.bernoulli() draws with the shares x.
+_DRAWN_INTO = {"bernoulli_", "normal_", "uniform_"}
 _IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "div", "pow", "floordiv", "mod")
 }
@@ -194,7 +196,7 @@ class Recorder(TorchFunctionMode):
                 f"this sets {func.__self__.__name__} of a tensor, which has no counterpart.",
                 here(),
             )
-        name = raw.strip("_")
+        name = raw if raw in _DRAWN_INTO else raw.strip("_")
         if name in _ASKED:
             return func(*args, **kwargs)
         if name in ("size", "len"):
