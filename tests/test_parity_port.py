@@ -458,6 +458,40 @@ def test_normal_of_tensors_is_refused():
         parity.port(DrawnAround(), normal(3, 4))
 
 
+class Rotated(torch.nn.Module):
+    def __init__(self, frequencies):
+        super().__init__()
+        self.lin = torch.nn.Linear(2 * len(frequencies), 2 * len(frequencies))
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+
+    def forward(self, x):
+        angles = torch.outer(torch.arange(x.shape[1]).float(), self.inv_freq)
+        return self.lin(x) * torch.cat([angles, angles], -1).cos()
+
+
+def powers(base, size):
+    return base ** (-torch.arange(0, size, 2).float() / size)
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "says"),
+    [
+        (powers(10000.0, 64), "10000 ** (-jnp.arange(0, 64, 2) / 64)"),
+        (powers(500000.0, 64), "500000 ** "),
+        (powers(10000 * 2 ** (64 / 62), 64), "20452.2"),
+        (torch.tensor([1.0, 0.3, 0.09, 0.027, 0.0082]), "1.0, 0.3"),
+        (powers(10000.0, 64) * (1 + 1e-5 * (torch.arange(32) % 2)), "1.0, 0.7499"),
+    ],
+)
+def test_frequencies_are_written_as_a_power_only_if_they_are_one(frequencies, says):
+    theirs, x = Rotated(frequencies), normal(1, 300, 2 * len(frequencies))
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    assert says in " ".join(ported.source.split()).replace("( ", "(")
+    expected = theirs.eval()(torch.from_numpy(x)).detach()
+    np.testing.assert_allclose(ported.model(x), expected, rtol=0, atol=5e-4)
+
+
 class Shared(torch.nn.Module):
     """Layers under two names, one block three times, a function that keeps a layer, a table."""
 
