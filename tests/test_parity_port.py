@@ -492,6 +492,37 @@ def test_frequencies_are_written_as_a_power_only_if_they_are_one(frequencies, sa
     np.testing.assert_allclose(ported.model(x), expected, rtol=0, atol=5e-4)
 
 
+class OfSizes(torch.nn.Module):
+    def __init__(self, number):
+        super().__init__()
+        self.lin, self.number = torch.nn.Linear(4, 4), number
+
+    def forward(self, x):
+        return self.lin(x) * self.number(x)
+
+
+NUMBERS = [
+    (lambda x: 1 / x.shape[0], "(1 / x.shape[0])"),
+    (lambda x: x.shape[1] ** -0.5, "x.shape[1] ** -0.5"),
+    (lambda x: (x.shape[0] / 2) ** 2, "(x.shape[0] / 2) ** 2"),
+    (lambda x: 2 ** (x.shape[0] // 2), "2 ** (x.shape[0] // 2)"),
+    (lambda x: -1.5 / (x.shape[0] + 0.5), "-1.5 / (x.shape[0] + 0.5)"),
+    (lambda x: torch.tensor(x.shape[0]), "jnp.array(x.shape[0], jnp.int32)"),
+    (lambda x: torch.tensor([x.shape[0] / 3, 1, 2, 3]), "jnp.array([x.shape[0] / 3, 1"),
+]
+
+
+@pytest.mark.parametrize(("number", "says"), NUMBERS)
+def test_numbers_made_of_sizes_follow_them(number, says):
+    theirs = OfSizes(number)
+    ported = parity.port(theirs, normal(3, 4))
+    assert ported.report.ok, ported.report
+    assert says.replace(" ", "") in "".join(ported.source.split())
+    other = normal(5, 4)
+    expected = theirs(torch.from_numpy(other)).detach()
+    np.testing.assert_allclose(ported.model(other), expected, rtol=1e-5, atol=1e-6)
+
+
 class Shared(torch.nn.Module):
     """Layers under two names, one block three times, a function that keeps a layer, a table."""
 

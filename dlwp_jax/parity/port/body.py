@@ -341,6 +341,14 @@ class Body:
             if error.where is None and node.where is not None:
                 raise Refused(str(error), node.where) from error
             raise
+        except (TypeError, AttributeError) as error:
+            ratios = [n for n in nodes_in((node.args, node.kwargs)) if type(n.value) is float]
+            if not ratios:
+                raise
+            raise Refused(
+                f"{node.name} of a number computed from sizes is not known to the port.",
+                node.where,
+            ) from error
 
     def _of_input(self, node: Node) -> Val:
         return self.vals[node]
@@ -368,7 +376,10 @@ class Body:
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
         sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
-        return Val(f"{self.part(a, binds)} {sign} {self.part(b, binds, True)}", False, binds)
+        left = self.part(a, binds)
+        if node.name == "pow" and (a.binds or _is_negative(node.args[0])):
+            left = f"({a.text})"
+        return Val(f"{left} {sign} {self.part(b, binds, True)}", False, binds)
 
     def _of_constant(self, node: Node) -> Val:
         values = node.value.tolist()
@@ -465,6 +476,10 @@ def nodes_in(value: Any) -> Iterator[Node]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_negative(value: Any) -> bool:
+    return _is_number(value) and value < 0
 
 
 def _default_name(node: Node) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Shape
+from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Ratio, Shape, forgotten, remembered
 from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame, user_frames
 
 # What a person looks up and does not compute with.
@@ -95,19 +95,21 @@ class Recorder(TorchFunctionMode):
         self.frame.known[id(value)] = (value, node)
         self.stale.pop(id(value), None)
 
-    def size_of(self, name: str, args: tuple[Any, ...], value: int) -> Dim:
-        """A size computed from others."""
+    def size_of(self, name: str, args: tuple[Any, ...], value: Any) -> Any:
+        """A number computed from sizes."""
+        if isinstance(value, complex):
+            return value
         node = Node("size", name, tuple(map(self.node_of, args)), value=value, where=here())
         if self.paused or not self.stack:
-            return Dim.of(value, node, self)
+            return remembered(value, node, self)
         self.look_for_names()
-        return Dim.of(value, self.add(node), self)
+        return remembered(value, self.add(node), self)
 
     def node_of(self, value: Any) -> Any:
         """A structure with nodes in the place of tensors and sizes."""
         if isinstance(value, torch.Tensor | PackedSequence):
             return self.tensor(value)
-        if isinstance(value, Dim):
+        if isinstance(value, Dim | Ratio):
             return value.node
         if isinstance(value, tuple | list):
             return (
@@ -163,7 +165,7 @@ class Recorder(TorchFunctionMode):
                 known = self.frame.known.get(id(value))
                 if known and name not in known[1].names and name.isidentifier():
                     known[1].names.append(name)
-            elif isinstance(value, Dim) and name not in value.node.names:
+            elif isinstance(value, Dim | Ratio) and name not in value.node.names:
                 value.node.names.append(name)
             elif isinstance(value, list) and name.isidentifier():
                 for i, item in enumerate(value):
@@ -339,7 +341,7 @@ class Recorder(TorchFunctionMode):
         owner, sizes = self.tensor(x), []
         for axis, size in enumerate(x.shape):
             node = Node("size", "shape", (owner, axis), value=int(size), where=here())
-            sizes.append(Dim.of(int(size), self.add(node), self))
+            sizes.append(remembered(int(size), self.add(node), self))
         return Shape(sizes)
 
     # Modules.
@@ -487,7 +489,7 @@ class Recorder(TorchFunctionMode):
             whole = self.add(Node("input", name, value=kept, names=[name]))
             self.structure(whole, value)
             return whole
-        return int(value) if isinstance(value, Dim) else value
+        return forgotten(value) if isinstance(value, Dim | Ratio) else value
 
     def structure(self, whole: Node, value: Any) -> None:
         """The tensors inside of a structure that was handed over, as items."""
@@ -616,9 +618,9 @@ def _full_name(func: Any, raw: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers instead of sizes that remember."""
-    if isinstance(value, Dim):
-        return int(value)
+    """Numbers instead of sizes that remember."""
+    if isinstance(value, Dim | Ratio):
+        return forgotten(value)
     if type(value) in (tuple, list, Shape):
         plain = [_plain(item) for item in value]
         return plain if isinstance(value, list) else tuple(plain)

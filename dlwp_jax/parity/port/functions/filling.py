@@ -82,6 +82,11 @@ def _tril(body: Body, node: Node) -> Val:
 
 @handler("tensor", "as_tensor")
 def _tensor(body: Body, node: Node) -> Val:
+    from dlwp_jax.parity.port.body import nodes_in
+
+    (values,) = bound(node, "data")
+    if next(nodes_in(values), None) is not None:
+        return Val(f"jnp.array({body.text(values)}, {dtype_text(node.value.dtype) or 'float'})")
     values = node.value.tolist()
     if node.value.dtype == torch.float32:  # 0.1 and not 0.10000000149
         values = json.loads(
