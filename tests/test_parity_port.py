@@ -523,6 +523,16 @@ def test_numbers_made_of_sizes_follow_them(number, says):
     np.testing.assert_allclose(ported.model(other), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "number", [lambda x: 1.0 / x.shape[0], lambda x: float(len(x)), lambda x: len(x) ** 0.0]
+)
+def test_a_number_that_does_not_follow_its_size_is_found(number):
+    ported = parity.port(OfSizes(number), normal(3, 4))
+    constant = number(np.ones(3)) == 1
+    assert ported.report.ok is constant, ported.report
+    assert ("with 4 examples the port differs" in str(ported.report)) is not constant
+
+
 class Shared(torch.nn.Module):
     """Layers under two names, one block three times, a function that keeps a layer, a table."""
 

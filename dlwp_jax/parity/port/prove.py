@@ -72,6 +72,43 @@ def prove(
         load_torch(ours, start)
 
 
+def with_more(
+    report: ParityReport,
+    theirs: torch.nn.Module,
+    ours: nnx.Module,
+    inputs: tuple[Any, ...],
+    layout: list[str],
+) -> ParityReport:
+    """The report of a port whose source has a number that the count of examples decides, with a
+    comparison for another count. An error of the port is a note, because it is seen.
+    """
+    number = len(inputs[0])
+    start, theirs = theirs, _moved(theirs)
+    loaded = load_torch(ours, theirs)
+    options: dict[str, Any] = {"double": True, "layout": layout}
+    try:
+        with _no_draws():
+            more = compare(theirs, ours, *inputs, loaded=loaded, **options)
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        words = " ".join(str(error).split())[:200]
+        note = f"the port is for this number of examples only; {number} of them: {words}"
+        return dataclasses.replace(report, notes=(*report.notes, note))
+    finally:
+        load_torch(ours, start)
+    rows = [
+        dataclasses.replace(row, leaf=f"{row.leaf} ({number} examples)")
+        for row in more.rows
+        if not row.ok
+    ]
+    if not rows:
+        return report
+    note = (
+        f"with {number} examples the port differs: a number was made of the size in a way that the "
+        "port does not see, as float(n), math.sqrt(n) or 1.0 / n (1 / n is seen)."
+    )
+    return ParityReport((*report.rows, *rows), (*report.notes, note))
+
+
 def _moved(module: torch.nn.Module) -> torch.nn.Module:
     """A copy whose constant parameters and running statistics have values of their own."""
     module = copied(module)
