@@ -523,6 +523,27 @@ def test_numbers_made_of_sizes_follow_them(number, says):
     np.testing.assert_allclose(ported.model(other), expected, rtol=1e-5, atol=1e-6)
 
 
+class Handed(torch.nn.Module):
+    """Hands numbers made of sizes over to another module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.scaled = torch.nn.Linear(4, 4), Scaled()
+
+    def forward(self, x):
+        return self.scaled(self.first(x), x.shape[1], x.shape[1] / 2)
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x, size, half):
+        return x * size + (size - half)
+
+
+def test_numbers_made_of_sizes_are_handed_over():
+    ported = parity.port(Handed(), normal(3, 4))
+    assert ported.report.ok, ported.report
+
+
 @pytest.mark.parametrize(
     "number", [lambda x: 1.0 / x.shape[0], lambda x: float(len(x)), lambda x: len(x) ** 0.0]
 )

@@ -89,6 +89,7 @@ class Dim(int):
 
     node: Node
     recorder: Recorder
+    home: Frame | None  # of another module's forward it is a number like any other
 
 
 class Ratio(float):
@@ -96,12 +97,14 @@ class Ratio(float):
 
     node: Node
     recorder: Recorder
+    home: Frame | None  # of another module's forward it is a number like any other
 
 
 def remembered(value: float, node: Node, recorder: Recorder) -> Dim | Ratio:
     """The number, with its node."""
     number = Dim(value) if isinstance(value, int) else Ratio(value)
     number.node, number.recorder = node, recorder
+    number.home = recorder.stack[-1] if recorder.stack else None
     return number
 
 

@@ -110,7 +110,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, torch.Tensor | PackedSequence):
             return self.tensor(value)
         if isinstance(value, Dim | Ratio):
-            return value.node
+            return value.node if value.home is self.frame else forgotten(value)
         if isinstance(value, tuple | list):
             return (
                 [*map(self.node_of, value)]
@@ -165,7 +165,9 @@ class Recorder(TorchFunctionMode):
                 known = self.frame.known.get(id(value))
                 if known and name not in known[1].names and name.isidentifier():
                     known[1].names.append(name)
-            elif isinstance(value, Dim | Ratio) and name not in value.node.names:
+            elif isinstance(value, Dim | Ratio):
+                if value.home is not self.frame or name in value.node.names:
+                    continue
                 value.node.names.append(name)
             elif isinstance(value, list) and name.isidentifier():
                 for i, item in enumerate(value):
@@ -372,7 +374,9 @@ class Recorder(TorchFunctionMode):
         node = Node(
             "call", self.names[id(module)], where=here(), module=module, called=_local(module)
         )
-        node.args, node.kwargs = self.node_of(args), self.node_of(kwargs)
+        # Sizes that are handed over are numbers of the other forward.
+        node.args = self.node_of(tuple(map(_number, args)))
+        node.kwargs = self.node_of({key: _number(value) for key, value in kwargs.items()})
         given = [v for v in _leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
         versions = [v._version for v in given]
         if self.is_layer(module):
@@ -489,7 +493,7 @@ class Recorder(TorchFunctionMode):
             whole = self.add(Node("input", name, value=kept, names=[name]))
             self.structure(whole, value)
             return whole
-        return forgotten(value) if isinstance(value, Dim | Ratio) else value
+        return _number(value)
 
     def structure(self, whole: Node, value: Any) -> None:
         """The tensors inside of a structure that was handed over, as items."""
@@ -629,6 +633,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, slice):
         return slice(*map(_plain, (value.start, value.stop, value.step)))
     return value
+
+
+def _number(value: Any) -> Any:
+    return forgotten(value) if isinstance(value, Dim | Ratio) else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:
