@@ -523,6 +523,24 @@ def test_numbers_made_of_sizes_follow_them(number, says):
     np.testing.assert_allclose(ported.model(other), expected, rtol=1e-5, atol=1e-6)
 
 
+class Layered(torch.nn.Module):
+    """Functions that are given numbers made of sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        y = F.interpolate(self.conv(x), scale_factor=x.shape[2] / 2)
+        return F.leaky_relu(y, 1 / x.shape[2])
+
+
+def test_functions_are_given_numbers_made_of_sizes():
+    ported = parity.port(Layered(), normal(2, 2, 4, 4))
+    assert ported.report.ok, ported.report
+    assert "negative_slope=1 / x.shape[1]" in ported.source
+
+
 class Handed(torch.nn.Module):
     """Hands numbers made of sizes over to another module."""
 

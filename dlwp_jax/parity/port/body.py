@@ -261,6 +261,8 @@ class Body:
 
     def number(self, value: Any, name: str = "") -> str:
         """A constant of the model, which may be another in another instance of the class."""
+        if isinstance(value, Node):
+            return self.text(value)
         if not name:
             held = vars(self.module).items()
             name = next(
