@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlwp_jax import parity
 from dlwp_jax.parity.__main__ import main
+from dlwp_jax.parity.port.prove import prove
 from tests.conftest import ROOT
 from tests.reference.book_networks import NetResDeep, UNet
 
@@ -375,6 +376,200 @@ def test_packed_sequences_become_lengths_and_noise_is_drawn_in_train_mode():
     assert not np.allclose(model(*given)[1], model(*given)[1])
     model.eval()
     np.testing.assert_array_equal(model(*given)[1], model(*given)[1])
+
+
+class TwoAttentions(torch.nn.Module):
+    """Three attentions drop; two of them the same share."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.lin(x)
+        for p in (0.1, 0.5, 0.1):
+            p = p if self.training else 0.0
+            x = F.scaled_dot_product_attention(x, x, x, dropout_p=p)
+        return x
+
+
+def test_attentions_keep_their_own_shares_of_dropout():
+    ported = parity.port(TwoAttentions(), normal(2, 3, 4))
+    assert ported.report.ok, ported.report
+    assert (ported.model.dropout_p, ported.model.dropout_p_1) == (0.1, 0.5)
+    used = re.findall(r"dropout_p=self\.(\w+)", ported.source)
+    assert used == ["dropout_p", "dropout_p_1", "dropout_p"]
+
+
+@pytest.mark.parametrize("option", [{"max_norm": 50.0}, {"scale_grad_by_freq": True}])
+def test_an_embedding_that_changes_itself_or_its_gradient_is_refused(option):
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4, **option), torch.nn.Tanh())
+    with pytest.raises(parity.Refused, match="scale_grad_by_freq"):
+        parity.port(model, np.arange(6).reshape(2, 3))
+
+
+def test_a_model_that_runs_in_eval_mode_only_says_so():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    ported = parity.port(model, normal(1, 4))
+    assert "Proved equal to torch in eval mode, in float64" in ported.source
+    assert "torch does not run in it on this input" in ported.source
+
+
+class Noisy(torch.nn.Module):
+    """Draws with numbers of their own, in train mode."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.lin, self.draw = torch.nn.Linear(4, 4), draw
+
+    def forward(self, x):
+        x = self.lin(x)
+        return x * self.draw(x) if self.training else x
+
+
+DRAWS = [  # what is written, and what would be wrong
+    (lambda x: torch.ones_like(x).bernoulli_(), "bernoulli(self.rngs(), 0.5,", ".5 .7"),
+    (lambda x: torch.zeros_like(x).bernoulli_(p=0.2), "bernoulli(self.rngs(), 0.2,", ".2 .3"),
+    (lambda x: torch.bernoulli(torch.sigmoid(x)), "nn.sigmoid(x)", "sigmoid tanh"),
+    (lambda x: torch.zeros_like(x).uniform_(-1, to=3.0), ".dtype, -1, 3.0", "3.0 4.0"),
+    (lambda x: torch.zeros_like(x).normal_(0, 0.1), "0.1 * jax.random.normal(", "0.1 0.2"),
+    (lambda x: torch.zeros_like(x).normal_(std=0.1, mean=2), "2 + 0.1 * jax", "2 3"),
+]
+
+
+@pytest.mark.parametrize(("draw", "says", "change"), DRAWS)
+def test_draws_keep_their_limits_and_the_proof_sees_them(draw, says, change):
+    theirs, x = Noisy(draw), normal(3, 4)
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    assert says in ported.source
+    wrong = ported.source.replace(says, says.replace(*change.split()))
+    ours = run(wrong)["Noisy"](rngs=nnx.Rngs(0))
+    assert not prove(theirs, ours, (x,), ["as_is"], "both").ok
+
+
+class DrawnAround(Noisy):
+    def __init__(self):
+        super().__init__(lambda x: torch.normal(x, 0.1))
+
+
+def test_normal_of_tensors_is_refused():
+    with pytest.raises(parity.Refused, match="write mean"):
+        parity.port(DrawnAround(), normal(3, 4))
+
+
+class Rotated(torch.nn.Module):
+    def __init__(self, frequencies):
+        super().__init__()
+        self.lin = torch.nn.Linear(2 * len(frequencies), 2 * len(frequencies))
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+
+    def forward(self, x):
+        angles = torch.outer(torch.arange(x.shape[1]).float(), self.inv_freq)
+        return self.lin(x) * torch.cat([angles, angles], -1).cos()
+
+
+def powers(base, size):
+    return base ** (-torch.arange(0, size, 2).float() / size)
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "says"),
+    [
+        (powers(10000.0, 64), "10000 ** (-jnp.arange(0, 64, 2) / 64)"),
+        (powers(500000.0, 64), "500000 ** "),
+        (powers(10000 * 2 ** (64 / 62), 64), "20452.2"),
+        (torch.tensor([1.0, 0.3, 0.09, 0.027, 0.0082]), "1.0, 0.3"),
+        (powers(10000.0, 64) * (1 + 1e-5 * (torch.arange(32) % 2)), "1.0, 0.7499"),
+    ],
+)
+def test_frequencies_are_written_as_a_power_only_if_they_are_one(frequencies, says):
+    theirs, x = Rotated(frequencies), normal(1, 300, 2 * len(frequencies))
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    assert says in " ".join(ported.source.split()).replace("( ", "(")
+    expected = theirs.eval()(torch.from_numpy(x)).detach()
+    np.testing.assert_allclose(ported.model(x), expected, rtol=0, atol=5e-4)
+
+
+class OfSizes(torch.nn.Module):
+    def __init__(self, number):
+        super().__init__()
+        self.lin, self.number = torch.nn.Linear(4, 4), number
+
+    def forward(self, x):
+        return self.lin(x) * self.number(x)
+
+
+NUMBERS = [
+    (lambda x: 1 / x.shape[0], "(1 / x.shape[0])"),
+    (lambda x: x.shape[1] ** -0.5, "x.shape[1] ** -0.5"),
+    (lambda x: (x.shape[0] / 2) ** 2, "(x.shape[0] / 2) ** 2"),
+    (lambda x: 2 ** (x.shape[0] // 2), "2 ** (x.shape[0] // 2)"),
+    (lambda x: -1.5 / (x.shape[0] + 0.5), "-1.5 / (x.shape[0] + 0.5)"),
+    (lambda x: torch.tensor(x.shape[0]), "jnp.array(x.shape[0], jnp.int32)"),
+    (lambda x: torch.tensor([x.shape[0] / 3, 1, 2, 3]), "jnp.array([x.shape[0] / 3, 1"),
+]
+
+
+@pytest.mark.parametrize(("number", "says"), NUMBERS)
+def test_numbers_made_of_sizes_follow_them(number, says):
+    theirs = OfSizes(number)
+    ported = parity.port(theirs, normal(3, 4))
+    assert ported.report.ok, ported.report
+    assert says.replace(" ", "") in "".join(ported.source.split())
+    other = normal(5, 4)
+    expected = theirs(torch.from_numpy(other)).detach()
+    np.testing.assert_allclose(ported.model(other), expected, rtol=1e-5, atol=1e-6)
+
+
+class Layered(torch.nn.Module):
+    """Functions that are given numbers made of sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        y = F.interpolate(self.conv(x), scale_factor=x.shape[2] / 2)
+        return F.leaky_relu(y, 1 / x.shape[2])
+
+
+def test_functions_are_given_numbers_made_of_sizes():
+    ported = parity.port(Layered(), normal(2, 2, 4, 4))
+    assert ported.report.ok, ported.report
+    assert "negative_slope=1 / x.shape[1]" in ported.source
+
+
+class Handed(torch.nn.Module):
+    """Hands numbers made of sizes over to another module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.scaled = torch.nn.Linear(4, 4), Scaled()
+
+    def forward(self, x):
+        return self.scaled(self.first(x), x.shape[1], x.shape[1] / 2)
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x, size, half):
+        return x * size + (size - half)
+
+
+def test_numbers_made_of_sizes_are_handed_over():
+    ported = parity.port(Handed(), normal(3, 4))
+    assert ported.report.ok, ported.report
+
+
+@pytest.mark.parametrize(
+    "number", [lambda x: 1.0 / x.shape[0], lambda x: float(len(x)), lambda x: len(x) ** 0.0]
+)
+def test_a_number_that_does_not_follow_its_size_is_found(number):
+    ported = parity.port(OfSizes(number), normal(3, 4))
+    constant = number(np.ones(3)) == 1
+    assert ported.report.ok is constant, ported.report
+    assert ("with 4 examples the port differs" in str(ported.report)) is not constant
 
 
 class Shared(torch.nn.Module):

@@ -371,7 +371,11 @@ def without_dropout(model: Any) -> Any:
         layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for layer in layers:
         name = type(layer).__name__
-        options = ["dropout", "dropout_p"]  # of a recurrent layer, or of attention
+        # Of a recurrent layer, or of attention; a port numbers those of several attentions.
+        options = [
+            "dropout",
+            *filter(re.compile(r"(functional_)?dropout_p(_\d+)?").fullmatch, dir(layer)),
+        ]
         if re.search(r"Drop|StochasticDepth", name):
             options += ["p", "rate", "drop_prob"]
         for option in options:

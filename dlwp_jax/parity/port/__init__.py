@@ -23,13 +23,13 @@ from flax import nnx
 
 from dlwp_jax import nn
 from dlwp_jax.parity.files import fill
-from dlwp_jax.parity.forward import copied, dtype_of, input_turns, tensors, unwrapped
+from dlwp_jax.parity.forward import as_numpy, copied, dtype_of, input_turns, tensors, unwrapped
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.classes import Classes
 from dlwp_jax.parity.port.fold import fold
 from dlwp_jax.parity.port.layers import layer_name
 from dlwp_jax.parity.port.nodes import Frame
-from dlwp_jax.parity.port.prove import figures, prove
+from dlwp_jax.parity.port.prove import figures, prove, with_more
 from dlwp_jax.parity.port.record import record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
@@ -127,7 +127,8 @@ def _port(
     classes = _classes(root, frames, list(turns), partial)
     name = classes.constructed()
     layout = ["channels_first" if turn else "as_is" for turn in turns]
-    text = source(classes, _head(type(module).__name__, "", command))
+    head = _head(type(module).__name__, "", command)
+    text = source(classes, head)
     made = loaded(text)
     model = getattr(made, name)(rngs=nnx.Rngs(0))
     if classes.holes:
@@ -140,14 +141,39 @@ def _port(
             classes.loops,
         )
     modes = "eval" if untrained else "both" if "self.deterministic = False" in text else "same"
+    more = () if untrained else _more(inputs)
+    fixed = bool(more) and _is_fixed(root, more, list(turns), head, text)
     if classes.waves:
         root = _with_waves(root.double(), classes.waves)
     report = prove(root, model, inputs, layout, modes)
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
-    proof = _proof(report, inputs)
+    if fixed and report.ok:
+        report = with_more(report, root, model, more, layout)
+    proof = _proof(report, inputs, bool(untrained))
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
+
+
+def _more(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs with one example more; () if they do not begin with an axis of examples."""
+    arrays = [as_numpy(x) for x in inputs if getattr(x, "shape", None)]
+    if len(arrays) < len(inputs) or len({len(x) for x in arrays}) != 1:
+        return ()
+    return tuple(np.concatenate([x, x[:1]]) for x in arrays)
+
+
+def _is_fixed(
+    root: torch.nn.Module, inputs: tuple[Any, ...], layouts: list[bool], head: str, text: str
+) -> bool:
+    """Whether torch takes these inputs, and another source than this one is written for them."""
+    try:
+        frames, _ = _record(root, inputs, False)
+        classes = _classes(root, frames, layouts, False)
+        classes.constructed()
+        return source(classes, head) != text
+    except (Refused, RuntimeError, ValueError, TypeError, LookupError, AssertionError):
+        return False
 
 
 def _with_waves(root: torch.nn.Module, waves: dict[str, str]) -> torch.nn.Module:
@@ -203,15 +229,20 @@ def _head(name: str, proof: str, command: str) -> str:
     return "\n".join([*lines, "Images are channels last: [N H W C] for torch's [N C H W].", ""])
 
 
-def _proof(report: ParityReport, inputs: tuple[Any, ...]) -> str:
+def _proof(report: ParityReport, inputs: tuple[Any, ...], untrained: bool) -> str:
     found = figures(report)
     shapes = " and ".join(str(list(getattr(x, "shape", ()))) for x in inputs)
     word = "Proved equal to torch" if report.ok else "DIFFERS from torch"
     steps = "" if found.step is None else f", five training steps {rounded(found.step)}"
-    return (
+    if untrained:
+        word += " in eval mode,"
+    text = (
         f"{word} in float64 for input {shapes}, largest relative errors:\n"
         f"forward {rounded(found.forward)}, gradients {rounded(found.gradient)}{steps}."
     )
+    if untrained:
+        text += "\nTrain mode is not compared: torch does not run in it on this input."
+    return text
 
 
 def loaded(text: str, name: str = "ported") -> ModuleType:

@@ -92,10 +92,8 @@ def waves_text(value: torch.Tensor) -> str | None:
     shape = tuple(value.shape)
     wide = value.detach().double()
     if value.ndim == 1:
-        base = _base(wide)
-        size = 2 * len(value)
-        text = f"{base:g} ** (-jnp.arange(0, {size}, 2) / {size})"
-        return text if base else None
+        base = _exact_base(wide)
+        return _powers(base, 2 * len(value)) if base else None
     table = wide.squeeze()
     if table.ndim != 2 or len(table) < 2:
         return None
@@ -126,27 +124,50 @@ def _table_text(table: torch.Tensor) -> str | None:
         angles = torch.outer(places, base ** (-torch.arange(0, size, 2).double() / size))
         wanted = spread(angles).cos() if is_cosine else spread(angles).sin()
         if _near(wanted, table):
-            powers = f"{base:g} ** (-jnp.arange(0, {size}, 2) / {size})"
-            outer = f"jnp.outer(jnp.arange({length}), {powers})"
+            outer = f"jnp.outer(jnp.arange({length}), {_powers(base, size)})"
             return form.format(f="cos" if is_cosine else "sin", angles=outer)
     base = _base(torch.arcsin(step[::2])) if width % 2 == 0 else 0.0
     if not base:
         return None
     angles = torch.outer(places, base ** (-torch.arange(0, width, 2).double() / width))
     waves = torch.stack([angles.sin(), angles.cos()], -1).reshape(length, width)
-    behind = "" if base == 10000 else f", {base:g}"
+    behind = "" if base == 10000 else f", {_number(base)}"
     if _near(waves, table):
         return f"nn.sinusoidal_positions({length}, {width}{behind})"
     return None
 
 
+def _exact_base(frequencies: torch.Tensor) -> float:
+    """The base of frequencies base ** (-2 i / size), to the rounding of float32; 0 if they are
+    others.
+    """
+    if float(frequencies.min()) <= 0:
+        return 0.0
+    powers = torch.arange(len(frequencies)).double() / len(frequencies)
+    fitted = -(powers * frequencies.log()).sum() / powers.square().sum()
+    for digits in (3, 5, 8):
+        base = float(f"{float(fitted.exp()):.{digits}g}")
+        if torch.allclose(base**-powers, frequencies, rtol=1e-6, atol=0):
+            return base
+    return 0.0
+
+
 def _base(frequencies: torch.Tensor) -> float:
-    """The base of frequencies base ** (-2 i / size); 0 if they are others."""
+    """A round base that roughly has these frequencies, of the sines of a table; 0 if none has."""
     if len(frequencies) < 2 or not 0 < float(frequencies[1]) < 1:
         return 0.0
     base = float(f"{float(frequencies[1]) ** -len(frequencies):.3g}")
     wanted = base ** (-torch.arange(len(frequencies)).double() / len(frequencies))
     return base if torch.allclose(wanted, frequencies, rtol=1e-3, atol=1e-4) else 0.0
+
+
+def _powers(base: float, size: int) -> str:
+    return f"{_number(base)} ** (-jnp.arange(0, {size}, 2) / {size})"
+
+
+def _number(base: float) -> str:
+    """10000 and not 10000.0; no digit is left out."""
+    return str(int(base)) if base.is_integer() and abs(base) < 2**31 else repr(base)
 
 
 def _near(a: torch.Tensor, b: torch.Tensor) -> bool:

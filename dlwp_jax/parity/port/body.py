@@ -261,6 +261,8 @@ class Body:
 
     def number(self, value: Any, name: str = "") -> str:
         """A constant of the model, which may be another in another instance of the class."""
+        if isinstance(value, Node):
+            return self.text(value)
         if not name:
             held = vars(self.module).items()
             name = next(
@@ -341,6 +343,14 @@ class Body:
             if error.where is None and node.where is not None:
                 raise Refused(str(error), node.where) from error
             raise
+        except (TypeError, AttributeError) as error:
+            ratios = [n for n in nodes_in((node.args, node.kwargs)) if type(n.value) is float]
+            if not ratios:
+                raise
+            raise Refused(
+                f"{node.name} of a number computed from sizes is not known to the port.",
+                node.where,
+            ) from error
 
     def _of_input(self, node: Node) -> Val:
         return self.vals[node]
@@ -368,7 +378,10 @@ class Body:
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
         sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
-        return Val(f"{self.part(a, binds)} {sign} {self.part(b, binds, True)}", False, binds)
+        left = self.part(a, binds)
+        if node.name == "pow" and (a.binds or _is_negative(node.args[0])):
+            left = f"({a.text})"
+        return Val(f"{left} {sign} {self.part(b, binds, True)}", False, binds)
 
     def _of_constant(self, node: Node) -> Val:
         values = node.value.tolist()
@@ -467,11 +480,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_negative(value: Any) -> bool:
+    return _is_number(value) and value < 0
+
+
 def _default_name(node: Node) -> str:
     if node.kind == "call":
         last = node.name.rpartition(".")[2]
         return last if last.isidentifier() else node.called or "y"
-    return node.name if node.name.isidentifier() and not keyword.iskeyword(node.name) else "y"
+    name = node.name.rstrip("_")
+    return name if name.isidentifier() and not keyword.iskeyword(name) else "y"
 
 
 def _has_statistics(module: torch.nn.Module | None) -> bool:

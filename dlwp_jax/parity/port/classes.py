@@ -178,6 +178,11 @@ class Classes(Marks):
 
     def _call_layer(self, body: Body, node: Node, kind: str) -> Val:
         module: Any = node.module
+        if kind == "Embedding" and (module.max_norm is not None or module.scale_grad_by_freq):
+            raise Refused(
+                f"{node.name}: an Embedding with max_norm or scale_grad_by_freq is not known to "
+                "the port."
+            )
         x = node.args[0] if node.args else next(iter(node.kwargs.values()))
         layout = LAYERS[kind].kind if kind in LAYERS else "any"
         tied = getattr(module, "weight", None)

@@ -89,31 +89,47 @@ class Dim(int):
 
     node: Node
     recorder: Recorder
-
-    @staticmethod
-    def of(value: int, node: Node, recorder: Recorder) -> Dim:
-        """The number, with its node."""
-        dim = Dim(value)
-        dim.node, dim.recorder = node, recorder
-        return dim
+    home: Frame | None  # of another module's forward it is a number like any other
 
 
-def _arithmetic(name: str, turned: bool = False) -> Callable[[Dim, Any], Any]:
+class Ratio(float):
+    """A number computed from sizes, as 1 / x.shape[0]: it remembers how."""
+
+    node: Node
+    recorder: Recorder
+    home: Frame | None  # of another module's forward it is a number like any other
+
+
+def remembered(value: float, node: Node, recorder: Recorder) -> Dim | Ratio:
+    """The number, with its node."""
+    number = Dim(value) if isinstance(value, int) else Ratio(value)
+    number.node, number.recorder = node, recorder
+    number.home = recorder.stack[-1] if recorder.stack else None
+    return number
+
+
+def forgotten(number: Dim | Ratio) -> int | float:
+    """The number alone."""
+    return int(number) if isinstance(number, Dim) else float(number)
+
+
+def _arithmetic(name: str, turned: bool = False) -> Callable[..., Any]:
     compute = getattr(operator, name)
 
-    def method(self: Dim, other: Any) -> Any:
-        if not isinstance(other, int) or isinstance(other, bool):
-            pair = (other, int(self)) if turned else (int(self), other)
-            return compute(*pair) if isinstance(other, float) else NotImplemented
+    def method(self: Dim | Ratio, other: Any) -> Any:
+        if not isinstance(other, int | float) or isinstance(other, bool):
+            return NotImplemented
         a, b = (other, self) if turned else (self, other)
-        return self.recorder.size_of(name, (a, b), compute(int(a), int(b)))
+        plain = [forgotten(x) if isinstance(x, Dim | Ratio) else x for x in (a, b)]
+        return self.recorder.size_of(name, (a, b), compute(*plain))
 
     return method
 
 
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Dim, f"__{_name}__", _arithmetic(_name))
-    setattr(Dim, f"__r{_name}__", _arithmetic(_name, turned=True))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    for _kind in (Dim, Ratio):
+        setattr(_kind, f"__{_name}__", _arithmetic(_name))
+        setattr(_kind, f"__r{_name}__", _arithmetic(_name, turned=True))
 
 
 class Shape(tuple):

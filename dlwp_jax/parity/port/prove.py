@@ -72,6 +72,44 @@ def prove(
         load_torch(ours, start)
 
 
+def with_more(
+    report: ParityReport,
+    theirs: torch.nn.Module,
+    ours: nnx.Module,
+    inputs: tuple[Any, ...],
+    layout: list[str],
+) -> ParityReport:
+    """The report of a port whose source has a number that the count of examples decides, with a
+    comparison for another count. An error of the port is a note, because it is seen.
+    """
+    number = len(inputs[0])
+    start, theirs = theirs, _moved(theirs)
+    loaded = load_torch(ours, theirs)
+    options: dict[str, Any] = {"double": True, "layout": layout}
+    try:
+        with _no_draws():
+            more = compare(theirs, ours, *inputs, loaded=loaded, **options)
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        words = " ".join(str(error).split())[:200]
+        note = f"the port is for this number of examples only; {number} of them: {words}"
+        return dataclasses.replace(report, notes=(*report.notes, note))
+    finally:
+        load_torch(ours, start)
+    rows = [
+        dataclasses.replace(row, leaf=f"{row.leaf} ({number} examples)")
+        for row in more.rows
+        if not row.ok
+    ]
+    if not rows:
+        return report
+    note = (
+        f"with {number} examples the port differs: a number was made of the size in a way that the "
+        "port does not see, as float(n), math.sqrt(n) or 1.0 / n (1 / n is seen), or was handed to "
+        "another module."
+    )
+    return ParityReport((*report.rows, *rows), (*report.notes, note))
+
+
 def _moved(module: torch.nn.Module) -> torch.nn.Module:
     """A copy whose constant parameters and running statistics have values of their own."""
     module = copied(module)
@@ -104,9 +142,34 @@ def _proof(theirs, ours, inputs, loaded, layout, modes) -> ParityReport:
         return _in_train_mode(*pair, inputs, loaded, layout, modes, rows, notes)
 
 
-# What every random number is while two models are compared, so that both see the same.
-_DRAWN = {"normal": 0.5, "uniform": 0.25, "bernoulli": 1.0}
-_DRAWN |= {"randn": 0.5, "rand": 0.25, "randn_like": 0.5, "rand_like": 0.25}
+# What every random number is while two models are compared, so that both see the same; limits,
+# mean and standard deviation move it, so that theirs are compared too.
+_NORMAL, _UNIFORM = 0.5, 0.25
+_DRAWN = {"normal": _NORMAL, "randn": _NORMAL, "randn_like": _NORMAL}
+_DRAWN |= {"rand": _UNIFORM, "rand_like": _UNIFORM}
+
+
+def _normal(key: Any, shape: Any = (), dtype: Any = None) -> jax.Array:
+    del key
+    return jnp.full(shape, _NORMAL, dtype)
+
+
+def _uniform(
+    key: Any, shape: Any = (), dtype: Any = None, minval: Any = 0.0, maxval: Any = 1.0
+) -> jax.Array:
+    del key
+    low, high = jnp.asarray(minval, dtype), jnp.asarray(maxval, dtype)
+    return jnp.broadcast_to(low + _UNIFORM * (high - low), shape)
+
+
+def _bernoulli(key: Any, p: Any = 0.5, shape: Any = None, mode: str = "low") -> jax.Array:
+    """The probability itself, which counts as true."""
+    del key, mode
+    share = jax.lax.stop_gradient(jnp.asarray(p, float))
+    return jnp.broadcast_to(share, share.shape if shape is None else shape)
+
+
+_CONSTANTS = {"normal": _normal, "uniform": _uniform, "bernoulli": _bernoulli}
 
 
 @contextlib.contextmanager
@@ -114,22 +177,12 @@ def _no_draws() -> Iterator[None]:
     """While it is entered, no dropout drops in torch, random numbers are constants, and numbers
     that a model makes or casts to float32 are float64.
     """
-
-    def constant(name: str) -> Any:
-        draws = getattr(jax.random, name)
-
-        def draw(key: Any, *args: Any, **kwargs: Any) -> jax.Array:
-            drawn = jax.eval_shape(lambda key: draws(key, *args, **kwargs), key)
-            return jnp.full(drawn.shape, _DRAWN[name], drawn.dtype)
-
-        return draw
-
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with _NoDropout(), contextlib.ExitStack() as stack:
-            for name in ("normal", "uniform", "bernoulli"):
-                stack.enter_context(patch.object(jax.random, name, constant(name)))
+            for name, constant in _CONSTANTS.items():
+                stack.enter_context(patch.object(jax.random, name, constant))
             yield
     finally:
         torch.set_default_dtype(before)
@@ -153,13 +206,37 @@ class _NoDropout(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             args, kwargs = args[:4], kwargs | dict(zip(_ATTENTION, args[4:], strict=False))
             kwargs["dropout_p"] = 0.0
-        value = _DRAWN.get(name.strip("_"))
+        if name in _INTO:
+            return _drawn_into(name, *args, **kwargs)
+        if name == "bernoulli":
+            x = args[0] if args else kwargs.pop("input")
+            return _drawn_into("bernoulli_", x.detach().clone(), *args[1:], **{"p": x} | kwargs)
+        value = _DRAWN.get(name)
         if value is None:
             return func(*args, **kwargs)
-        if name.endswith("_"):
-            return args[0].fill_(value)
         with torch.random.fork_rng(devices=[]):
             return torch.full_like(func(*args, **kwargs), value)
+
+
+# The two numbers behind x of a draw into x, and their defaults.
+_INTO: dict[str, dict[str, Any]] = {
+    "normal_": {"mean": 0.0, "std": 1.0},
+    "uniform_": {"from": 0.0, "to": 1.0},
+    "bernoulli_": {"p": 0.5},
+}
+
+
+def _drawn_into(name: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """What x.normal_(), x.uniform_() or x.bernoulli_() leaves in x."""
+    given = _INTO[name] | kwargs | dict(zip(_INTO[name], args, strict=False))
+    numbers = [given[key] for key in _INTO[name]]
+    if name == "bernoulli_":
+        value = numbers[0]
+    elif name == "normal_":
+        value = numbers[0] + _NORMAL * numbers[1]
+    else:
+        value = numbers[0] + _UNIFORM * (numbers[1] - numbers[0])
+    return x.copy_(torch.as_tensor(value).detach())
 
 
 def _wide(value: Any) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Shape
+from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Ratio, Shape, forgotten, remembered
 from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame, user_frames
 
 # What a person looks up and does not compute with.
@@ -38,6 +38,8 @@ _READS = {
 }  # fmt: skip
 # x.float() is a cast, float(x) reads a value.
 _CASTS = {"bool", "int", "float"}
+# Their other forms have other arguments: x.bernoulli() draws with the shares x.
+_DRAWN_INTO = {"bernoulli_", "normal_", "uniform_"}
 _IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "div", "pow", "floordiv", "mod")
 }
@@ -93,20 +95,22 @@ class Recorder(TorchFunctionMode):
         self.frame.known[id(value)] = (value, node)
         self.stale.pop(id(value), None)
 
-    def size_of(self, name: str, args: tuple[Any, ...], value: int) -> Dim:
-        """A size computed from others."""
+    def size_of(self, name: str, args: tuple[Any, ...], value: Any) -> Any:
+        """A number computed from sizes."""
+        if isinstance(value, complex):
+            return value
         node = Node("size", name, tuple(map(self.node_of, args)), value=value, where=here())
         if self.paused or not self.stack:
-            return Dim.of(value, node, self)
+            return remembered(value, node, self)
         self.look_for_names()
-        return Dim.of(value, self.add(node), self)
+        return remembered(value, self.add(node), self)
 
     def node_of(self, value: Any) -> Any:
         """A structure with nodes in the place of tensors and sizes."""
         if isinstance(value, torch.Tensor | PackedSequence):
             return self.tensor(value)
-        if isinstance(value, Dim):
-            return value.node
+        if isinstance(value, Dim | Ratio):
+            return value.node if value.home is self.frame else forgotten(value)
         if isinstance(value, tuple | list):
             return (
                 [*map(self.node_of, value)]
@@ -161,7 +165,9 @@ class Recorder(TorchFunctionMode):
                 known = self.frame.known.get(id(value))
                 if known and name not in known[1].names and name.isidentifier():
                     known[1].names.append(name)
-            elif isinstance(value, Dim) and name not in value.node.names:
+            elif isinstance(value, Dim | Ratio):
+                if value.home is not self.frame or name in value.node.names:
+                    continue
                 value.node.names.append(name)
             elif isinstance(value, list) and name.isidentifier():
                 for i, item in enumerate(value):
@@ -194,7 +200,7 @@ class Recorder(TorchFunctionMode):
                 f"this sets {func.__self__.__name__} of a tensor, which has no counterpart.",
                 here(),
             )
-        name = raw.strip("_")
+        name = raw if raw in _DRAWN_INTO else raw.strip("_")
         if name in _ASKED:
             return func(*args, **kwargs)
         if name in ("size", "len"):
@@ -337,7 +343,7 @@ class Recorder(TorchFunctionMode):
         owner, sizes = self.tensor(x), []
         for axis, size in enumerate(x.shape):
             node = Node("size", "shape", (owner, axis), value=int(size), where=here())
-            sizes.append(Dim.of(int(size), self.add(node), self))
+            sizes.append(remembered(int(size), self.add(node), self))
         return Shape(sizes)
 
     # Modules.
@@ -368,7 +374,9 @@ class Recorder(TorchFunctionMode):
         node = Node(
             "call", self.names[id(module)], where=here(), module=module, called=_local(module)
         )
-        node.args, node.kwargs = self.node_of(args), self.node_of(kwargs)
+        # Sizes that are handed over are numbers of the other forward.
+        node.args = self.node_of(tuple(map(_number, args)))
+        node.kwargs = self.node_of({key: _number(value) for key, value in kwargs.items()})
         given = [v for v in _leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
         versions = [v._version for v in given]
         if self.is_layer(module):
@@ -485,7 +493,7 @@ class Recorder(TorchFunctionMode):
             whole = self.add(Node("input", name, value=kept, names=[name]))
             self.structure(whole, value)
             return whole
-        return int(value) if isinstance(value, Dim) else value
+        return _number(value)
 
     def structure(self, whole: Node, value: Any) -> None:
         """The tensors inside of a structure that was handed over, as items."""
@@ -614,9 +622,9 @@ def _full_name(func: Any, raw: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers instead of sizes that remember."""
-    if isinstance(value, Dim):
-        return int(value)
+    """Numbers instead of sizes that remember."""
+    if isinstance(value, Dim | Ratio):
+        return forgotten(value)
     if type(value) in (tuple, list, Shape):
         plain = [_plain(item) for item in value]
         return plain if isinstance(value, list) else tuple(plain)
@@ -625,6 +633,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, slice):
         return slice(*map(_plain, (value.start, value.stop, value.step)))
     return value
+
+
+def _number(value: Any) -> Any:
+    return forgotten(value) if isinstance(value, Dim | Ratio) else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

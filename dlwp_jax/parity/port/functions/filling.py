@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dlwp_jax.parity.port.functions.common import Val, bound, dtype_text, handler, literal
+from dlwp_jax.parity.port.functions.common import (
+    Val,
+    bound,
+    dtype_text,
+    handler,
+    literal,
+    together,
+)
 from dlwp_jax.parity.port.nodes import Node
 from dlwp_jax.parity.port.refuse import Refused
 
@@ -75,6 +82,11 @@ def _tril(body: Body, node: Node) -> Val:
 
 @handler("tensor", "as_tensor")
 def _tensor(body: Body, node: Node) -> Val:
+    from dlwp_jax.parity.port.body import nodes_in
+
+    (values,) = bound(node, "data")
+    if next(nodes_in(values), None) is not None:
+        return Val(f"jnp.array({body.text(values)}, {dtype_text(node.value.dtype) or 'float'})")
     values = node.value.tolist()
     if node.value.dtype == torch.float32:  # 0.1 and not 0.10000000149
         values = json.loads(
@@ -100,7 +112,7 @@ def _full_like(body: Body, node: Node) -> Val:
 
 # Random numbers, from the module's own stream of keys.
 
-_DRAWS = {"randn": "normal", "rand": "uniform", "normal": "normal", "uniform": "uniform"}
+_DRAWS = {"randn": "normal", "rand": "uniform"}
 
 
 @handler("randn", "rand")
@@ -120,31 +132,46 @@ def _drawn_like(body: Body, node: Node) -> Val:
     )
 
 
-@handler("bernoulli")
+@handler("bernoulli", "bernoulli_")
 def _bernoulli(body: Body, node: Node) -> Val:
-    x, p = bound(node, "input", "p")
+    default = 0.5 if node.name == "bernoulli_" else None
+    x, p = bound(node, "input", "p", p=default)
     val = body.val(x)
     share = val.text if p is None else body.text(p)
+    if isinstance(p, Node) and p.is_tensor:
+        (val, shares), _ = together(body, (x, p), node.ndim)
+        share = shares.text
     drawn = f"jax.random.bernoulli({body.draws()}, {share}, {val.text}.shape)"
     return Val(f"{drawn}.astype({val.text}.dtype)", val.last)
 
 
-@handler("normal", "uniform")
-def _drawn_into(body: Body, node: Node) -> Val:
-    """normal_(mean, std), uniform_(from, to), and torch.normal(mean, std)."""
-    x, a, b = bound(node, "input", "a", "b", a=0.0, b=1.0)
-    if node.name == "normal":
-        a, b = (node.kwargs.get(n, v) for n, v in (("mean", a), ("std", b)))
-        if isinstance(a, Node) or isinstance(b, Node) or not isinstance(x, Node):
-            raise Refused(
-                "torch.normal of tensors is not known; write mean + std * randn_like."
-            )
+@handler("uniform_")
+def _uniform_into(body: Body, node: Node) -> Val:
+    x, low, high = bound(node, "input", "from", "to", **{"from": 0, "to": 1})
     val = body.val(x)
-    shape = f"{val.text}.shape, {val.text}.dtype"
-    if node.name == "uniform":
-        limits = "" if (a, b) == (0, 1) else f", {body.text(a)}, {body.text(b)}"
-        return Val(f"jax.random.uniform({body.draws()}, {shape}{limits})", val.last)
-    drawn = f"jax.random.normal({body.draws()}, {shape})"
-    if (a, b) == (0, 1):
+    limits = "" if _are(low, high, 0, 1) else f", {body.text(low)}, {body.text(high)}"
+    drawn = f"{body.draws()}, {val.text}.shape, {val.text}.dtype{limits}"
+    return Val(f"jax.random.uniform({drawn})", val.last)
+
+
+@handler("normal_")
+def _normal_into(body: Body, node: Node) -> Val:
+    x, mean, std = bound(node, "input", "mean", "std", mean=0, std=1)
+    val = body.val(x)
+    drawn = f"jax.random.normal({body.draws()}, {val.text}.shape, {val.text}.dtype)"
+    if _are(mean, std, 0, 1):
         return Val(drawn, val.last)
-    return Val(f"{body.text(a)} + {body.text(b)} * {drawn}", val.last, 4)
+    drawn = f"{body.part(body.val(std), 3)} * {drawn}"
+    if _are(mean, None, 0, None):
+        return Val(drawn, val.last, 3)
+    return Val(f"{body.part(body.val(mean), 4)} + {drawn}", val.last, 4)
+
+
+def _are(a: Any, b: Any, first: Any, second: Any) -> bool:
+    """Whether two arguments are these numbers, and not computed from sizes."""
+    return not isinstance(a, Node) and not isinstance(b, Node) and (a, b) == (first, second)
+
+
+@handler("normal")
+def _normal(body: Body, node: Node) -> Val:
+    raise Refused("torch.normal is not known; write mean + std * randn_like.")

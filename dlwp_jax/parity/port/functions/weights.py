@@ -160,6 +160,20 @@ def _batch_norm(body: Body, node: Node) -> Val:
     return Val(f"nn.batch_norm({body.last(x).text}, {given}{behind})", True)
 
 
+def _share(body: Body, drop: float) -> str:
+    """The attribute that holds the share an attention drops; one for every share."""
+    text = body.number(float(drop), "dropout_p")
+    known = [pair for pair in body.functional if pair[0].startswith("dropout_p")]
+    for name, other in known:
+        if body.classes.concrete(other) == body.classes.concrete(text):
+            return name
+    name = f"dropout_p_{len(known)}" if known else "dropout_p"
+    if name in body.module._modules:
+        name = f"functional_{name}"
+    body.functional.append((name, text))
+    return name
+
+
 @handler("scaled_dot_product_attention")
 def _attention(body: Body, node: Node) -> Val:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
@@ -176,7 +190,6 @@ def _attention(body: Body, node: Node) -> Val:
     behind += "" if scale is None else f", scale={body.text(scale)}"
     behind += ", enable_gqa=True" if groups else ""
     if drop:
-        body.functional.append(("dropout_p", body.number(float(drop), "dropout_p")))
-        behind += f", dropout_p=self.dropout_p, dropout_key={body.draws()}"
+        behind += f", dropout_p=self.{_share(body, drop)}, dropout_key={body.draws()}"
     given = ", ".join(body.plain(n).text for n in (q, k, v))
     return Val(f"nn.scaled_dot_product_attention({given}{behind})")
