@@ -89,8 +89,9 @@ def test_recall_precision_and_f1_of_an_epoch_are_the_books(golden):
     for right, missed, wrong in recorded["metrics"][7:10].astype(int).T:
         found = np.repeat([True, False, True], (right, missed, wrong))
         label = np.repeat([True, True, False], (right, missed, wrong))
-        for name, ratio in segment.ratios(found, label).items():
-            sums[name] = sums[name] + (ratio.numerator, ratio.denominator)
+        ratios = segment.ratios(found, label)
+        for name in sums:
+            sums[name] = sums[name] + (ratios[name].numerator, ratios[name].denominator)
     books = dict(zip(recorded["keys"], recorded["values"], strict=True))
     names = {"recall": "recall", "precision": "precision", "f1": "f1_score"}
     for name, theirs in names.items():
