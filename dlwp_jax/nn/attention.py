@@ -424,37 +424,19 @@ class MultiheadAttention(nnx.Module):
 
     def _projected(self, query, key, value):
         """Queries, keys and values, `[N heads L head_dim]`."""
-        bias = None if self.in_proj_bias is None else self.in_proj_bias[...]
-        if self.packed:
+        if self.packed and key is value:
             kernel = self.in_proj_kernel[...]
-            if query is key and key is value:
-                parts = self._linear(query, kernel, bias, 3)
-            elif key is value:
-                e = self.embed_dim
-                first, last = (None, None) if bias is None else (bias[:e], bias[e:])
-                parts = self._linear(query, kernel[:, :e], first, 1)
-                parts += self._linear(key, kernel[:, e:], last, 2)
-            else:
-                kernels = jnp.split(kernel, 3, axis=1)
-                parts = self._separate(query, key, value, kernels, bias)
-        else:
-            kernels = (
-                self.q_proj_kernel[...],
-                self.k_proj_kernel[...],
-                self.v_proj_kernel[...],
-            )
-            parts = self._separate(query, key, value, kernels, bias)
-        return [self._heads(x) for x in parts]
+            bias = None if self.in_proj_bias is None else self.in_proj_bias[...]
+            if query is key:
+                return [self._heads(x) for x in self._linear(query, kernel, bias, 3)]
+            e = self.embed_dim
+            last = None if bias is None else bias[e:]
+            parts = self._linear(key, kernel[:, e:], last, 2)
+            return [self._part(query, 0), *(self._heads(x) for x in parts)]
+        return [self._part(x, i) for i, x in enumerate((query, key, value))]
 
     def _linear(self, x, kernel, bias, parts: int):
         return jnp.split(linear(*promote(x, kernel, bias, dtype=self.dtype)), parts, axis=-1)
-
-    def _separate(self, query, key, value, kernels, bias):
-        biases = [None] * 3 if bias is None else jnp.split(bias, 3)
-        return [
-            self._linear(x, kernel, part, 1)[0]
-            for x, kernel, part in zip((query, key, value), kernels, biases, strict=True)
-        ]
 
     def _heads(self, x):
         """`[N L E]` or `[L N E]` to `[N heads L head_dim]`."""
@@ -527,8 +509,7 @@ class MultiheadAttention(nnx.Module):
           ValueError: if the layer has keys that belong to no position (add_bias_kv,
             add_zero_attn).
         """
-        if self.add_zero_attn or self.bias_k is not None:
-            raise ValueError("a cache has no place for add_bias_kv or add_zero_attn.")
+        self._refuse_keys_without_position()
         shape = (n, self.num_heads, length, self.embed_dim // self.num_heads)
         zeros = jnp.zeros(shape, dtype or self.dtype or self.in_proj_kernel.dtype)
         return zeros, zeros
@@ -569,8 +550,7 @@ class MultiheadAttention(nnx.Module):
         >>> layer.attend(jnp.ones((3, 1, 8)), layer.project(memory, memory)).shape
         (3, 1, 8)
         """
-        if self.add_zero_attn or self.bias_k is not None:
-            raise ValueError("a cache has no place for add_bias_kv or add_zero_attn.")
+        self._refuse_keys_without_position()
         return self._part(key, 1), self._part(value, 2)
 
     def attend(
@@ -590,6 +570,10 @@ class MultiheadAttention(nnx.Module):
         masks = self._masks(None, key_padding_mask, len(projected[0]))
         output, _ = self._attend(self._part(query, 0), *projected, masks, False, False)
         return self._joined(output)
+
+    def _refuse_keys_without_position(self) -> None:
+        if self.add_zero_attn or self.bias_k is not None:
+            raise ValueError("a cache has no place for add_bias_kv or add_zero_attn.")
 
     def _part(self, x, part: int):
         """Queries (part 0), keys (1) or values (2) of `x`, `[N heads L head_dim]`."""

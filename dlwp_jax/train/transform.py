@@ -91,9 +91,8 @@ def row_leaves(transform: Transform, key: jax.Array, batch: PyTree) -> tuple[boo
         raise ValueError(refusal.format("makes arrays that do not grow with", ""))
     # Examples first: a second set of rows, such as two boxes for each example, stays whole.
     n = jax.tree.leaves(batch)[0].shape[:1]
-    if any(grows and length == n for grows, length in zip(found, once, strict=True)):
-        found = [grows and length == n for grows, length in zip(found, once, strict=True)]
-    return tuple(found)
+    examples = [grows and length == n for grows, length in zip(found, once, strict=True)]
+    return tuple(examples if any(examples) else found)
 
 
 def _applied(function: OfBatch | None, key: jax.Array, batch: PyTree) -> PyTree:
