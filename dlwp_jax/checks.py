@@ -147,7 +147,9 @@ def numbers_of(value: Any, argument: str) -> np.ndarray | jax.Array:
     # A jax.ShapeDtypeStruct has a dtype as well, but no numbers.
     has_numbers = isinstance(array, jax.Array | np.ndarray | np.generic)
     if not has_numbers or not is_numeric(array.dtype):
-        raise TypeError(f"{argument} must be numbers; got {describe(array)}.")
+        # A dict becomes an array of no axes, which would say less than the dict does.
+        given = value if getattr(array, "ndim", 1) == 0 else array
+        raise TypeError(f"{argument} must be numbers; got {describe(given)}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype in LONG:

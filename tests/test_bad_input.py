@@ -68,6 +68,7 @@ LEARNER, STATE = PAIR
         ),  # it never ended
         (lambda: storage.tensor(MASKED), TypeError, "masked"),
         (lambda: storage.tensor(jax.random.key(0)), TypeError, "data must be numbers"),
+        (lambda: data.standardize(DATA), TypeError, "must be numbers; got a dict"),
         (
             lambda: storage.tensor(np.array([1], "timedelta64[h]")),
             TypeError,
