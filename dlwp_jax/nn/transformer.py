@@ -16,7 +16,8 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn import activations, init
-from dlwp_jax.nn.attention import KeyValueCache, MultiheadAttention
+from dlwp_jax.nn.attention import KeyValueCache
+from dlwp_jax.nn.attention_layer import MultiheadAttention
 from dlwp_jax.nn.containers import ModuleList
 from dlwp_jax.nn.dropout import Dropout
 from dlwp_jax.nn.layer_norm import LayerNorm
