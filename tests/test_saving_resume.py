@@ -21,7 +21,7 @@ from flax import nnx
 from dlwp_jax import checkpoint, train
 from dlwp_jax.saving import identity
 from dlwp_jax.train import sources
-from dlwp_jax.train.loop import make_plan
+from dlwp_jax.train.plan import make_plan
 from tests.conftest import ROOT
 from tests.models import (
     Plain,
