@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.compiling import compile_quickly
 from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
 from tests.golden import golden, real_scan  # noqa: F401 (fixtures)
 
@@ -29,6 +30,11 @@ SHARED_DATA = Path(os.environ.get("DLWP_SHARED_DATA", ROOT.parent / "shared" / "
 
 # Tests that took more than 2 seconds; tests/durations.py writes the list.
 SLOW = frozenset(Path(__file__).with_name("slow.txt").read_text().splitlines())
+
+
+def pytest_configure(config):
+    if config.getoption("markexpr") == "not slow":
+        compile_quickly()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not select

@@ -15,6 +15,7 @@ import pytest
 
 from dlwp_jax import checkpoint, hosts
 from dlwp_jax.devices.meeting import meet
+from tests.compiling import quick_environment
 from tests.conftest import ROOT
 
 LONG = 600  # seconds that only a process that hangs takes, on a machine however busy
@@ -56,7 +57,11 @@ class Processes:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         }
         # A device that waits for others holds a thread of XLA's pool, which has NPROC of them.
-        env = os.environ | cache | {"NPROC": "16", "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+        env = (
+            quick_environment()
+            | cache
+            | {"NPROC": "16", "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+        )
         env |= {"PYTHONPATH": str(ROOT)} | environment
         process = subprocess.Popen(
             [sys.executable, "-m", *map(str, command)],

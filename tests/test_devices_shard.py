@@ -2,12 +2,13 @@
 a CPU is set once.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.compiling import quick_environment
 
 TESTS = Path(__file__).with_name("on_eight_devices.py")
 
@@ -19,7 +20,7 @@ def on_eight_devices(marked: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marked, str(TESTS)]
     # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them:
     # too few, and all wait.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}
+    environment = quick_environment() | {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}
     done = subprocess.run(
         command,
         env=environment,

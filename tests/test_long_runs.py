@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import train
+from tests.compiling import quick_environment
 from tests.models import Plain, compilations, regression, squared_error
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_n
         subprocess.Popen(
             [*command, kind],
             cwd=ROOT,
+            env=quick_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,6 +2,8 @@
 inputs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from flax import nnx
 
 from dlwp_jax import nn
+from tests.compiling import AS_USERS_DO
 from tests.nn_parity import assert_close, check, random, unchanged
 
 LAYERS = {
@@ -54,7 +57,7 @@ def test_values_and_derivatives_with_torchs_choice_at_every_kink(name, options):
     want.sum().backward()
     slope = tx.grad.numpy()
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)  # their tanh
     def run(x):
         y, pull = jax.vjp(ours, x)
         return y, pull(jnp.ones_like(y))[0]

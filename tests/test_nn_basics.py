@@ -1,8 +1,4 @@
-"""Linear, Embedding, Dropout, containers, flattening; and every layer is a static, hashable
-program.
-"""
-
-from collections import OrderedDict
+"""Linear, Embedding, flattening; and every layer is a static, hashable program."""
 
 import jax
 import jax.numpy as jnp
@@ -52,102 +48,6 @@ def test_embedding_refuses_rows_it_does_not_have():
         table(jnp.ones(2))
     with pytest.raises(ValueError, match="padding_idx=7"):
         nn.Embedding(7, 3, padding_idx=7, rngs=nnx.Rngs(0))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_dropout_share_scale_and_whole_channels(n):
-    layer = getattr(nn, f"Dropout{n}d" if n else "Dropout")(0.3, rngs=nnx.Rngs(0))
-    x = jnp.ones((100, *(2,) * n, 200))
-    y = layer(x)
-    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.7)}
-    channels = y.reshape(100, -1, 200)
-    assert (channels == channels[:, :1]).all()  # a channel is zero as a whole
-    assert (
-        abs((channels[:, 0] == 0).mean() - 0.3) < 0.01
-    )  # 3 standard errors of 20,000 draws: 0.0097
-    assert not jnp.array_equal(layer(x), y)
-    gradient = jax.vjp(lambda x: nnx.clone(layer)(x), x)[1](x)[0]
-    assert set(np.unique(gradient)) == {np.float32(0), np.float32(1 / 0.7)}
-    layer.eval()
-    assert layer(x) is x
-    if n:
-        assert getattr(nn, f"Dropout{n}d")(0.5, rngs=nnx.Rngs(0))(x[0]).shape == x[0].shape
-
-
-def test_dropout_at_its_ends():
-    x = jnp.ones(5)
-    assert nn.Dropout(0.0, rngs=nnx.Rngs(0))(x) is x
-    assert not nn.Dropout(1.0, rngs=nnx.Rngs(0))(x).any()
-    assert not jax.grad(lambda x: nn.Dropout(1.0, rngs=nnx.Rngs(0))(x).sum())(x).any()
-    with pytest.raises(ValueError, match=r"between 0 and 1, but got 1\.5"):
-        nn.Dropout(1.5, rngs=nnx.Rngs(0))
-
-
-def test_dropout_keys_are_state_and_repeat():
-    layer = nn.Dropout(0.5, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(layer)
-    first, again = (nnx.merge(graphdef, state, copy=True)(jnp.ones(50)) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-
-
-def sequential():
-    rngs = nnx.Rngs(0)
-    return OrderedDict(
-        hidden=nn.Linear(4, 8, rngs=rngs),
-        act=jnp.tanh,
-        drop=nn.Dropout(0.5, rngs=rngs),
-        output=nn.Linear(8, 2, rngs=rngs),
-    )
-
-
-def test_sequential_by_name_and_by_position():
-    layers = sequential()
-    by_mapping, by_keyword, by_position = (
-        nn.Sequential(layers),
-        nn.Sequential(**layers),
-        nn.Sequential(*layers.values()),
-    )
-    for model in (by_mapping, by_keyword, by_position):
-        model.eval()
-    x = jnp.asarray(random(3, 4))
-    np.testing.assert_array_equal(by_mapping(x), by_keyword(x))
-    np.testing.assert_array_equal(by_mapping(x), by_position(x))
-    paths = {path[:2] for path, _ in nnx.to_flat_state(nnx.state(by_mapping, nnx.Param))}
-    assert paths == {
-        ("hidden", "kernel"),
-        ("hidden", "bias"),
-        ("output", "kernel"),
-        ("output", "bias"),
-    }
-    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(by_position, nnx.Param))} == {
-        "0",
-        "3",
-    }
-    assert by_mapping["output"] is by_mapping.output is by_mapping[-1] is by_mapping[3]
-    assert list(by_mapping)[1] is jnp.tanh
-    assert by_mapping[:2](x).shape == (3, 8)
-    assert nn.Sequential(jnp.tanh).append(jnp.sin)(1.0) == jnp.sin(jnp.tanh(1.0))
-    assert nn.Sequential()(x) is x
-    with pytest.raises(KeyError, match="has no layer 'missing'"):
-        by_mapping["missing"]
-
-
-@pytest.mark.parametrize("name", ["", "a.b", "train", "append", "_names"])
-def test_sequential_refuses_names(name):
-    with pytest.raises(KeyError, match="cannot name a layer"):
-        nn.Sequential({name: jnp.tanh})
-    with pytest.raises(TypeError, match="must be callable"):
-        nn.Sequential(jnp.tanh, 3)
-
-
-def test_module_list():
-    class Model(nnx.Module):
-        def __init__(self, rngs):
-            self.layers = nn.ModuleList([nn.Linear(3, 3, rngs=rngs)])
-            self.layers.append(nn.Linear(3, 3, rngs=rngs))
-
-    flat = nnx.to_flat_state(nnx.state(Model(nnx.Rngs(0))))
-    assert sorted({path[:2] for path, _ in flat}) == [("layers", 0), ("layers", 1)]
 
 
 @pytest.mark.parametrize(

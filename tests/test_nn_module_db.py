@@ -191,12 +191,21 @@ def copied(inputs):
     return inputs if whole else type(inputs)(map(copied, inputs))
 
 
+def cases_of_layers():
+    """Each layer in train mode, and in eval mode too if torch says that they differ. That ours
+    differ in no other layer is seen in tests/test_nn_basics.py.
+    """
+    for info in filter(takes_part, module_db):
+        yield pytest.param(info, True, id=f"{name_of(info)}-train")
+        if info.train_and_eval_differ:
+            yield pytest.param(info, False, id=f"{name_of(info)}-eval")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::UserWarning"
 )  # torch about the speed of 'same' padding with even windows
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("info", [info for info in module_db if takes_part(info)], ids=name_of)
+@pytest.mark.parametrize(("info", "training"), list(cases_of_layers()))
 def test_cases_of(info, training):
     options = {
         "device": "cpu",

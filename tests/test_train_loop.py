@@ -45,9 +45,6 @@ def scripted(w, loss, val_loss=None):
         (Stochastic, 100, None),
         (Plain, 37, train.EarlyStopping(2)),
         (Tied, 8, None),
-        pytest.param(Stochastic, 8, None, marks=pytest.mark.slow),
-        pytest.param(Stochastic, 37, train.EarlyStopping(2), marks=pytest.mark.slow),
-        pytest.param(Plain, 8, None, marks=pytest.mark.slow),
         pytest.param(Tied, 100, train.EarlyStopping(2), marks=pytest.mark.slow),
     ],
 )
@@ -307,8 +304,11 @@ def test_best_without_validation_follows_the_training_loss():
 # Not finite
 
 
-@pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("stop", [None, train.EarlyStopping(50, monitor="train/loss")])
+@pytest.mark.parametrize(
+    ("validate", "stop"),
+    [(False, None), (True, train.EarlyStopping(50, monitor="train/loss"))],
+    ids=["scan", "while"],
+)
 def test_a_non_finite_loss_ends_training_at_the_last_finite_state(validate, stop):
     # Under SGD(1), w falls by 1 a step; sqrt(w - 2) has loss and gradient nan from w = 1 on (w
     # = 2: gradient inf).

@@ -14,7 +14,7 @@ from flax import nnx
 
 from dlwp_jax.nn import init
 from dlwp_jax.nn.activation_layers import GELU, Tanh
-from dlwp_jax.nn.attention import MultiheadAttention
+from dlwp_jax.nn.attention_layer import MultiheadAttention
 from dlwp_jax.nn.containers import Sequential
 from dlwp_jax.nn.convolution import Conv2d
 from dlwp_jax.nn.dropout import Dropout

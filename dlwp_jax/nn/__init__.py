@@ -22,6 +22,7 @@ from dlwp_jax.nn.activations import *  # noqa: F403
 from dlwp_jax.nn.adaptive_pool import *  # noqa: F403
 from dlwp_jax.nn.adaptive_softmax import *  # noqa: F403
 from dlwp_jax.nn.attention import *  # noqa: F403
+from dlwp_jax.nn.attention_layer import *  # noqa: F403
 from dlwp_jax.nn.batch_norm import *  # noqa: F403
 from dlwp_jax.nn.containers import *  # noqa: F403
 from dlwp_jax.nn.convolution import *  # noqa: F403

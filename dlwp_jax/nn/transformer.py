@@ -16,7 +16,8 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from dlwp_jax.nn import activations, init
-from dlwp_jax.nn.attention import KeyValueCache, MultiheadAttention
+from dlwp_jax.nn.attention import KeyValueCache
+from dlwp_jax.nn.attention_layer import MultiheadAttention
 from dlwp_jax.nn.containers import ModuleList
 from dlwp_jax.nn.dropout import Dropout
 from dlwp_jax.nn.layer_norm import LayerNorm
@@ -319,11 +320,26 @@ class _Fresh(Protocol):
     def fresh(self, *, rngs: nnx.Rngs) -> Self: ...
 
 
-def _layers(layer: _Fresh, num_layers: int, rngs: nnx.Rngs) -> ModuleList:
-    return ModuleList([layer.fresh(rngs=rngs) for _ in range(num_layers)])
+class _Stack(nnx.Module):
+    """Several layers, each drawn anew with the options of `layer`, and a norm or None."""
+
+    def __init__(
+        self,
+        layer: _Fresh,
+        num_layers: int,
+        norm: nnx.Module | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.layers = ModuleList([layer.fresh(rngs=rngs) for _ in range(num_layers)])
+        self.num_layers = num_layers
+        self.norm = norm
+
+    def _normed(self, x):
+        return x if self.norm is None else self.norm(x)
 
 
-class TransformerEncoder(nnx.Module):
+class TransformerEncoder(_Stack):
     """Several encoder layers, one after the other; torch.nn.TransformerEncoder.
 
     Every layer is drawn anew with the options of `layer`. (Torch copies the layer with its
@@ -344,18 +360,6 @@ class TransformerEncoder(nnx.Module):
     (3, 5, 8)
     """
 
-    def __init__(
-        self,
-        layer: _Fresh,
-        num_layers: int,
-        norm: nnx.Module | None = None,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.layers = _layers(layer, num_layers, rngs)
-        self.num_layers = num_layers
-        self.norm = norm
-
     def __call__(
         self,
         src: jax.Array,
@@ -371,7 +375,7 @@ class TransformerEncoder(nnx.Module):
         """
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, is_causal)
-        return src if self.norm is None else self.norm(src)
+        return self._normed(src)
 
     def make_cache(
         self, n: int, length: int, dtype: DTypeLike | None = None
@@ -389,10 +393,10 @@ class TransformerEncoder(nnx.Module):
         for layer, own in zip(self.layers, cache, strict=True):
             src, own = layer.decode(src, own, position)
             caches.append(own)
-        return src if self.norm is None else self.norm(src), tuple(caches)
+        return self._normed(src), tuple(caches)
 
 
-class TransformerDecoder(nnx.Module):
+class TransformerDecoder(_Stack):
     """Several decoder layers, one after the other; torch.nn.TransformerDecoder.
 
     Args:
@@ -406,18 +410,6 @@ class TransformerDecoder(nnx.Module):
     >>> decoder(jnp.ones((3, 5, 8)), jnp.ones((3, 7, 8))).shape
     (3, 5, 8)
     """
-
-    def __init__(
-        self,
-        layer: _Fresh,
-        num_layers: int,
-        norm: nnx.Module | None = None,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.layers = _layers(layer, num_layers, rngs)
-        self.num_layers = num_layers
-        self.norm = norm
 
     def __call__(
         self,
@@ -447,7 +439,7 @@ class TransformerDecoder(nnx.Module):
                 tgt_is_causal,
                 memory_is_causal,
             )
-        return tgt if self.norm is None else self.norm(tgt)
+        return self._normed(tgt)
 
     def make_cache(
         self, memory: jax.Array, length: int, dtype: DTypeLike | None = None
@@ -471,7 +463,7 @@ class TransformerDecoder(nnx.Module):
         for layer, own in zip(self.layers, cache, strict=True):
             tgt, own = layer.decode(tgt, own, position, memory_key_padding_mask)
             caches.append(own)
-        return tgt if self.norm is None else self.norm(tgt), tuple(caches)
+        return self._normed(tgt), tuple(caches)
 
 
 class Transformer(nnx.Module):

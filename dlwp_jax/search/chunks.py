@@ -15,19 +15,16 @@ from dlwp_jax.search.members import Make
 from dlwp_jax.train import EarlyStopping, Learner, Run
 from dlwp_jax.train.loop import (
     Loop,
-    Plan,
     is_going,
-    make_plan,
-    order_of,
     padded_history,
     result,
     start,
-    steps_per_epoch,
     take_step,
     validated,
     with_means,
 )
 from dlwp_jax.train.minibatches import fold, minibatch_shape, steps_key, steps_of
+from dlwp_jax.train.plan import Plan, make_plan, order_of, steps_per_epoch
 from dlwp_jax.train.signals import Signals
 from dlwp_jax.train.sources import CHUNK_SECONDS
 

@@ -23,19 +23,9 @@ from dlwp_jax.saving.identity import describe_call, program
 from dlwp_jax.saving.resume import Checkpoint, Saver, Unsaved, as_checkpoint, saving
 from dlwp_jax.train import checks
 from dlwp_jax.train.failure import blame
-from dlwp_jax.train.loop import (
-    EarlyStopping,
-    Loop,
-    Plan,
-    Run,
-    history_until,
-    is_going,
-    make_plan,
-    result,
-    rows_of_parts,
-    start,
-)
+from dlwp_jax.train.loop import Loop, Run, history_until, is_going, result, start
 from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
+from dlwp_jax.train.plan import EarlyStopping, Plan, make_plan, rows_of_parts
 from dlwp_jax.train.progress import display
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream

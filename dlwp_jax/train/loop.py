@@ -1,79 +1,44 @@
 """A whole training as one pure function, early stopping included."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlwp_jax.checks import describe, real, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.optim import plateau
 from dlwp_jax.train import checks, precision
-from dlwp_jax.train.evaluation import check_form, mean_sums
+from dlwp_jax.train.evaluation import mean_sums
 from dlwp_jax.train.metrics import Ratio, Sums, add, quotients
 from dlwp_jax.train.minibatches import (
     Sampler,
     batch_shape,
-    epoch_length,
-    epoch_order,
     fold,
     minibatch_shape,
     n_rows,
-    rows,
-    rows_or_nan,
     steps_key,
-    steps_of,
+)
+from dlwp_jax.train.plan import (
+    EarlyStopping,
+    Plan,
+    history_names,
+    make_plan,
+    order_of,
+    rows_of_parts,
+    shapes_of_logs,
+    steps_per_epoch,
 )
 from dlwp_jax.train.state import Learner, TrainState, check_pair
-from dlwp_jax.train.step import (
-    Outcome,
-    all_finite,
-    choose,
-    choose_state,
-    log_shapes,
-    step,
-)
-from dlwp_jax.train.streams import is_stream
-from dlwp_jax.train.transform import Transform, row_leaves, training_half, transform_pair
+from dlwp_jax.train.step import Outcome, all_finite, choose, choose_state, step
+from dlwp_jax.train.transform import training_half
 
 PyTree = Any
 Logs = dict[str, jax.Array]
-SMALL = 2**18  # bytes of a validation set that is evaluated as one batch
 BLOCK_STEPS = 64  # at most so many steps are computed in vain after a failure
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when a monitored value has not improved for `patience` epochs in a row.
-
-    NaN is no improvement.
-
-    Attributes:
-      patience: epochs without improvement after which training stops, at least 1.
-      min_delta: an improvement is one by more than this.
-      monitor: a name in the history.
-      mode: "min" for values that should fall (losses), "max" for those that should rise
-        (accuracies).
-    """
-
-    patience: int
-    min_delta: float = 0.0
-    monitor: str = "val/loss"
-    mode: Literal["min", "max"] = "min"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "patience", whole(self.patience, "patience", 1))
-        object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
-        if not isinstance(self.monitor, str):
-            raise TypeError(
-                f"monitor must be a name in the history; got {describe(self.monitor)}."
-            )
-        if not isinstance(self.mode, str) or self.mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max'; got {describe(self.mode)}.")
 
 
 @jax.tree_util.register_dataclass
@@ -104,26 +69,6 @@ class Run:
     stopped: jax.Array
     failure: jax.Array
     skipped: jax.Array
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The settings of a training: hashable, a static argument of its programs."""
-
-    epochs: int
-    batch_size: int
-    val_batch_size: int
-    monitor: str
-    stop: EarlyStopping | None
-    skip_nonfinite: bool
-    drop_last: bool
-    sampler: Sampler | None
-    transform: Transform
-
-    @property
-    def fetch(self) -> Callable[[PyTree, jax.Array], PyTree]:
-        """How the rows of a minibatch are looked up: a sampler may give some that do not exist."""
-        return rows if self.sampler is None else rows_or_nan
 
 
 @jax.tree_util.register_dataclass
@@ -334,10 +279,7 @@ def _train_epoch(
             logs = logs | {name: logs[name].at[i].set(value)}
         return outcome.state, outcome.goes_on, logs
 
-    shapes = jax.eval_shape(
-        quotients,
-        _log_shapes(learner, state, data, plan),
-    )
+    shapes = jax.eval_shape(quotients, shapes_of_logs(learner, state, data, plan))
     logs = {name: jnp.full(steps, jnp.nan, log.dtype) for name, log in shapes.items()}
     order = learner.constrain(order_of(state, data, plan))
     carry = (state, jnp.array(True), logs)
@@ -345,115 +287,6 @@ def _train_epoch(
         take_one, carry, data, order, plan.batch_size, 0, steps, plan.fetch
     )
     return learner.constrain((replace(state, epoch=state.epoch + going), logs))
-
-
-# The plan, and the loop before its first step.
-
-
-def make_plan(
-    learner: Learner,
-    state: TrainState,
-    batch: PyTree,
-    val: Any,
-    *,
-    epochs: int | None = None,
-    stop: EarlyStopping | None = None,
-    val_batch_size: int | None = None,
-    skip_nonfinite: bool = False,
-    drop_last: bool = False,
-    sampler: Sampler | None = None,
-    transform: Any = None,
-) -> Plan:
-    """Check all settings of a training.
-
-    Args:
-      batch: shapes and dtypes of a minibatch.
-      val: the validation set, a stream of it, or None.
-      epochs: None for a single epoch without a history.
-    """
-    if stop is not None and not isinstance(stop, EarlyStopping):
-        raise TypeError(f"stop must be a train.EarlyStopping, or None; got {describe(stop)}.")
-    if not isinstance(skip_nonfinite, bool | np.bool_):
-        raise TypeError(
-            f"skip_nonfinite must be True or False; got {describe(skip_nonfinite)}."
-        )
-    batch_size = n_rows(batch)
-    if val_batch_size is None:
-        val_batch_size = max(batch_size, 256, _rows_of_small(val))
-    monitor = "train/loss" if val is None else "val/loss"
-    if stop is not None:
-        monitor = stop.monitor
-    plan = Plan(
-        epochs=1 if epochs is None else whole(epochs, "epochs", 1),
-        batch_size=batch_size,
-        val_batch_size=whole(val_batch_size, "val_batch_size", 1),
-        monitor=monitor,
-        stop=stop,
-        skip_nonfinite=bool(skip_nonfinite),
-        drop_last=bool(drop_last),
-        sampler=sampler,
-        transform=transform_pair(transform),
-    )
-    logs = _log_shapes(learner, state, batch, plan)
-    recorded = list(history_names(learner, logs, val is not None))
-    monitors = set() if epochs is None else plateau.monitors(state.opt_state)
-    for name in sorted(monitors | {monitor}):
-        checks.monitor(name, recorded, has_val=val is not None)
-    if val is not None and not is_stream(val):
-        check_form(learner.unplaced, state, batch, val, plan.transform)
-    return plan
-
-
-def _rows_of_small(val: Any) -> int:
-    """All rows of a small validation set, of which metrics are then exact; 0 of others."""
-    if val is None or is_stream(val):
-        return 0
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(val))
-    return n_rows(val) if size <= SMALL else 0
-
-
-def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
-    """Shapes and dtypes of a minibatch of `data` as the loss is given it."""
-    batch = batch_shape(data, plan.batch_size)
-    if plan.transform[0] is None:  # tracing takes longer than an epoch of a small model
-        return batch
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(functools.partial(training_half, plan.transform), key, batch)
-
-
-def rows_of_parts(
-    learner: Learner, plan: Plan, key: jax.Array, batch: PyTree
-) -> tuple[bool, ...] | None:
-    """Which leaves of the transformed batch are cut, if the learner takes it in parts."""
-    return None if learner.accumulate == 1 else row_leaves(plan.transform, key, batch)
-
-
-def _log_shapes(
-    learner: Learner, state: TrainState, data: PyTree, plan: Plan
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """The logs of a step on a minibatch of `data`."""
-    batch = batch_shape(data, plan.batch_size)
-    rows = rows_of_parts(learner, plan, state.key, batch)
-    return log_shapes(learner, state, transformed_shape(data, plan), rows)
-
-
-def order_of(state: TrainState, data: PyTree, plan: Plan) -> jax.Array:
-    """The rows of `data` that the current epoch trains on, in their order."""
-    return epoch_order(state, n_rows(data), plan.batch_size, plan.sampler, plan.drop_last)
-
-
-def steps_per_epoch(data: PyTree, plan: Plan) -> int:
-    """The number of minibatches of an epoch."""
-    length = epoch_length(n_rows(data), plan.batch_size, plan.sampler, plan.drop_last)
-    return steps_of(length, plan.batch_size)
-
-
-def history_names(learner: Learner, logs: Collection[str], has_val: bool) -> dict[str, str]:
-    """The names of the history's columns, each with the log that it holds."""
-    names = {f"train/{log}": log for log in logs}
-    if has_val:
-        names |= {f"val/{log}": log for log in logs if log not in learner.step_logs}
-    return names
 
 
 def start(
@@ -464,7 +297,7 @@ def start(
     Args:
       batch: shapes and dtypes of a minibatch.
     """
-    logs = _log_shapes(learner, state, batch, plan)
+    logs = shapes_of_logs(learner, state, batch, plan)
     values = jax.eval_shape(quotients, logs)
     names = history_names(learner, values, has_val)
     history = {name: jnp.zeros(plan.epochs, values[log].dtype) for name, log in names.items()}

@@ -17,11 +17,8 @@ from dlwp_jax.train import checks
 from dlwp_jax.train.evaluation import check_form, eval_step, mean_sums
 from dlwp_jax.train.loop import (
     Loop,
-    Plan,
     end_of_epoch,
     is_going,
-    order_of,
-    steps_per_epoch,
     take_step,
     validated,
     with_epoch,
@@ -29,6 +26,7 @@ from dlwp_jax.train.loop import (
 )
 from dlwp_jax.train.metrics import Sums, add
 from dlwp_jax.train.minibatches import fold, n_rows, steps_key
+from dlwp_jax.train.plan import Plan, order_of, steps_per_epoch
 from dlwp_jax.train.state import Learner, TrainState
 from dlwp_jax.train.streams import Replayable, is_stream
 

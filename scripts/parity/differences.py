@@ -113,7 +113,7 @@ ROWS = [
         "Adagrad, Adadelta, Adamax, NAdam, RAdam, ASGD, Rprop, L-BFGS",
         "torch's formulas",
         "some differ, some are absent",
-        ["optim::test_formula_is_torchs", "optim::test_lbfgs_finds_torchs_minimum"],
+        ["optim::test_formula_is_torchs", "optim_lbfgs::test_lbfgs_finds_torchs_minimum"],
     ),
     (
         "ReduceLROnPlateau",
@@ -125,7 +125,7 @@ ROWS = [
         "clip_grad_norm_",
         "divides by the norm + 1e-6",
         "by the norm",
-        ["optim::test_clip_grad_norm"],
+        ["optim_clip::test_clip_grad_norm"],
     ),
     (
         "cross_entropy(weight=)",
