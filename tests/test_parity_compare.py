@@ -389,7 +389,7 @@ class Deep(nnx.Module):
 @pytest.mark.parametrize(
     ("wrong", "layer", "words"),
     [
-        ("eps", "norm", r"its input agrees; .* \(a norm: compare eps"),
+        ("eps", "norm", r"its input agrees; .* eps is 1e-05 in torch and 0.01 here"),
         ("activation", "head", "right until the output of norm"),
         ("padding", "conv", r"its output has shape \(8, 4, 2, 2\) in torch"),
     ],
@@ -417,7 +417,8 @@ BORDERED = np.pad(Y[:, :, 1:-1, 1:-1], ((0, 0), (0, 0), (1, 1), (1, 1)))
         (np.swapaxes(Y, 2, 3), "height and width exchanged"),
         (np.where(Y > 0, Y, 0.1 * Y), "negative side"),
         (Y * np.arange(1, 5)[:, None, None] + 1, "in each channel"),
-        (np.sort(Y, axis=-1), "of its values"),
+        (np.sort(Y, axis=-1), "same values in another order"),
+        (np.exp(Y), "in 100% of its values"),
     ],
 )
 def test_the_kind_of_a_difference_is_said(ours, words):

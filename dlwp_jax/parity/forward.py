@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import pickle
 import random
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -278,10 +279,21 @@ def _is_turned(ours: Any, theirs: np.ndarray) -> bool:
 
 
 def outputs_of(result: Any) -> list[Any]:
-    """The arrays of what a model returned, in order."""
-    if isinstance(result, torch.Tensor):
+    """The arrays of what a model returned, in order; those of a dict in the order of its keys'
+    names, whatever kind of dict it is.
+    """
+    if isinstance(result, torch.Tensor | jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         return [result]
-    return jax.tree.leaves(result, is_leaf=lambda leaf: isinstance(leaf, torch.Tensor))
+    if isinstance(result, Mapping):
+        parts = [result[key] for key in sorted(result, key=str)]
+    elif isinstance(result, tuple | list):
+        parts = list(result)
+    elif dataclasses.is_dataclass(result):
+        parts = list(vars(result).values())
+    else:
+        parts = jax.tree.leaves(result)
+        parts = [part for part in parts if part is not result]
+    return [array for part in parts for array in outputs_of(part)]
 
 
 _WRAPPERS = (
