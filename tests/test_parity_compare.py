@@ -13,8 +13,8 @@ import torch
 from flax import nnx
 
 from dlwp_jax import nn, optim, parity, train
-from dlwp_jax.parity.locate import looks_like
 from dlwp_jax.parity.report import rows_of
+from dlwp_jax.parity.symptoms import looks_like
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -171,12 +171,26 @@ PLANTED = {
         optim.sgd(0.1, momentum=0.8),
         (1, "update", "conv.kernel"),
     ),
+    "in the weight decay": (
+        Model,
+        loss_fn,
+        optim.sgd(0.1, momentum=0.9, weight_decay=0.01),
+        (0, "update", "conv.kernel"),
+    ),
     "in the learning rate": (
         Model,
         loss_fn,
         optim.sgd(late_lr, momentum=0.9),
         (2, "update", "conv.kernel"),
     ),
+}
+
+
+SAID = {
+    "in one gradient": "0.9 times those of torch: head.kernel",
+    "in the momentum": "step 1 is the first that differs: momentum",
+    "in the weight decay": "moved by -0.001 times itself besides: the weight decay",
+    "in the learning rate": "moved 0.9 times as far: the learning rate",
 }
 
 
@@ -196,6 +210,7 @@ def test_a_difference_is_found_at_its_step_stage_and_leaf(where):
     first = report.first_difference
     assert (None if first is None else (first.step, first.stage, first.leaf)) == planted
     assert report.rows[-1].step == (3 if planted is None else planted[0])
+    assert SAID.get(where, "") in str(report)
     assert all(value.equal(before[name]) for name, value in theirs.state_dict().items())
     assert not opt.state
 

@@ -29,7 +29,7 @@ from dlwp_jax.parity.forward import (
     whole_attention,
 )
 from dlwp_jax.parity.leaves import dotted, to_numpy
-from dlwp_jax.parity.locate import first_layer, gradient_notes, statistics_notes
+from dlwp_jax.parity.locate import first_layer
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.pairs import (
     aligned,
@@ -53,6 +53,7 @@ from dlwp_jax.parity.sides import (
     torch_run,
     turned_leaves,
 )
+from dlwp_jax.parity.symptoms import gradient_notes, statistics_notes
 from dlwp_jax.parity.table import listed
 from dlwp_jax.parity.weights import LoadReport
 
@@ -168,6 +169,7 @@ def _compare(
     turns = input_turns(reference, inputs, options.layout)
     xs = arrays(inputs, turns, dtype_of(reference))
     weights = _weight_rows(reference, model, entries)
+    buffers = {name: value.clone() for name, value in reference.named_buffers()}
     scout = copied(reference)
     theirs = torch_run(reference, inputs, entries, turns)
     ours = jax_run(model, xs, theirs, train)
@@ -188,7 +190,6 @@ def _compare(
         found, note = first_layer(scout, model, given, xs, entries, train, tolerance)
         rows, notes = rows + found, (*notes, note)
     rows += forward
-    buffers = dict(scout.named_buffers())
     if train:
         parts = [
             _statistics(reference, buffers, entries, ours, tolerance),

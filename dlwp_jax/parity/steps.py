@@ -26,12 +26,12 @@ from dlwp_jax.parity.forward import (
     unwrapped,
 )
 from dlwp_jax.parity.leaves import dotted, to_numpy
-from dlwp_jax.parity.locate import gradient_notes, statistics_notes, update_notes
 from dlwp_jax.parity.mapping import Entry
 from dlwp_jax.parity.pairs import aligned, frozen_notes, matched, uncompared
 from dlwp_jax.parity.report import ParityReport, Row, floors_of_means, largest, rows_of
 from dlwp_jax.parity.rules import Rule
 from dlwp_jax.parity.sides import doubled, flat, gradients, turned_leaves
+from dlwp_jax.parity.symptoms import gradient_notes, statistics_notes, update_notes
 from dlwp_jax.parity.weights import LoadReport
 from dlwp_jax.train import Learner, TrainState
 
