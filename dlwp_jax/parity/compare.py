@@ -73,6 +73,11 @@ def compare(
 ) -> ParityReport:
     """Compare weights, outputs, gradients and (in train mode) batch statistics of two models.
 
+    If outputs differ, the first layer that differs is named, and what the difference looks like.
+    What has no counterpart is named as not compared, and then the report is not ok. Outputs of
+    whole numbers or truths must be equal. In float32, what differs by more than torch's own
+    rounding explains is decided in float64.
+
     The gradients are those of a weighted sum of all outputs, with random weights, with respect
     to every floating input and every parameter that is not frozen in torch; where nothing flows
     back in torch they must be zero. Neither model is changed. The JAX side runs under jit.
@@ -88,9 +93,10 @@ def compare(
       double: compute in float64 in both. Where max pooling or ReLU stand on a tie, float32's
         rounding may choose another side in each framework, and gradients then differ by more
         than rounding; in float64 they do not.
-      tolerance: allowed difference relative to the largest value of an array; 1e-4, or 1e-9 in
-        float64, or eight roundings of a torch model in float16 or bfloat16 (whose port computes
-        in its own dtype, or in float32).
+      tolerance: allowed difference relative to the largest value of an array. By default 1e-4,
+        and no more than torch's own rounding explains; 1e-9 in float64; eight roundings of a
+        torch model in float16 or bfloat16 (whose port computes in its own dtype, or in
+        float32).
       layout: which inputs have channels in axis 1, and are given to the JAX model channels
         last: "channels_first" or "as_is", for all or one for each; "auto" sees it from the
         first layer that reads an input (a convolution, or a Linear over the last axis) and
@@ -190,24 +196,14 @@ def _compare(
         found, note = first_layer(scout, model, given, xs, entries, train, tolerance)
         rows, notes = rows + found, (*notes, note)
     rows += forward
+    parts = [unlike_variables(entries, buffers, theirs, ours)]
     if train:
         parts = [
             _statistics(reference, buffers, entries, ours, tolerance),
             unlike_statistics(reference, entries, buffers, ours.after),
+            *parts,
         ]
-    else:
-        parts = []
-    compared = {n: g for n, g in theirs.gradients.items() if n in ours.gradients}
-    gradient = rows_of("gradient", ours.gradients, compared, tolerance=tolerance)
-    parts += [
-        unlike_variables(entries, buffers, theirs, ours),
-        (
-            gradient,
-            ()
-            if _differ(forward)
-            else gradient_notes(theirs.gradients, ours.gradients, gradient),
-        ),
-    ]
+    parts.append(_gradients(theirs.gradients, ours.gradients, tolerance, _differ(forward)))
     for more, words in parts:
         rows, notes = [*rows, *more], (*notes, *words)
     notes += silent_notes(theirs, ours)
@@ -225,6 +221,15 @@ def _compare(
 
 def _differ(rows: Sequence[Row]) -> bool:
     return any(not row.ok for row in rows)
+
+
+def _gradients(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], tolerance: float, outputs_differ: bool
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of the gradients that both models have, and what wrong ones look like."""
+    compared = {name: value for name, value in theirs.items() if name in ours}
+    rows = rows_of("gradient", ours, compared, tolerance=tolerance)
+    return rows, () if outputs_differ else gradient_notes(theirs, ours, rows)
 
 
 def _statistics(

@@ -23,8 +23,7 @@ from dlwp_jax.parity.leaves import to_numpy
 Layout = str | Sequence[str]  # "auto", or one word for each input
 # Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers
 # deep and through batch norms reach some 1e-6 to 1e-5 of the largest value. Most wrong options
-# show at 1e-3 and above, but a small one (an eps of 1e-6 for 1e-5) may not: `double=True` finds
-# that.
+# show at 1e-3 and above; for smaller ones `compare` asks float64.
 TOLERANCE = 1e-4
 # The same sums in float64 (1e-16 a rounding), with room for functions whose own float64
 # versions differ (erf, exp).
