@@ -209,7 +209,7 @@ def test_errors_of_the_users_file_show_its_traceback_and_end_with_status_2(
     assert "Traceback" in err
 
 
-def test_errors_inside_a_models_call_show_where_they_arose(folder, capsys, monkeypatch):
+def test_errors_inside_a_models_call_say_where_they_arose(folder, capsys, monkeypatch):
     (folder / "broken.py").write_text("""
 import models
 class Net(models.TorchNet):
@@ -217,7 +217,9 @@ class Net(models.TorchNet):
         return self.head(x)
 """)
     assert status(monkeypatch, "broken.py:Net", "models.py:Net") == 2
-    assert 'broken.py", line 5, in forward' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "broken.py:Net does not run on --input 2,3,6,6: mat1 and mat2" in err
+    assert re.search(r"broken\.py:5\.$", err)
 
 
 def status(monkeypatch, *arguments) -> int:
@@ -228,6 +230,16 @@ def status(monkeypatch, *arguments) -> int:
         check(*arguments)
     end_with_status_2(raised.type, raised.value, raised.tb)
     return ends[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tolerance", "-1"), ("--tolerance", "nan"), ("--seed", "-1"), ("--tokens", "0")],
+)
+def test_a_bad_number_is_answered_with_what_is_wanted(option, value, capsys):
+    with pytest.raises(SystemExit):
+        check("a.py:A", "b.py:B", option, value)
+    assert re.search(f"{value}: give a (whole )?number", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("shape", ["2,x", "2,3:int46"])

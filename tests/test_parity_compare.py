@@ -13,8 +13,8 @@ import torch
 from flax import nnx
 
 from dlwp_jax import nn, optim, parity, train
-from dlwp_jax.parity.locate import looks_like
 from dlwp_jax.parity.report import rows_of
+from dlwp_jax.parity.symptoms import looks_like
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -171,12 +171,26 @@ PLANTED = {
         optim.sgd(0.1, momentum=0.8),
         (1, "update", "conv.kernel"),
     ),
+    "in the weight decay": (
+        Model,
+        loss_fn,
+        optim.sgd(0.1, momentum=0.9, weight_decay=0.01),
+        (0, "update", "conv.kernel"),
+    ),
     "in the learning rate": (
         Model,
         loss_fn,
         optim.sgd(late_lr, momentum=0.9),
         (2, "update", "conv.kernel"),
     ),
+}
+
+
+SAID = {
+    "in one gradient": "0.9 times those of torch: head.kernel",
+    "in the momentum": "step 1 is the first that differs: momentum",
+    "in the weight decay": "moved by -0.001 times itself besides: the weight decay",
+    "in the learning rate": "moved 0.9 times as far: the learning rate",
 }
 
 
@@ -196,6 +210,7 @@ def test_a_difference_is_found_at_its_step_stage_and_leaf(where):
     first = report.first_difference
     assert (None if first is None else (first.step, first.stage, first.leaf)) == planted
     assert report.rows[-1].step == (3 if planted is None else planted[0])
+    assert SAID.get(where, "") in str(report)
     assert all(value.equal(before[name]) for name, value in theirs.state_dict().items())
     assert not opt.state
 
@@ -389,7 +404,7 @@ class Deep(nnx.Module):
 @pytest.mark.parametrize(
     ("wrong", "layer", "words"),
     [
-        ("eps", "norm", r"its input agrees; .* \(a norm: compare eps"),
+        ("eps", "norm", r"its input agrees; .* eps is 1e-05 in torch and 0.01 here"),
         ("activation", "head", "right until the output of norm"),
         ("padding", "conv", r"its output has shape \(8, 4, 2, 2\) in torch"),
     ],
@@ -417,7 +432,8 @@ BORDERED = np.pad(Y[:, :, 1:-1, 1:-1], ((0, 0), (0, 0), (1, 1), (1, 1)))
         (np.swapaxes(Y, 2, 3), "height and width exchanged"),
         (np.where(Y > 0, Y, 0.1 * Y), "negative side"),
         (Y * np.arange(1, 5)[:, None, None] + 1, "in each channel"),
-        (np.sort(Y, axis=-1), "of its values"),
+        (np.sort(Y, axis=-1), "same values in another order"),
+        (np.exp(Y), "in 100% of its values"),
     ],
 )
 def test_the_kind_of_a_difference_is_said(ours, words):

@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.weights:
         fill(theirs, options.weights)
     inputs = _inputs(theirs, options)
+    command.refuse_if_it_fails(theirs, inputs, options)
     layout = options.layout or "auto"
     loaded = parity.load_torch(
         ours, theirs, probe=inputs, rules=[tuple(rule) for rule in options.rule], layout=layout
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument(
         "--tokens",
-        type=int,
+        type=_at_least_1,
         metavar="N",
         help="inputs are whole numbers below N",
     )
@@ -192,16 +193,38 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="set dropout to 0 in both models in train mode",
     )
-    check.add_argument("--seed", type=int, default=0)
+    check.add_argument("--seed", type=_whole, default=0, help="of the inputs")
     check.add_argument(
         "--double", action="store_true", help="compare in float64 only, not in float32 too"
     )
     check.add_argument(
         "--tolerance",
-        type=float,
+        type=_share,
         help="relative to an array's largest value (of float32; with --double, of float64)",
     )
     return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, 0 or more")
+    return int(text)
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 0 to 1, as 1e-4")
+    return value
 
 
 def _inputs(model: torch.nn.Module, options: argparse.Namespace) -> list[np.ndarray]:

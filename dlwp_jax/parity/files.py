@@ -40,6 +40,8 @@ def read(path: str | Path) -> Any:
     [[4.0, 1.0], [5.0, 3.0]]
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path}: this is a folder; name a file in it.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import pickle
 import random
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +23,7 @@ from dlwp_jax.parity.leaves import to_numpy
 Layout = str | Sequence[str]  # "auto", or one word for each input
 # Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers
 # deep and through batch norms reach some 1e-6 to 1e-5 of the largest value. Most wrong options
-# show at 1e-3 and above, but a small one (an eps of 1e-6 for 1e-5) may not: `double=True` finds
-# that.
+# show at 1e-3 and above; for smaller ones `compare` asks float64.
 TOLERANCE = 1e-4
 # The same sums in float64 (1e-16 a rounding), with room for functions whose own float64
 # versions differ (erf, exp).
@@ -278,10 +278,21 @@ def _is_turned(ours: Any, theirs: np.ndarray) -> bool:
 
 
 def outputs_of(result: Any) -> list[Any]:
-    """The arrays of what a model returned, in order."""
-    if isinstance(result, torch.Tensor):
+    """The arrays of what a model returned, in order; those of a dict in the order of its keys'
+    names, whatever kind of dict it is.
+    """
+    if isinstance(result, torch.Tensor | jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         return [result]
-    return jax.tree.leaves(result, is_leaf=lambda leaf: isinstance(leaf, torch.Tensor))
+    if isinstance(result, Mapping):
+        parts = [result[key] for key in sorted(result, key=str)]
+    elif isinstance(result, tuple | list):
+        parts = list(result)
+    elif dataclasses.is_dataclass(result):
+        parts = list(vars(result).values())
+    else:
+        parts = jax.tree.leaves(result)
+        parts = [part for part in parts if part is not result]
+    return [array for part in parts for array in outputs_of(part)]
 
 
 _WRAPPERS = (

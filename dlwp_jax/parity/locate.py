@@ -1,6 +1,7 @@
 """The first layer whose output differs, and what the difference looks like."""
 
-from collections import defaultdict
+import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,18 +13,29 @@ from flax import nnx
 from jax.core import Tracer
 
 from dlwp_jax.parity.forward import outputs_of, whole_attention
-from dlwp_jax.parity.leaves import dotted, to_numpy
+from dlwp_jax.parity.leaves import Path, dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
-from dlwp_jax.parity.report import Row, largest, rows_of
+from dlwp_jax.parity.operations import first_operation, is_seen
+from dlwp_jax.parity.report import Row, rows_of
+from dlwp_jax.parity.symptoms import applied, as_torchs, compared, near, options_that_differ
+from dlwp_jax.parity.table import listed
 
 
 class Call(NamedTuple):
-    """One call of a layer: its dotted name, its class, its first input and first output."""
+    """One call of a layer: its dotted name, its class, its first input and first output.
+
+    Arrays are None if the layer was called inside of one of JAX's loops.
+    """
 
     name: str
-    kind: str
+    layer: Any
     input: np.ndarray | None
-    output: np.ndarray
+    output: np.ndarray | None
+
+    @property
+    def kind(self) -> str:
+        """The name of the layer's class."""
+        return type(self.layer).__name__
 
 
 def first_layer(
@@ -52,48 +64,176 @@ def first_layer(
       The row of the first output that differs (none if no layer with a counterpart does), and a
       sentence.
     """
-    ours = defaultdict(list)
-    for call in _jax_calls(model, jax_inputs, train):
-        ours[call.name].append(call)
-    place = {_layer(entry.names[0]): dotted(entry.path[:-1]) for entry in entries}
-    features_turned = {_layer(entry.names[0]) for entry in entries if _is_turned_array(entry)}
-    last = ""
-    for theirs in _torch_calls(reference, torch_inputs):
-        counterparts = ours[place.get(theirs.name, theirs.name)]
-        if not counterparts or theirs.name in features_turned:
-            continue
-        here = counterparts.pop(0)
-        output = _as_torchs(here.output, theirs.output)
+    ours = _jax_calls(model, jax_inputs, train)
+    walk = _Walk(reference, entries, ours, tolerance)
+    for number, theirs in enumerate(_torch_calls(reference, torch_inputs)):
+        found = walk.difference(number, theirs)
+        if found is not None:
+            break
+    else:
+        behind = f"behind {walk.last.name} " if walk.last else ""
+        return [], f"{FIRST}: none of those that both models have; what comes {behind}differs."
+    rows, words, between, outside = found
+    if between:
+        graph, state = nnx.split(model)
+        model = nnx.merge(graph, state, copy=True)
+        (model.train if train else model.eval)()
+        arguments = reference, torch_inputs, model, jax_inputs
+        operation = ""
+        # The sentence does without it if the model cannot run without jit.
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, LookupError):
+            operation = first_operation(*arguments, between, outside, tolerance)
+        if operation:
+            words.append(f"the port has no array with the values of torch's {operation}")
+        elif len(words) < 3:
+            words.append("look for a reshape, an axis, or another order of layers")
+    return rows, "; ".join(word for word in words if word) + "."
+
+
+# How the sentence begins.
+FIRST = "first layer that differs"
+
+
+class _Found(NamedTuple):
+    """The first difference.
+
+    Attributes:
+      rows: the row of the output.
+      words: parts of the sentence.
+      between: how many of torch's calls had ended before and after the cause, if it is one of
+        torch's functions.
+      outside: a layer in which the cause is not.
+    """
+
+    rows: list[Row]
+    words: list[str]
+    between: tuple[int, int] | None
+    outside: str | None
+
+
+class _Walk:
+    """A walk along torch's calls, until an output differs.
+
+    Attributes:
+      last: torch's last call whose output agrees.
+    """
+
+    def __init__(
+        self,
+        reference: torch.nn.Module,
+        entries: Sequence[Entry],
+        ours: Sequence[Call],
+        tolerance: float,
+    ):
+        self.place = _places(entries)
+        self.turned = {_layer(entry.names[0]) for entry in entries if _is_turned_array(entry)}
+        self.leaves = {n for n, m in reference.named_modules() if not any(m.children())}
+        self.tolerance = tolerance
+        self.left = list(ours)
+        self.last: Call | None = None
+        self.number = -1
+        self.alone: list[str] = []
+
+    def difference(self, number: int, theirs: Call) -> _Found | None:
+        """Compare torch's call of that number; None if it agrees or has no counterpart."""
+        own = self.place.get(theirs.name, theirs.name)
+        here = next((call for call in self.left if call.name == own), None)
+        if here is None and theirs.name in self.place:
+            self.alone.append(theirs.name)
+        if here is None or theirs.name in self.turned:
+            return None
+        ahead = [call.name for call in self.left[: self.left.index(here)]]
+        self.left.remove(here)
+        if here.output is None or theirs.output is None:
+            return None
         name = theirs.name or "output of the model"
-        shapes_differ = output is None and here.output.size != theirs.output.size
-        if shapes_differ and _inputs_agree(here, theirs, tolerance):
-            return [Row(None, "forward", name, np.inf, np.inf, np.inf, 0.0)], (
-                f"first layer that differs: {name} ({theirs.kind}); its input agrees; its "
-                f"output has shape {theirs.output.shape} in torch and {here.output.shape} "
-                "here: stride, padding, or number of channels."
+        output = as_torchs(here.output, theirs.output)
+        if output is not None:
+            rows = rows_of(
+                "forward", {name: output}, {name: theirs.output}, tolerance=self.tolerance
             )
-        if output is None:  # another layout: [T N C] for [N T C]
-            continue
-        rows = rows_of("forward", {name: output}, {name: theirs.output}, tolerance=tolerance)
-        if rows[0].ok:
-            last = name
-            continue
-        if _inputs_agree(here, theirs, tolerance):
-            looks = looks_like(output, theirs.output, tolerance)
-            if "Norm" in theirs.kind:
-                looks += " (a norm: compare eps, statistics and weights)"
-            return rows, (
-                f"first layer that differs: {name} ({theirs.kind} in torch, {here.kind} here); "
-                f"its input agrees; its output {looks}."
-            )
-        ahead = f"right until the output of {last}; what" if last else "what"
-        return rows, (
-            f"first layer that differs: {name} ({theirs.kind}), and its input differs already; "
-            f"{ahead} comes ahead of {name} differs (an activation, pooling, padding, reshape, "
-            "or another order of layers)."
-        )
-    behind = f"behind {last} " if last else ""
-    return [], f"every layer that both models have agrees; what comes {behind}differs."
+            if rows[0].ok:
+                self.last, self.number, self.alone = theirs, number, []
+                return None
+        elif here.output.size == theirs.output.size:
+            return None  # a layout of its own
+        else:
+            rows = [Row(None, "forward", name, np.inf, np.inf, np.inf, 0.0)]
+        if _inputs_agree(here, theirs, self.tolerance):
+            words, known = self._inside(name, theirs, here)
+            leaf = not any(theirs.layer.children())
+            outside = None
+        else:
+            words, known = self._ahead(name, theirs, here)
+            leaf, outside = False, theirs.name
+        words += self._other_calls(ahead)
+        between = None if leaf or known or self.alone else (self.number + 1, number + 1)
+        return _Found(rows, words, between, outside)
+
+    def _inside(self, name: str, theirs: Call, here: Call) -> tuple[list[str], bool]:
+        """Words for a layer whose input agrees, and whether they say the cause."""
+        assert theirs.output is not None
+        assert here.output is not None
+        words = [
+            f"{FIRST}: {name} ({theirs.kind} in torch, {here.kind} here)",
+            "its input agrees",
+            f"its output {compared(here.output, theirs.output, self.tolerance)}",
+        ]
+        if not any(theirs.layer.children()):
+            options = options_that_differ(theirs.layer, here.layer)
+            given, place = theirs.input, f"in {name}"
+        else:
+            options = ""
+            given, place = self.last and self.last.output, f"behind {self._last_name()}"
+            words.append((self.last and f"right until the output of {self.last.name}") or "")
+        both, said = applied(given, theirs.output, here.output, place, self.tolerance)
+        return [*words, options or said], both
+
+    def _ahead(self, name: str, theirs: Call, here: Call) -> tuple[list[str], bool]:
+        """Words for a layer whose input differs already, and whether they say the cause."""
+        if here.input is None or theirs.input is None:
+            return [f"{FIRST}: {name} ({theirs.kind}), and already its input differs"], False
+        looks = compared(here.input, theirs.input, self.tolerance)
+        words = [f"{FIRST}: {name} ({theirs.kind}), and already its input {looks}"]
+        if self.last is None:
+            return words, False
+        words.append(f"right until the output of {self.last.name}")
+        given, place = self.last.output, f"behind {self.last.name}"
+        both, said = applied(given, theirs.input, here.input, place, self.tolerance)
+        return [*words, said], both
+
+    def _last_name(self) -> str:
+        return self.last.name if self.last else "the input"
+
+    def _other_calls(self, ahead: Sequence[str]) -> list[str]:
+        known = {*self.place.values(), *self.leaves}
+        more = [name for name in dict.fromkeys(ahead) if name in known and name]
+        words = []
+        if more:
+            words.append(f"the port calls {listed(more)} ahead of it, torch does not")
+        if self.alone:
+            words.append(f"torch calls {listed(self.alone)} ahead of it, the port does not")
+        return words
+
+
+def _places(entries: Sequence[Entry]) -> dict[str, str]:
+    """torch's layers -> the JAX model's; without those of which one is several of the other."""
+    found: dict[str, set[Path]] = {}
+    for entry in entries:
+        found.setdefault(_layer(entry.names[0]), set()).add(entry.path[:-1])
+    places = {}
+    for name, paths in found.items():
+        first, *others = paths
+        same = [
+            i
+            for i, key in enumerate(first)
+            if all(p[: i + 1] == first[: i + 1] for p in others)
+        ]
+        path = first[: len(same)]
+        if path or not others:
+            places[name] = dotted(path)
+    several = [place for place, n in Counter(places.values()).items() if n > 1]
+    return {name: place for name, place in places.items() if place not in several}
 
 
 def _layer(name: str) -> str:
@@ -110,11 +250,10 @@ def _torch_calls(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> lis
 
     def watch(name: str, layer: torch.nn.Module) -> Any:
         def hook(layer, args, result):
-            found = [y for y in outputs_of(result) if isinstance(y, torch.Tensor)]
-            if found and found[0].is_floating_point():
+            if is_seen(result):
                 given = args[0] if args and isinstance(args[0], torch.Tensor) else None
                 x = None if given is None else to_numpy(given)
-                calls.append(Call(name, type(layer).__name__, x, to_numpy(found[0])))
+                calls.append(Call(name, layer, x, to_numpy(outputs_of(result)[0])))
 
         return layer.register_forward_hook(hook)
 
@@ -151,146 +290,27 @@ def _named_modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 
 
 def _recording(kind: type, name: str, calls: list[Call]) -> type:
-    """A subclass whose calls are recorded; layers inside of jax's loops are not."""
+    """A subclass whose calls are recorded; the arrays of layers in jax's loops are not."""
 
     run: Any = kind.__call__
 
     def call(self, *args, **kwargs):
         result = run(self, *args, **kwargs)
-        found = jax.tree.leaves(result)
-        seen = [y for y in found if isinstance(y, jax.Array) and not isinstance(y, Tracer)]
+        seen = [y for y in jax.tree.leaves(result) if isinstance(y, jax.Array)]
         if seen and jnp.issubdtype(seen[0].dtype, jnp.floating):
             given = args[0] if args and isinstance(args[0], jax.Array) else None
-            x = None if given is None else np.asarray(given)
-            calls.append(Call(name, kind.__name__, x, np.asarray(seen[0])))
+            calls.append(Call(name, self, _values(given), _values(seen[0])))
         return result
 
     return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
 
-def _as_torchs(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
-    """An output here in torch's layout: as it is, or channels first; None if neither fits."""
-    ours = ours.astype(np.float64)
-    forms = [ours, np.moveaxis(ours, -1, 1)] if ours.ndim > 2 else [ours]
-    fitting = [form for form in forms if form.shape == theirs.shape]
-    return min(fitting, key=lambda form: _error(form, theirs), default=None)
+def _values(array: jax.Array | None) -> np.ndarray | None:
+    return None if array is None or isinstance(array, Tracer) else np.asarray(array)
 
 
 def _inputs_agree(here: Call, theirs: Call, tolerance: float) -> bool:
     if here.input is None or theirs.input is None:
         return False
-    x = _as_torchs(here.input, theirs.input)
-    return x is not None and _near(x, theirs.input, tolerance)
-
-
-def _error(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.max(np.abs(a - b), initial=0.0))
-
-
-def _near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    return _error(a, b) <= tolerance * largest(b)
-
-
-def looks_like(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> str:
-    """What kind of difference there is between two outputs in torch's layout, `[N C ...]`.
-
-    >>> y = np.array([[1.0, -2.0, 3.0]])
-    >>> looks_like(2 * y, y, 1e-9)
-    'is 2 times that of torch'
-    >>> looks_like(y[:, ::-1], y, 1e-9)
-    'is the same up to a permutation of channels'
-    """
-    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    factor = _fit(ours.ravel(), theirs.ravel())[0]
-    if factor and _near(ours, factor * theirs, tolerance):
-        return f"is {factor:.4g} times that of torch"
-    if _near(ours - theirs, np.full_like(ours, np.mean(ours - theirs)), tolerance):
-        return f"is that of torch plus {np.mean(ours - theirs):.4g}"
-    if theirs.ndim > 1 and _channels_permuted(ours, theirs, tolerance):
-        return "is the same up to a permutation of channels"
-    border = _border(ours, theirs, tolerance) if theirs.ndim > 2 else 0
-    if border:
-        return f"agrees but for a border {border} wide: padding, or its mode"
-    square = theirs.ndim == 4 and theirs.shape[2] == theirs.shape[3]
-    if square and _near(np.swapaxes(ours, 2, 3), theirs, tolerance):
-        return "is the same with height and width exchanged"
-    away = np.abs(ours - theirs) > tolerance * largest(theirs)
-    if not away[theirs > 0].any() and (theirs > 0).any():
-        return "agrees where that of torch is positive: an activation's negative side"
-    if (
-        theirs.ndim > 1
-        and theirs.size > 3 * theirs.shape[1]
-        and _affine(ours, theirs, tolerance)
-    ):
-        return (
-            "is a multiple of that of torch plus an offset, in each channel: the eps, the "
-            "statistics or the weights of a norm"
-        )
-    return f"differs in {np.mean(away):.0%} of its values"
-
-
-def _fit(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """The factor of least squares, through zero, and the one with an offset."""
-    square = float(np.vdot(theirs, theirs))
-    factor = float(np.vdot(theirs, ours)) / square if square else 0.0
-    centred = theirs - theirs.mean()
-    square = float(np.vdot(centred, centred))
-    return factor, float(np.vdot(centred, ours)) / square if square else 0.0
-
-
-def _channels_permuted(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> bool:
-    left = list(range(ours.shape[1]))
-    allowed = tolerance * largest(theirs)
-    for channel in range(theirs.shape[1]):
-        fits = [c for c in left if _error(ours[:, c], theirs[:, channel]) <= allowed]
-        if not fits:
-            return False
-        left.remove(fits[0])
-    return True
-
-
-def _border(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> int:
-    """How wide the border is outside of which two images agree; 0 if there is none."""
-    allowed = tolerance * largest(theirs)
-    for width in range(1, (min(theirs.shape[2:]) + 1) // 2):
-        inside = (slice(None), slice(None)) + (slice(width, -width),) * (theirs.ndim - 2)
-        if _error(ours[inside], theirs[inside]) <= allowed:
-            return width
-    return 0
-
-
-def _affine(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> bool:
-    a = np.moveaxis(ours, 1, 0).reshape(ours.shape[1], -1)
-    b = np.moveaxis(theirs, 1, 0).reshape(theirs.shape[1], -1)
-    allowed = tolerance * largest(theirs)
-    for mine, their in zip(a, b, strict=True):
-        factor = _fit(mine, their)[1]
-        offset = mine.mean() - factor * their.mean()
-        if _error(mine, factor * their + offset) > allowed:
-            return False
-    return True
-
-
-def statistics_notes(
-    before: dict[str, np.ndarray],
-    ours: dict[str, Any],
-    theirs: dict[str, np.ndarray],
-    rows: Sequence[Row],
-) -> tuple[str, ...]:
-    """A sentence for running statistics that moved by another share than torch's."""
-    notes = []
-    for row in rows:
-        if row.ok or row.leaf not in before:
-            continue
-        moved = theirs[row.leaf] - before[row.leaf]
-        factor = _fit(
-            np.asarray(ours[row.leaf] - before[row.leaf], np.float64).ravel(), moved.ravel()
-        )[0]
-        if _near(np.asarray(ours[row.leaf] - before[row.leaf]), factor * moved, 1e-3):
-            notes.append(
-                f"{row.leaf} moved {factor:.4g} times as far as in torch: the momentum of the "
-                "batch norm (Flax's is one minus torch's), or a variance divided by n, not n - "
-                "1."
-            )
-            break
-    return tuple(notes)
+    x = as_torchs(here.input, theirs.input)
+    return x is not None and near(x, theirs.input, tolerance)

@@ -10,17 +10,7 @@ import numpy as np
 import optax
 import torch
 
-from dlwp_jax.parity.compare import (
-    aligned,
-    doubled,
-    flat,
-    frozen_notes,
-    gradients,
-    matched,
-    refuse_other_models,
-    turned_leaves,
-    uncompared,
-)
+from dlwp_jax.parity.compare import refuse_other_models
 from dlwp_jax.parity.forward import (
     DOUBLE_TOLERANCE,
     HALF_TOLERANCES,
@@ -37,8 +27,11 @@ from dlwp_jax.parity.forward import (
 )
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
+from dlwp_jax.parity.pairs import aligned, frozen_notes, matched, uncompared
 from dlwp_jax.parity.report import ParityReport, Row, floors_of_means, largest, rows_of
 from dlwp_jax.parity.rules import Rule
+from dlwp_jax.parity.sides import doubled, flat, gradients, turned_leaves
+from dlwp_jax.parity.symptoms import gradient_notes, statistics_notes, update_notes
 from dlwp_jax.parity.weights import LoadReport
 from dlwp_jax.train import Learner, TrainState
 
@@ -149,7 +142,7 @@ def compare_steps(
         if turns is None:
             turns = _turns(torch_model, torch_loss, batch, layout)
         with jax.default_matmul_precision("highest"):
-            state, rows = _step(
+            state, rows, words = _step(
                 torch_model,
                 torch_opt,
                 torch_loss,
@@ -164,13 +157,17 @@ def compare_steps(
         differing = [row for row in rows if not row.ok]
         kept += differing or _worst(rows)
         if differing:
+            notes += words
             break
     if not kept:
         raise ValueError(
             "compare_steps needs at least one batch; `batches` is empty (a generator that was "
             "used up?)."
         )
-    return ParityReport(tuple(kept), frozen_notes(torch_model, entries) + notes)
+    # Now that there are gradients: which parameters that a rule dropped have one.
+    more, words = uncompared(torch_model, model, entries, loaded, rules)
+    notes = (*words, *(note for note in notes if not note.startswith("not compared")))
+    return ParityReport((*more, *kept), frozen_notes(torch_model, entries) + notes)
 
 
 def _double_in_place(torch_model: torch.nn.Module, torch_opt: torch.optim.Optimizer) -> None:
@@ -251,6 +248,7 @@ def _step(
     ours_batch = structure.unflatten(arrays(leaves, turns))
     theirs_batch = jax.tree.map(lambda x: torch.from_numpy(as_numpy(x)), batch)
     before = _parameters(torch_model, entries)
+    old = _floating(turned_leaves(entries, dict(torch_model.named_buffers())))
 
     torch_opt.zero_grad()
     torch_model.zero_grad()  # what is in no group of the optimizer's would add its gradients up
@@ -273,7 +271,7 @@ def _step(
         tolerance=tolerance,
         step=number,
     )
-    rows += rows_of(
+    moved = rows_of(
         "forward",
         ours,
         statistics,
@@ -281,11 +279,15 @@ def _step(
         step=number,
         floors=floors_of_means(statistics),
     )
-    rows += rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
-    rows += rows_of(
+    gradient = rows_of("gradient", ours_grads, trained, tolerance=tolerance, step=number)
+    update = rows_of(
         "update", ours, after, tolerance=tolerance, sizes=changes, rounding=2, step=number
     )
-    return _follow(new, after | statistics), rows
+    notes = statistics_notes(old, ours, statistics, moved)
+    if all(row.ok for row in rows):
+        notes += gradient_notes(trained, ours_grads, gradient)
+    notes += update_notes(before, ours, after, update, number)
+    return _follow(new, after | statistics), [*rows, *moved, *gradient, *update], notes
 
 
 def _parameters(

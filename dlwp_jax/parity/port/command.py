@@ -74,7 +74,7 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
     inputs = [made(text, options.seed + i, highest) for i, text in enumerate(options.input)]
     if options.weights:
         fill(module, options.weights)
-    _refuse_if_it_fails(module, inputs, options)
+    refuse_if_it_fails(module, inputs, options)
     try:
         ported = port(
             module,
@@ -95,7 +95,7 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
     return 0 if ported.report.ok else 1
 
 
-def _refuse_if_it_fails(
+def refuse_if_it_fails(
     module: torch.nn.Module, inputs: list[np.ndarray], options: argparse.Namespace
 ) -> None:
     """Say in a sentence that the shapes are wrong, or that the model has an error of its own."""

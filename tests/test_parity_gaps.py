@@ -1,0 +1,178 @@
+"""What a comparison leaves out is named, and then its report is not ok. Referee: torch, of which
+each port here keeps the outputs and drops something else.
+"""
+
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from dlwp_jax import nn, optim, parity, train
+
+X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_by_one():
+    """Operations of such models cost less than their compilation."""
+    with jax.disable_jit():
+        yield
+
+
+class TorchParts(torch.nn.Module):
+    """A network that returns a dict, has a buffer, a norm, and layers in a list and a dict."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.register_buffer("offset", torch.randn(4))
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+        self.heads = torch.nn.ModuleDict(
+            {"b": torch.nn.Linear(4, 3), "a": torch.nn.Linear(4, 3)}
+        )
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.small = torch.nn.Parameter(torch.full((4,), 1e-8))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block(x + self.offset))
+        x = self.norm(x) + self.small * x.detach()
+        found = OrderedDict(second=self.heads["b"](x), first=self.heads["a"](x))
+        found["choice"] = found["first"].argmax(-1)
+        return found
+
+
+class Parts(nnx.Module):
+    def __init__(self, wrong=""):
+        rngs = nnx.Rngs(0)
+        kind = nnx.Param if wrong == "a trained buffer" else nnx.BatchStat
+        self.offset = kind(jnp.zeros(4))
+        self.blocks = nnx.List([nn.Linear(4, 4, rngs=rngs) for _ in range(2)])
+        heads = {"b": nn.Linear(4, 3, rngs=rngs), "a": nn.Linear(4, 3, rngs=rngs)}
+        self.heads, self.norm, self.wrong = nnx.Dict(heads), nn.BatchNorm1d(4), wrong
+        if wrong == "fixed statistics":
+            self.norm.mean = nnx.Param(self.norm.mean[...])
+        self.small = nnx.Param(jnp.zeros(4))
+        if wrong == "an untrained parameter":
+            self.small = nnx.Variable(jnp.zeros(4))
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = jnp.tanh(block(x + self.offset[...]))
+        small = self.small[...]
+        if self.wrong == "a small gradient":
+            small = jax.lax.stop_gradient(small)
+        x = self.norm(x) + small * jax.lax.stop_gradient(x)
+        found = {"first": self.heads["a"](x), "second": self.heads["b"](x)}
+        if self.wrong == "exchanged outputs":
+            found = {"first": found["second"], "second": found["first"]}
+        first = found["first"]
+        found["choice"] = (
+            first.argmin(-1) if self.wrong == "a whole number" else first.argmax(-1)
+        )
+        return found
+
+
+WRONG = {
+    "a trained buffer": (False, "gradients of offset: buffers in torch"),
+    "an untrained parameter": (False, "gradients of small: torch trains them"),
+    "a small gradient": (False, "zero here and not in torch: small"),
+    "exchanged outputs": (False, "DIFFERENT"),
+    "a whole number": (False, "(whole numbers)"),
+    "fixed statistics": (True, "not compared: torch's norm.running_mean, which training moves"),
+}
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_port_without_a_gap_is_called_equal(mode):
+    theirs, ours = TorchParts(), Parts()
+    loaded = parity.load_torch(ours, theirs)
+    parity.compare(theirs, ours, X, loaded=loaded, train=mode).raise_if_different()
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_gap_is_named_and_the_report_is_not_ok(wrong):
+    mode, words = WRONG[wrong]
+    theirs, ours = TorchParts(), Parts(wrong)
+    rules = [("norm.running_mean", "norm.mean")] if wrong == "fixed statistics" else []
+    loaded = parity.load_torch(ours, theirs, rules=rules)
+    report = parity.compare(theirs, ours, X, loaded=loaded, train=mode)
+    assert not report.ok
+    assert words in str(report)
+
+
+def test_dropped_statistics_are_named_in_train_mode():
+    class Normed(nnx.Module):
+        def __init__(self):
+            self.scale, self.bias = nnx.Param(jnp.ones(4)), nnx.Param(jnp.zeros(4))
+
+        def __call__(self, x):
+            centred = x - x.mean(0)
+            return centred / jnp.sqrt(x.var(0) + 1e-5) * self.scale[...] + self.bias[...]
+
+    theirs, ours = torch.nn.BatchNorm1d(4), Normed()
+    loaded = parity.load_torch(ours, theirs, rules=[("running_.*", None)])
+    report = parity.compare(theirs, ours, X, loaded=loaded, train=True)
+    assert {row.leaf for row in report.rows if not row.ok} == {"running_mean", "running_var"}
+
+
+def linear(bias=True):
+    return nn.Linear(4, 4, bias=bias, rngs=nnx.Rngs(0))
+
+
+def test_arrays_of_nan_prove_nothing():
+    theirs, ours = torch.nn.Linear(4, 4), linear()
+    loaded = parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, np.nan * X, loaded=loaded)
+    assert not report.ok
+    assert "ALL NAN" in str(report)
+
+
+def test_gradients_that_are_zero_in_both_are_named():
+    class Silent(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    class Ours(nn.Linear):
+        def __call__(self, x):
+            return jax.lax.stop_gradient(super().__call__(x))
+
+    theirs, ours = Silent(4, 4), Ours(4, 4, rngs=nnx.Rngs(0))
+    report = parity.compare(theirs, ours, X, loaded=parity.load_torch(ours, theirs))
+    assert "gradients of kernel, bias" in str(report)
+
+
+def test_a_report_of_another_model_is_refused():
+    theirs, ours = torch.nn.Linear(4, 4), linear()
+    loaded = parity.load_torch(ours, theirs)
+    with pytest.raises(ValueError, match="has no bias, which load_torch filled"):
+        parity.compare(theirs, linear(bias=False), X, loaded=loaded)
+
+
+def test_a_dropped_parameter_that_torch_trains_is_named_by_compare_steps():
+    theirs, ours = torch.nn.Linear(4, 4), linear(bias=False)
+    torch.nn.init.zeros_(theirs.bias)
+    loaded = parity.load_torch(ours, theirs, rules=[("bias", None)])
+
+    def loss(model, batch):
+        return (model(batch) ** 2).mean(), {}
+
+    learner, state = train.make_learner(ours, loss, optim.sgd(0.1), key=jax.random.key(0))
+    opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    theirs_loss = lambda model, batch: (model(batch) ** 2).mean()  # noqa: E731
+    report = parity.compare_steps(theirs, opt, learner, state, [X], theirs_loss, loaded=loaded)
+    assert not report.ok
+    assert "not compared: torch's bias" in str(report)
+
+
+def test_a_small_eps_is_found_in_float32():
+    """Below the tolerance, and above what torch's own rounding explains."""
+    theirs, ours = torch.nn.LayerNorm(4), nn.LayerNorm(4, eps=1e-6)
+    loaded = parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, X, loaded=loaded)
+    assert not report.ok
+    assert "eps is 1e-05 in torch and 1e-06 here" in str(report)
