@@ -243,15 +243,18 @@ def test_balanced_rows_shuffle_within_the_classes():
 # --- augmentation
 
 SHAPES = [(5, 7, 2), (4, 5, 6, 1)]
+WARPS = [*((shape, augment.warp) for shape in SHAPES), ((4, 5, 6, 2), augment.warp_in_planes)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_warp_equals_torchs_grid_sample(shape):
+@pytest.mark.parametrize(("shape", "warp"), WARPS)
+def test_warps_equal_torchs_grid_sample(shape, warp):
     rng = np.random.default_rng(0)
     dims = len(shape) - 1
     x = rng.normal(size=shape).astype(np.float32)
     matrix = np.eye(dims + 1, dtype=np.float32)
     matrix[:dims] += rng.normal(0, 0.3, (dims, dims + 1))
+    if warp is augment.warp_in_planes:
+        matrix[2, :2] = matrix[:2, 2] = 0
 
     reference = torch.tensor(np.moveaxis(x, -1, 0)[None], requires_grad=True)
     grid = torch.nn.functional.affine_grid(
@@ -263,7 +266,7 @@ def test_warp_equals_torchs_grid_sample(shape):
     sampled.square().sum().backward()
 
     def squares(x):
-        warped = augment.warp(x, matrix)
+        warped = warp(x, matrix)
         return jnp.sum(warped**2), warped
 
     (_, warped), gradient = jax.jit(jax.value_and_grad(squares, has_aux=True))(x)
@@ -330,6 +333,8 @@ def test_augment_refuses_other_shapes_and_integers():
         augment.warp(jnp.zeros((4, 4)), jnp.eye(3))
     with pytest.raises(TypeError, match="uint8"):
         augment.warp(jnp.zeros((4, 4, 1), jnp.uint8), jnp.eye(3))
+    with pytest.raises(ValueError, match="no volume"):
+        augment.warp_in_planes(jnp.zeros((4, 4, 1)), jnp.eye(3))
 
 
 # --- streams

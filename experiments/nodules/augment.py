@@ -44,7 +44,7 @@ def change(key: jax.Array, image: jax.Array, amounts: jax.Array) -> jax.Array:
     mirror = jnp.where(mirrored > 0, augment.flip(keys[0], 3), jnp.eye(4))
     matrix = augment.shift(keys[1], 3, offset) @ augment.scale(keys[2], 3, stretch) @ mirror
     matrix = matrix @ augment.rotate(keys[3], 3, most=turn)
-    return augment.noise(keys[4], augment.warp(image, matrix), std)
+    return augment.noise(keys[4], augment.warp_in_planes(image, matrix), std)
 
 
 def change_batch(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -85,8 +85,9 @@ def gradients(name: str) -> dict[str, float]:
     weights = torch.randn(view(theirs).shape)
     ours, array = storage.tensor(theirs.detach().numpy()), jnp.asarray(theirs.detach().numpy())
     w = jnp.asarray(weights.numpy())
-    jitted_view = jax.jit(jax.grad(lambda t: jnp.sum(dense(view(t)) * w)))
-    jitted_plain = jax.jit(jax.grad(lambda x: jnp.sum(plain(x) * w)))
+    # The weights are arguments: XLA would compute the gradient by constants while compiling.
+    jitted_view = jax.jit(jax.grad(lambda t, w: jnp.sum(dense(view(t)) * w)))
+    jitted_plain = jax.jit(jax.grad(lambda x, w: jnp.sum(plain(x) * w)))
 
     def torch_gradient():
         theirs.grad = None
@@ -94,8 +95,8 @@ def gradients(name: str) -> dict[str, float]:
 
     return interleaved(
         {
-            "ours, jit": lambda: jax.block_until_ready(jitted_view(ours)),
-            "jnp, jit": lambda: jax.block_until_ready(jitted_plain(array)),
+            "ours, jit": lambda: jax.block_until_ready(jitted_view(ours, w)),
+            "jnp, jit": lambda: jax.block_until_ready(jitted_plain(array, w)),
             "torch": torch_gradient,
         }
     )

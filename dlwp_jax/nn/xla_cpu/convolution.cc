@@ -1,21 +1,16 @@
 // Convolutions of float32 arrays, channels last, and their gradients, as calls of XLA:CPU that
-// run on its threads.
-//
-// Every spatial axis is described by an `Axis`, the same for a convolution and for the gradient
-// with respect to its input, so both are `gather`: a result is a sum over the window. The
-// gradient with respect to the kernel is `scatter`: each place adds to all taps of the window.
-// A picture is an array of depth 1.
-//
-// In the inner loops a register holds L neighbouring output channels, and the sums of several
-// places or taps stay in registers. The shapes alone decide how the work is divided, and sums
-// of parts are added in a fixed order, so the result has the same bits however the threads are
-// scheduled.
+// run on its threads. A picture is an array of depth 1. Every spatial axis is described by an
+// `Axis`, the same for a convolution and for the gradient with respect to its input, so both
+// are `gather`: a result is a sum over the window. The shapes alone decide how the work is
+// divided, and parts are added in a fixed order, so a result has the same bits however the
+// threads are scheduled.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -51,34 +46,36 @@ void with_constant(int n, F f) {
   if constexpr (N > 1) with_constant<N - 1>(n, f);
 }
 
-// Calls f with the number of lanes of a register: half of them if they hold all channels.
-template <class F>
-void with_lanes(int channels, F f) {
-  if (channels > kLanes / 2) return f(std::integral_constant<int, kLanes>());
-  f(std::integral_constant<int, kLanes / 2>());
+// The lanes of half a register, of one or of two, of which a panel of channels consists.
+int width_for(int channels) {
+  return channels > kLanes ? 2 * kLanes : channels > kLanes / 2 ? kLanes : kLanes / 2;
 }
 
-// Calls f(begin, T) for pieces of about equal length T of 0 ... n - 1, with V registers each.
-template <int V, class F>
-void in_pieces(int n, F f) {
-  constexpr int kMost = std::min(kSums / V, 16);
-  for (int i = 0, pieces = ceil_div(n, kMost); i < pieces; i++) {
-    int begin = begin_of(i, pieces, n), length = begin_of(i + 1, pieces, n) - begin;
-    with_constant<kMost>(length, [&](auto t) { f(begin, t); });
-  }
+// Calls f(begin, L, V, T) for pieces of about equal length T of 0 ... n - 1, with the V
+// registers of L lanes that hold the channels of a panel.
+template <class F>
+void in_pieces(int n, int channels, F f) {
+  with_constant<4>(width_for(channels) * 2 / kLanes, [&](auto halves) {
+    std::integral_constant<int, (halves > 1 ? kLanes : kLanes / 2)> l;
+    std::integral_constant<int, (halves > 2 ? 2 : 1)> v;
+    constexpr int kMost = std::min(kSums / v, 16);
+    for (int i = 0, pieces = ceil_div(n, kMost); i < pieces; i++) {
+      int begin = begin_of(i, pieces, n), length = begin_of(i + 1, pieces, n) - begin;
+      with_constant<kMost>(length, [&](auto t) { f(begin, l, v, t); });
+    }
+  });
 }
 
 // Calls f(0) ... f(n - 1) on the threads of the pool and on this one.
 template <class Pool, class F>
 void parallel(Pool& pool, int n, F f) {
   // Shared, since a thread of the pool may come when all is done.
-  using Count = std::atomic<int>;
-  auto next = std::make_shared<Count>(0), done = std::make_shared<Count>(0);
+  const auto next = std::make_shared<std::atomic<int>>(0);
+  const auto done = std::make_shared<std::atomic<int>>(0);
   auto work = [=] {
     for (int i; (i = (*next)++) < n; ++*done) f(i);
   };
-  int helpers = std::min<int>(pool.num_threads(), n) - 1;
-  for (int i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
+  for (int i = std::min<int>(pool.num_threads(), n); i > 1; i--) pool.Schedule([=] { work(); });
   work();
   for (int spins = 0; *done < n; spins++) {
     if (spins > 2000) std::this_thread::yield();
@@ -110,11 +107,7 @@ struct Spatial {
   }
 };
 
-struct Axes {
-  Axis d, h, w;
-
-  bool is_empty() const { return !d.count || !h.count || !w.count; }
-};
+struct Axes { Axis d, h, w; };
 
 // The numbers that a call comes with, in this order.
 struct Shape {
@@ -129,9 +122,9 @@ struct Blocks {
 
   Blocks(const Axes& a, int examples, int channels) : depths(a.d.count) {
     int64_t row = std::max<int64_t>(1, (int64_t)a.h.stride * a.w.width(a.w.count) * channels);
-    bands = ceil_div(a.h.count, std::clamp<int64_t>(kSource / row, 1, a.h.count));
-    rows = ceil_div(a.h.count, bands), bands = ceil_div(a.h.count, rows);
-    n = examples * bands * depths;
+    bands = ceil_div(a.h.count, std::clamp<int64_t>(kSource / row, 1, std::max(1, a.h.count)));
+    rows = ceil_div(a.h.count, std::max(1, bands));
+    n = a.w.count > 0 ? examples * bands * depths : 0;
   }
 
   // Calls f(example, first row, depth) for the blocks of a part.
@@ -143,129 +136,153 @@ struct Blocks {
   }
 };
 
-// A copy of the rows of the source that the windows of a block of rows meet, with zeros around
-// them.
-class Source {
- public:
-  int rows;                         // in a plane of the table
-  std::vector<const float*> table;  // a pointer to each row
+// The rows of the source that the windows of a block of rows meet: copies with zeros at the
+// ends, if the windows reach over them.
+struct Source {
+  Source(const float* x, const Axes& a, int channels, int block)
+      : x_(x), a_(a), channels_(channels), rows_(a.h.width(block)),
+        width_(a.w.width(a.w.count)), begin_(std::max(0, -a.w.offset)),
+        end_(std::min(a.w.source - a.w.offset, width_)), size_(channels_ * width_),
+        table_((size_t)a.d.taps * rows_), copied_(table_.size(), -1),
+        buffer_(new float[table_.size() * size_]) {}
 
-  // `channels` of `all` channels, from `channel` on.
-  Source(const float* x, const Axes& a, int all, int channel, int channels, int block)
-      : rows(a.h.width(block)), table((size_t)a.d.taps * rows), x_(x + channel), a_(a),
-        all_(all), channels_(channels), width_(a.w.width(a.w.count)),
-        row_((size_t)width_ * channels), buffer_(table.size() * row_) {
-    for (size_t i = 0; i < table.size(); i++) table[i] = buffer_.data() + i * row_;
-  }
-
-  // Copies the rows for the result's row q and those that follow.
-  void copy(int example, int q, int depth) {
-    float* to = buffer_.data();
-    for (int i = 0; i < a_.d.taps * rows; i++, to += row_) {
-      int z = depth * a_.d.stride + a_.d.offset + i / rows;
-      int y = q * a_.h.stride + a_.h.offset + i % rows;
-      bool is_inside = z >= 0 && z < a_.d.source && y >= 0 && y < a_.h.source;
-      int begin = std::clamp(-a_.w.offset, 0, width_);
-      int end = is_inside ? std::clamp(a_.w.source - a_.w.offset, begin, width_) : begin;
-      std::fill(to, to + (size_t)begin * channels_, 0.f);
-      std::fill(to + (size_t)end * channels_, to + row_, 0.f);
-      size_t row = ((size_t)example * a_.d.source + z) * a_.h.source + y;
-      int step = channels_ == all_ ? end - begin : 1;
-      for (int w = begin; w < end; w += step) {
-        const float* from = x_ + (row * a_.w.source + w + a_.w.offset) * all_;
-        memcpy(to + (size_t)w * channels_, from, (size_t)step * channels_ * sizeof(float));
-      }
+  // Finds the rows for the result's row q and those that follow.
+  void find(int example, int q, int depth) {
+    for (size_t i = 0; i < table_.size(); i++) {
+      int place = depth * a_.d.stride + i / rows_, z = place + a_.d.offset;
+      int y = q * a_.h.stride + a_.h.offset + i % rows_;
+      table_[i] = nullptr;
+      if (z < 0 || z >= a_.d.source || y < 0 || y >= a_.h.source || begin_ >= end_) continue;
+      int64_t row = ((int64_t)example * a_.d.source + z) * a_.h.source + y;
+      const float* from = x_ + (row * a_.w.source + begin_ + a_.w.offset) * channels_;
+      int slot = place % a_.d.taps * rows_ + i % rows_;
+      float *to = buffer_.get() + slot * size_, *first = to + begin_ * channels_;
+      table_[i] = end_ - begin_ == width_ ? from : to;
+      // The last depth may have copied it.
+      if (table_[i] == from || std::exchange(copied_[slot], row) == row) continue;
+      std::fill(to, first, 0.f);
+      std::fill(std::copy_n(from, (end_ - begin_) * channels_, first), to + size_, 0.f);
     }
   }
 
- private:
+  // The row that row i of the block meets at a depth and height of the window; null outside.
+  const float* row(int i, int line) const {
+    return table_[line / a_.h.taps * rows_ + line % a_.h.taps + i * a_.h.stride];
+  }
+
   const float* x_;
   Axes a_;
-  int all_, channels_, width_;
-  size_t row_;
-  std::vector<float> buffer_;
+  int64_t channels_;
+  int rows_, width_, begin_, end_;
+  size_t size_;
+  std::vector<const float*> table_;
+  std::vector<int64_t> copied_;
+  std::unique_ptr<float[]> buffer_;
 };
 
-// --- the convolution, and the gradient with respect to its input
-
-// The rows that a tile of results meets, and the kernel in the order in which it is read.
-struct Window {
-  const float *const *rows, *panel;
-  int planes, plane, taps, run, step, width, valid;
-  size_t y_step;
+// The pairs of rows that a tile multiplies, and the steps between neighbours in them.
+struct Rows {
+  std::vector<std::pair<const float*, const float*>> pairs;
+  int count;
+  size_t x_step, step;
 };
 
-// T places of the result, V registers of channels each.
+// T places of the result, V registers of channels each, from rows of source and kernel.
 template <int L, int V, int T>
-void gather_tile(const Window& m, int begin, float* y) {
+void gather_tile(const Rows& m, int begin, float* y, size_t y_step, int valid) {
   Lanes<L> sums[T][V] = {};
-  const float* panel = m.panel;
-  for (int line = 0; line < m.planes * m.taps; line++) {
-    const float* x = m.rows[line / m.taps * m.plane + line % m.taps] + (size_t)begin * m.step;
-// Two at a time, since short registers wait for the addresses of the places otherwise (1.3).
-#pragma GCC unroll 2
-    for (int i = 0; i < m.run; i++, x++, panel += m.width) {
+  for (auto [x, kernel] : m.pairs) {
+    x += begin * m.x_step;
+    for (int i = 0; i < m.count; i++, x++, kernel += m.step) {
       Lanes<L> k[V];
-      for (int v = 0; v < V; v++) k[v] = ((const Lanes<L>*)panel)[v];
-      for (int t = 0; t < T; t++) {
-        for (int v = 0; v < V; v++) sums[t][v] += x[t * m.step] * k[v];
+      for (int v = 0; v < V; v++) k[v] = ((const Lanes<L>*)kernel)[v];
+      const float* place = x;
+      for (int t = 0; t < T; t++, place += m.x_step) {
+        // Otherwise the compiler keeps T addresses, for which there are no registers (1.1-1.3).
+        asm volatile("" : "+r"(place));
+        for (int v = 0; v < V; v++) sums[t][v] += *place * k[v];
       }
     }
   }
   for (int t = 0; t < T; t++) {
-    float* to = y + (begin + t) * m.y_step;
-    if (m.valid >= V * L) memcpy(to, sums[t], V * L * sizeof(float));
-    if (m.valid < V * L) memcpy(to, sums[t], m.valid * sizeof(float));
+    float* to = y + (begin + t) * y_step;
+    if (valid >= V * L) memcpy(to, sums[t], V * L * sizeof(float));
+    if (valid < V * L) memcpy(to, sums[t], valid * sizeof(float));
   }
 }
 
-template <int L, class Pool>
+// T places of a result of one channel: the lanes hold neighbours in a row of the window.
+template <int L, int T>
+void dot_tile(const Rows& m, int begin, float* y, size_t y_step) {
+  Lanes<L> sums[T] = {};
+  float rest[T] = {};
+  for (auto [x, kernel] : m.pairs) {
+    x += begin * m.x_step;
+    int i = 0;
+    for (; i + L <= m.count; i += L) {
+      Lanes<L> k = *(const Lanes<L>*)(kernel + i);
+      for (int t = 0; t < T; t++) sums[t] += *(const Lanes<L>*)(x + t * m.x_step + i) * k;
+    }
+    for (; i < m.count; i++) {
+      for (int t = 0; t < T; t++) rest[t] += x[t * m.x_step + i] * kernel[i];
+    }
+  }
+  for (int t = 0; t < T; t++) {
+    for (int l = 0; l < L; l++) rest[t] += sums[t][l];
+    y[(begin + t) * y_step] = rest[t];
+  }
+}
+
+template <class Pool>
 void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, float* y,
             const Axes& a, bool is_transposed) {
-  if (!s.examples || a.is_empty()) return;
   const int in = is_transposed ? s.out : s.in, out = is_transposed ? s.in : s.out;
-  const int in_step = is_transposed ? 1 : out, out_step = is_transposed ? in : 1;
-  const int width = out > L ? 2 * L : L, panels = ceil_div(out, width);
+  const size_t in_step = is_transposed ? 1 : out, out_step = is_transposed ? in : 1;
+  const int width = out > 1 ? width_for(out) : 1, panels = ceil_div(out, width);
   const int lines = a.d.taps * a.h.taps, run = a.w.taps * in;
-  const size_t line = (size_t)run * width, size = panels * lines * line;
-  std::unique_ptr<float[]> packed(new float[size + 1]);
+  const size_t line_size = (size_t)run * width, size = panels * lines * line_size;
+  std::unique_ptr<float[]> packed(new float[size]);
   float* kernels = packed.get();  // [panels, depth and height, width and in, lanes]
   const int pieces = size < 1 << 16 ? 1 : panels * lines;
   parallel(pool, pieces, [=](int piece) {
     for (int i = piece; i < panels * lines; i += pieces) {
-      int z = a.d.tap + a.d.next * (i % lines / a.h.taps);
-      int r = a.h.tap + a.h.next * (i % a.h.taps), first = i / lines * width;
-      float* to = kernels + i * line;
+      int z = a.d.tap + a.d.next * (i % lines / a.h.taps), first = i / lines * width;
+      int r = a.h.tap + a.h.next * (i % a.h.taps), valid = std::min(width, out - first);
+      float* to = kernels + i * line_size;
+      if (valid < width) std::fill(to, to + line_size, 0.f);
       for (int j = 0; j < run; j++, to += width) {
         size_t tap = (z * s.h.window + r) * s.w.window + a.w.tap + a.w.next * (j / in);
-        const float* from = kernel + tap * in * out + (size_t)(j % in) * in_step;
-        for (int l = 0; l < width; l++) {
-          to[l] = first + l < out ? from[(size_t)(first + l) * out_step] : 0.f;
-        }
+        const float* from = kernel + tap * in * out + j % in * in_step + first * out_step;
+        for (int l = 0; l < valid; l++) to[l] = from[l * out_step];
       }
     }
   });
+  // Each part of the places reads all panels of a split, and each split copies the places.
+  const double sources = (double)s.examples * a.d.source * a.h.source * a.w.source * in;
+  int splits = 1;
+  while (2 * splits <= std::min(panels, kTasks) &&
+         kTasks * size > 2 * splits * splits * sources) splits *= 2;
   const Blocks blocks(a, s.examples, in);
-  const int parts = std::min(blocks.n, kTasks), splits = std::min(panels, kTasks / parts);
+  const int parts = std::min(blocks.n, kTasks / splits);
   parallel(pool, parts * splits, [=](int task) {
-    Source source(x, a, in, 0, in, blocks.rows);
-    Window m{};
-    m.planes = a.d.taps, m.plane = source.rows, m.taps = a.h.taps, m.run = run;
-    m.step = a.w.stride * in, m.width = width, m.y_step = (size_t)a.w.step * out;
-    int begin = begin_of(task % splits, splits, panels);
-    int end = begin_of(task % splits + 1, splits, panels);
+    Source source(x, a, in, blocks.rows);
+    Rows m{{}, run, (size_t)a.w.stride * in, (size_t)width};
+    const size_t y_step = (size_t)a.w.step * out;
     blocks.of_part(task / splits, parts, [&](int example, int q, int depth) {
-      source.copy(example, q, depth);
-      for (int panel = begin; panel < end; panel++) {
-        m.valid = out - panel * width, m.panel = kernels + panel * lines * line;
+      source.find(example, q, depth);
+      for (int panel = task % splits; panel < panels; panel += splits) {
         for (int i = q; i < std::min(q + blocks.rows, a.h.count); i++) {
           size_t row = (size_t)example * a.d.result + a.d.first + a.d.step * depth;
           row = (row * a.h.result + a.h.first + a.h.step * i) * a.w.result + a.w.first;
           float* to = y + row * out + panel * width;
-          m.rows = source.table.data() + (i - q) * a.h.stride;
-          with_constant<L == kLanes ? 2 : 1>(m.valid > L ? 2 : 1, [&](auto v) {
-            auto tile = [&](int first, auto t) { gather_tile<L, v, t>(m, first, to); };
-            in_pieces<v>(a.w.count, tile);
+          m.pairs.clear();
+          for (int line = 0; line < lines; line++) {
+            const float* from = source.row(i - q, line);
+            if (from) m.pairs.push_back({from, kernels + (panel * lines + line) * line_size});
+          }
+          in_pieces(a.w.count, out - panel * width, [&](int first, auto l, auto v, auto t) {
+            if (width == 1) return dot_tile<l, t>(m, first, to, y_step);
+            gather_tile<l, v, t>(m, first, to, y_step, out - panel * width);
           });
         }
       }
@@ -273,22 +290,26 @@ void gather(Pool& pool, const Shape& s, const float* x, const float* kernel, flo
   });
 }
 
-// --- the gradient with respect to the kernel
+template <class Pool>
+void output(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
+  gather(pool, s, x, k, y, {s.d.forward(), s.h.forward(), s.w.forward()}, false);
+}
 
-// The rows of the input and of the gradient that a tile of the kernel sums over.
-struct Places {
-  const float *const *x, *g;
-  int rows, x_rows, count;
-  size_t x_step, g_step;
-};
+template <class Pool>
+void input_gradient(Pool& pool, const Shape& s, const float* g, const float* k, float* x) {
+  for (int i = 0; i < s.d.stride * s.h.stride * s.w.stride; i++) {
+    int h = i / s.w.stride % s.h.stride, w = i % s.w.stride, d = i / s.w.stride / s.h.stride;
+    gather(pool, s, g, k, x, {s.d.backward(d), s.h.backward(h), s.w.backward(w)}, true);
+  }
+}
 
 // Adds T neighbouring entries of [width, in], V registers of output channels each, to `to`.
 template <int L, int V, int T>
-void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid) {
+void scatter_tile(const Rows& m, int begin, float* to, int width) {
   Lanes<L> sums[T][V] = {};
-  for (int r = 0; r < m.rows; r++) {
-    const float *x = m.x[r * m.x_rows] + begin, *g = m.g + r * m.count * m.g_step + o;
-    for (int i = 0; i < m.count; i++, x += m.x_step, g += m.g_step) {
+  for (auto [x, g] : m.pairs) {
+    x += begin;
+    for (int i = 0; i < m.count; i++, x += m.x_step, g += m.step) {
       Lanes<L> b[V];
       for (int v = 0; v < V; v++) b[v] = ((const Lanes<L>*)g)[v];
       for (int t = 0; t < T; t++) {
@@ -296,85 +317,64 @@ void scatter_tile(const Places& m, int begin, int o, float* const* to, int valid
       }
     }
   }
-  for (int t = 0; t < T; t++) {
-    float lanes[V * L];
-    memcpy(lanes, sums[t], sizeof lanes);
-    for (int i = 0; i < std::min(V * L, valid); i++) to[t][o + i] += lanes[i];
-  }
-}
-
-template <int L, class Pool>
-void scatter(Pool& pool, const Shape& s, const float* x, const float* g, float* kernel) {
-  const Axes a{s.d.forward(), s.h.forward(), s.w.forward()};
-  const int in = s.in, out = s.out;
-  const size_t tap = (size_t)in * out, size = tap * a.d.taps * a.h.taps * a.w.taps;
-  std::fill(kernel, kernel + size, 0.f);
-  if (!s.examples || a.is_empty()) return;
-  // Many input channels are divided among the tasks, otherwise the places are: each part of
-  // them needs a kernel of its own.
-  const int splits = std::clamp(in / 16, 1, kTasks);
-  const Blocks blocks(a, s.examples, in / splits);
-  const int parts = std::min(blocks.n, kTasks / splits);
-  std::vector<float> others((parts - 1) * size);
-  float* scratch = others.data();
-  parallel(pool, parts * splits, [=](int task) {
-    int part = task / splits, channel = begin_of(task % splits, splits, in);
-    int channels = begin_of(task % splits + 1, splits, in) - channel;
-    float* sums = (part ? scratch + (part - 1) * size : kernel) + (size_t)channel * out;
-    Source xs(x, a, in, channel, channels, blocks.rows);
-    // Lanes without a channel read the next place, and are not used: there is none at the end.
-    const size_t row = (size_t)a.w.count * out;
-    std::vector<float> copy(out % L ? blocks.rows * row + L : 0);
-    Places m{};
-    m.count = a.w.count, m.x_rows = a.h.stride;
-    m.x_step = (size_t)a.w.stride * channels, m.g_step = out;
-    blocks.of_part(part, parts, [&](int example, int q, int depth) {
-      m.rows = std::min(blocks.rows, a.h.count - q);
-      xs.copy(example, q, depth);
-      m.g = g + (((size_t)example * a.d.count + depth) * a.h.count + q) * row;
-      if (out % L) m.g = std::copy(m.g, m.g + m.rows * row, copy.data()) - m.rows * row;
-      for (int line = 0; line < a.d.taps * a.h.taps; line++) {
-        m.x = xs.table.data() + line / a.h.taps * xs.rows + line % a.h.taps;
-        for (int o = 0; o < out; o += 2 * L) {
-          with_constant<L == kLanes ? 2 : 1>(out - o > L ? 2 : 1, [&](auto v) {
-            in_pieces<v>(a.w.taps * channels, [&](int begin, auto t) {
-              float* to[t];
-              for (int i = 0; i < t; i++) {
-                int w = line * a.w.taps + (begin + i) / channels;
-                to[i] = sums + w * tap + (size_t)((begin + i) % channels) * out;
-              }
-              scatter_tile<L, v, t>(m, begin, o, to, out - o);
-            });
-          });
-        }
-      }
-    });
-  });
-  for (int part = 1; part < parts; part++) {
-    for (size_t i = 0; i < size; i++) kernel[i] += scratch[(part - 1) * size + i];
-  }
-}
-
-// --- the three calls
-
-template <class Pool>
-void output(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
-  const Axes axes{s.d.forward(), s.h.forward(), s.w.forward()};
-  with_lanes(s.out, [&](auto lanes) { gather<lanes>(pool, s, x, k, y, axes, false); });
-}
-
-template <class Pool>
-void input_gradient(Pool& pool, const Shape& s, const float* g, const float* k, float* x) {
-  for (int i = 0; i < s.d.stride * s.h.stride * s.w.stride; i++) {
-    int h = i / s.w.stride % s.h.stride, w = i % s.w.stride, d = i / s.w.stride / s.h.stride;
-    const Axes axes{s.d.backward(d), s.h.backward(h), s.w.backward(w)};
-    with_lanes(s.in, [&](auto lanes) { gather<lanes>(pool, s, g, k, x, axes, true); });
+  for (int t = 0; t < T; t++, to += width) {
+    for (int v = 0; v < V; v++) ((Lanes<L>*)to)[v] += sums[t][v];
   }
 }
 
 template <class Pool>
 void kernel_gradient(Pool& pool, const Shape& s, const float* x, const float* g, float* k) {
-  with_lanes(s.out, [&](auto lanes) { scatter<lanes>(pool, s, x, g, k); });
+  const Axes a{s.d.forward(), s.h.forward(), s.w.forward()};
+  const int in = s.in, out = s.out, lines = a.d.taps * a.h.taps, run = a.w.taps * in;
+  const int width = width_for(out), panels = ceil_div(out, width);
+  const size_t size = (size_t)lines * run * width, row = (size_t)a.w.count * out;
+  const Blocks blocks(a, s.examples, in);
+  const int splits = std::min(panels, kTasks), parts = std::min(blocks.n, kTasks / splits);
+  auto write = [=](int panel, const float* from) {  // the sum of all parts
+    for (int i = 0; i < lines * run; i++, from += width) {
+      float sums[2 * kLanes] = {};
+      for (int part = 0; part < parts; part++) {
+        for (int l = 0; l < width; l++) sums[l] += from[part * size + l];
+      }
+      const int first = panel * width;
+      std::copy_n(sums, std::min(width, out - first), k + (size_t)i * out + first);
+    }
+  };
+  std::unique_ptr<float[]> scratch(parts > 1 ? new float[panels * parts * size] : nullptr);
+  float* all = scratch.get();  // [panels, parts, depth and height, width and in, lanes]
+  parallel(pool, parts * splits, [=](int task) {
+    const int part = task / splits;
+    Source source(x, a, in, blocks.rows);
+    // Lanes without a channel read the next place, and are not used: there is none at the end.
+    const bool is_even = out % kLanes == 0 || out == kLanes / 2;
+    std::vector<float> copy(is_even ? 0 : blocks.rows * row + kLanes);
+    std::unique_ptr<float[]> own(parts > 1 ? nullptr : new float[size]);
+    Rows m{{}, a.w.count, (size_t)a.w.stride * in, (size_t)out};
+    for (int panel = task % splits; panel < panels; panel += splits) {
+      const int first = panel * width;
+      float* sums = parts > 1 ? all + (panel * parts + part) * size : own.get();
+      std::fill(sums, sums + size, 0.f);
+      blocks.of_part(part, parts, [&](int example, int q, int depth) {
+        const int rows = std::min(blocks.rows, a.h.count - q);
+        source.find(example, q, depth);
+        const float* from = g + (((size_t)example * a.d.count + depth) * a.h.count + q) * row;
+        if (!is_even) from = std::copy_n(from, rows * row, copy.data()) - rows * row;
+        for (int line = 0; line < lines; line++) {
+          m.pairs.clear();
+          for (int i = 0; i < rows; i++) {
+            const float* seen = source.row(i, line);
+            if (seen) m.pairs.push_back({seen, from + i * row + first});
+          }
+          in_pieces(run, out - first, [&](int entry, auto l, auto v, auto t) {
+            float* to = sums + ((size_t)line * run + entry) * width;
+            scatter_tile<l, v, t>(m, entry, to, width);
+          });
+        }
+      });
+      if (parts == 1) write(panel, sums);
+    }
+  });
+  if (parts != 1) parallel(pool, panels, [=](int i) { write(i, all + i * parts * size); });
 }
 
 }  // namespace
