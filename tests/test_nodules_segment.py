@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlwp_jax import runs
-from dlwp_jax.data import volume
+from dlwp_jax.data import BrokenFile, volume
 from dlwp_jax.data.volume import Volume
 from experiments.nodules import classify, detector, end_to_end, segment
 from experiments.nodules.candidates import Candidates
@@ -110,6 +110,22 @@ def test_the_overlap_is_that_of_each_example_or_of_the_whole_batch():
         loss, _ = segment.Loss(2.0, over_batch)(lambda hu: hu, batch)
         wanted = dice(guess, axes) + 2 * dice(guess * label, (1, 2, 3))
         np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
+def test_a_nodule_outside_of_its_scan_is_named_and_left_out_only_if_asked(
+    scans, tmp_path, capsys
+):
+    centers = scans.nodules.center.copy()
+    centers[2] = 1000
+    nodules = scans.nodules._replace(center=centers)
+    options = {"cache": tmp_path / "cache", "scans": 5, "others": 0, "elsewhere": 0}
+    for cut in (segment.cut_crops, segment.cut_slices):
+        with pytest.raises(BrokenFile, match=r"scan2: a nodule at .* outside of a scan"):
+            cut(segment.Config(**options), scans, nodules)
+    skipping = segment.Config(**options, skip_unreadable=True)
+    assert len(segment.cut_crops(skipping, scans, nodules)) == 4 * 3
+    assert len(segment.cut_slices(skipping, scans, nodules)) > 0
+    assert capsys.readouterr().out.count("left out: scan2: a nodule") == 2
 
 
 def test_too_few_scans_are_refused_before_anything_is_trained(scans, tmp_path):

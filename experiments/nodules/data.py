@@ -87,7 +87,7 @@ def main(config: Config):
     print(f"{len(source.scans)} scans, {len(candidates.series):,} candidates")
     show_counts(candidates, held_back(candidates.series, config.stride))
     chunks = cut_chunks(config, source, candidates)
-    largest = candidates.take(0)
+    largest = chunks.candidates.take(np.argmax(chunks.candidates.diameter))
     scan = luna.read_scan(source.scans[str(largest.series)])
     place = np.round(scan.irc(largest.center)).astype(int)
     run_dir.figure(data.pictures.planes(scan, place), "scan.png")

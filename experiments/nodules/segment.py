@@ -15,6 +15,8 @@ that was missed.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,13 +154,21 @@ def _crops(config: Config, scans: Luna, nodules: Candidates, name: str) -> np.nd
 
 def mask_of(scan: Volume, nodules: Candidates) -> np.ndarray:
     """The voxels of the nodules of one scan."""
-    return annotation_mask(scan, nodules.center, diameters=nodules.diameter)
+    try:
+        return annotation_mask(scan, nodules.center, diameters=nodules.diameter)
+    except ValueError as error:
+        raise BrokenFile(f"{nodules.series[0]}: {error}") from error
 
 
 def read_or_skip(config: source.Config, path: Path) -> Volume | None:
     """A scan; None if it cannot be read and such scans are to be left out."""
+    return or_skip(config, lambda: luna.read_scan(path))
+
+
+def or_skip(config: source.Config, make: Callable[[], Any]) -> Any:
+    """What `make()` returns; None if a file is damaged, and such scans are to be left out."""
     try:
-        return luna.read_scan(path)
+        return make()
     except BrokenFile as error:
         if not config.skip_unreadable:
             raise
@@ -178,7 +188,10 @@ def cut_slices(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
         scan = read_or_skip(config, scans.scans[name])
         if scan is None:
             continue
-        mask = mask_of(scan, nodules.take(nodules.series == name))
+        there = nodules.take(nodules.series == name)
+        mask = or_skip(config, functools.partial(mask_of, scan, there))
+        if mask is None:
+            continue
         numbers = np.flatnonzero(mask.any(axis=(1, 2)))
         # The first and the last slice show the edge of a nodule only.
         count = min(share, len(numbers))
