@@ -7,14 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics
+from torch.nn import functional
 
 from dlwp_jax import data
 from dlwp_jax.data import augment as library
 from dlwp_jax.data import table
 from experiments.nodules import augment, classify
 from experiments.nodules.candidates import Candidates
-from experiments.nodules.classifier import ALL, NONE, Stream, beginner, examples, learn, score
+from experiments.nodules.classifier import (
+    ALL,
+    NONE,
+    Oftener,
+    Stream,
+    beginner,
+    examples,
+    learn,
+    log_odds,
+    loss_fn,
+    score,
+)
 from experiments.nodules.source import Chunks
 
 RNG = np.random.default_rng(0)
@@ -96,6 +109,25 @@ def test_evaluation_changes_the_type_alone():
     )
     half = {"image": jnp.asarray(image, jnp.bfloat16)}
     assert ALL.evaluate(jax.random.key(0), half)["image"].dtype == jnp.bfloat16
+
+
+def test_probabilities_are_those_of_the_scans_though_nodules_come_oftener():
+    """Referee: torch's cross entropy, and the rule of Bayes in NumPy."""
+    labels = np.array([1, 0, 0, 0, 0, 0, 1, 0, 0, 0])  # one in five; trained on one in three
+    odds = log_odds(labels, ratio=2)
+    in_scans = RNG.uniform(0.01, 0.9, 6)
+    in_training = in_scans * (1 / 3) / 0.2
+    in_training /= in_training + (1 - in_scans) * (2 / 3) / 0.8
+    logits = jnp.asarray(np.log(np.stack([1 - in_scans, in_scans], axis=1)))
+    batch = {"image": jnp.zeros((6, 1, 1, 1, 1)), "label": jnp.asarray(labels[:6])}
+    seen = Oftener(NONE, odds)(jax.random.key(0), batch)
+    loss, _ = loss_fn(lambda _: (logits, None), seen)
+    wanted = functional.nll_loss(
+        torch.log(torch.tensor(np.stack([1 - in_training, in_training], axis=1))),
+        torch.tensor(labels[:6]),
+    )
+    assert float(loss) == pytest.approx(wanted.item(), rel=1e-5)
+    assert "log_odds" not in Oftener(NONE, odds).evaluate(jax.random.key(0), batch)
 
 
 # Training

@@ -1,6 +1,6 @@
 """Chapter 10: from scans and tables to boxes around candidates, each with its label.
 
-Run:    python -m experiments nodules data                 a made-up cohort of 60 scans
+Run:    python -m experiments nodules data                 a made-up cohort of 90 scans
         python -m experiments nodules data --luna DIR      LUNA16, unpacked by hand
         python -m experiments nodules data --series DIR    only show a folder of DICOM files
 Writes: runs/nodules_data/{config.json,scan.png,candidates.png}, and chunks in runs/nodules

@@ -26,7 +26,7 @@ from experiments.nodules.groups import Groups, erode, group
 
 CONTEXT = 3  # slices above and below the one that is segmented
 MULTIPLE = 4  # the U-Net halves rows and columns twice
-SURE = 0.5  # a voxel with a higher probability belongs to the mask
+SURE = 0.5  # a voxel with a higher probability belongs to the book's mask
 BATCH = 16  # candidates that are classified at once
 SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
@@ -48,6 +48,7 @@ class Detector(NamedTuple):
     malignancy: Trained | None = None
     width: tuple[int, int, int] = BOOKS_WIDTH  # voxels that the classifiers see
     erosions: int = 1  # of the mask, before it is grouped
+    sure: float = SURE  # a voxel with a higher probability belongs to the mask
 
 
 class Findings(NamedTuple):
@@ -97,7 +98,7 @@ def save(folder: Path, detector: Detector) -> None:
         if trained is not None:
             weights.save_weights(folder / file, trained[1])
     with whole(folder / SETTINGS) as partial:
-        settings = {"width": detector.width, "erosions": detector.erosions}
+        settings = {name: getattr(detector, name) for name in ("width", "erosions", "sure")}
         partial.write_text(json.dumps(settings) + "\n")
 
 
@@ -117,6 +118,7 @@ def load(folder: Path) -> Detector:
     try:
         settings = json.loads((folder / SETTINGS).read_text())
         width, erosions = tuple(settings["width"]), int(settings["erosions"])
+        sure = float(settings.get("sure", SURE))
         classifier = unfilled(lambda: new_classifier(width))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from error
@@ -127,6 +129,7 @@ def load(folder: Path) -> Detector:
         filled(malignancy, classifier) if malignancy.is_file() else None,
         width,
         erosions,
+        sure,
     )
 
 
@@ -149,7 +152,7 @@ def find(detector: Detector, scan: Volume, *, show: bool = False) -> Findings:
       scan: in Hounsfield units, cut off at -1000 and 1000.
       show: whether to tell on standard error how far it is.
     """
-    segmented = segment(detector.segmentation, scan, show=show)
+    segmented = segment(detector.segmentation, scan, sure=detector.sure, show=show)
     groups = group(erode(segmented, detector.erosions), scan.voxels)
     places = np.round(groups.centers).astype(int)
     chances = [
@@ -160,7 +163,9 @@ def find(detector: Detector, scan: Volume, *, show: bool = False) -> Findings:
     return Findings(segmented, groups, chances[0], chances[1] if len(chances) > 1 else None)
 
 
-def segment(trained: Trained, scan: Volume, *, show: bool = False) -> np.ndarray:
+def segment(
+    trained: Trained, scan: Volume, *, sure: float = SURE, show: bool = False
+) -> np.ndarray:
     """The voxels that may belong to a nodule, `[index row column]` bool; slice by slice."""
     shape = scan.voxels.shape
     rows, columns = shape[1:]
@@ -169,7 +174,7 @@ def segment(trained: Trained, scan: Volume, *, show: bool = False) -> np.ndarray
     for number in _told(range(len(mask)), "slices segmented", show):
         x = np.pad(with_context(scan.voxels, [number]), room, mode="edge")
         probability = train.predict(*trained, x)[0, :rows, :columns, 0]
-        mask[number] = np.asarray(probability) > SURE
+        mask[number] = np.asarray(probability) > sure
     return mask
 
 
