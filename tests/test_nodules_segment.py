@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dlwp_jax import runs
 from dlwp_jax.data import BrokenFile, volume
@@ -151,6 +152,17 @@ def test_the_table_and_the_curve_of_scans_that_were_held_back(scans, capsys):
     assert (results.nodules, results.segmented, results.scans) == (1, 0, 1)
     assert end_to_end.show(results) == {"segmented": 0, "at 2 false positives": 0, "froc": 0}
     assert "called malignant" in capsys.readouterr().out
+    # The one group of each other scan is as far from its nodule.
+    config = end_to_end.Config(mined=3)
+    groups = end_to_end.mine(config, whole, scans)
+    assert groups.is_nodule.tolist() == [False] * 3
+    assert "0 groups of nodules and 3 others" in capsys.readouterr().out
+    for number, box in enumerate(groups.voxels, 1):
+        scan = volume.read_mhd(scans.scans[f"scan{number}"]).voxels
+        _, row, column = np.round(ndimage.center_of_mass(scan + 1001)).astype(int) - 8
+        wanted = scan[:, row : row + 16, column : column + 16]
+        np.testing.assert_array_equal(box[:8], wanted)
+        np.testing.assert_array_equal(box[8:], np.broadcast_to(box[7], (8, 16, 16)))
 
 
 def test_networks_of_other_scans_are_not_taken(tmp_path):

@@ -212,7 +212,7 @@ def classify(
       places: `[n 3]` whole index, row, column.
       width: voxels of the chunk around each.
     """
-    scan = _at_least(scan, width)
+    scan = at_least(scan, width)
     chances = np.empty(len(places), np.float32)
     for start in _told(range(0, len(places), BATCH), "candidates classified", show):
         part = places[start : start + BATCH]
@@ -225,7 +225,7 @@ def classify(
     return chances
 
 
-def _at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:
+def at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:
     """A scan that a chunk fits into: its last slices, rows and columns are repeated."""
     missing = np.maximum(np.subtract(width, scan.voxels.shape), 0)
     if not missing.any():

@@ -119,10 +119,17 @@ def mine(config: Config, networks: Detector, scans: Luna) -> Groups:
         is_true = touching.any(axis=0)
         order = np.argsort(np.where(is_true, np.inf, found.probability))[::-1]
         rows = order[: is_true.sum() + HARDEST]
-        cut = [scan.chunk(places[row], config.width)[0] for row in rows]
+        whole_scan = detector.at_least(scan, config.width)
+        cut = [whole_scan.chunk(places[row], config.width)[0] for row in rows]
         voxels.append(np.rint(cut).astype(np.int16).reshape(-1, *config.width))
         is_nodule.append(is_true[rows])
-    return Groups(np.concatenate(voxels), np.concatenate(is_nodule))
+    groups = Groups(np.concatenate(voxels), np.concatenate(is_nodule))
+    print(
+        f"{groups.is_nodule.sum()} groups of nodules and {np.sum(~groups.is_nodule)} others to "
+        "learn from",
+        flush=True,
+    )
+    return groups
 
 
 def learn_on(config: Config, base: Trained, nodules: Nodules, groups: Groups) -> Trained:
