@@ -14,7 +14,7 @@ from torch.nn import functional
 from dlwp_jax import data
 from dlwp_jax.data import augment as library
 from dlwp_jax.data import table
-from experiments.nodules import augment, classify
+from experiments.nodules import augment, classify, detector
 from experiments.nodules.candidates import Candidates
 from experiments.nodules.classifier import (
     ALL,
@@ -141,6 +141,19 @@ def made_up(n=48):
     series = np.array([f"s{i % 4}" for i in range(n)])
     candidates = Candidates(series, np.zeros((n, 3)), np.zeros(n), is_nodule, is_nodule)
     return Chunks(voxels.round().astype(np.int16), candidates, series == "s0")
+
+
+def test_mirrored_is_the_mean_over_four_mirror_images():
+    """Referee: NumPy's slices, and the network called by itself."""
+    trained = beginner((16, 16, 16), channels=1, steps=2)
+    model = trained[0].model(trained[1])
+    chunks = RNG.normal(-500, 300, (2, 16, 16, 16, 1)).astype(np.float32)
+    images = [chunks[:, :, ::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]
+    wanted = np.mean([model(image)[1][:, 1] for image in images], axis=0)
+    found = detector.probabilities(trained, chunks, mirrored=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    once = detector.probabilities(trained, chunks, mirrored=False)
+    np.testing.assert_allclose(once, model(chunks)[1][:, 1], rtol=1e-5)
 
 
 def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():

@@ -16,6 +16,7 @@ from flax import nnx
 from dlwp_jax import data, losses, train
 from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
+from experiments.nodules import detector
 from experiments.nodules.source import Chunks
 
 BATCH = 16  # candidates in a step
@@ -222,13 +223,19 @@ class Scores(NamedTuple):
         return table.roc(self.label, self.probability)
 
 
-def score(trained: Trained, chunks: Chunks, rows: np.ndarray) -> Scores:
-    """Probabilities of some rows, in evaluation mode."""
+def score(
+    trained: Trained, chunks: Chunks, rows: np.ndarray, *, mirrored: bool = False
+) -> Scores:
+    """Probabilities of some rows, in evaluation mode.
+
+    Args:
+      mirrored: as in `detector.probabilities`.
+    """
     probabilities = []
     numbers = np.arange(len(chunks.voxels))[rows]
     for first in range(0, len(numbers), 256):
         image = examples(chunks, numbers[first : first + 256])["image"].astype(np.float32)
-        _, probability = train.predict(trained.learner, trained.state, image)
-        probabilities.append(np.asarray(probability[:, 1]))
+        both = trained.learner, trained.state
+        probabilities.append(detector.probabilities(both, image, mirrored))
     label = chunks.candidates.is_nodule[numbers].astype(np.int32)
     return Scores(label, np.concatenate(probabilities))

@@ -30,6 +30,8 @@ SURE = 0.5  # a voxel with a higher probability belongs to the book's mask
 BATCH = 16  # candidates that are classified at once
 SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
+# Axes of [n index row column 1] along which chunks are mirrored: none, rows, columns, both.
+MIRRORS = ((), (2,), (3,), (2, 3))
 SETTINGS = "detector.json"
 FILES = {
     "segmentation": "segmentation.safetensors",
@@ -49,6 +51,7 @@ class Detector(NamedTuple):
     width: tuple[int, int, int] = BOOKS_WIDTH  # voxels that the classifiers see
     erosions: int = 1  # of the mask, before it is grouped
     sure: float = SURE  # a voxel with a higher probability belongs to the mask
+    mirrored: bool = False  # see `probabilities`; the book looks at each chunk once
 
 
 class Findings(NamedTuple):
@@ -98,7 +101,8 @@ def save(folder: Path, detector: Detector) -> None:
         if trained is not None:
             weights.save_weights(folder / file, trained[1])
     with whole(folder / SETTINGS) as partial:
-        settings = {name: getattr(detector, name) for name in ("width", "erosions", "sure")}
+        names = ("width", "erosions", "sure", "mirrored")
+        settings = {name: getattr(detector, name) for name in names}
         partial.write_text(json.dumps(settings) + "\n")
 
 
@@ -119,6 +123,7 @@ def load(folder: Path) -> Detector:
         settings = json.loads((folder / SETTINGS).read_text())
         width, erosions = tuple(settings["width"]), int(settings["erosions"])
         sure = float(settings.get("sure", SURE))
+        mirrored = bool(settings.get("mirrored", False))
         classifier = unfilled(lambda: new_classifier(width))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from error
@@ -130,6 +135,7 @@ def load(folder: Path) -> Detector:
         width,
         erosions,
         sure,
+        mirrored,
     )
 
 
@@ -156,7 +162,7 @@ def find(detector: Detector, scan: Volume, *, show: bool = False) -> Findings:
     groups = group(erode(segmented, detector.erosions), scan.voxels)
     places = np.round(groups.centers).astype(int)
     chances = [
-        classify(trained, scan, places, detector.width, show=show)
+        classify(trained, scan, places, detector.width, mirrored=detector.mirrored, show=show)
         for trained in (detector.classifier, detector.malignancy)
         if trained is not None
     ]
@@ -204,6 +210,7 @@ def classify(
     places: np.ndarray,
     width: tuple[int, int, int],
     *,
+    mirrored: bool = False,
     show: bool = False,
 ) -> np.ndarray:
     """The probability of the second class at each place, `[n]`.
@@ -211,6 +218,7 @@ def classify(
     Args:
       places: `[n 3]` whole index, row, column.
       width: voxels of the chunk around each.
+      mirrored: as in `probabilities`.
     """
     scan = at_least(scan, width)
     chances = np.empty(len(places), np.float32)
@@ -220,9 +228,22 @@ def classify(
         chunks = np.zeros((BATCH, *width, 1), np.float32)
         for chunk, center in zip(chunks, scan.xyz(part), strict=False):
             chunk[..., 0] = scan.chunk(center, width)[0]
-        _, probabilities = train.predict(*trained, chunks)
-        chances[start : start + BATCH] = np.asarray(probabilities)[: len(part), 1]
+        chances[start : start + BATCH] = probabilities(trained, chunks, mirrored)[: len(part)]
     return chances
+
+
+def probabilities(trained: Trained, chunks: np.ndarray, mirrored: bool) -> np.ndarray:
+    """The probability of the second class of each chunk, `[n]`.
+
+    Args:
+      chunks: `[n *width 1]` float32.
+      mirrored: whether to take the mean over a chunk and its mirror images along rows, columns
+        and both. A nodule is one in a mirror too; networks that were trained for minutes do
+        not know that well.
+    """
+    images = MIRRORS if mirrored else MIRRORS[:1]
+    chances = [train.predict(*trained, np.flip(chunks, axes))[1][:, 1] for axes in images]
+    return np.mean(chances, axis=0)
 
 
 def at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:

@@ -225,8 +225,7 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
 def malignancy_scores(trained: Trained, nodules: Nodules, rows: np.ndarray) -> np.ndarray:
     """The probability of malignancy of some rows."""
     images = nodules.chunks.voxels[rows][..., None].astype(np.float32)
-    _, probability = train.predict(*trained, images, batch_size=64)
-    return np.asarray(probability)[:, 1]
+    return detector.probabilities(trained, images, mirrored=True)
 
 
 def compare(config: Config, base: Trained, nodules: Nodules):
@@ -350,7 +349,9 @@ def main(config: Config):
     base = network(config, "classifier", classify, empty)
     nodules = judged(config, scans)
     curves, malignancy = compare(config, base, nodules)
-    networks = Detector(u_net, base, None, config.width, config.erosions, config.sure)
+    networks = Detector(
+        u_net, base, None, config.width, config.erosions, config.sure, mirrored=True
+    )
     better = learn_on(config, base, nodules, mine(config, networks, scans))
     networks = networks._replace(classifier=better, malignancy=malignancy)
     detector.save(run.path / "weights", networks)
