@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
+from scipy import special
 from sklearn import metrics
 from torch.nn import functional
 
-from dlwp_jax import data
+from dlwp_jax import data, nn
 from dlwp_jax.data import augment as library
 from dlwp_jax.data import table
 from experiments.nodules import augment, classify, detector
@@ -143,17 +145,28 @@ def made_up(n=48):
     return Chunks(voxels.round().astype(np.int16), candidates, series == "s0")
 
 
+class Flat(nnx.Module):
+    """The smallest classifier: one linear layer on all voxels."""
+
+    def __init__(self):
+        self.linear = nn.Linear(24, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        logits = self.linear(x.reshape(len(x), -1))
+        return logits, jax.nn.softmax(logits)
+
+
 def test_mirrored_is_the_mean_over_four_mirror_images():
-    """Referee: NumPy's slices, and the network called by itself."""
-    trained = beginner((16, 16, 16), channels=1, steps=2)
-    model = trained[0].model(trained[1])
-    chunks = RNG.normal(-500, 300, (2, 16, 16, 16, 1)).astype(np.float32)
+    """Referee: SciPy's softmax of NumPy's slices."""
+    model = Flat()
+    weight, bias = np.asarray(model.linear.kernel[...]), np.asarray(model.linear.bias[...])
+    chunks = RNG.normal(0, 3, (5, 2, 3, 4, 1)).astype(np.float32)
     images = [chunks[:, :, ::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]
-    wanted = np.mean([model(image)[1][:, 1] for image in images], axis=0)
-    found = detector.probabilities(trained, chunks, mirrored=True)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    once = detector.probabilities(trained, chunks, mirrored=False)
-    np.testing.assert_allclose(once, model(chunks)[1][:, 1], rtol=1e-5)
+    each = [special.softmax(x.reshape(5, -1) @ weight + bias, axis=1)[:, 1] for x in images]
+    trained = detector.ready(model)
+    for mirrored, wanted in ((True, np.mean(each, axis=0)), (False, each[0])):
+        found = detector.probabilities(trained, chunks, mirrored)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():
