@@ -108,6 +108,11 @@ def run_nodules(flags: list[str]) -> None:
     if {"--help", "-h"} & set(flags):
         print(f"{nodules.__doc__}\ncommands: {', '.join(nodules.COMMANDS)}")
         return
+    print(
+        f"running {', '.join(nodules.CHAPTERS)}, one after the other: {nodules.EXPECT}\n"
+        "One of them alone: nodules COMMAND; all commands: nodules --help",
+        flush=True,
+    )
     for command in nodules.CHAPTERS:
         run(f"nodules.{command}", flags)
 

@@ -362,7 +362,7 @@ def test_truncated_metaimage_is_refused(mhd, compressed):
     with pytest.raises(BrokenFile):
         volume.read_mhd(path)
     raw.unlink()
-    with pytest.raises(BrokenFile):
+    with pytest.raises(BrokenFile, match=f"names .*{raw.name}, which does not exist"):
         volume.read_mhd(path)
     path.write_text("no header")
     with pytest.raises(BrokenFile):

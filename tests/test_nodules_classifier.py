@@ -7,14 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from flax import nnx
+from scipy import special
 from sklearn import metrics
+from torch.nn import functional
 
-from dlwp_jax import data
+from dlwp_jax import data, nn
 from dlwp_jax.data import augment as library
 from dlwp_jax.data import table
-from experiments.nodules import augment, classify
+from experiments.nodules import augment, classify, detector
 from experiments.nodules.candidates import Candidates
-from experiments.nodules.classifier import ALL, NONE, Stream, beginner, examples, learn, score
+from experiments.nodules.classifier import (
+    ALL,
+    NONE,
+    Oftener,
+    Stream,
+    beginner,
+    examples,
+    learn,
+    log_odds,
+    loss_fn,
+    score,
+)
 from experiments.nodules.source import Chunks
 
 RNG = np.random.default_rng(0)
@@ -98,6 +113,25 @@ def test_evaluation_changes_the_type_alone():
     assert ALL.evaluate(jax.random.key(0), half)["image"].dtype == jnp.bfloat16
 
 
+def test_probabilities_are_those_of_the_scans_though_nodules_come_oftener():
+    """Referee: torch's cross entropy, and the rule of Bayes in NumPy."""
+    labels = np.array([1, 0, 0, 0, 0, 0, 1, 0, 0, 0])  # one in five; trained on one in three
+    odds = log_odds(labels, ratio=2)
+    in_scans = RNG.uniform(0.01, 0.9, 6)
+    in_training = in_scans * (1 / 3) / 0.2
+    in_training /= in_training + (1 - in_scans) * (2 / 3) / 0.8
+    logits = jnp.asarray(np.log(np.stack([1 - in_scans, in_scans], axis=1)))
+    batch = {"image": jnp.zeros((6, 1, 1, 1, 1)), "label": jnp.asarray(labels[:6])}
+    seen = Oftener(NONE, odds)(jax.random.key(0), batch)
+    loss, _ = loss_fn(lambda _: (logits, None), seen)
+    wanted = functional.nll_loss(
+        torch.log(torch.tensor(np.stack([1 - in_training, in_training], axis=1))),
+        torch.tensor(labels[:6]),
+    )
+    assert float(loss) == pytest.approx(wanted.item(), rel=1e-5)
+    assert "log_odds" not in Oftener(NONE, odds).evaluate(jax.random.key(0), batch)
+
+
 # Training
 
 
@@ -109,6 +143,30 @@ def made_up(n=48):
     series = np.array([f"s{i % 4}" for i in range(n)])
     candidates = Candidates(series, np.zeros((n, 3)), np.zeros(n), is_nodule, is_nodule)
     return Chunks(voxels.round().astype(np.int16), candidates, series == "s0")
+
+
+class Flat(nnx.Module):
+    """The smallest classifier: one linear layer on all voxels."""
+
+    def __init__(self):
+        self.linear = nn.Linear(24, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        logits = self.linear(x.reshape(len(x), -1))
+        return logits, jax.nn.softmax(logits)
+
+
+def test_mirrored_is_the_mean_over_four_mirror_images():
+    """Referee: SciPy's softmax of NumPy's slices."""
+    model = Flat()
+    weight, bias = np.asarray(model.linear.kernel[...]), np.asarray(model.linear.bias[...])
+    chunks = RNG.normal(0, 3, (5, 2, 3, 4, 1)).astype(np.float32)
+    images = [chunks[:, :, ::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]
+    each = [special.softmax(x.reshape(5, -1) @ weight + bias, axis=1)[:, 1] for x in images]
+    trained = detector.ready(model)
+    for mirrored, wanted in ((True, np.mean(each, axis=0)), (False, each[0])):
+        found = detector.probabilities(trained, chunks, mirrored)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_a_stream_reads_the_rows_of_the_sampler_and_goes_on_from_an_epoch():

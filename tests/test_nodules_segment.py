@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dlwp_jax import runs
-from dlwp_jax.data import volume
+from dlwp_jax.data import BrokenFile, volume
 from dlwp_jax.data.volume import Volume
 from experiments.nodules import classify, detector, end_to_end, segment
 from experiments.nodules.candidates import Candidates
@@ -112,6 +113,22 @@ def test_the_overlap_is_that_of_each_example_or_of_the_whole_batch():
         np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
+def test_a_nodule_outside_of_its_scan_is_named_and_left_out_only_if_asked(
+    scans, tmp_path, capsys
+):
+    centers = scans.nodules.center.copy()
+    centers[2] = 1000
+    nodules = scans.nodules._replace(center=centers)
+    options = {"cache": tmp_path / "cache", "scans": 5, "others": 0, "elsewhere": 0}
+    for cut in (segment.cut_crops, segment.cut_slices):
+        with pytest.raises(BrokenFile, match=r"scan2: a nodule at .* outside of a scan"):
+            cut(segment.Config(**options), scans, nodules)
+    skipping = segment.Config(**options, skip_unreadable=True)
+    assert len(segment.cut_crops(skipping, scans, nodules)) == 4 * 3
+    assert len(segment.cut_slices(skipping, scans, nodules)) > 0
+    assert capsys.readouterr().out.count("left out: scan2: a nodule") == 2
+
+
 def test_too_few_scans_are_refused_before_anything_is_trained(scans, tmp_path):
     one = scans._replace(scans={"scan0": scans.scans["scan0"]}, nodules=scans.nodules.take([0]))
     with pytest.raises(ValueError, match="take more scans"):
@@ -135,6 +152,17 @@ def test_the_table_and_the_curve_of_scans_that_were_held_back(scans, capsys):
     assert (results.nodules, results.segmented, results.scans) == (1, 0, 1)
     assert end_to_end.show(results) == {"segmented": 0, "at 2 false positives": 0, "froc": 0}
     assert "called malignant" in capsys.readouterr().out
+    # The one group of each other scan is as far from its nodule.
+    config = end_to_end.Config(mined=3)
+    groups = end_to_end.mine(config, whole, scans)
+    assert groups.is_nodule.tolist() == [False] * 3
+    assert "0 groups of nodules and 3 others" in capsys.readouterr().out
+    for number, box in enumerate(groups.voxels, 1):
+        scan = volume.read_mhd(scans.scans[f"scan{number}"]).voxels
+        _, row, column = np.round(ndimage.center_of_mass(scan + 1001)).astype(int) - 8
+        wanted = scan[:, row : row + 16, column : column + 16]
+        np.testing.assert_array_equal(box[:8], wanted)
+        np.testing.assert_array_equal(box[8:], np.broadcast_to(box[7], (8, 16, 16)))
 
 
 def test_networks_of_other_scans_are_not_taken(tmp_path):

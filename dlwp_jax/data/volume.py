@@ -269,17 +269,20 @@ def _check_raw_size(path: Path) -> None:
     with needs():
         import SimpleITK
 
+    header = path.read_bytes()[:10_000].decode("latin-1")
+    fields = dict(line.split(" = ", 1) for line in header.splitlines() if " = " in line)
+    name = fields.get("ElementDataFile", "").strip()
+    raw = path.parent / name
+    if name == "LOCAL":
+        raw = path  # a header may announce terabytes that the same file does not hold
+    elif name.endswith(("raw", "zraw")) and "%" not in name and not raw.is_file():
+        raise BrokenFile(f"{path} names {raw}, which does not exist.")
+    if not raw.is_file() or fields.get("CompressedData", "False").strip().lower() == "true":
+        return  # inside the header file, or compressed: SimpleITK notices a short one itself
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    header = path.read_bytes()[:10_000].decode("latin-1")
-    fields = dict(line.split(" = ", 1) for line in header.splitlines() if " = " in line)
-    raw = path.parent / fields.get("ElementDataFile", "").strip()
-    if fields.get("ElementDataFile", "").strip() == "LOCAL":
-        raw = path  # a header may announce terabytes that the same file does not hold
-    if not raw.is_file() or fields.get("CompressedData", "False").strip().lower() == "true":
-        return  # inside the header file, or compressed: SimpleITK notices a short one itself
     probe = SimpleITK.Image([1, 1], reader.GetPixelID())
     voxel_bytes = probe.GetSizeOfPixelComponent() * reader.GetNumberOfComponents()
     needed = int(np.prod(reader.GetSize())) * voxel_bytes

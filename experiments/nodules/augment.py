@@ -1,6 +1,6 @@
 """Chapter 12: what each augmentation does for the classifier, alone and all together.
 
-Run:    python -m experiments nodules augment                a made-up cohort of 60 scans
+Run:    python -m experiments nodules augment                a made-up cohort of 90 scans
         python -m experiments nodules augment --luna DIR     LUNA16
 Writes: runs/nodules_augment/{config.json,history_*.jsonl,examples.png,augmentations.png}
 Expect: seven trainings of 4,800 candidates by one compiled program; some minutes of processor

@@ -47,7 +47,8 @@ def read(path: Path, *columns: str) -> Columns:
     missing = [name for name in wanted if name not in header]
     if missing:
         raise BrokenFile(
-            f"{path} has no column {', '.join(missing)}; its header is {', '.join(header)}."
+            f"{path} has no column {', '.join(missing)}; its header is "
+            f"{', '.join(header) or 'empty'}."
         )
     found = table.read_columns(
         path, converters={name: f for name, f in converters.items() if name in header}

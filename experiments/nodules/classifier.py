@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from flax import nnx
 from dlwp_jax import data, losses, train
 from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
+from experiments.nodules import detector
 from experiments.nodules.source import Chunks
 
 BATCH = 16  # candidates in a step
@@ -30,6 +32,8 @@ def loss_fn(model: LunaModel, batch: dict[str, jax.Array]):
     Precision, recall and F1 are ratios of sums over the epoch: a batch may hold no nodule.
     """
     logits, _ = model(batch["image"])
+    if "log_odds" in batch:
+        logits = logits.at[:, 1].add(batch["log_odds"])
     label = batch["label"]
     guess = logits.argmax(axis=-1)
     found = jnp.sum((guess == 1) & (label == 1))
@@ -41,6 +45,44 @@ def loss_fn(model: LunaModel, batch: dict[str, jax.Array]):
         "f1": train.Ratio(2 * found, guessed + there),
     }
     return losses.cross_entropy(logits, label), metrics
+
+
+def log_odds(labels: np.ndarray, ratio: int) -> float:
+    """How much more often a balanced training shows nodules than the scans do: a logarithm.
+
+    Args:
+      labels: `[n]` 0 and 1 of the scans' candidates.
+      ratio: candidates without a nodule for each nodule, in the training.
+
+    >>> round(float(np.exp(log_odds(np.array([1, 0, 0, 0]), 1))), 3)
+    3.0
+    """
+    nodules = int(labels.sum())
+    return float(np.log((len(labels) - nodules) / nodules / ratio))
+
+
+@dataclasses.dataclass(frozen=True)
+class Oftener:
+    """The `transform=` of a training in which nodules are more frequent than in the scans.
+
+    The loss adds `log_odds` to the logit of a nodule, in training alone. So the network itself
+    gives the probabilities of the scans, where one candidate in a hundred is a nodule, and 0.5
+    means that a nodule is as likely as none.
+
+    Attributes:
+      change: the transform of the images.
+      log_odds: from `log_odds`.
+    """
+
+    change: Any
+    log_odds: float
+
+    def __call__(self, key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        shift = jnp.full(len(batch["label"]), self.log_odds)
+        return self.change(key, batch) | {"log_odds": shift}
+
+    def evaluate(self, key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return NONE.evaluate(key, batch)
 
 
 def examples(
@@ -90,14 +132,23 @@ def beginner(
     steps: int,
     learning_rate: float = 2e-3,
     channels: int = 8,
+    log_odds: float = 0.0,
     seed: int = 0,
 ) -> tuple[train.Learner, train.TrainState]:
     """A classifier of chunks of this many voxels that has learned nothing yet.
 
     The learning rate rises over the first steps and then falls to zero. A network of ReLUs
     whose first steps are large can die: all its answers are then the same, for ever.
+
+    Args:
+      width: voxels of a chunk.
+      steps: of the training.
+      log_odds: as in `Oftener`; the network begins with the probability of the scans.
     """
     model = LunaModel(channels=channels, size=width, rngs=nnx.Rngs(seed))
+    bias = model.head_linear.bias
+    assert bias is not None
+    bias[...] = bias[...].at[1].add(-log_odds)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps=max(steps // 5, 1), decay_steps=max(steps, 2)
     )
@@ -172,13 +223,19 @@ class Scores(NamedTuple):
         return table.roc(self.label, self.probability)
 
 
-def score(trained: Trained, chunks: Chunks, rows: np.ndarray) -> Scores:
-    """Probabilities of some rows, in evaluation mode."""
+def score(
+    trained: Trained, chunks: Chunks, rows: np.ndarray, *, mirrored: bool = False
+) -> Scores:
+    """Probabilities of some rows, in evaluation mode.
+
+    Args:
+      mirrored: as in `detector.probabilities`.
+    """
     probabilities = []
     numbers = np.arange(len(chunks.voxels))[rows]
     for first in range(0, len(numbers), 256):
         image = examples(chunks, numbers[first : first + 256])["image"].astype(np.float32)
-        _, probability = train.predict(trained.learner, trained.state, image)
-        probabilities.append(np.asarray(probability[:, 1]))
+        both = trained.learner, trained.state
+        probabilities.append(detector.probabilities(both, image, mirrored))
     label = chunks.candidates.is_nodule[numbers].astype(np.int32)
     return Scores(label, np.concatenate(probabilities))

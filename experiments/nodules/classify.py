@@ -1,6 +1,6 @@
 """Chapters 11 and 12: classify candidates; why 99 % accuracy is nothing, and what balance does.
 
-Run:    python -m experiments nodules classify                a made-up cohort of 60 scans
+Run:    python -m experiments nodules classify                a made-up cohort of 90 scans
         python -m experiments nodules classify --luna DIR     LUNA16
 Writes: runs/nodules_classify/{config.json,history_*.jsonl,training.png,roc.png,
         classifier.safetensors}
@@ -21,10 +21,12 @@ from experiments.nodules.classifier import (
     ALL,
     BATCH,
     NONE,
+    Oftener,
     Scores,
     Trained,
     beginner,
     learn,
+    log_odds,
     score,
 )
 from experiments.nodules.source import Chunks, cut_chunks, open_source
@@ -33,8 +35,8 @@ from experiments.nodules.source import Config as Source
 
 @dataclass(frozen=True)
 class Config(Source):
-    epochs: int = 4  # of the balanced training
-    samples: int = 8000  # candidates in an epoch (the book: 200,000)
+    epochs: int = 3  # of the balanced training
+    samples: int = 20_000  # candidates in an epoch (the book: 200,000)
     unbalanced: int = 3200  # candidates of the unbalanced training, in one epoch
     ratio: int = 1  # false candidates for each nodule
     learning_rate: float = 3e-3  # the largest
@@ -54,15 +56,16 @@ def labels_to_learn(chunks: Chunks) -> np.ndarray:
     return chunks.candidates.is_nodule[~chunks.is_held].astype(np.int32)
 
 
-def new_classifier(config: Config, samples: int):
+def new_classifier(config: Config, samples: int, log_odds: float = 0.0):
     """Learner and state of a classifier that has learned nothing yet, and will see so many
-    candidates.
+    candidates, with nodules more often by these odds.
     """
     return beginner(
         config.width,
         steps=samples // BATCH,
         learning_rate=config.learning_rate,
         channels=config.channels,
+        log_odds=log_odds,
         seed=config.seed,
     )
 
@@ -71,22 +74,26 @@ def train_unbalanced(config: Config, chunks: Chunks) -> Trained:
     """Chapter 11: candidates as they come, one nodule among a hundred."""
     n = len(labels_to_learn(chunks))
     sampler = data.epoch_of(n, min(config.unbalanced, n))
-    return _learn(config, chunks, "unbalanced", sampler, NONE, 1)
+    return _learn(config, chunks, "unbalanced", sampler, NONE, 1, 0.0)
 
 
 def train_balanced(config: Config, chunks: Chunks) -> Trained:
     """Chapter 12: as many nodules as others, each time changed in another way."""
     labels = labels_to_learn(chunks)
     sampler = data.balanced(labels, config.ratio, n=config.samples)
-    return _learn(config, chunks, "balanced", sampler, ALL, config.epochs)
+    odds = log_odds(labels, config.ratio)
+    transform = Oftener(ALL, odds)
+    return _learn(config, chunks, "balanced", sampler, transform, config.epochs, odds)
 
 
-def _learn(config: Config, chunks: Chunks, name: str, sampler, transform, epochs) -> Trained:
+def _learn(
+    config: Config, chunks: Chunks, name: str, sampler, transform, epochs: int, odds: float
+) -> Trained:
     epochs_of = "an epoch of" if epochs == 1 else f"{epochs} epochs of"
     print(f"\n{name}: {epochs_of} {sampler.n:,} candidates", flush=True)
     return learn(
         chunks,
-        *new_classifier(config, epochs * sampler.n),
+        *new_classifier(config, epochs * sampler.n, odds),
         sampler=sampler,
         transform=transform,
         epochs=epochs,
@@ -100,9 +107,9 @@ def show_scores(name: str, scores: Scores) -> None:
     """Print what a classifier finds among the candidates that are held back."""
     n, nodules = len(scores.label), int(scores.label.sum())
     print(f"{name}, {nodules} nodules among {n:,}: ROC area {scores.roc.area:.3f}")
-    # Balanced training tells of a world in which every second candidate is a nodule. If one in
-    # a hundred is, a probability of one half becomes one of 0.99.
-    for threshold in (0.5, 1 - nodules / n):
+    # A probability as large as the share of nodules would be one half if every second candidate
+    # were one, as in the balanced training.
+    for threshold in (0.5, nodules / n):
         found = scores.at(threshold)
         words = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
         print(f"  above {threshold:.2f}: {words}")
@@ -131,7 +138,7 @@ def main(config: Config):
     print()
     scores = {}
     for name, fit in trained.items():
-        scores[name] = score(fit, chunks, chunks.is_held)
+        scores[name] = score(fit, chunks, chunks.is_held, mirrored=True)
         run_dir.history(fit.history, f"history_{name}.jsonl")
         show_scores(name, scores[name])
     show_missed(chunks, scores["balanced"])

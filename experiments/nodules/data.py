@@ -1,6 +1,6 @@
 """Chapter 10: from scans and tables to boxes around candidates, each with its label.
 
-Run:    python -m experiments nodules data                 a made-up cohort of 60 scans
+Run:    python -m experiments nodules data                 a made-up cohort of 90 scans
         python -m experiments nodules data --luna DIR      LUNA16, unpacked by hand
         python -m experiments nodules data --series DIR    only show a folder of DICOM files
 Writes: runs/nodules_data/{config.json,scan.png,candidates.png}, and chunks in runs/nodules
@@ -87,7 +87,7 @@ def main(config: Config):
     print(f"{len(source.scans)} scans, {len(candidates.series):,} candidates")
     show_counts(candidates, held_back(candidates.series, config.stride))
     chunks = cut_chunks(config, source, candidates)
-    largest = candidates.take(0)
+    largest = chunks.candidates.take(np.argmax(chunks.candidates.diameter))
     scan = luna.read_scan(source.scans[str(largest.series)])
     place = np.round(scan.irc(largest.center)).astype(int)
     run_dir.figure(data.pictures.planes(scan, place), "scan.png")

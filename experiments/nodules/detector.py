@@ -26,10 +26,12 @@ from experiments.nodules.groups import Groups, erode, group
 
 CONTEXT = 3  # slices above and below the one that is segmented
 MULTIPLE = 4  # the U-Net halves rows and columns twice
-SURE = 0.5  # a voxel with a higher probability belongs to the mask
+SURE = 0.5  # a voxel with a higher probability belongs to the book's mask
 BATCH = 16  # candidates that are classified at once
 SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
+# Axes of [n index row column 1] along which chunks are mirrored: none, rows, columns, both.
+MIRRORS = ((), (2,), (3,), (2, 3))
 SETTINGS = "detector.json"
 FILES = {
     "segmentation": "segmentation.safetensors",
@@ -48,6 +50,8 @@ class Detector(NamedTuple):
     malignancy: Trained | None = None
     width: tuple[int, int, int] = BOOKS_WIDTH  # voxels that the classifiers see
     erosions: int = 1  # of the mask, before it is grouped
+    sure: float = SURE  # a voxel with a higher probability belongs to the mask
+    mirrored: bool = False  # see `probabilities`; the book looks at each chunk once
 
 
 class Findings(NamedTuple):
@@ -97,7 +101,8 @@ def save(folder: Path, detector: Detector) -> None:
         if trained is not None:
             weights.save_weights(folder / file, trained[1])
     with whole(folder / SETTINGS) as partial:
-        settings = {"width": detector.width, "erosions": detector.erosions}
+        names = ("width", "erosions", "sure", "mirrored")
+        settings = {name: getattr(detector, name) for name in names}
         partial.write_text(json.dumps(settings) + "\n")
 
 
@@ -117,6 +122,8 @@ def load(folder: Path) -> Detector:
     try:
         settings = json.loads((folder / SETTINGS).read_text())
         width, erosions = tuple(settings["width"]), int(settings["erosions"])
+        sure = float(settings.get("sure", SURE))
+        mirrored = bool(settings.get("mirrored", False))
         classifier = unfilled(lambda: new_classifier(width))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from error
@@ -127,6 +134,8 @@ def load(folder: Path) -> Detector:
         filled(malignancy, classifier) if malignancy.is_file() else None,
         width,
         erosions,
+        sure,
+        mirrored,
     )
 
 
@@ -149,18 +158,20 @@ def find(detector: Detector, scan: Volume, *, show: bool = False) -> Findings:
       scan: in Hounsfield units, cut off at -1000 and 1000.
       show: whether to tell on standard error how far it is.
     """
-    segmented = segment(detector.segmentation, scan, show=show)
+    segmented = segment(detector.segmentation, scan, sure=detector.sure, show=show)
     groups = group(erode(segmented, detector.erosions), scan.voxels)
     places = np.round(groups.centers).astype(int)
     chances = [
-        classify(trained, scan, places, detector.width, show=show)
+        classify(trained, scan, places, detector.width, mirrored=detector.mirrored, show=show)
         for trained in (detector.classifier, detector.malignancy)
         if trained is not None
     ]
     return Findings(segmented, groups, chances[0], chances[1] if len(chances) > 1 else None)
 
 
-def segment(trained: Trained, scan: Volume, *, show: bool = False) -> np.ndarray:
+def segment(
+    trained: Trained, scan: Volume, *, sure: float = SURE, show: bool = False
+) -> np.ndarray:
     """The voxels that may belong to a nodule, `[index row column]` bool; slice by slice."""
     shape = scan.voxels.shape
     rows, columns = shape[1:]
@@ -169,7 +180,7 @@ def segment(trained: Trained, scan: Volume, *, show: bool = False) -> np.ndarray
     for number in _told(range(len(mask)), "slices segmented", show):
         x = np.pad(with_context(scan.voxels, [number]), room, mode="edge")
         probability = train.predict(*trained, x)[0, :rows, :columns, 0]
-        mask[number] = np.asarray(probability) > SURE
+        mask[number] = np.asarray(probability) > sure
     return mask
 
 
@@ -199,6 +210,7 @@ def classify(
     places: np.ndarray,
     width: tuple[int, int, int],
     *,
+    mirrored: bool = False,
     show: bool = False,
 ) -> np.ndarray:
     """The probability of the second class at each place, `[n]`.
@@ -206,8 +218,9 @@ def classify(
     Args:
       places: `[n 3]` whole index, row, column.
       width: voxels of the chunk around each.
+      mirrored: as in `probabilities`.
     """
-    scan = _at_least(scan, width)
+    scan = at_least(scan, width)
     chances = np.empty(len(places), np.float32)
     for start in _told(range(0, len(places), BATCH), "candidates classified", show):
         part = places[start : start + BATCH]
@@ -215,12 +228,25 @@ def classify(
         chunks = np.zeros((BATCH, *width, 1), np.float32)
         for chunk, center in zip(chunks, scan.xyz(part), strict=False):
             chunk[..., 0] = scan.chunk(center, width)[0]
-        _, probabilities = train.predict(*trained, chunks)
-        chances[start : start + BATCH] = np.asarray(probabilities)[: len(part), 1]
+        chances[start : start + BATCH] = probabilities(trained, chunks, mirrored)[: len(part)]
     return chances
 
 
-def _at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:
+def probabilities(trained: Trained, chunks: np.ndarray, mirrored: bool) -> np.ndarray:
+    """The probability of the second class of each chunk, `[n]`.
+
+    Args:
+      chunks: `[n *width 1]` float32.
+      mirrored: whether to take the mean over a chunk and its mirror images along rows, columns
+        and both. A nodule is one in a mirror too; networks that were trained for minutes do
+        not know that well.
+    """
+    images = MIRRORS if mirrored else MIRRORS[:1]
+    chances = [train.predict(*trained, np.flip(chunks, axes))[1][:, 1] for axes in images]
+    return np.mean(chances, axis=0)
+
+
+def at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:
     """A scan that a chunk fits into: its last slices, rows and columns are repeated."""
     missing = np.maximum(np.subtract(width, scan.voxels.shape), 0)
     if not missing.any():

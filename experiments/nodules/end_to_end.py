@@ -37,12 +37,16 @@ from experiments.nodules.luna import Luna
 # The parts of `LunaModel` that have parameters, in their order.
 PARTS = ("tail_batchnorm", "block1", "block2", "block3", "block4", "head_linear")
 SAME = ("luna", "scans", "full", "seed")  # flags that choose the scans, and who is held back
-OTHERS = 3  # places without a nodule for each nodule, in the training of benign or malignant
+OTHERS = 3  # places without a nodule for each nodule, in the trainings of this chapter
+HARDEST = 100  # false groups that are taken of a scan, at most
 ORDER = (1, 2, 0, 2)  # benign, malignant, no nodule, malignant: every second one is malignant
 
 
 @dataclass(frozen=True)
 class Config(source.Config):
+    mined: int = 24  # scans whose false groups the classifier learns from; 0 leaves that out
+    again: int = 6000  # candidates that it sees in doing so
+    again_lr: float = 1e-3
     epochs: int = 12  # of the fine-tuning
     samples: int = 960  # chunks in an epoch of it
     batch_size: int = 16
@@ -52,6 +56,8 @@ class Config(source.Config):
     def __post_init__(self):
         if not 1 <= self.depth <= len(PARTS):
             raise ValueError(f"--depth {self.depth} must be from 1 to {len(PARTS)}.")
+        if self.mined < 0 or self.again < 1:
+            raise ValueError("--mined must be at least 0, and --again at least 1.")
 
 
 # The networks of the chapters before
@@ -79,6 +85,84 @@ def network(config: Config, kind: str, chapter: ModuleType, empty: nnx.Module) -
         fields = {name: getattr(config, name) for name in source.Config.__dataclass_fields__}
         chapter.main(chapter.Config(**fields))
     return detector.filled(file, empty)
+
+
+# The classifier, and what the segmentation finds
+
+
+class Groups(NamedTuple):
+    """Chunks around groups of the segmentation."""
+
+    voxels: np.ndarray  # [n *width] int16
+    is_nodule: np.ndarray  # [n] bool: it counts for a nodule
+
+
+def mine(config: Config, networks: Detector, scans: Luna) -> Groups:
+    """Find nodules in some of the scans that the networks have learned from.
+
+    Of the groups that count for no nodule those are kept that the classifier thinks the most
+    probable ones.
+    """
+    truth = segment.nodules_in(scans)
+    names = np.array(list(scans.scans))
+    known = names[~segment.is_held(config, scans, names)]
+    voxels = [np.empty((0, *config.width), np.int16)]
+    is_nodule = [np.empty(0, bool)]
+    for name in known[: config.mined].tolist():
+        scan = segment.read_or_skip(config, scans.scans[name])
+        if scan is None:
+            continue
+        found = detector.find(networks, scan)
+        there = truth.take(truth.series == name)
+        places = scan.xyz(np.round(found.groups.centers))
+        touching = scores.hits(places, there.center, there.diameter, scores.LUNAS_REACH)
+        is_true = touching.any(axis=0)
+        order = np.argsort(np.where(is_true, np.inf, found.probability))[::-1]
+        rows = order[: is_true.sum() + HARDEST]
+        whole_scan = detector.at_least(scan, config.width)
+        cut = [whole_scan.chunk(places[row], config.width)[0] for row in rows]
+        voxels.append(np.rint(cut).astype(np.int16).reshape(-1, *config.width))
+        is_nodule.append(is_true[rows])
+    groups = Groups(np.concatenate(voxels), np.concatenate(is_nodule))
+    print(
+        f"{groups.is_nodule.sum()} groups of nodules and {np.sum(~groups.is_nodule)} others to "
+        "learn from",
+        flush=True,
+    )
+    return groups
+
+
+def learn_on(config: Config, base: Trained, nodules: Nodules, groups: Groups) -> Trained:
+    """Train the classifier on, with the groups of the segmentation among its candidates.
+
+    The classifier of chapter 12 has never seen what the segmentation takes for nodules.
+    """
+    known = np.flatnonzero(~nodules.chunks.is_held)
+    images = np.concatenate([nodules.chunks.voxels[known], groups.voxels])[..., None]
+    is_nodule = np.concatenate([nodules.kind[known] > 0, groups.is_nodule])
+    is_group = np.arange(len(is_nodule)) >= len(known)
+    kind = np.where(is_nodule, 1, np.where(is_group, 2, 0))
+    if groups.is_nodule.all() or not groups.is_nodule.any():
+        return base
+    steps = config.again // config.batch_size
+    learner, state = train.make_learner(
+        base[0].model(base[1]),
+        classifier.loss_fn,
+        optax.adam(optax.cosine_decay_schedule(config.again_lr, steps)),
+        key=jax.random.key(config.seed),
+    )
+    result = train.fit(
+        learner,
+        state,
+        {"image": images, "label": is_nodule.astype(np.int32)},
+        epochs=1,
+        batch_size=config.batch_size,
+        sampler=data.balanced(kind, order=(1, 2, 1, 0), n=config.again),
+        transform=classifier.Oftener(
+            classifier.ALL, classifier.log_odds(groups.is_nodule, ratio=1)
+        ),
+    )
+    return learner, result.state
 
 
 # Benign or malignant
@@ -141,8 +225,7 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
 def malignancy_scores(trained: Trained, nodules: Nodules, rows: np.ndarray) -> np.ndarray:
     """The probability of malignancy of some rows."""
     images = nodules.chunks.voxels[rows][..., None].astype(np.float32)
-    _, probability = train.predict(*trained, images, batch_size=64)
-    return np.asarray(probability)[:, 1]
+    return detector.probabilities(trained, images, mirrored=True)
 
 
 def compare(config: Config, base: Trained, nodules: Nodules):
@@ -264,8 +347,13 @@ def main(config: Config):
     )
     empty = detector.unfilled(lambda: detector.new_classifier(config.width))
     base = network(config, "classifier", classify, empty)
-    curves, malignancy = compare(config, base, judged(config, scans))
-    networks = Detector(u_net, base, malignancy, config.width, config.erosions)
+    nodules = judged(config, scans)
+    curves, malignancy = compare(config, base, nodules)
+    networks = Detector(
+        u_net, base, None, config.width, config.erosions, config.sure, mirrored=True
+    )
+    better = learn_on(config, base, nodules, mine(config, networks, scans))
+    networks = networks._replace(classifier=better, malignancy=malignancy)
     detector.save(run.path / "weights", networks)
     results = evaluate(config, networks, scans)
     figures = show(results)

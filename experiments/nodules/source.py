@@ -18,7 +18,7 @@ from experiments.nodules.luna import Luna
 @dataclass(frozen=True)
 class Config:
     luna: Path | None = None  # LUNA16's folder, or one like it; None makes up a cohort
-    scans: int = 60  # of the made-up cohort
+    scans: int = 90  # of the made-up cohort
     full: bool = False  # the made-up cohort in slices of 512 x 512 pixels
     skip_unreadable: bool = False  # leave out scans that cannot be read
     cache: Path = Path(
@@ -45,9 +45,16 @@ class Config:
         return 0 if self.is_coarse else 1
 
     @property
+    def sure(self) -> float:
+        """The probability above which a voxel belongs to the mask: the book's, or a higher one
+        in the coarse cohort, where nodules grew together with the vessels beside them.
+        """
+        return 0.95 if self.is_coarse else 0.5
+
+    @property
     def stride(self) -> int:
-        """Every tenth scan is held back as in the book; of the small cohort every fifth."""
-        return 5 if self.luna is None else 10
+        """Every tenth scan is held back as in the book; of the made-up cohort every sixth."""
+        return 6 if self.luna is None else 10
 
 
 def open_source(config: Config) -> Luna:
