@@ -230,6 +230,11 @@ class Aliased(torch.nn.Module):
         return first + y[:, 1]
 
 
+class Taken(torch.nn.Module):
+    def forward(self, x):
+        return x[x > 0]
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -254,6 +259,7 @@ class Unknown(torch.nn.Module):
     ("kind", "says"),
     [
         (ByValue, "torch.where"),
+        (Taken, r"x\[mask\]"),
         (Aliased, "changed in place"),
         (OwnBackward, "Doubled is a custom autograd function"),
         (Unknown, "linalg_svd is not known"),
@@ -597,6 +603,49 @@ def test_layers_in_two_places_are_one_layer():
     assert "self.net = nn.Sequential(self.first, self.act)" in ported.source
     assert "nn.Sequential(*[Block(rngs=rngs)] * 3)" in ported.source
     assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9),10000**" in "".join(ported.source.split())
+
+
+class Labelled(torch.nn.Module):
+    def forward(self, x, names):
+        names.append("pool")
+        return x * len(names), names
+
+
+class Habits(torch.nn.Module):
+    """A copy kept under a name of its own, a list of lists with a gap, the end of a Sequential,
+    arguments without arrays, values at places, numbers of NumPy's.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.labelled = torch.nn.Linear(4, 4), Labelled()
+        layers = [torch.nn.Linear(4, 4) for _ in range(4)]
+        self.tail = torch.nn.Sequential(torch.nn.Tanh(), *layers[:2])[1:]
+        gap = torch.nn.ModuleList([None, *layers[2:]])
+        self.grid = torch.nn.ModuleList([torch.nn.ModuleList(), gap])
+
+    def forward(self, x):
+        x = self.first(x)
+        r = x.clone()
+        x = self.tail(x)
+        for i in (1, 2):
+            x = self.grid[1][i](x)
+        top, index = x.topk(2, dim=1)
+        gates = torch.zeros_like(x).scatter(1, index, top.softmax(1))
+        sums = torch.zeros_like(x).scatter_add(0, index.repeat(1, 2) % 3, x)
+        part = x.gather(1, index[:1])
+        many = x.repeat_interleave(x.shape[0], dim=0).narrow(0, 1, x.shape[0])
+        x, _ = self.labelled(torch.cat([x, r], dim=1), ["a"])
+        lengths = x.norm(p=1, dim=1, keepdim=True) + x.logsumexp(1, keepdim=True)
+        return x / np.sqrt(8), gates, sums, torch.hstack([many, lengths]), part
+
+
+def test_habits_of_people_are_proved():
+    ported = parity.port(Habits(), normal(3, 4))
+    assert ported.report.ok, ported.report
+    assert "r = x" in ported.source
+    assert "x = self.grid[1][i + 1](x)" in ported.source
+    assert "nn.ModuleList([None, *(" in ported.source
 
 
 @pytest.mark.parametrize(

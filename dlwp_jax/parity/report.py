@@ -1,6 +1,7 @@
 """What was compared, how far apart it was, and whether that is too far."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,6 +184,9 @@ def _row(
 def largest(value: Any) -> float:
     """The largest finite magnitude in an array, 0 in an empty one."""
     values = np.abs(np.asarray(value, np.float64))
+    most = float(np.max(values, initial=0.0))
+    if math.isfinite(most):  # nearly always: a mask takes longer than the maximum
+        return most
     return float(np.max(values, initial=0.0, where=np.isfinite(values)))
 
 
@@ -190,8 +194,12 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     """The largest |a - b|; equal infinities and nans in the same places are no distance, others
     an infinite one.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore"):
-        distance = np.where(same, 0.0, np.abs(a - b))
+        distance = np.abs(a - b)
+    most = float(np.max(distance, initial=0.0))
+    if math.isfinite(most):
+        return most
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    distance = np.where(same, 0.0, distance)
     return float(np.max(np.where(np.isnan(distance), np.inf, distance), initial=0.0))

@@ -5,6 +5,7 @@ scripts/port_table --missing  # those that have no row yet
 scripts/port_table resnet18   # this one; the rows of the others stay
 """
 
+import multiprocessing
 import re
 import sys
 import time
@@ -21,6 +22,7 @@ from dlwp_jax import parity  # noqa: E402
 from dlwp_jax.parity.port.prove import figures  # noqa: E402
 from dlwp_jax.parity.port.write import rounded  # noqa: E402
 
+SECONDS = 1200
 PAGE = ROOT / "docs" / "parity_port.md"
 START = "| model | | input | forward | gradient | step | lines | loops |\n"
 LINE = "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -34,21 +36,35 @@ def main(names: list[str]) -> int:
         names = [name for name in known if name not in rows_of_page()]
     for name in names or known:
         began = time.time()
-        text = row(name, known[name])
+        text = measured(name, known[name])
         failed += any(word in text for word in ("refused", "failed", "differs"))
         print(text, f"{time.time() - began:.0f} s", flush=True)
         write(known, name, text)
     return min(failed, 1)
 
 
-def row(name: str, case: cases.Case) -> str:
+def measured(name: str, case: cases.Case) -> str:
+    """`row` in a process of its own, which gives its memory back and ends after `SECONDS`."""
+    with multiprocessing.get_context("fork").Pool(1) as process:
+        try:
+            return process.apply_async(row, (name,)).get(SECONDS)
+        except multiprocessing.TimeoutError:
+            return f"{beginning(name, case)} | failed: longer than {SECONDS} s | | | | |"
+
+
+def beginning(name: str, case: cases.Case) -> str:
+    """The first cells of a line."""
+    shape = " and ".join(" ".join(map(str, x.shape)) for x in cases.arrays(case))
+    return f"| {name} | {case.group} | {shape}"
+
+
+def row(name: str) -> str:
     """One line of the table."""
+    case = cases.cases()[name]
+    start = beginning(name, case)
     torch.manual_seed(0)
-    inputs = cases.arrays(case)
-    shape = " and ".join(" ".join(map(str, x.shape)) for x in inputs)
-    start = f"| {name} | {case.group} | {shape}"
     try:
-        ported = parity.port(case.make(), *inputs)
+        ported = parity.port(case.make(), *cases.arrays(case))
     except Exception as error:  # noqa: BLE001  every failure stands in the table
         if not isinstance(error, parity.Refused):
             traceback.print_exc()

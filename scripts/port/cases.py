@@ -139,6 +139,10 @@ def of_torchvision() -> dict[str, Case]:
         )
     for name, make in narrow(models).items():
         found[name] = found[name]._replace(make=make)
+    # Its auxiliary head, which is there in train mode only, needs images of 299.
+    found["inception_v3, one head"] = found["inception_v3"]._replace(
+        make=lambda: models.inception_v3(num_classes=10, aux_logits=False, init_weights=False)
+    )
     for name, size in SEGMENTATION.items():
         found[name] = Case(
             "torchvision, segmentation",

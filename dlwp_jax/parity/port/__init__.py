@@ -8,10 +8,12 @@ compared (`prove`).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import linecache
 import math
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -104,12 +106,26 @@ def port(
     if weights is not None:
         fill(module, weights)
     folded = fold(module)
-    ported = _port(module, inputs, partial, command)
+    with _one_thread():
+        ported = _port(module, inputs, partial, command)
     if not folded:
         return ported
     note = f"folded: the weights of {', '.join(folded)}; the port trains the product."
     report = dataclasses.replace(ported.report, notes=(*ported.report.notes, note))
     return dataclasses.replace(ported, report=report)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one core: a depthwise convolution in float64 makes as many small jobs as it has
+    channels, and MobileNetV2 took 25 times longer on two cores that others used too.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # A port with a hole is not proved.
@@ -130,7 +146,7 @@ def _port(
     head = _head(type(module).__name__, "", command)
     text = source(classes, head)
     made = loaded(text)
-    model = getattr(made, name)(rngs=nnx.Rngs(0))
+    model = _constructed(getattr(made, name))
     if classes.holes:
         words = "not proved: " + "; ".join(classes.holes)
         return Ported(
@@ -153,6 +169,24 @@ def _port(
     proof = _proof(report, inputs, bool(untrained))
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
+
+
+def _constructed(kind: type[nnx.Module]) -> nnx.Module:
+    """A model with zeros for weights, which torch's replace: compiling what draws its own takes
+    longer than the rest of the port.
+    """
+    model = nnx.eval_shape(lambda: kind(rngs=nnx.Rngs(0)))
+    state = nnx.state(model)
+    leaves, structure = jax.tree.flatten(state)
+    key = jax.random.key(0)
+    made = []
+    for number, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            made.append(jax.random.split(jax.random.fold_in(key, number), leaf.shape))
+        else:
+            made.append(jnp.asarray(np.zeros(leaf.shape, leaf.dtype)))
+    nnx.update(model, structure.unflatten(made))
+    return model
 
 
 def _more(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

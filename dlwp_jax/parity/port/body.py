@@ -39,6 +39,7 @@ class Body:
         self.arguments: list[str] = []
         self.functional: list[tuple[str, str]] = []  # attributes made for functions (dropout)
         self.holder: dict[str, Node] = {}
+        self.aliases: dict[Node, list[Node]] = defaultdict(list)
         self.lists: dict[str, list[Node]] = {}
         self.ndims: dict[str, set[int]] = defaultdict(set)
         self._find_uses()
@@ -112,6 +113,7 @@ class Body:
             return
         if _TRIVIAL.fullmatch(val.text) and node.kind != "size":
             self.vals[node] = val
+            self._keep(val.text, node)
             return
         if not node.is_tensor and node.kind != "size" and self._take_apart(node, val):
             return
@@ -120,6 +122,23 @@ class Body:
         self._name(node, val)
         if node.in_list:
             self._append(node, self.vals[node])
+
+    def _keep(self, text: str, node: Node) -> None:
+        """A value that is written as another one's name needs that name as long as itself."""
+        owner = self.holder.get(re.split(r"\W", text)[0])
+        if owner is None:
+            return
+        self.end[owner] = max(self.end[owner], self.end[node])
+        self.aliases[owner].append(node)
+        if text.isidentifier():
+            owner.names += [name for name in node.names if name not in owner.names]
+
+    def _rename(self, owner: Node, text: str) -> None:
+        """From here on a value, and what is written with its name, stands under another name."""
+        before = self.vals[owner].text
+        for node in (owner, *self.aliases[owner]):
+            val = self.vals[node]
+            self.vals[node] = val._replace(text=text + val.text.removeprefix(before))
 
     def _take_apart(self, node: Node, val: Val) -> bool:
         """a, b = ... for the items of a structure, if all of them have names."""
@@ -225,10 +244,10 @@ class Body:
             second = [n for n in other.names if n != name and n not in _TAKEN]
             free = [n for n in second if self._is_free(n, here)]
             if other in self.lists.get(kept, []):
-                self.vals[other] = self.vals[other]._replace(text=f"{kept}[{place}]")
+                self._rename(other, f"{kept}[{place}]")
             elif free:
                 self.lines.append(f"{free[0]} = {name}")
-                self.vals[other] = self.vals[other]._replace(text=free[0])
+                self._rename(other, free[0])
                 self.holder[free[0]] = other
             else:
                 number = 2

@@ -404,10 +404,14 @@ class Classes(Marks):
         one module, written `*[module] * n`.
         """
         children: list[tuple[str, str]] = []
-        pairs = _children(module)
+        in_list = isinstance(module, torch.nn.ModuleList)  # which may have gaps
+        pairs = [*module._modules.items()] if in_list else _children(module)
         for _, group in itertools.groupby(pairs, key=lambda pair: id(pair[1])):
             same = list(group)
             key, child = same[0]
+            if child is None:
+                children += [(key, "None") for key, _ in same]
+                continue
             text = self.make(child, f"{name}.{key}".lstrip("."))
             if len(same) == 1 or not text or not _holds(child):
                 children += [(key, text) for key, _ in same]
@@ -508,7 +512,8 @@ class Classes(Marks):
     ) -> str:
         if any(not text for _, text in children):
             children = [(key, text or "nn.Identity()") for key, text in children]
-        if all(key.isdigit() for key, _ in children):
+        keys = [key for key, _ in _children(module)]
+        if keys == [*map(str, range(len(keys)))]:  # a slice of a Sequential keeps its old ones
             return f"{maker}({', '.join(self._spread(self._runs([text for _, text in children])))})"
         if all(key.isidentifier() for key, _ in children):
             return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"

@@ -63,17 +63,16 @@ def _is_next(first: list[str], other: list[str], times: int) -> bool:
 
 def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -> list[str]:
     first, second = "\n".join(lines[:size]), "\n".join(lines[size : 2 * size])
-    starts = [
-        m
-        for m, n in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True)
-        if m != n
-    ]
+    pairs = zip(_NUMBER.finditer(first), _NUMBER.findall(second), strict=True)
+    moving = [m for m, n in pairs if m[0] != n]
+    starts = [m[0] for m in moving]
     places = iter(zip(_NUMBER.finditer(first), _NUMBER.finditer(second), strict=True))
     containers = set(re.findall(r"self(?:\.\w+|\['\w+'\])+(?=\[\d)", first))
     whole = len(containers) == 1 and starts and len(set(starts)) == 1
     container = containers.pop() if whole else ""
     indexed = f"{container}[{starts[0]}]" if whole else ""
-    every = whole and first.count(indexed) == len(starts)
+    outermost = all(first[: m.start() - 1].endswith(container) for m in moving)
+    every = whole and outermost and first.count(indexed) == len(starts)
     if every:
         item = _singular(container)
         if not re.search(rf"\b{item}\b", first):

@@ -30,7 +30,8 @@ _LOOKED_UP = {
 }  # fmt: skip
 _ASKED = {
     "dim", "ndimension", "ndim", "is_floating_point", "is_complex", "is_contiguous", "get_device",
-    "element_size", "stride", "data_ptr", "is_tensor", "is_grad_enabled", "is_inference", "is_autocast_enabled",
+    "element_size", "stride", "data_ptr", "is_tensor", "is_grad_enabled", "is_inference",
+    "is_autocast_enabled", "device",
 }  # fmt: skip
 _READS = {
     "item", "tolist", "numpy", "bool", "int", "float", "index", "array", "equal", "allclose",
@@ -219,6 +220,12 @@ class Recorder(TorchFunctionMode):
             raise Refused(
                 f"the values of a tensor decide here ({name}), so that another input would take another "
                 "way; write it with torch.where, or move it out of the model.",
+                here(),
+            )
+        if name == "getitem" and _is_masked(args[1]):
+            raise Refused(
+                "the values of a mask decide here how many are taken (x[mask]); write it with "
+                "torch.where, or multiply by the mask.",
                 here(),
             )
         if kwargs.get("out") is not None:
@@ -488,7 +495,8 @@ class Recorder(TorchFunctionMode):
             node = self.add(Node("input", name, value=value, names=[name]))
             self.bind(value, node)
             return node
-        if isinstance(value, tuple | list | dict):
+        holds = any(isinstance(part, torch.Tensor) for part in _leaves(value))
+        if isinstance(value, tuple | list | dict) and holds:
             kept = copy.copy(value)  # the caller may append to it later
             whole = self.add(Node("input", name, value=kept, names=[name]))
             self.structure(whole, value)
@@ -582,6 +590,11 @@ def _arguments(
         else:
             found[name] = value
     return {name.lstrip("*"): value for name, value in found.items()}
+
+
+def _is_masked(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in parts)
 
 
 def _is_that_view(base: Any, index: Any, value: Any) -> bool:

@@ -178,7 +178,7 @@ def _repeat(body: Body, node: Node) -> Val:
 @handler("repeat_interleave")
 def _repeat_interleave(body: Body, node: Node) -> Val:
     x, times, dim = bound(node, "input", "repeats", "dim")
-    if not isinstance(times, int):
+    if isinstance(times, torch.Tensor) or (isinstance(times, Node) and times.is_tensor):
         raise Refused("repeat_interleave with a tensor of repeats is not known to the port.")
     return Val(f"jnp.repeat({body.plain(x).text}, {body.text(times)}, {dim})")
 
@@ -205,6 +205,13 @@ def _stack(body: Body, node: Node) -> Val:
     if whole and not any(body.val(p).last for p in parts):
         return Val(f"jnp.stack({whole}, {dim})")
     return Val(f"jnp.stack([{', '.join(body.plain(p).text for p in parts)}], {dim})")
+
+
+@handler("hstack", "vstack", "dstack", "column_stack", "row_stack")
+def _stacked(body: Body, node: Node) -> Val:
+    parts = ", ".join(body.plain(part).text for part in node.args[0])
+    name = "vstack" if node.name == "row_stack" else node.name
+    return Val(f"jnp.{name}([{parts}])")
 
 
 @handler("chunk", "split", "tensor_split")
@@ -237,10 +244,12 @@ def _getitem(body: Body, node: Node) -> Val:
         index: Any = (*[slice(None)] * (dim % x.ndim), at)
     elif node.name == "narrow":
         x, dim, start, length = bound(node, "input", "dim", "start", "length")
+        if isinstance(start, Node) and start.is_tensor:
+            raise Refused("narrow from a tensor is not known to the port; write x[:, a:b].")
         if isinstance(start, Node) or isinstance(length, Node):
-            raise Refused(
-                "narrow with computed bounds is not known to the port; write x[:, a:b]."
-            )
+            first = body.text(start)
+            cut = f"{':, ' * (dim % x.ndim)}{first} : {first} + {body.text(length)}"
+            return Val(f"{body.part(body.plain(x), 0)}[{cut}]")
         index = (*[slice(None)] * (dim % x.ndim), slice(start, start + length))
     else:
         x, index = node.args

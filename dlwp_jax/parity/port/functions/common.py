@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from dlwp_jax.parity.port.nodes import Node
@@ -49,6 +50,8 @@ def literal(value: Any) -> str:
     """
     if isinstance(value, str):
         return repr(value)
+    if isinstance(value, np.generic):  # as np.sqrt(8) gives
+        value = value.item()
     return re.sub(r"\b(inf|nan)\b", r"jnp.\1", repr(value))
 
 

@@ -38,30 +38,43 @@ def _cumsum(body: Body, node: Node) -> Val:
 
 @handler("logsumexp")
 def _logsumexp(body: Body, node: Node) -> Val:
-    x, dim = bound(node, "input", "dim")
-    return Val(f"jax.nn.logsumexp({body.plain(x).text}, {dim})")
-
-
-@handler("norm")
-def _norm(body: Body, node: Node) -> Val:
-    x, p, dim, keep = bound(node, "input", "p", "dim", "keepdim", p=2, keepdim=False)
-    if p not in (2, "fro"):
-        raise Refused("only norms with p=2 are known to the port.")
+    x, dim, keep = bound(node, "input", "dim", "keepdim", keepdim=False)
+    axes = body.text(tuple(dim) if isinstance(dim, list) else dim)
     kept = ", keepdims=True" if keep else ""
-    return Val(f"jnp.linalg.norm({body.plain(x).text}, axis={dim}{kept})")
+    return Val(f"jax.nn.logsumexp({body.plain(x).text}, {axes}{kept})")
+
+
+@handler("norm", "linalg_norm", "linalg_vector_norm")
+def _norm(body: Body, node: Node) -> Val:
+    names = ("input", "p", "dim", "keepdim") if node.name == "norm" else _LINALG
+    x, p, dim, keep = bound(node, *names, keepdim=False)
+    x = node.kwargs.get("x", x)
+    one_axis = isinstance(dim, int) or (dim is not None and len(dim) == 1)
+    spectral = node.name == "linalg_norm" and p is not None and not one_axis
+    if spectral or (p not in (None, 2, "fro") and not one_axis):
+        raise Refused(f"{node.name} over several axes is known to the port for p=2 alone.")
+    if isinstance(dim, int | type(None)):
+        axes = body.text(dim)
+    else:
+        axes = body.text(dim[0] if one_axis else tuple(dim))
+    kept = ", keepdims=True" if keep else ""
+    order = "" if p in (None, 2, "fro") else f", {body.text(p)}"
+    return Val(f"jnp.linalg.norm({body.plain(x).text}{order}, axis={axes}{kept})")
+
+
+_LINALG = ("A", "ord", "dim", "keepdim")
 
 
 @handler("normalize")
 def _normalize(body: Body, node: Node) -> Val:
     x, p, dim, eps = bound(node, "input", "p", "dim", "eps", p=2.0, dim=1, eps=1e-12)
-    if p != 2:
-        raise Refused("only F.normalize with p=2 is known to the port.")
     val = body.val(x)
-    length = f"jnp.linalg.norm({val.text}, axis={body.axis(x, dim)}, keepdims=True)"
+    order = "" if p == 2 else f", {body.text(p)}"
+    length = f"jnp.linalg.norm({val.text}{order}, axis={body.axis(x, dim)}, keepdims=True)"
     return Val(f"{body.part(val, 3)} / jnp.maximum({length}, {eps})", val.last, 3)
 
 
-@handler("matmul", "bmm", "mm", "rmatmul")
+@handler("matmul", "bmm", "mm", "rmatmul", "dot", "mv", "vdot")
 def _matmul(body: Body, node: Node) -> Val:
     a, b = node.args[:2] if len(node.args) > 1 else bound(node, "input", "other")
     if node.name == "rmatmul":
@@ -85,10 +98,17 @@ def _einsum(body: Body, node: Node) -> Val:
     return Val(f"jnp.einsum({equation!r}, {', '.join(body.plain(p).text for p in parts)})")
 
 
-@handler("outer")
+@handler("outer", "inner", "kron")
 def _outer(body: Body, node: Node) -> Val:
     a, b = (body.plain(arg) for arg in node.args)
-    return Val(f"jnp.outer({a.text}, {b.text})")
+    return Val(f"jnp.{node.name}({a.text}, {b.text})")
+
+
+@handler("tensordot")
+def _tensordot(body: Body, node: Node) -> Val:
+    a, b, dims = bound(node, "a", "b", "dims", dims=2)
+    axes = dims if isinstance(dims, int) else tuple(map(tuple, dims))
+    return Val(f"jnp.tensordot({body.plain(a).text}, {body.plain(b).text}, {body.text(axes)})")
 
 
 @handler("one_hot")
@@ -137,12 +157,48 @@ def _gather(body: Body, node: Node) -> Val:
     names = ("input", "indices", "dim") if node.name != "gather" else ("input", "dim", "index")
     x, *rest = bound(node, *names)
     dim, index = rest if node.name == "gather" else rest[::-1]
-    own = (*x.shape[: dim % x.ndim], 0, *x.shape[dim % x.ndim + 1 :])
-    other = (*index.shape[: dim % x.ndim], 0, *index.shape[dim % x.ndim + 1 :])
-    if own != other:
-        raise Refused("gather with an index smaller than its input is not known; cut it first.")
+    if not _meets_all(x, index, dim):
+        return Val(f"{body.part(body.plain(x), 0)}[{_places(body, index, dim)}]")
     given = f"{body.plain(x).text}, {body.plain(index).text}, {dim}"
     return Val(f"jnp.take_along_axis({given})")
+
+
+def _meets_all(x: Node, index: Node, dim: int) -> bool:
+    """Whether an index has the sizes of its array on all axes but `dim`."""
+    dim %= x.ndim
+    pairs = enumerate(zip(x.shape, index.shape, strict=True))
+    return all(own == other for axis, (own, other) in pairs if axis != dim)
+
+
+def _places(body: Body, index: Node, dim: int) -> str:
+    """The index of every axis, for an index along one of them."""
+    text, parts = body.plain(index).text, []
+    for axis in range(index.ndim):
+        behind = ", ".join([":", *["None"] * (index.ndim - 1 - axis)])
+        turned = f"[{behind}]" if axis < index.ndim - 1 else ""
+        size = f"{body.part(body.plain(index), 0)}.shape[{axis}]"
+        parts.append(text if axis == dim % index.ndim else f"jnp.arange({size}){turned}")
+    return ", ".join(parts)
+
+
+@handler("scatter", "scatter_add")
+def _scatter(body: Body, node: Node) -> Val:
+    x, dim, index, source = bound(node, "input", "dim", "index", "src")
+    source = node.kwargs.get("value", source)
+    if node.kwargs.get("reduce") is not None:
+        raise Refused("scatter with reduce is not known to the port; use scatter_add.")
+    if isinstance(source, Node) and source.is_tensor and source.ndim:
+        if source.shape != index.shape:
+            raise Refused(f"{node.name} with an index smaller than its source: cut the source.")
+        source = body.plain(source)
+    else:
+        source = body.val(source)
+    if node.name == "scatter" and _meets_all(x, index, dim):
+        given = f"{body.plain(x).text}, {body.plain(index).text}, {source.text}, {dim}"
+        return Val(f"jnp.put_along_axis({given}, inplace=False)")
+    verb = "add" if node.name == "scatter_add" else "set"
+    at = f"{body.part(body.plain(x), 0)}.at[{_places(body, index, dim)}]"
+    return Val(f"{at}.{verb}({source.text})")
 
 
 @handler("index_select")

@@ -6,7 +6,8 @@ from typing import Any
 _OF_NN = """relu relu6 silu hardswish hardsigmoid sigmoid tanh mish selu softsign tanhshrink
 log_sigmoid"""
 _OF_JNP = """exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil round
-sign isnan isfinite logical_not reciprocal zeros_like ones_like"""
+sign isnan isfinite isinf logical_not reciprocal zeros_like ones_like exp2 trunc arctanh arcsinh
+arccosh deg2rad rad2deg"""
 ELEMENTWISE = {
     **{name: f"nn.{name}" for name in _OF_NN.split()},
     **{name: f"jnp.{name}" for name in _OF_JNP.split()},
@@ -15,9 +16,17 @@ ELEMENTWISE = {
     "atan": "jnp.arctan",
     "acos": "jnp.arccos",
     "asin": "jnp.arcsin",
+    "atanh": "jnp.arctanh",
+    "asinh": "jnp.arcsinh",
+    "acosh": "jnp.arccosh",
     "absolute": "jnp.abs",
+    "sgn": "jnp.sign",
     "rsqrt": "jax.lax.rsqrt",
     "erf": "jax.scipy.special.erf",
+    "erfc": "jax.scipy.special.erfc",
+    "erfinv": "jax.scipy.special.erfinv",
+    "lgamma": "jax.scipy.special.gammaln",
+    "digamma": "jax.scipy.special.digamma",
     "detach": "jax.lax.stop_gradient",
 }
 # Functions with numbers behind the array, by name and default.
