@@ -22,7 +22,6 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 from dlwp_jax import storage
 from dlwp_jax.storage import Layout, StridedTensor
-from tests.compiling import QUICK
 
 # ---------------------------------------------------------------- the operators, and ours for
 # each
@@ -391,8 +390,7 @@ def test_gradient_of_a_weighted_sum(op):
     found = []
     for first in range(0, len(losses), PROGRAM):
         some = losses[first : first + PROGRAM]
-        compiled = jax.jit(partial(gradients, some), compiler_options=QUICK)
-        found += compiled(starts[first : first + PROGRAM])
+        found += jax.jit(partial(gradients, some))(starts[first : first + PROGRAM])
     for (case, bases, outputs, real), (grads, arrays) in zip(tried, found, strict=True):
         for array, out in zip(arrays, outputs, strict=True):
             np.testing.assert_array_equal(array, out.detach().numpy(), err_msg=case.key())
