@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.compiling import compile_quickly
+from tests.compiling import compile_quickly, compiled_as_for_users  # noqa: F401 (a fixture)
 from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
 from tests.golden import golden, real_scan  # noqa: F401 (fixtures)
 

@@ -46,7 +46,7 @@ def torch_run(name, options, params, grads, scheduler=None):
         )
 
 
-def scan(tx, compiler_options=None):
+def scan(tx):
     """A compiled function (params, state, grads) -> (params, state, the parameters after each
     step).
     """
@@ -61,7 +61,7 @@ def scan(tx, compiler_options=None):
         (params, state), path = jax.lax.scan(body, (params, state), grads)
         return params, state, path
 
-    return jax.jit(run, compiler_options=compiler_options)
+    return jax.jit(run)
 
 
 def assert_trees_close(ours, theirs, **tolerance):

@@ -2,8 +2,6 @@
 inputs.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 from flax import nnx
 
 from dlwp_jax import nn
-from tests.compiling import AS_USERS_DO
 from tests.nn_parity import assert_close, check, random, unchanged
 
 LAYERS = {
@@ -46,6 +43,7 @@ KINKS = [-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0, 6.0]
 EXTREMES = [-np.inf, -1e30, -200.0, -100.0, -20.0, 20.0, 100.0, 200.0, 1e30, np.inf, np.nan]
 
 
+@pytest.mark.usefixtures("compiled_as_for_users")
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_values_and_derivatives_with_torchs_choice_at_every_kink(name, options):
     # torch in float64: in float32 its GELU is oneDNN's, which gives nan at inf on machines with
@@ -57,7 +55,7 @@ def test_values_and_derivatives_with_torchs_choice_at_every_kink(name, options):
     want.sum().backward()
     slope = tx.grad.numpy()
 
-    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)  # their tanh
+    @jax.jit
     def run(x):
         y, pull = jax.vjp(ours, x)
         return y, pull(jnp.ones_like(y))[0]

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dlwp_jax import optim
-from tests.compiling import AS_USERS_DO
 from tests.optim_steps import STEPS, float64, scan, torch_run  # noqa: F401 (a fixture)
 
 MUON = [
@@ -18,6 +17,7 @@ MUON = [
 ]
 
 
+@pytest.mark.usefixtures("compiled_as_for_users")
 @pytest.mark.parametrize(("options", "shape"), MUON)
 def test_muon_rounds_where_torch_rounds(options, shape):
     rng = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def test_muon_rounds_where_torch_rounds(options, shape):
     grads = {"w": rng.standard_normal((STEPS, *shape)).astype("f")}
     *_, (theirs, state) = torch_run("Muon", options, params, grads)
     tx = optim.muon(**options)
-    final, ours, _ = scan(tx, AS_USERS_DO)(params, tx.init(params), grads)
+    final, ours, _ = scan(tx)(params, tx.init(params), grads)
     # Float32 sums over 100 steps; one bfloat16 rounding the other way would show as lr * 2^-8 =
     # 4e-6 to 8e-5.
     np.testing.assert_allclose(final["w"], theirs["w"], rtol=0, atol=2e-5)
