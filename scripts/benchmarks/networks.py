@@ -43,10 +43,10 @@ of a transposed kernel (0.8).
 The rest of a step is not convolution. Of 20 residual blocks' processor time 60 % is, 16 % are
 loops that XLA compiles (batch norm, rectifier, update), 6 % its sums and products, 8 % copies
 (of rows for convolutions, and into and out of the scan's stack), and 10 % the system's, which
-clears the memory that XLA allocates anew at every call; of ResNet-18's 72 % and 13 %. Large pages
-(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment, before Python starts) took 12 % of
-the processor time of the residual blocks away; the tables are without. 20 unrolled blocks were
-no faster than the scan.
+clears the memory that XLA allocates anew at every call; of ResNet-18's 72 % and 13 %. Large
+pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment, before Python starts) took
+12 % of the processor time of the residual blocks away; the tables are without. 20 unrolled
+blocks were no faster than the scan.
 
 Without a compiler, or with `DLWP_NATIVE=0`, convolutions are XLA's, and three forms help it
 on one core (`nn/xla_cpu/forms.py`):
