@@ -43,10 +43,10 @@ of a transposed kernel (0.8).
 The rest of a step is not convolution. Of 20 residual blocks' processor time 60 % is, 16 % are
 loops that XLA compiles (batch norm, rectifier, update), 6 % its sums and products, 8 % copies
 (of rows for convolutions, and into and out of the scan's stack), and 10 % the system's, which
-clears the memory that XLA allocates anew at every call; of ResNet-18's 72 % and 13 %. Large
-pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment, before Python starts) took
-12 % of the processor time of the residual blocks away; the tables are without. 20 unrolled
-blocks were no faster than the scan.
+clears the memory that XLA allocates anew at every call, here for two steps; of ResNet-18's 72 %
+and, for one step, 13 %. Large pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the
+environment, before Python starts) took 12 % of the processor time of the residual blocks away;
+the tables are without. 20 unrolled blocks were no faster than the scan.
 
 Without a compiler, or with `DLWP_NATIVE=0`, convolutions are XLA's, and three forms help it
 on one core (`nn/xla_cpu/forms.py`):
@@ -476,10 +476,11 @@ def masks(peak: float, batch: int = 16, steps: int = 2) -> list[dict[str, str]]:
     return [row(what, times, first, 0.95, products(TheirMask(), x, batch), peak)]
 
 
-def photographs(peak: float, batch: int = 8) -> list[dict[str, str]]:
+def photographs(peak: float, batch: int = 8, steps: int = 4) -> list[dict[str, str]]:
+    """More than one step, as in `residual`."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((batch, 224, 224, 3)).astype(np.float32)
-    y = rng.integers(0, 1000, batch).astype(np.int32)
+    x = rng.standard_normal((batch * steps, 224, 224, 3)).astype(np.float32)
+    y = rng.integers(0, 1000, len(x)).astype(np.int32)
     ours = our_epoch(models.resnet18(rngs=nnx.Rngs(0)), x, y, batch)
     first = first_call(ours)
 
@@ -489,7 +490,7 @@ def photographs(peak: float, batch: int = 8) -> list[dict[str, str]]:
     theirs = torch_side(resnet18, x, y, compiled=False, batch=batch)
     times = interleaved({"ours": ours} | theirs, rounds=5)
     flops = products(resnet18(), x, batch)
-    what = f"ResNet-18, a step of {batch} photographs of 224 x 224"
+    what = f"ResNet-18, batches of {batch} photographs of 224 x 224"
     return [row(what, times, first, 1.0, flops, peak)]
 
 
@@ -625,7 +626,7 @@ def measure() -> list[dict[str, str]]:
         *residual(peak, n_blocks=100 if Rounds.most > 3 else 20),
         *volumes(peak),
         *masks(peak),
-        *photographs(peak),
+        *photographs(peak, steps=4 if Rounds.most > 3 else 1),
         *small_nets(),
         *conv_nets(),
     ]
