@@ -40,11 +40,13 @@ are read once (1.25); sums of the kernel's gradient in the order of the panels (
 channels). What did not: kernels packed by every task for itself (0.6 to 0.95), scattered stores
 of a transposed kernel (0.8).
 
-The rest of a step is not convolution. Of 20 residual blocks' processor time 60 % is, 16 % are
-loops that XLA compiles (batch norm, rectifier, update), 6 % its sums and products, 8 % copies
-(of rows for convolutions, and into and out of the scan's stack), and 10 % the system's, which
-clears the memory that XLA allocates anew at every call, here for two steps; of ResNet-18's 72 %
-and, for one step, 13 %. Large pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the
+The rest of a step is not convolution. Of the processor time of an epoch of two steps through
+20 residual blocks, 60 % is, 16 % are loops that XLA compiles (batch norm, rectifier, update),
+6 % its sums and products, 8 % copies (of rows for convolutions, and into and out of the scan's
+stack), and 10 % the system's: XLA asks for a program's memory at every call and the system
+clears it, where torch keeps its own. So a call for one step is dearer than a step of an epoch:
+U-Net took 1.12 of torch's processor time in calls of 2 steps and 0.99 in calls of 8, ResNet-18
+1.04 in calls of one step. Large pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the
 environment, before Python starts) took 12 % of the processor time of the residual blocks away;
 the tables are without. 20 unrolled blocks were no faster than the scan.
 
@@ -394,7 +396,7 @@ def fully_connected(peak: float) -> list[dict[str, str]]:
 
 
 def residual(peak: float, n_blocks: int = 100, steps: int = 2) -> list[dict[str, str]]:
-    """More than one step: the first one pays the system for its memory, in torch and here."""
+    """Several steps: torch keeps its memory, but XLA asks the system for it at every call."""
     x, y = pictures(BATCH * steps)
     model = nn.NetResDeep(n_blocks=n_blocks, rngs=nnx.Rngs(0))
     model.resblocks = nn.LayerStack(*model.resblocks)
@@ -619,14 +621,14 @@ def conv_nets_by_func(x, y, members):
 
 
 def measure() -> list[dict[str, str]]:
-    peak = matmul_rate()
+    peak, is_short = matmul_rate(), Rounds.most <= 3
     return [
         *conv_net(peak),
         *fully_connected(peak),
-        *residual(peak, n_blocks=100 if Rounds.most > 3 else 20),
+        *(residual(peak, n_blocks=20) if is_short else residual(peak, steps=4)),
         *volumes(peak),
-        *masks(peak),
-        *photographs(peak, steps=4 if Rounds.most > 3 else 1),
+        *masks(peak, steps=2 if is_short else 8),
+        *photographs(peak, steps=1 if is_short else 4),
         *small_nets(),
         *conv_nets(),
     ]
