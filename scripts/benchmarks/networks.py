@@ -24,25 +24,25 @@ zeros of the padding counted (torch in brackets, the best layout):
 
 - ResNet-18, 3 x 3 with 64, 128, 256 and 512 channels: output 107, 113, 115, 108 (112, 114, 118,
   121), gradient of the input 107, 111, 114, 104 (110, 114, 116, 121), of the kernel 108, 110,
-  104, 90 (98, 103, 105, 82). With stride 2: 93 to 109 (98 to 106). The first layer, 7 x 7:
-  91 (102), its kernel 103 (86).
+  104, 90 (98, 103, 105, 82). With stride 2: 93 to 109 (98 to 106). The first layer, 7 x 7: 91
+  (102), its kernel 103 (86).
 - Residual block, 32 channels at 16 x 16: 112, 110, 108 (104, 103, 99).
 - LunaModel, 1 and 8 channels at 32 x 48 x 48: 64, 30, 36 (36, 7, 38) and 89, 89, 89 (55, 55,
-  51); 64 channels at 4 x 6 x 6, most of whose windows reach over the border: 147, 146, 114 (157,
-  158, 134).
+  51); 64 channels at 4 x 6 x 6, most of whose windows reach over the border: 147, 146, 114
+  (157, 158, 134).
 - U-Net, 16 channels at 64 x 64: 104, 103, 103 (101, 100, 98).
 
 What made a difference: the address of each place as a chain of additions, which keeps the
-compiler from spilling sums and addresses (1.07 to 1.3); rows of the padding left out (1.1 to 1.4
-in small volumes); depths copied once (1.1 in volumes); results of one channel as scalar products
-(3.5, the gradient by LunaModel's input); panels of the kernel for each task, so that 512 channels
-are read once (1.25); sums of the kernel's gradient in the order of the panels (1.2 with 512
-channels). What did not: kernels packed by every task for itself (0.6 to 0.95), scattered stores
-of a transposed kernel (0.8).
+compiler from spilling sums and addresses (1.07 to 1.3); rows of the padding left out (1.1 to
+1.4 in small volumes); depths copied once (1.1 in volumes); results of one channel as scalar
+products (3.5, the gradient by LunaModel's input); panels of the kernel for each task, so that
+512 channels are read once (1.25); sums of the kernel's gradient in the order of the panels (1.2
+with 512 channels). What did not: kernels packed by every task for itself (0.6 to 0.95),
+scattered stores of a transposed kernel (0.8).
 
-The rest of a step is not convolution. Of the processor time of an epoch of two steps through
-20 residual blocks, 60 % is, 16 % are loops that XLA compiles (batch norm, rectifier, update),
-6 % its sums and products, 8 % copies (of rows for convolutions, and into and out of the scan's
+The rest of a step is not convolution. Of the processor time of an epoch of two steps through 20
+residual blocks, 60 % is, 16 % are loops that XLA compiles (batch norm, rectifier, update), 6 %
+its sums and products, 8 % copies (of rows for convolutions, and into and out of the scan's
 stack), and 10 % the system's: XLA asks for a program's memory at every call and the system
 clears it, where torch keeps its own. So a call for one step is dearer than a step of an epoch:
 U-Net took 1.12 of torch's processor time in calls of 2 steps and 0.99 in calls of 8, ResNet-18
