@@ -9,8 +9,9 @@ other platforms get. To delete the folder, import them from there in `nn/convolu
 If there is a C++ compiler, `library.py` compiles `convolution.cc` for this processor at first
 use and keeps the result in `$XDG_CACHE_HOME/dlwp-jax` (`~/.cache/dlwp-jax`). Convolutions of
 float32 pictures and volumes, with strides 1 and 2 and without dilation and groups, are then
-calls of this library (`native.py`). `DLWP_NATIVE=0`, set before the first convolution, switches
-it off. Programs that are compiled for several devices, and exported ones, do not call it.
+calls of this library (`native.py`), except products of one tap. `DLWP_NATIVE=0`, set before the
+first convolution, switches it off. Programs that are compiled for several devices, and exported
+ones, do not call it.
 
 The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in three ways:
 
