@@ -64,7 +64,7 @@ class Parts(nnx.Module):
         for block in self.blocks:
             x = jnp.tanh(block(x + self.offset[...]))
         small = self.small[...]
-        if self.wrong == "a small gradient":
+        if self.wrong == "a stopped gradient":
             small = jax.lax.stop_gradient(small)
         x = self.norm(x) + small * jax.lax.stop_gradient(x)
         found = {"first": self.heads["a"](x), "second": self.heads["b"](x)}
@@ -80,7 +80,7 @@ class Parts(nnx.Module):
 WRONG = {
     "a trained buffer": (False, "gradients of offset: buffers in torch"),
     "an untrained parameter": (False, "gradients of small: torch trains them"),
-    "a small gradient": (False, "zero here and not in torch: small"),
+    "a stopped gradient": (False, "zero here and not in torch: small"),
     "exchanged outputs": (False, "DIFFERENT"),
     "a whole number": (False, "(whole numbers)"),
     "fixed statistics": (True, "not compared: torch's norm.running_mean, which training moves"),
@@ -167,6 +167,37 @@ def test_a_dropped_parameter_that_torch_trains_is_named_by_compare_steps():
     report = parity.compare_steps(theirs, opt, learner, state, [X], theirs_loss, loaded=loaded)
     assert not report.ok
     assert "not compared: torch's bias" in str(report)
+
+
+class TorchBranch(torch.nn.Module):
+    """With a branch that counts little, as layers scaled by 1e-6 do."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.norm = torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.main(x) + 1e-6 * self.norm(x)
+
+
+class Branch(nnx.Module):
+    def __init__(self, wrong):
+        self.main, self.wrong = linear(), wrong
+        self.norm = nn.LayerNorm(4, eps=1e-3 if wrong == "eps" else 1e-5)
+
+    def __call__(self, x):
+        y = self.norm(x)
+        return self.main(x) + 1e-6 * (
+            jax.lax.stop_gradient(y) if self.wrong == "stopped" else y
+        )
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "eps", "stopped"])
+def test_gradients_that_count_little_are_judged_in_float64(wrong):
+    theirs, ours = TorchBranch(), Branch(wrong)
+    loaded = parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, X, loaded=loaded)
+    assert report.ok == (wrong == "nothing"), report
 
 
 def test_a_small_eps_is_found_in_float32():

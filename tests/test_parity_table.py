@@ -10,6 +10,7 @@ import re
 from flax import nnx
 
 from dlwp_jax import losses, nn, optim
+from dlwp_jax.parity.port.layers import LAYERS
 from tests.conftest import ROOT
 
 
@@ -66,6 +67,11 @@ def test_every_public_layer_loss_optimizer_and_schedule_has_a_row_or_a_reason():
     assert not [
         name for name in CASES.WITHOUT_A_ROW if name not in public() or plain(name) in listed
     ]
+
+
+def test_every_layer_that_a_port_is_written_with_has_a_row_or_a_reason():
+    listed = {plain(name) for name in (*rows(), *CASES.WITHOUT_A_ROW)}
+    assert [name for name in LAYERS if plain(name) not in listed] == []
 
 
 def test_the_page_is_that_of_the_cases():

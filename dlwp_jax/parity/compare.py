@@ -48,7 +48,6 @@ from dlwp_jax.parity.sides import (
     Run,
     doubled,
     doubled_model,
-    gradients,
     jax_run,
     torch_run,
     turned_leaves,
@@ -168,10 +167,7 @@ def _compare(
         tolerance = HALF_TOLERANCES.get(dtype_of(torch_module) or torch.float32, TOLERANCE)
     reference = twin(torch_module, train)
     random = _random_names(reference, inputs, train)
-    if options.loaded:
-        entries = aligned(reference, options.loaded)
-    else:
-        entries = matched(reference, model, inputs, options.rules)
+    entries = _entries(reference, model, inputs, options)
     turns = input_turns(reference, inputs, options.layout)
     xs = arrays(inputs, turns, dtype_of(reference))
     weights = _weight_rows(reference, model, entries)
@@ -217,6 +213,14 @@ def _compare(
         names = listed([name.rpartition(".")[0] or "the model" for name in running])
         notes += (f"{MOMENTUM_UNSEEN} (eval mode does not use it, train=True does): {names}",)
     return ParityReport(tuple(rows), frozen_notes(reference, entries) + notes)
+
+
+def _entries(
+    reference: torch.nn.Module, model: nnx.Module, inputs: Sequence[Any], options: _Options
+) -> tuple[Entry, ...]:
+    if options.loaded:
+        return aligned(reference, options.loaded)
+    return matched(reference, model, inputs, options.rules)
 
 
 def _differ(rows: Sequence[Row]) -> bool:
@@ -266,9 +270,11 @@ def _judged(
     explains. A ReLU or a max pooling on a tie chooses another side after another rounding, and then
     the gradients ahead of it jump, in torch as much as here.
     """
-    own = _own_rounding(torch_module, inputs, options)
+    own = _own_rounding(torch_module, model, inputs, options)
     farthest = _farthest(report, TOLERANCE)
-    if own and report.ok and farthest <= _ASKED * own["forward"] and not _half_zero(report):
+    rounding = _LEAST + (own.forward if own else 0.0)
+    small = bool(own) and _small_gradients_differ(report, own)
+    if own and report.ok and farthest <= _ASKED * rounding and not small:
         return report
     wide = None
     if own:
@@ -279,13 +285,13 @@ def _judged(
         narrow = report if report.ok else _compare(torch_module, model, inputs, options)
         return narrow if report.ok else _with_note(narrow, note)
     words = (
-        f"torch's own float32 lies up to {own['forward']:.1e} (forward) and "
-        f"{own['gradient']:.1e} (gradients) from its float64."
+        f"torch's own float32 lies up to {own.forward:.1e} (forward) and "
+        f"{own.gradient:.1e} (gradients) from its float64."
     )
     if not wide.ok:
-        # Much nearer in float64: both models compute a part of it in float32.
-        nearer = _farthest(wide, DOUBLE_TOLERANCE) < farthest / 4
-        if report.ok and nearer and not _half_zero(report):
+        # Nearer in float64: a part is computed in float32 there too, and rounded otherwise.
+        nearer = _farthest(wide, DOUBLE_TOLERANCE) < 0.7 * farthest
+        if report.ok and nearer and not small:
             return report
         return _with_note(
             wide,
@@ -295,9 +301,8 @@ def _judged(
     rows = []
     for row in report.rows:
         # Outputs are continuous, so that their rounding is bounded by torch's own.
-        most = _ROUNDINGS * own["forward"]
-        bounded = row.stage == "gradient" or _is_whole(row) or row.max_rel <= most
-        if not row.ok and bounded and math.isfinite(row.max_abs):
+        bounded = row.max_rel <= _ROUNDINGS * rounding or row.stage == "gradient"
+        if not row.ok and (bounded or _is_whole(row)) and math.isfinite(row.max_abs):
             row = dataclasses.replace(row, allowed=row.max_abs, note="rounding")
         rows.append(row)
     report = dataclasses.replace(report, rows=tuple(rows))
@@ -331,32 +336,48 @@ def _farthest(report: ParityReport, tolerance: float) -> float:
     )
 
 
-def _half_zero(report: ParityReport) -> bool:
-    """Whether a gradient that is too small to be judged is zero in one of the models."""
+def _small_gradients_differ(report: ParityReport, own: "_Rounding") -> bool:
+    """Whether gradients too small to be judged differ by far more than torch's rounding."""
     return any(
-        row.note == "below floor" and row.max_rel in (1.0, row.max_abs) for row in report.rows
+        row.note == "below floor"
+        and row.max_rel > _FAR * (own.of_gradients.get(row.leaf, math.inf) + _LEAST)
+        for row in report.rows
     )
 
 
 # Float32 in another order of sums may err by more than torch's does, but not by orders of
 # magnitude: from _ASKED times on, float64 is asked.
-_ASKED = 4
+_ASKED = 6
 _ROUNDINGS = 16
+_FAR = 50
 # torch's error may be small by chance; a sum of some terms errs by this.
 _LEAST = 1.2e-7
 
 
-def _own_rounding(
-    torch_module: torch.nn.Module, inputs: Sequence[Any], options: _Options
-) -> dict[str, float] | None:
-    """How far torch's float32 lies from its float64, relative to an array's largest value; None
-    if the model runs in float32 only.
+class _Rounding(NamedTuple):
+    """How far torch's float32 lies from its float64.
+
+    Attributes:
+      forward, gradient: the largest difference of an output or statistic, and of a gradient, in
+        units of its size.
+      of_gradients: that of each gradient, relative to its own largest value.
     """
+
+    forward: float
+    gradient: float
+    of_gradients: dict[str, float]
+
+
+def _own_rounding(
+    torch_module: torch.nn.Module, model: nnx.Module, inputs: Sequence[Any], options: _Options
+) -> _Rounding | None:
+    """torch's rounding; None if the model runs in float32 only."""
     narrow = twin(torch_module, options.train)
     wide = copied(narrow).double()
+    entries = _entries(narrow, model, inputs, options)
     turns = (False,) * len(inputs)
     try:
-        runs = [torch_run(module, inputs, (), turns) for module in (narrow, wide)]
+        runs = [torch_run(module, inputs, entries, turns) for module in (narrow, wide)]
     except (RuntimeError, ValueError, TypeError):
         return None
     outputs = [run.named_outputs(whole=False) for run in runs]
@@ -364,19 +385,14 @@ def _own_rounding(
         {name: to_numpy(value) for name, value in module.named_buffers()}
         for module in (narrow, wide)
     ]
-    grads = [
-        {name: to_numpy(value) for name, value in gradients(module).items()}
-        for module in (narrow, wide)
+    forward = rows_of("forward", *outputs, tolerance=1.0)
+    forward += rows_of("forward", *states, tolerance=1.0, floors=floors_of_means(states[1]))
+    gradient = rows_of("gradient", *(run.gradients for run in runs), tolerance=1.0)
+    largest = [
+        max((row.max_abs / (row.allowed or 1.0) for row in rows), default=0.0)
+        for rows in (forward, gradient)
     ]
-    rows = rows_of("forward", *outputs, tolerance=1.0)
-    rows += rows_of("forward", *states, tolerance=1.0, floors=floors_of_means(states[1]))
-    return {
-        stage: max((row.max_abs / (row.allowed or 1.0) for row in found), default=0.0) + _LEAST
-        for stage, found in (
-            ("forward", rows),
-            ("gradient", rows_of("gradient", *grads, tolerance=1.0)),
-        )
-    }
+    return _Rounding(*largest, {row.leaf: row.max_rel for row in gradient})
 
 
 def _random_names(reference: torch.nn.Module, inputs: Sequence[Any], train: bool) -> list[str]:

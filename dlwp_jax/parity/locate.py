@@ -230,7 +230,7 @@ def _places(entries: Sequence[Entry]) -> dict[str, str]:
             if all(p[: i + 1] == first[: i + 1] for p in others)
         ]
         path = first[: len(same)]
-        if path or not others:
+        if name and (path or not others):
             places[name] = dotted(path)
     several = [place for place, n in Counter(places.values()).items() if n > 1]
     return {name: place for name, place in places.items() if place not in several}
