@@ -1,6 +1,7 @@
 """A torch model written as JAX source; the referee is torch, by `compare` and `compare_steps`."""
 
 import importlib.util
+import math
 import re
 import subprocess
 import sys
@@ -513,6 +514,8 @@ NUMBERS = [
     (lambda x: (x.shape[0] / 2) ** 2, "(x.shape[0] / 2) ** 2"),
     (lambda x: 2 ** (x.shape[0] // 2), "2 ** (x.shape[0] // 2)"),
     (lambda x: -1.5 / (x.shape[0] + 0.5), "-1.5 / (x.shape[0] + 0.5)"),
+    (lambda x: math.sqrt(x.shape[0]) - math.ceil(len(x) / 2), "math.sqrt(x.shape[0]) - math."),
+    (lambda x: -x.shape[0] * 2, "-x.shape[0] * 2"),
     (lambda x: torch.tensor(x.shape[0]), "jnp.array(x.shape[0], jnp.int32)"),
     (lambda x: torch.tensor([x.shape[0] / 3, 1, 2, 3]), "jnp.array([x.shape[0] / 3, 1"),
 ]
@@ -603,6 +606,13 @@ def test_layers_in_two_places_are_one_layer():
     assert "self.net = nn.Sequential(self.first, self.act)" in ported.source
     assert "nn.Sequential(*[Block(rngs=rngs)] * 3)" in ported.source
     assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9),10000**" in "".join(ported.source.split())
+
+
+def test_a_transformer_with_two_shares_of_dropout_is_refused():
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 6, dropout=0.2, batch_first=True)
+    layer.dropout1.p = 0.5
+    with pytest.raises(parity.Refused, match=r"several probabilities, \[0.2, 0.5\]"):
+        parity.port(torch.nn.Sequential(layer), normal(2, 3, 4))
 
 
 class Labelled(torch.nn.Module):

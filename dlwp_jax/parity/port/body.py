@@ -16,7 +16,7 @@ import torch
 
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.functions.arithmetic import largest
-from dlwp_jax.parity.port.functions.common import ATOM, Val, literal, physical
+from dlwp_jax.parity.port.functions.common import ATOM, UNARY, Val, literal, physical
 from dlwp_jax.parity.port.functions.tables import PASSED_ON, SIGNS
 from dlwp_jax.parity.port.nodes import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
@@ -24,7 +24,19 @@ from dlwp_jax.parity.port.refuse import Refused
 if TYPE_CHECKING:
     from dlwp_jax.parity.port.classes import Classes
 
-_TAKEN = {"self", "nn", "nnx", "jax", "jnp", "losses", "rngs", "range", "len", *keyword.kwlist}
+_TAKEN = {
+    "self",
+    "nn",
+    "nnx",
+    "jax",
+    "jnp",
+    "math",
+    "losses",
+    "rngs",
+    "range",
+    "len",
+    *keyword.kwlist,
+}
 _MARKS = re.compile("\x02\\d+\x03")
 _TRIVIAL = re.compile(r"[\w.]+(\[[^\[\]]*\])*")
 
@@ -395,6 +407,10 @@ class Body:
             text = self.val(owner).text
             self.ndims[text].add(owner.ndim)
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
+        if node.name.startswith("math."):
+            return Val(f"{node.name}({', '.join(self.val(arg).text for arg in node.args)})")
+        if node.name == "neg":
+            return Val(f"-{self.part(self.val(node.args[0]), UNARY)}", False, UNARY)
         sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
         left = self.part(a, binds)
