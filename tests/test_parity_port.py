@@ -623,7 +623,7 @@ class Labelled(torch.nn.Module):
 
 class Habits(torch.nn.Module):
     """A copy kept under a name of its own, a list of lists with a gap, the end of a Sequential,
-    arguments without arrays, values at places, numbers of NumPy's.
+    arguments without arrays, values at places, numbers of NumPy's, tuples in a dict.
     """
 
     def __init__(self):
@@ -647,7 +647,10 @@ class Habits(torch.nn.Module):
         many = x.repeat_interleave(x.shape[0], dim=0).narrow(0, 1, x.shape[0])
         x, _ = self.labelled(torch.cat([x, r], dim=1), ["a"])
         lengths = x.norm(p=1, dim=1, keepdim=True) + x.logsumexp(1, keepdim=True)
-        return x / np.sqrt(8), gates, sums, torch.hstack([many, lengths]), part
+        return {
+            "first": (x / np.sqrt(8), gates, sums),
+            "second": (torch.hstack([many, lengths]), part, x.max(dim=0).values),
+        }
 
 
 def test_habits_of_people_are_proved():

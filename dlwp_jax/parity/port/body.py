@@ -452,17 +452,22 @@ class Body:
                 val = self.last(value)
             return val.text, val.last
         if isinstance(value, dict):
-            parts = {key: self._output(part) for key, part in value.items()}
+            parts = {key: self._inner_output(part) for key, part in value.items()}
             inner = ", ".join(f"{key!r}: {text}" for key, (text, _) in parts.items())
             return f"{{{inner}}}", {key: layout for key, (_, layout) in parts.items()}
         if isinstance(value, list | tuple):
-            pairs = [self._output(part) for part in value]
+            pairs = [self._inner_output(part) for part in value]
             inner = ", ".join(text for text, _ in pairs)
             layouts = [layout for _, layout in pairs]
             if isinstance(value, list):
                 return f"[{inner}]", layouts
             return f"({inner},)" if len(pairs) == 1 else f"{inner}", layouts
         return repr(value), False
+
+    def _inner_output(self, value: Any) -> tuple[str, Any]:
+        """A part of a result: tuples in parentheses."""
+        text, layout = self._output(value)
+        return (f"({text})" if isinstance(value, tuple) and len(value) != 1 else text), layout
 
     def _is_image(self, value: Node) -> bool:
         given = [n for n in self.frame.inputs.values() if isinstance(n, Node) and n.is_tensor]

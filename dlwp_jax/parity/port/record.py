@@ -315,6 +315,8 @@ class Recorder(TorchFunctionMode):
             parts = [self.item(node, i, part) for i, part in enumerate(value)]
             if isinstance(value, list):
                 return parts
+            if hasattr(value, "n_sequence_fields"):  # torch.return_types.max, with .values
+                return type(value)(parts)
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         return value
 
