@@ -623,12 +623,14 @@ class Labelled(torch.nn.Module):
 
 class Habits(torch.nn.Module):
     """A copy kept under a name of its own, a list of lists with a gap, the end of a Sequential,
-    arguments without arrays, values at places, numbers of NumPy's, tuples in a dict.
+    arguments without arrays, values at places, numbers of NumPy's, tuples in a dict, a weight
+    that a hook computes.
     """
 
     def __init__(self):
         super().__init__()
-        self.first, self.labelled = torch.nn.Linear(4, 4), Labelled()
+        self.first = torch.nn.utils.weight_norm(torch.nn.Linear(4, 4))
+        self.labelled = Labelled()
         layers = [torch.nn.Linear(4, 4) for _ in range(4)]
         self.tail = torch.nn.Sequential(torch.nn.Tanh(), *layers[:2])[1:]
         gap = torch.nn.ModuleList([None, *layers[2:]])
@@ -653,6 +655,7 @@ class Habits(torch.nn.Module):
         }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_habits_of_people_are_proved():
     ported = parity.port(Habits(), normal(3, 4))
     assert ported.report.ok, ported.report
