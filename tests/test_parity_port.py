@@ -1,6 +1,7 @@
 """A torch model written as JAX source; the referee is torch, by `compare` and `compare_steps`."""
 
 import importlib.util
+import math
 import re
 import subprocess
 import sys
@@ -513,6 +514,8 @@ NUMBERS = [
     (lambda x: (x.shape[0] / 2) ** 2, "(x.shape[0] / 2) ** 2"),
     (lambda x: 2 ** (x.shape[0] // 2), "2 ** (x.shape[0] // 2)"),
     (lambda x: -1.5 / (x.shape[0] + 0.5), "-1.5 / (x.shape[0] + 0.5)"),
+    (lambda x: math.sqrt(x.shape[0]) - math.ceil(len(x) / 2), "math.sqrt(x.shape[0]) - math."),
+    (lambda x: -x.shape[0] * 2, "-x.shape[0] * 2"),
     (lambda x: torch.tensor(x.shape[0]), "jnp.array(x.shape[0], jnp.int32)"),
     (lambda x: torch.tensor([x.shape[0] / 3, 1, 2, 3]), "jnp.array([x.shape[0] / 3, 1"),
 ]
@@ -605,6 +608,13 @@ def test_layers_in_two_places_are_one_layer():
     assert "jnp.cos(jnp.tile(jnp.outer(jnp.arange(9),10000**" in "".join(ported.source.split())
 
 
+def test_a_transformer_with_two_shares_of_dropout_is_refused():
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 6, dropout=0.2, batch_first=True)
+    layer.dropout1.p = 0.5
+    with pytest.raises(parity.Refused, match=r"several probabilities, \[0.2, 0.5\]"):
+        parity.port(torch.nn.Sequential(layer), normal(2, 3, 4))
+
+
 class Labelled(torch.nn.Module):
     def forward(self, x, names):
         names.append("pool")
@@ -613,12 +623,14 @@ class Labelled(torch.nn.Module):
 
 class Habits(torch.nn.Module):
     """A copy kept under a name of its own, a list of lists with a gap, the end of a Sequential,
-    arguments without arrays, values at places, numbers of NumPy's.
+    arguments without arrays, values at places, numbers of NumPy's, tuples in a dict, a weight
+    that a hook computes.
     """
 
     def __init__(self):
         super().__init__()
-        self.first, self.labelled = torch.nn.Linear(4, 4), Labelled()
+        self.first = torch.nn.utils.weight_norm(torch.nn.Linear(4, 4))
+        self.labelled = Labelled()
         layers = [torch.nn.Linear(4, 4) for _ in range(4)]
         self.tail = torch.nn.Sequential(torch.nn.Tanh(), *layers[:2])[1:]
         gap = torch.nn.ModuleList([None, *layers[2:]])
@@ -637,9 +649,13 @@ class Habits(torch.nn.Module):
         many = x.repeat_interleave(x.shape[0], dim=0).narrow(0, 1, x.shape[0])
         x, _ = self.labelled(torch.cat([x, r], dim=1), ["a"])
         lengths = x.norm(p=1, dim=1, keepdim=True) + x.logsumexp(1, keepdim=True)
-        return x / np.sqrt(8), gates, sums, torch.hstack([many, lengths]), part
+        return {
+            "first": (x / np.sqrt(8), gates, sums),
+            "second": (torch.hstack([many, lengths]), part, x.max(dim=0).values),
+        }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_habits_of_people_are_proved():
     ported = parity.port(Habits(), normal(3, 4))
     assert ported.report.ok, ported.report

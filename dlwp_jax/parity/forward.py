@@ -320,6 +320,11 @@ def copied(model: Any) -> Any:
     m.act(x)`) read those of the copy, which `copy.deepcopy` does not see to.
     """
     memo: dict[int, Any] = {}
+    given = model if isinstance(model, tuple) else (model,)
+    for part in (p for m in given if isinstance(m, torch.nn.Module) for p in m.modules()):
+        for value in vars(part).values():  # torch copies no computed tensor, as weight_norm's
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
     result = copy.deepcopy(model, memo)
     models = result if isinstance(result, tuple) else (result,)
     for part in (p for m in models if isinstance(m, torch.nn.Module) for p in m.modules()):

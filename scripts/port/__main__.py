@@ -3,6 +3,7 @@
 scripts/port_table            # all of them
 scripts/port_table --missing  # those that have no row yet
 scripts/port_table resnet18   # this one; the rows of the others stay
+scripts/port_table --count    # none; only the percentages are counted anew
 """
 
 import multiprocessing
@@ -24,6 +25,8 @@ from dlwp_jax.parity.port.write import rounded  # noqa: E402
 
 SECONDS = 1200
 PAGE = ROOT / "docs" / "parity_port.md"
+FAILED = r"\| (refused|failed)|differs \|"
+KINDS = "| kind | models | proved | not measured | |\n"
 START = "| model | | input | forward | gradient | step | lines | loops |\n"
 LINE = "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
 
@@ -32,14 +35,19 @@ def main(names: list[str]) -> int:
     """Measure, and write the page after every model."""
     known = cases.cases()
     failed = 0
+    wanted = names or list(known)
     if names == ["--missing"]:
-        names = [name for name in known if name not in rows_of_page()]
-    for name in names or known:
+        wanted = [name for name in known if name not in rows_of_page()]
+    if names == ["--count"]:
+        wanted = []
+    for name in wanted:
         began = time.time()
         text = measured(name, known[name])
-        failed += any(word in text for word in ("refused", "failed", "differs"))
+        failed += bool(re.search(FAILED, text))
         print(text, f"{time.time() - began:.0f} s", flush=True)
-        write(known, name, text)
+        write(known, {name: text})
+    write(known, {})
+    print(coverage(known, rows_of_page()))
     return min(failed, 1)
 
 
@@ -91,12 +99,30 @@ def rows_of_page() -> dict[str, str]:
     return {line.split("|")[1].strip(): line for line in table.splitlines()[1:] if line}
 
 
-def write(known: dict[str, cases.Case], name: str, text: str) -> None:
-    """Put a row in its place on the page."""
-    head = PAGE.read_text(encoding="utf-8").partition(START)[0]
-    rows = rows_of_page() | {name: text}
+def coverage(known: dict[str, cases.Case], rows: dict[str, str]) -> str:
+    """How many models of every kind are proved, in numbers and percent."""
+    proved = {name for name, text in rows.items() if not re.search(FAILED, text)}
+    kinds = dict.fromkeys(case.group for case in known.values())
+    counted = {
+        kind: [name for name, case in known.items() if case.group == kind] for kind in kinds
+    }
+    lines = []
+    for kind, names in (counted | {"all": list(known)}).items():
+        right = len(proved.intersection(names))
+        missing = sum(name not in rows for name in names)
+        share = f"{100 * right / len(names):.0f} %"
+        lines.append(f"| {kind} | {len(names)} | {right} | {missing} | {share} |\n")
+    return KINDS + "| --- | --- | --- | --- | --- |\n" + "".join(lines)
+
+
+def write(known: dict[str, cases.Case], found: dict[str, str]) -> None:
+    """Put rows in their places on the page, and count anew."""
+    head = PAGE.read_text(encoding="utf-8").partition(START)[0].partition(KINDS)[0]
+    rows = rows_of_page() | found
     ordered = [rows[other] for other in known if other in rows]
-    PAGE.write_text(head + START + LINE + "\n".join(ordered) + "\n", encoding="utf-8")
+    counts = coverage(known, rows)
+    text = f"{head}{counts}\n{START}{LINE}" + "\n".join(ordered) + "\n"
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

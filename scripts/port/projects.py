@@ -1,4 +1,4 @@
-# ruff: noqa: B905, C408, UP045, RUF046, RUF059, RET504
+# ruff: noqa: B007, B905, C408, E741, UP045, RUF007, RUF046, RUF059, RET504
 """Small models as they stand in real projects."""
 
 import math
@@ -962,6 +962,249 @@ class TransformerModel(nn.Module):
         return F.log_softmax(output, dim=-1)
 
 
+class SineTime(nn.Module):
+    """The sines and cosines of a time."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, time):
+        half = self.dim // 2
+        emb = math.log(10000) / (half - 1)
+        emb = torch.exp(torch.arange(half, device=time.device) * -emb)
+        emb = time[:, None] * emb[None, :]
+        return torch.cat((emb.sin(), emb.cos()), dim=-1)
+
+
+class ResnetBlock(nn.Module):
+    """A block that a time scales and shifts."""
+
+    def __init__(self, dim, dim_out, *, time_emb_dim=None, groups=2):
+        super().__init__()
+        self.mlp = None
+        if time_emb_dim is not None:
+            self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_emb_dim, dim_out * 2))
+        self.conv1, self.conv2 = (
+            nn.Conv2d(dim, dim_out, 3, padding=1),
+            nn.Conv2d(dim_out, dim_out, 3, padding=1),
+        )
+        self.norm1, self.norm2 = nn.GroupNorm(groups, dim_out), nn.GroupNorm(groups, dim_out)
+        self.act = nn.SiLU()
+        self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
+
+    def forward(self, x, time_emb=None):
+        scale_shift = None
+        if self.mlp is not None and time_emb is not None:
+            time_emb = self.mlp(time_emb)[:, :, None, None]
+            scale_shift = time_emb.chunk(2, dim=1)
+        h = self.norm1(self.conv1(x))
+        if scale_shift is not None:
+            scale, shift = scale_shift
+            h = h * (scale + 1) + shift
+        h = self.act(self.norm2(self.conv2(self.act(h))))
+        return h + self.res_conv(x)
+
+
+class LinearAttention(nn.Module):
+    """Attention over places whose cost grows with their number."""
+
+    def __init__(self, dim, heads=2, dim_head=4):
+        super().__init__()
+        self.scale, self.heads = dim_head**-0.5, heads
+        hidden = dim_head * heads
+        self.to_qkv = nn.Conv2d(dim, hidden * 3, 1, bias=False)
+        self.to_out = nn.Sequential(nn.Conv2d(hidden, dim, 1), nn.GroupNorm(1, dim))
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        qkv = self.to_qkv(x).chunk(3, dim=1)
+        q, k, v = (t.reshape(b, self.heads, -1, h * w) for t in qkv)
+        q = q.softmax(dim=-2) * self.scale
+        k = k.softmax(dim=-1)
+        context = torch.einsum("bhdn,bhen->bhde", k, v)
+        out = torch.einsum("bhde,bhdn->bhen", context, q)
+        return self.to_out(out.reshape(b, -1, h, w))
+
+
+class Residual(nn.Module):
+    """A function's result and its input."""
+
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x, *args, **kwargs):
+        return self.fn(x, *args, **kwargs) + x
+
+
+class DiffusionAttentionUNet(nn.Module):
+    """Lists of lists, a stack of maps that are popped, the first map kept as a clone."""
+
+    def __init__(self, dim=4, dim_mults=(1, 2)):
+        super().__init__()
+        self.init_conv = nn.Conv2d(3, dim, 5, padding=2)
+        time_dim = dim * 4
+        self.time_mlp = nn.Sequential(
+            SineTime(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
+        )
+        dims = [dim, *(dim * m for m in dim_mults)]
+        in_out = list(zip(dims[:-1], dims[1:]))
+        self.downs, self.ups = nn.ModuleList([]), nn.ModuleList([])
+        for i, (a, b) in enumerate(in_out):
+            is_last = i >= len(in_out) - 1
+            down = nn.Conv2d(a, b, 3, padding=1) if is_last else nn.Conv2d(a, b, 4, 2, 1)
+            block = ResnetBlock(a, a, time_emb_dim=time_dim)
+            self.downs.append(nn.ModuleList([block, Residual(LinearAttention(a)), down]))
+        self.mid_block = ResnetBlock(dims[-1], dims[-1], time_emb_dim=time_dim)
+        for i, (a, b) in enumerate(reversed(in_out)):
+            up = nn.Conv2d(b, a, 3, padding=1)
+            if i < len(in_out) - 1:
+                up = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), up)
+            block = ResnetBlock(a + b, b, time_emb_dim=time_dim)
+            self.ups.append(nn.ModuleList([block, Residual(LinearAttention(b)), up]))
+        self.final_block = ResnetBlock(dim * 2, dim, time_emb_dim=time_dim)
+        self.final_conv = nn.Conv2d(dim, 3, 1)
+
+    def forward(self, x, time):
+        x = self.init_conv(x)
+        r = x.clone()
+        t = self.time_mlp(time)
+        h = []
+        for block, attn, downsample in self.downs:
+            x = attn(block(x, t))
+            h.append(x)
+            x = downsample(x)
+        x = self.mid_block(x, t)
+        for block, attn, upsample in self.ups:
+            x = torch.cat((x, h.pop()), dim=1)
+            x = attn(block(x, t))
+            x = upsample(x)
+        x = torch.cat((x, r), dim=1)
+        x = self.final_block(x, t)
+        return self.final_conv(x)
+
+
+class MixtureOfExperts(nn.Module):
+    """The two best of four experts for every token, and a loss that balances them."""
+
+    def __init__(self, dim=6, num_experts=4, hidden=8, top_k=2):
+        super().__init__()
+        self.gate = nn.Linear(dim, num_experts, bias=False)
+        self.w1 = nn.Parameter(torch.randn(num_experts, dim, hidden) * 0.1)
+        self.b1 = nn.Parameter(torch.zeros(num_experts, 1, hidden))
+        self.w2 = nn.Parameter(torch.randn(num_experts, hidden, dim) * 0.1)
+        self.top_k, self.num_experts = top_k, num_experts
+
+    def forward(self, x):
+        b, t, d = x.shape
+        x = x.reshape(-1, d)
+        logits = self.gate(x)
+        top, idx = logits.topk(self.top_k, dim=-1)
+        gates = torch.zeros_like(logits).scatter(1, idx, torch.softmax(top, dim=-1))
+        h = F.gelu(torch.einsum("nd,edh->enh", x, self.w1) + self.b1)
+        y = torch.einsum("enh,ehd->end", h, self.w2)
+        out = torch.einsum("ne,end->nd", gates, y)
+        usage = F.one_hot(idx[:, 0], self.num_experts).float().mean(0)
+        aux = (usage * logits.softmax(-1).mean(0)).sum() * self.num_experts
+        return out.view(b, t, d), aux
+
+
+class NeRF(nn.Module):
+    """A field of colours and densities, and what a ray through it sees."""
+
+    def __init__(self, D=4, W=8, freqs=2, skips=(2,)):
+        super().__init__()
+        self.freqs, self.skips = freqs, skips
+        size = 3 + 3 * 2 * freqs
+        self.pts = nn.ModuleList(
+            [nn.Linear(size, W)]
+            + [nn.Linear(W + size if i in skips else W, W) for i in range(D - 1)]
+        )
+        self.views, self.alpha = nn.Linear(W + size, W // 2), nn.Linear(W, 1)
+        self.feature, self.rgb = nn.Linear(W, W), nn.Linear(W // 2, 3)
+
+    def embed(self, x):
+        out = [x]
+        for i in range(self.freqs):
+            for fn in (torch.sin, torch.cos):
+                out.append(fn((2.0**i) * x))
+        return torch.cat(out, -1)
+
+    def forward(self, x, d):
+        x, d = self.embed(x), self.embed(d)
+        h = x
+        for i, layer in enumerate(self.pts):
+            h = F.relu(self.pts[i](h))
+            if i in self.skips:
+                h = torch.cat([x, h], -1)
+        density = self.alpha(h)
+        h = F.relu(self.views(torch.cat([self.feature(h), d], -1)))
+        rgb = torch.sigmoid(self.rgb(h))
+        alpha = 1.0 - torch.exp(-F.relu(density) * 0.1)
+        seen = torch.cumprod(torch.cat([torch.ones((1, 1)), 1.0 - alpha + 1e-10], 0), 0)[:-1]
+        return torch.cat([rgb, density], -1), (alpha * seen * rgb).sum(0)
+
+
+class StyleGenerator(nn.Module):
+    """Maps of a style: a learned constant, instance norm, a deviation over the batch."""
+
+    def __init__(self, z=6, channels=4):
+        super().__init__()
+        layers = [m for _ in range(2) for m in (nn.Linear(z, z), nn.LeakyReLU(0.2))]
+        self.mapping = nn.Sequential(*layers)
+        self.const = nn.Parameter(torch.randn(1, channels, 4, 4))
+        self.style = nn.ModuleList([nn.Linear(z, 2 * channels) for _ in range(2)])
+        self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2)])
+        self.rgb = nn.Conv2d(channels, 3, 1)
+
+    def forward(self, z):
+        z = z * torch.rsqrt(z.pow(2).mean(1, keepdim=True) + 1e-8)
+        w = self.mapping(z)
+        x = self.const.repeat(z.shape[0], 1, 1, 1)
+        for i, (style, conv) in enumerate(zip(self.style, self.convs)):
+            if i:
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+            x = F.instance_norm(conv(x))
+            gamma, beta = style(w).view(-1, 2, x.size(1), 1, 1).unbind(1)
+            x = F.leaky_relu((1 + gamma) * x + beta, 0.2)
+        return torch.tanh(self.rgb(x))
+
+
+class SelectiveScan(nn.Module):
+    """A state space of Mamba's: a causal convolution of depths, and a loop over time."""
+
+    def __init__(self, d=4, n=3):
+        super().__init__()
+        self.in_proj = nn.Linear(d, 4 * d, bias=False)
+        self.conv1d = nn.Conv1d(2 * d, 2 * d, 3, groups=2 * d, padding=2)
+        self.x_proj = nn.Linear(2 * d, 1 + 2 * n, bias=False)
+        self.dt_proj = nn.Linear(1, 2 * d)
+        A = torch.arange(1, n + 1, dtype=torch.float32).repeat(2 * d, 1)
+        self.A_log = nn.Parameter(torch.log(A))
+        self.D = nn.Parameter(torch.ones(2 * d))
+        self.out_proj = nn.Linear(2 * d, d, bias=False)
+        self.n = n
+
+    def forward(self, x):
+        b, l, d = x.shape
+        x, z = self.in_proj(x).split(split_size=[2 * d, 2 * d], dim=-1)
+        x = self.conv1d(x.transpose(1, 2))[:, :, :l].transpose(1, 2)
+        x = F.silu(x)
+        A = -torch.exp(self.A_log.float())
+        dt, B, C = self.x_proj(x).split([1, self.n, self.n], dim=-1)
+        dt = F.softplus(self.dt_proj(dt))
+        dA = torch.exp(torch.einsum("bld,dn->bldn", dt, A))
+        dBx = torch.einsum("bld,bln,bld->bldn", dt, B, x)
+        h = torch.zeros((b, 2 * d, self.n), device=dA.device)
+        ys = []
+        for i in range(l):
+            h = dA[:, i] * h + dBx[:, i]
+            ys.append(torch.einsum("bdn,bn->bd", h, C[:, i, :]))
+        y = torch.stack(ys, dim=1) + x * self.D
+        return self.out_proj(y * F.silu(z))
+
+
 _RNG = np.random.default_rng(3)
 _CATEGORIES = np.stack([_RNG.integers(0, 5, 4), _RNG.integers(0, 7, 4)], 1)
 
@@ -989,4 +1232,9 @@ MODELS = {
     "Seq2Seq": (Seq2Seq, (TOKENS,)),
     "WideAndDeep": (WideAndDeep, (_CATEGORIES, (4, 3))),
     "TransformerModel": (TransformerModel, (TOKENS,)),
+    "DiffusionAttentionUNet": (DiffusionAttentionUNet, ((2, 3, 8, 8), (2,))),
+    "MixtureOfExperts": (MixtureOfExperts, ((2, 5, 6),)),
+    "NeRF": (NeRF, ((5, 3), (5, 3))),
+    "StyleGenerator": (StyleGenerator, ((4, 6),)),
+    "SelectiveScan": (SelectiveScan, ((2, 7, 4),)),
 }

@@ -16,7 +16,7 @@ import torch
 
 from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.functions.arithmetic import largest
-from dlwp_jax.parity.port.functions.common import ATOM, Val, literal, physical
+from dlwp_jax.parity.port.functions.common import ATOM, UNARY, Val, literal, physical
 from dlwp_jax.parity.port.functions.tables import PASSED_ON, SIGNS
 from dlwp_jax.parity.port.nodes import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
@@ -24,7 +24,19 @@ from dlwp_jax.parity.port.refuse import Refused
 if TYPE_CHECKING:
     from dlwp_jax.parity.port.classes import Classes
 
-_TAKEN = {"self", "nn", "nnx", "jax", "jnp", "losses", "rngs", "range", "len", *keyword.kwlist}
+_TAKEN = {
+    "self",
+    "nn",
+    "nnx",
+    "jax",
+    "jnp",
+    "math",
+    "losses",
+    "rngs",
+    "range",
+    "len",
+    *keyword.kwlist,
+}
 _MARKS = re.compile("\x02\\d+\x03")
 _TRIVIAL = re.compile(r"[\w.]+(\[[^\[\]]*\])*")
 
@@ -395,6 +407,10 @@ class Body:
             text = self.val(owner).text
             self.ndims[text].add(owner.ndim)
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
+        if node.name.startswith("math."):
+            return Val(f"{node.name}({', '.join(self.val(arg).text for arg in node.args)})")
+        if node.name == "neg":
+            return Val(f"-{self.part(self.val(node.args[0]), UNARY)}", False, UNARY)
         sign, binds = SIGNS[node.name]
         a, b = (self.val(arg) for arg in node.args)
         left = self.part(a, binds)
@@ -436,17 +452,22 @@ class Body:
                 val = self.last(value)
             return val.text, val.last
         if isinstance(value, dict):
-            parts = {key: self._output(part) for key, part in value.items()}
+            parts = {key: self._inner_output(part) for key, part in value.items()}
             inner = ", ".join(f"{key!r}: {text}" for key, (text, _) in parts.items())
             return f"{{{inner}}}", {key: layout for key, (_, layout) in parts.items()}
         if isinstance(value, list | tuple):
-            pairs = [self._output(part) for part in value]
+            pairs = [self._inner_output(part) for part in value]
             inner = ", ".join(text for text, _ in pairs)
             layouts = [layout for _, layout in pairs]
             if isinstance(value, list):
                 return f"[{inner}]", layouts
             return f"({inner},)" if len(pairs) == 1 else f"{inner}", layouts
         return repr(value), False
+
+    def _inner_output(self, value: Any) -> tuple[str, Any]:
+        """A part of a result: tuples in parentheses."""
+        text, layout = self._output(value)
+        return (f"({text})" if isinstance(value, tuple) and len(value) != 1 else text), layout
 
     def _is_image(self, value: Node) -> bool:
         given = [n for n in self.frame.inputs.values() if isinstance(n, Node) and n.is_tensor]

@@ -440,6 +440,8 @@ class Classes(Marks):
             if getattr(module, "bias", None) is None:
                 return ""
             return f"nnx.Dict({{'bias': nnx.Param({initial_text(module.bias, 'bias')})}})"
+        if kind.startswith("Transformer"):
+            _refuse_two_shares(module, name)
         if kind in STACKS:
             return self._stack(module, kind, name)
         row = LAYERS[kind]
@@ -545,6 +547,19 @@ class Classes(Marks):
         methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
         init = [self._chain(module, children, "super().__init__")]
         return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
+
+
+def _refuse_two_shares(module: torch.nn.Module, name: str) -> None:
+    """Torch's transformers have one share of dropout, unless somebody set another one later."""
+    layers = list(module.modules())
+    shares = {layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)}
+    attentions = [m for m in layers if isinstance(m, torch.nn.MultiheadAttention)]
+    shares |= {attention.dropout for attention in attentions}
+    if len(shares) > 1:
+        raise Refused(
+            f"{name} ({type(module).__name__}) drops with several probabilities, "
+            f"{sorted(shares)}; the port gives it one: set them alike."
+        )
 
 
 def _assign(name: str, text: str) -> str:

@@ -126,6 +126,11 @@ def _arithmetic(name: str, turned: bool = False) -> Callable[..., Any]:
     return method
 
 
+def _negative(self: Dim | Ratio) -> Any:
+    return self.recorder.size_of("neg", (self,), -forgotten(self))
+
+
+Dim.__neg__ = Ratio.__neg__ = _negative
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     for _kind in (Dim, Ratio):
         setattr(_kind, f"__{_name}__", _arithmetic(_name))

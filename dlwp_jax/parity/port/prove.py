@@ -104,7 +104,7 @@ def with_more(
         return report
     note = (
         f"with {number} examples the port differs: a number was made of the size in a way that the "
-        "port does not see, as float(n), math.sqrt(n) or 1.0 / n (1 / n is seen), or was handed to "
+        "port does not see, as float(n), np.sqrt(n) or 1.0 / n (1 / n is seen), or was handed to "
         "another module."
     )
     return ParityReport((*report.rows, *rows), (*report.notes, note))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import builtins
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -37,6 +39,7 @@ _READS = {
     "item", "tolist", "numpy", "bool", "int", "float", "index", "array", "equal", "allclose",
     "is_nonzero", "nonzero", "contains", "unique", "masked_select", "complex",
 }  # fmt: skip
+_OF_MATH = ("sqrt", "log", "log2", "log10", "exp", "pow", "ceil", "floor")
 # x.float() is a cast, float(x) reads a value.
 _CASTS = {"bool", "int", "float"}
 # Their other forms have other arguments: x.bernoulli() draws with the shares x.
@@ -312,6 +315,8 @@ class Recorder(TorchFunctionMode):
             parts = [self.item(node, i, part) for i, part in enumerate(value)]
             if isinstance(value, list):
                 return parts
+            if hasattr(value, "n_sequence_fields"):  # torch.return_types.max, with .values
+                return type(value)(parts)
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         return value
 
@@ -433,11 +438,14 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def own_functions(self, module: torch.nn.Module) -> Iterator[None]:
-        """In the file where a forward stands, len(x) keeps its node, and sequences that are packed
-        keep their lengths.
+        """In the file where a forward stands, len(x) and math.sqrt(n) keep their nodes, and
+        sequences that are packed keep their lengths.
         """
         scope = getattr(type(module).forward, "__globals__", None) or {}
         recorded = {id(pack_padded_sequence): self.packed, id(pad_packed_sequence): self.padded}
+        followed = {name: self.followed(name) for name in _OF_MATH}
+        recorded |= {id(getattr(math, name)): call for name, call in followed.items()}
+        recorded[id(math)] = SimpleNamespace(**vars(math) | followed)
         changed = {n: recorded[id(v)] for n, v in scope.items() if id(v) in recorded}
         before = {name: scope[name] for name in changed}
         if "len" not in scope:
@@ -449,6 +457,17 @@ class Recorder(TorchFunctionMode):
             for name in changed:
                 scope.pop(name, None)
             scope.update(before)
+
+    def followed(self, name: str) -> Callable[..., Any]:
+        """A function of `math`, which remembers the sizes that it is given."""
+
+        def call(*args: Any) -> Any:
+            value = getattr(math, name)(*map(_number, args))
+            if any(isinstance(arg, Dim | Ratio) for arg in args):
+                return self.size_of(f"math.{name}", args, value)
+            return value
+
+        return call
 
     def packed(self, input: Any, lengths: Any, *args: Any, **kwargs: Any) -> PackedSequence:
         """torch.nn.utils.rnn.pack_padded_sequence: here, lengths that a recurrent layer is given."""

@@ -20,7 +20,7 @@ def source(classes: Classes, head: str) -> str:
     texts = [DROP_PATH.format(name=name).rstrip("\n") for name in sorted(classes.helpers)]
     texts += [_class_text(classes, written) for written in classes.written.values()]
     body = "\n\n\n".join(texts)
-    imports = []
+    imports = ["import math", ""] if re.search(r"\bmath\.", body) else []
     if re.search(r"\bjax\.", body):
         imports.append("import jax")
     if "jnp." in body:
