@@ -296,7 +296,7 @@ def _recording(kind: type, name: str, calls: list[Call]) -> type:
 
     def call(self, *args, **kwargs):
         result = run(self, *args, **kwargs)
-        seen = [y for y in jax.tree.leaves(result) if isinstance(y, jax.Array)]
+        seen = [y for y in outputs_of(result) if isinstance(y, jax.Array)]
         if seen and jnp.issubdtype(seen[0].dtype, jnp.floating):
             given = args[0] if args and isinstance(args[0], jax.Array) else None
             calls.append(Call(name, self, _values(given), _values(seen[0])))
