@@ -388,11 +388,13 @@ def _own_rounding(
     forward = rows_of("forward", *outputs, tolerance=1.0)
     forward += rows_of("forward", *states, tolerance=1.0, floors=floors_of_means(states[1]))
     gradient = rows_of("gradient", *(run.gradients for run in runs), tolerance=1.0)
-    largest = [
-        max((row.max_abs / (row.allowed or 1.0) for row in rows), default=0.0)
-        for rows in (forward, gradient)
-    ]
-    return _Rounding(*largest, {row.leaf: row.max_rel for row in gradient})
+    return _Rounding(
+        _largest(forward), _largest(gradient), {row.leaf: row.max_rel for row in gradient}
+    )
+
+
+def _largest(rows: Sequence[Row]) -> float:
+    return max((row.max_abs / (row.allowed or 1.0) for row in rows), default=0.0)
 
 
 def _random_names(reference: torch.nn.Module, inputs: Sequence[Any], train: bool) -> list[str]:
