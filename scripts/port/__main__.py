@@ -40,6 +40,9 @@ def main(names: list[str]) -> int:
         wanted = [name for name in known if name not in rows_of_page()]
     if names == ["--count"]:
         wanted = []
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        sys.exit(f"cases.py has no model {', '.join(unknown)}; it has {', '.join(known)}.")
     for name in wanted:
         began = time.time()
         text = measured(name, known[name])
