@@ -14,6 +14,7 @@ and trained otherwise. A third one, benign or malignant, starts from the weights
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from experiments.nodules.candidates import Candidates
 from experiments.nodules.detector import Detector, Trained
 from experiments.nodules.luna import Luna
 
+# Without stretching: the size of a nodule tells whether it is malignant.
+SAME_SIZE = dataclasses.replace(classifier.ALL, stretch=0.0)
 # The parts of `LunaModel` that have parameters, in their order.
 PARTS = ("tail_batchnorm", "block1", "block2", "block3", "block4", "head_linear")
 SAME = ("luna", "scans", "full", "seed")  # flags that choose the scans, and who is held back
@@ -50,8 +53,8 @@ class Config(source.Config):
     epochs: int = 12  # of the fine-tuning
     samples: int = 960  # chunks in an epoch of it
     batch_size: int = 16
-    lr: float = 3e-3
-    depth: int = 3  # parts of the classifier that are trained on, from the end; 1 is its head
+    lr: float = 2e-3
+    depth: int = 6  # parts of the classifier that are trained on, from the end; 1 is its head
 
     def __post_init__(self):
         if not 1 <= self.depth <= len(PARTS):
@@ -217,7 +220,7 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
         epochs=config.epochs,
         batch_size=config.batch_size,
         sampler=data.balanced(nodules.kind[known], order=ORDER, n=config.samples),
-        transform=classifier.ALL,
+        transform=SAME_SIZE,
     )
     return tuned, result.state
 
@@ -245,7 +248,9 @@ def compare(config: Config, base: Trained, nodules: Nodules):
     networks = {}
     for depth in sorted({1, config.depth}):
         networks[depth] = fine_tune(config, base, nodules, depth)
-        name = "the head alone" if depth == 1 else f"the last {depth} parts"
+        name = {1: "the head alone", len(PARTS): "all parts"}.get(
+            depth, f"the last {depth} parts"
+        )
         chances = malignancy_scores(networks[depth], nodules, rows)
         curves[name] = table.roc(truth, chances)
     print(
