@@ -68,6 +68,16 @@ def test_wrong_words_are_refused(tmp_path, args, message, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nodules_without_a_command_says_what_it_runs(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr("experiments.__main__.run", lambda name, flags: ran.append(name))
+    monkeypatch.setattr(sys, "argv", ["experiments", "nodules"])
+    main()
+    assert ran == [f"nodules.{chapter}" for chapter in nodules.CHAPTERS]
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (*nodules.CHAPTERS, "minutes", "nodules --help"))
+
+
 def test_a_refusal_has_no_traceback(tmp_path):
     refused = experiments("ch03_strides", "--rows", "1", cwd=tmp_path)
     assert refused.returncode != 0

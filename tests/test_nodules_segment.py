@@ -181,7 +181,7 @@ def test_chapters_13_and_14_on_a_small_cohort(tmp_path, capsys):
     segment.main(segment.Config(**flags, epochs=2, every=1))
     assert (tmp_path / "nodules_segment" / "slices_002.png").exists()
     classify.main(classify.Config(**flags, epochs=1, samples=64, unbalanced=64))
-    end_to_end.main(end_to_end.Config(**flags, epochs=1))
+    end_to_end.main(end_to_end.Config(**flags, epochs=1, mined=2, again=64))
     text = capsys.readouterr().out
     assert "called malignant" in text
     results = json.loads((tmp_path / "nodules_end_to_end" / "results.json").read_text())

@@ -59,6 +59,7 @@ def augmentations(histories):
                 ax.set_title(f"{metric}, {'training' if side == 'train' else 'validation'}")
     for ax in axes[1]:
         ax.set(xlabel="epoch", ylim=(0, 1))
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend()
     return figure
 

@@ -4,7 +4,7 @@ Run:    python -m experiments nodules data                 a made-up cohort of 9
         python -m experiments nodules data --luna DIR      LUNA16, unpacked by hand
         python -m experiments nodules data --series DIR    only show a folder of DICOM files
 Writes: runs/nodules_data/{config.json,scan.png,candidates.png}, and chunks in runs/nodules
-Expect: 33,000 candidates, 1 in 116 a nodule; 20 s of processor time for the cohort and 5 s for
+Expect: 50,000 candidates, 1 in 116 a nodule; 30 s of processor time for the cohort and 8 s for
         its chunks, once
 """
 

@@ -25,8 +25,8 @@ def measure() -> list[dict[str, str]]:
     torch.manual_seed(0)
     u_net, luna = reference.UNetWrapper().eval(), reference.LunaModel().eval()
     ours = detector.Detector(
-        _ours(u_net, detector.new_segmentation),
-        _ours(luna, lambda: detector.new_classifier(detector.BOOKS_WIDTH)),
+        ours_of(u_net, detector.new_segmentation),
+        ours_of(luna, lambda: detector.new_classifier(detector.BOOKS_WIDTH)),
     )
     scan = synthetic.chest_ct((SLICES, 512, 512), others=CANDIDATES, seed=0).scan
     scan = Volume(np.clip(scan.voxels, -1000, 1000), scan.spacing, scan.origin)
@@ -35,11 +35,11 @@ def measure() -> list[dict[str, str]]:
     for name, forms in {
         f"segmentation, {SLICES} slices": {
             "ours": lambda: detector.segment(ours.segmentation, scan),
-            "torch": lambda: _segment(u_net, scan),
+            "torch": lambda: segment(u_net, scan),
         },
         f"{CANDIDATES} candidates": {
             "ours": lambda: detector.classify(ours.classifier, scan, places, ours.width),
-            "torch": lambda: _classify(luna, scan, places),
+            "torch": lambda: classify(luna, scan, places),
         },
     }.items():
         times = interleaved(forms, rounds=5)
@@ -54,14 +54,14 @@ def measure() -> list[dict[str, str]]:
     return rows
 
 
-def _ours(theirs: torch.nn.Module, make) -> detector.Trained:
+def ours_of(theirs: torch.nn.Module, make) -> detector.Trained:
     model = detector.unfilled(make)
     parity.load_torch(model, theirs)
     return detector.ready(model)
 
 
 @torch.no_grad()
-def _segment(model: torch.nn.Module, scan) -> np.ndarray:
+def segment(model: torch.nn.Module, scan) -> np.ndarray:
     numbers = np.arange(len(scan.voxels))
     mask = np.empty(scan.voxels.shape, bool)
     for part in np.split(numbers, range(BATCH, len(numbers), BATCH)):
@@ -72,7 +72,7 @@ def _segment(model: torch.nn.Module, scan) -> np.ndarray:
 
 
 @torch.no_grad()
-def _classify(model: torch.nn.Module, scan, places: np.ndarray) -> np.ndarray:
+def classify(model: torch.nn.Module, scan, places: np.ndarray) -> np.ndarray:
     chances = []
     for first in range(0, len(places), BATCH):
         centers = scan.xyz(places[first : first + BATCH])
