@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import linecache
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -171,7 +171,7 @@ def _port(
     return Ported(text, model, report, (), classes.loops)
 
 
-def _constructed(kind: type[nnx.Module]) -> nnx.Module:
+def _constructed(kind: Callable[..., nnx.Module]) -> nnx.Module:
     """A model with zeros for weights, which torch's replace: compiling what draws its own takes
     longer than the rest of the port.
     """
