@@ -655,6 +655,26 @@ class Habits(torch.nn.Module):
         }
 
 
+class States(torch.nn.Module):
+    """Two states that follow each other under the same names."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        states = [x, x * 2]
+        for _ in range(3):
+            new = [layer(h) for layer, h in zip(self.layers, states, strict=True)]
+            states = [a + 0.5 * b for a, b in zip(new, states, strict=True)]
+        return torch.cat(states, dim=1) * x.new_tensor(0.5)
+
+
+def test_names_that_two_values_hold_in_turn_are_not_confused():
+    ported = parity.port(States(), normal(3, 4))
+    assert ported.report.ok, ported.report
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_habits_of_people_are_proved():
     ported = parity.port(Habits(), normal(3, 4))

@@ -254,7 +254,8 @@ class Body:
         if other is not None and other is not node and self.end[other] > here:
             kept, place = other.in_list or ("", 0)
             second = [n for n in other.names if n != name and n not in _TAKEN]
-            free = [n for n in second if self._is_free(n, here)]
+            # The copy stands ahead of this line, which may read the name's value for the last time.
+            free = [n for n in second if self._is_free(n, here - 1)]
             if other in self.lists.get(kept, []):
                 self._rename(other, f"{kept}[{place}]")
             elif free:

@@ -80,11 +80,11 @@ def _tril(body: Body, node: Node) -> Val:
     return Val(f"jnp.{node.name}({body.plain(x).text}{f', {diagonal}' if diagonal else ''})")
 
 
-@handler("tensor", "as_tensor")
+@handler("tensor", "as_tensor", "new_tensor")
 def _tensor(body: Body, node: Node) -> Val:
     from dlwp_jax.parity.port.body import nodes_in
 
-    (values,) = bound(node, "data")
+    values = node.args[1] if node.name == "new_tensor" else bound(node, "data")[0]
     if next(nodes_in(values), None) is not None:
         return Val(f"jnp.array({body.text(values)}, {dtype_text(node.value.dtype) or 'float'})")
     values = node.value.tolist()
