@@ -658,7 +658,7 @@ def test_other_sources_are_refused(tmp_path):
     with pytest.raises(TypeError, match="this is a list"):
         parity.load_torch(ours, [1, 2])
     (tmp_path / "folder.pt").mkdir()
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="this is a folder; name a file in it"):
         parity.load_torch(ours, tmp_path / "folder.pt")
     with pytest.raises(ValueError, match="these entries are no tensors: epoch"):
         parity.load_torch(ours, {"weight": torch.ones(3, 2), "bias": torch.ones(3), "epoch": 3})
