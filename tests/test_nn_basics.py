@@ -102,6 +102,7 @@ def layers():
         "LayerNorm": (4,),
         "RMSNorm": (4,),
         "GroupNorm": (2, 4),
+        "StochasticDepth": (0.5,),
         "Threshold": (0.0, 1.0),
         "Unflatten": (1, (2, 2)),
         "Sequential": (),

@@ -29,6 +29,23 @@ def test_dropout_share_scale_and_whole_channels(n):
         assert getattr(nn, f"Dropout{n}d")(0.5, rngs=nnx.Rngs(0))(x[0]).shape == x[0].shape
 
 
+def test_stochastic_depth_drops_branches_with_torchvisions_share_and_scale():
+    x = jnp.ones((20_000, 2, 3))
+    layer = nn.StochasticDepth(0.3, rngs=nnx.Rngs(0))
+    rows = layer(x).reshape(20_000, -1)
+    assert set(np.unique(rows)) == {np.float32(0), np.float32(1 / 0.7)}
+    assert (rows == rows[:, :1]).all()
+    assert abs((rows[:, 0] == 0).mean() - 0.3) < 0.01  # 3 standard errors: 0.0097
+    whole = nn.StochasticDepth(0.5, "batch", rngs=nnx.Rngs(0))
+    draws = jnp.stack([whole(x[:4]) for _ in range(30)]).reshape(30, -1)
+    assert (draws == draws[:, :1]).all()
+    assert set(np.unique(draws)) == {np.float32(0), np.float32(2)}
+    layer.eval()
+    assert layer(x) is x
+    with pytest.raises(ValueError, match="mode must be 'row' or 'batch'"):
+        nn.StochasticDepth(0.5, "rows", rngs=nnx.Rngs(0))
+
+
 def test_dropout_at_its_ends():
     x = jnp.ones(5)
     assert nn.Dropout(0.0, rngs=nnx.Rngs(0))(x) is x

@@ -123,7 +123,15 @@ def kinds_of_mask(mask: ArrayLike | None) -> tuple[jax.Array | None, jax.Array |
     return None, mask
 
 
-def attend(query, key, value, allowed, bias, how: How, implementation) -> jax.Array:
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    allowed: jax.Array | None,
+    bias: jax.Array | None,
+    how: How,
+    implementation: Literal["xla", "cudnn"] | None,
+) -> jax.Array:
     """`scaled_dot_product_attention` with masks of both kinds."""
     drops = isinstance(how.dropout_p, jax.Array) or how.dropout_p > 0
     if drops and how.dropout_key is None:
@@ -151,7 +159,13 @@ def attend(query, key, value, allowed, bias, how: How, implementation) -> jax.Ar
 
 
 def attention_weights(
-    query, key, allowed, bias, how: How, first: ArrayLike = 0, empty_is_zero: bool = True
+    query: jax.Array,
+    key: jax.Array,
+    allowed: jax.Array | None,
+    bias: jax.Array | None,
+    how: How,
+    first: ArrayLike = 0,
+    empty_is_zero: bool = True,
 ) -> jax.Array:
     """The weights of some rows, of which the first has the number `first`."""
     scores = jnp.matmul(

@@ -1,4 +1,4 @@
-"""Dropout of values, or of whole channels (chapter 8)."""
+"""Dropout of values, of whole channels (chapter 8), or of whole branches."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "StochasticDepth",
     "alpha_dropout",
     "dropout",
     "dropout1d",
@@ -266,3 +267,33 @@ class FeatureAlphaDropout(AlphaDropout):
 
     def _mask_shape(self, x):
         return _one_for_each_channel(x)
+
+
+class StochasticDepth(Dropout):
+    """Drop the whole branch of an example with probability `p`, in train mode, so that only the
+    shortcut beside it is left; torchvision.ops.StochasticDepth, and timm's DropPath.
+
+    Huang et al., Deep networks with stochastic depth (2016), https://arxiv.org/abs/1603.09382.
+
+    Args:
+      p: the probability of zero; a number, or a traced scalar to be swept.
+      mode: "row" draws for each example, the entries of the first axis; "batch" once for all.
+      rngs: as for `Dropout`.
+
+    Raises:
+      ValueError: if p is not in [0, 1], or for another mode.
+
+    >>> layer = StochasticDepth(0.5, rngs=nnx.Rngs(0))
+    >>> y = layer(jnp.ones((8, 4, 4, 3)))
+    >>> sorted(set(y.ravel().tolist())), y.std(axis=(1, 2, 3)).max().item()
+    ([0.0, 2.0], 0.0)
+    """
+
+    def __init__(self, p: float | jax.Array, mode: str = "row", *, rngs: nnx.Rngs):
+        super().__init__(p, rngs=rngs)
+        if mode not in ("row", "batch"):
+            raise ValueError(f"mode must be 'row' or 'batch'; got {mode!r}.")
+        self.mode = mode
+
+    def _mask_shape(self, x):
+        return (x.shape[0] if self.mode == "row" else 1, *(1,) * (x.ndim - 1))

@@ -292,6 +292,7 @@ WITHOUT_A_ROW = {
         "takes more than floats, draws, or does not run on torch's CPU: tests/test_nn_rest.py",
     ),
     "pad_sequence": "copies: tests/test_nn_recurrent.py",
+    "StochasticDepth": "torchvision's, and draws: tests/test_nn_dropout.py",
     **dict.fromkeys(
         ("LunaModel", "UNet", "UNetWrapper"),
         "networks of the book: tests/test_golden_luna.py, tests/test_golden_unet.py",

@@ -60,7 +60,6 @@ class Classes(Marks):
         self.scopes: list[dict[int, str]] = [
             {}
         ]  # of each __init__: module -> its place in self
-        self.helpers: set[str] = set()
         self.waves: dict[str, str] = {}  # buffers that are written as a formula
         self.holes: list[str] = []
         self.loops = 0
@@ -421,16 +420,16 @@ class Classes(Marks):
 
     def _layer(self, module: Any, kind: str, name: str) -> str:
         if kind in DROP_PATHS:
-            self.helpers.add(kind)
             p = getattr(module, DROP_PATHS[kind], None) or 0.0
-            is_usual = getattr(module, "mode", "row") == "row"
-            is_usual &= getattr(module, "scale_by_keep", True)
-            if not is_usual or not hasattr(module, DROP_PATHS[kind]):
+            if not hasattr(module, DROP_PATHS[kind]) or not getattr(
+                module, "scale_by_keep", True
+            ):
                 raise Refused(
-                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]}, by row, with what is "
+                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]} and mode, with what is "
                     "kept divided by its probability."
                 )
-            return f"{kind}({self.slot('drop_prob', float(p))}, rngs=rngs)"
+            mode = ', "batch"' if getattr(module, "mode", "row") == "batch" else ""
+            return f"nn.StochasticDepth({self.slot('drop_prob', float(p))}{mode}, rngs=rngs)"
         weight = getattr(module, "weight", None)
         if (
             isinstance(weight, torch.Tensor)

@@ -213,24 +213,9 @@ STACKS = ("TransformerEncoder", "TransformerDecoder")
 for _name in STACKS:
     LAYERS[_name] = Made((), {}, True, "sequences")
 
-# Classes that are written into the file itself, because dlwp_jax.nn has none of them: the
-# attribute that holds the probability.
+# Classes of other libraries that are `nn.StochasticDepth` here, by name: the attribute that
+# holds the probability.
 DROP_PATHS = {"StochasticDepth": "p", "DropPath": "drop_prob"}
-DROP_PATH = '''class {name}(nnx.Module):
-    """Drop a whole branch of an example with probability p, in training mode."""
-
-    def __init__(self, p: float, *, rngs: nnx.Rngs):
-        self.p = p
-        self.deterministic = False
-        self.rngs = rngs.dropout.fork()
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.deterministic or self.p == 0:
-            return x
-        shape = (len(x),) + (1,) * (x.ndim - 1)
-        keep = jax.random.bernoulli(self.rngs(), 1 - self.p, shape)
-        return jnp.where(keep, x / (1 - self.p), 0)
-'''
 
 
 def layer_name(module: torch.nn.Module) -> str:

@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 
 from dlwp_jax.parity.port.classes import Classes
-from dlwp_jax.parity.port.layers import DROP_PATH
 from dlwp_jax.parity.port.marks import Written
 from dlwp_jax.parity.port.style import broken
 
 
 def source(classes: Classes, head: str) -> str:
     """The whole file; `head` is its docstring's text."""
-    texts = [DROP_PATH.format(name=name).rstrip("\n") for name in sorted(classes.helpers)]
-    texts += [_class_text(classes, written) for written in classes.written.values()]
-    body = "\n\n\n".join(texts)
+    body = "\n\n\n".join(_class_text(classes, written) for written in classes.written.values())
     imports = ["import math", ""] if re.search(r"\bmath\.", body) else []
     if re.search(r"\bjax\.", body):
         imports.append("import jax")
