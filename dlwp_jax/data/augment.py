@@ -146,6 +146,9 @@ def warp_in_planes(x: jax.Array, matrix: jax.Array) -> jax.Array:
     Returns:
       An array like x.
 
+    Raises:
+      ValueError: if those entries are not zeros (not checked under jit), or x is no volume.
+
     >>> x = jnp.arange(6.0).reshape(2, 1, 3, 1)
     >>> warp_in_planes(x, jnp.diag(jnp.array([-1.0, 1.0, -1.0, 1.0])))[..., 0].tolist()
     [[[5.0, 4.0, 3.0]], [[2.0, 1.0, 0.0]]]
@@ -153,6 +156,9 @@ def warp_in_planes(x: jax.Array, matrix: jax.Array) -> jax.Array:
     x, matrix = _to_warp(x, matrix)
     if x.ndim != 4:
         raise ValueError(f"x of shape {x.shape} is no volume [D H W C]; take warp.")
+    mixed = (matrix[2, :2], matrix[:2, 2])
+    if not isinstance(matrix, Tracer) and jnp.any(jnp.stack(mixed)):
+        raise ValueError("matrix mixes z with x and y; take warp.")
     d, h, w, c = x.shape
     below, above, share = _neighbours(matrix[2, 2] * _centres(d) + matrix[2, 3], d)
     share = share[:, None, None, None]

@@ -660,6 +660,38 @@ subject(
     },
     examples=(10, 40),
 )
+
+
+def warped_in_planes(x, matrix):
+    matrix = numbers(matrix)
+    if matrix.shape != (4, 4) or matrix[2, :2].any() or matrix[:2, 2].any():
+        raise ValueError("z is mixed with x and y")
+    return warped(x, matrix)
+
+
+subject(
+    "data.augment.warp_in_planes",
+    augment.warp_in_planes,
+    takes={
+        "x": st.sampled_from(
+            recipes("ones((2, 3, 4, 2))", "arange(24.0, dtype=float32).reshape(2, 3, 4, 1)")
+        ),
+        "matrix": st.sampled_from(
+            recipes(
+                "np.eye(4)",
+                "np.diag([-1.0, 1.0, -1.0, 1.0])",
+                "array([[0.5, 1, 0, 0.1], [0, 2, 0, 0], [0, 0, 0.7, 0.3], [0, 0, 0, 1]])",
+            )
+        ),
+    },
+    reference=warped_in_planes,
+    agrees=lambda result, expected: same(result, expected, rtol=1e-3, atol=1e-3),
+    near={
+        "x": st.sampled_from(recipes("ones((4, 5, 2))", "ones((2, 3, 4, 1), int8)")),
+        "matrix": st.sampled_from(recipes("np.eye(3)", "np.ones((4, 4))")),
+    },
+    examples=(10, 40),
+)
 subject(
     "data.augment.noise",
     lambda key, x, amount: augment.noise(key, x, amount),
