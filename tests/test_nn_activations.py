@@ -131,3 +131,11 @@ ERRORS = [
 def test_wrong_use(use, error, match):
     with pytest.raises(error, match=match):
         use()
+
+
+def test_hardsigmoids_slope_in_float64_is_torchs():
+    tx = torch.linspace(-4, 4, 33, dtype=torch.float64, requires_grad=True)
+    torch.nn.functional.hardsigmoid(tx).sum().backward()
+    with jax.enable_x64(True):
+        slope = jax.grad(lambda x: nn.hardsigmoid(x).sum())(jnp.asarray(tx.detach().numpy()))
+    np.testing.assert_array_equal(slope, tx.grad.numpy())

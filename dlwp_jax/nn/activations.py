@@ -261,7 +261,20 @@ def hardsigmoid(x: jax.Array) -> jax.Array:
     >>> hardsigmoid(jnp.array([-4.0, 0.0, 3.0])).tolist()
     [0.0, 0.5, 1.0]
     """
+    return _hardsigmoid(x)
+
+
+@jax.custom_jvp
+def _hardsigmoid(x: jax.Array) -> jax.Array:
     return hardtanh(x / 6 + 0.5, 0.0, 1.0)
+
+
+@_hardsigmoid.defjvp
+def _hardsigmoid_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    # Torch's slope is 1 / 6 in float32, for float64 too.
+    slope = jnp.where(jnp.abs(x) < 3, jnp.float32(1 / 6), 0)
+    return _hardsigmoid(x), (tangent * slope).astype(x.dtype)
 
 
 @_of_floats
@@ -271,7 +284,7 @@ def hardswish(x: jax.Array) -> jax.Array:
     >>> hardswish(jnp.array([-4.0, 3.0])).tolist()
     [-0.0, 3.0]
     """
-    return x * hardsigmoid(x)
+    return x * hardtanh(x / 6 + 0.5, 0.0, 1.0)
 
 
 @_of_floats
