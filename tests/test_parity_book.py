@@ -18,7 +18,10 @@ from tests.reference import book_networks as reference
 
 BIRDS = "book/p1ch6/birds_vs_airplanes.pt"
 LUNA = "book/part2/models/cls_2020-02-06_14.16.55_final-nodule-nonnodule.best.state"
-UNET = "book/part2/models/seg_2020-01-26_19.45.12_w4d3c1-bal_1_nodupe-label_pos-d1_fn8-adam.best.state"
+UNET = (
+    "book/part2/models/"
+    "seg_2020-01-26_19.45.12_w4d3c1-bal_1_nodupe-label_pos-d1_fn8-adam.best.state"
+)
 
 RNG = np.random.default_rng(0)
 

@@ -226,7 +226,7 @@ def status(monkeypatch, *arguments) -> int:
     """The status with which the shell sees the command end."""
     ends: list[int] = []
     monkeypatch.setattr(os, "_exit", ends.append)
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - any error at all; what is made of it is looked at
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - any error; its end is looked at
         check(*arguments)
     end_with_status_2(raised.type, raised.value, raised.tb)
     return ends[0]

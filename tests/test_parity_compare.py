@@ -447,6 +447,22 @@ def test_a_wrong_momentum_is_said():
     assert "norm.mean moved 2 times as far as in torch" in str(report)
 
 
+def test_the_plain_average_of_batch_norm_is_right_in_float64():
+    """Referee: torch, whose third batch counts a third."""
+    theirs, ours = torch.nn.BatchNorm1d(3, momentum=None), nn.BatchNorm1d(3, momentum=None)
+    theirs.num_batches_tracked.fill_(2)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    loaded = parity.load_torch(ours, theirs)
+    with jax.disable_jit():
+        report = parity.compare(theirs, ours, x, loaded=loaded, train=True, double=True)
+    report.raise_if_different()
+
+
+def test_a_factor_that_prints_as_1_is_not_said():
+    y = np.array([[1.0, -2.0, 3.0]])
+    assert "times" not in looks_like((1 + 1e-8) * y, y, 1e-9)
+
+
 def test_both_sides_run_at_the_highest_precision():
     """On a GPU the default may be TF32, 10 bits; what is compiled says which is meant."""
     seen = []

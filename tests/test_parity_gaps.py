@@ -1,8 +1,10 @@
-"""What a comparison leaves out is named, and then its report is not ok. Referee: torch, of which
-each port here keeps the outputs and drops something else.
+"""What a comparison leaves out is named, and then its report is not ok. Referee: torch, of
+which each port here keeps the outputs and drops something else.
 """
 
+import dataclasses
 from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +105,85 @@ def test_a_gap_is_named_and_the_report_is_not_ok(wrong):
     report = parity.compare(theirs, ours, X, loaded=loaded, train=mode)
     assert not report.ok
     assert words in str(report)
+
+
+class TorchReturns(torch.nn.Module):
+    def __init__(self, made):
+        super().__init__()
+        self.a, self.made = torch.nn.Linear(4, 4), made
+
+    def forward(self, x):
+        return self.made(self.a(x))
+
+
+class Returns(nnx.Module):
+    def __init__(self, made):
+        self.a, self.made = linear(), made
+
+    def __call__(self, x):
+        return self.made(self.a(x))
+
+
+class Named(NamedTuple):
+    logits: Any
+    half: Any
+
+
+@dataclasses.dataclass
+class Found:
+    logits: Any
+    half: Any
+
+
+def returned(theirs_make, ours_make):
+    theirs, ours = TorchReturns(theirs_make), Returns(ours_make)
+    return parity.compare(theirs, ours, X, loaded=parity.load_torch(ours, theirs))
+
+
+@pytest.mark.parametrize("kind", [Named, Found])
+def test_outputs_are_compared_key_by_key(kind):
+    report = returned(
+        lambda y: {"half": y / 2, "logits": [y, 7, True]}, lambda y: kind((y, 7, True), y / 2)
+    )
+    assert report.raise_if_different().ok
+    assert [row.leaf for row in report.rows if row.stage == "forward"] == [
+        "output 0",
+        "output 1",
+        "output 2 (a Python number)",
+        "output 3 (a Python number)",
+    ]
+    exchanged = lambda y: kind(y / 2, y)  # noqa: E731
+    assert not returned(lambda y: {"logits": y, "half": y / 2}, exchanged).ok
+
+
+def test_other_keys_are_refused():
+    with pytest.raises(ValueError, match=r"2 outputs \(logits, prob\), .* 2 outputs \(a, b\)"):
+        returned(lambda y: {"logits": y, "prob": y}, lambda y: {"a": y, "b": y})
+    with pytest.raises(ValueError, match=r"2 outputs \(half, logits\), .* 1 output \(half\)"):
+        returned(lambda y: {"logits": y, "half": y}, lambda y: {"half": y})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(3.1, 4.1), (3, 4), (2**40, 0), (3.1, 3.1 + 1e-6)]
+)
+def test_python_numbers_are_outputs(theirs, ours):
+    for made in (lambda y, n: (y, n), lambda y, n: n):
+        right = returned(lambda y: made(y, theirs), lambda y: made(y, theirs))  # noqa: B023
+        assert right.ok, right
+        wrong = returned(lambda y: made(y, theirs), lambda y: made(y, ours))  # noqa: B023
+        assert not wrong.ok, wrong
+
+
+def test_no_output_at_all_is_refused():
+    with pytest.raises(ValueError, match="neither an array nor a number"):
+        returned(lambda y: "text", lambda y: None)
+
+
+def test_the_note_of_float64_names_the_stage_that_differs():
+    whole = returned(lambda y: (y, y.argmax(1)), lambda y: (y, y.argmin(1)))
+    assert "the outputs of whole numbers differ by up to" in str(whole)
+    gradient = returned(lambda y: y + y, lambda y: y + jax.lax.stop_gradient(y))
+    assert "these are: the gradients differ by up to" in str(gradient)
 
 
 def test_dropped_statistics_are_named_in_train_mode():

@@ -85,6 +85,8 @@ class Net(nnx.Module):
         x = nn.sigmoid(x) if wrong == "function" else nn.tanh(x)
         kept = jax.lax.stop_gradient(x) if wrong == "gradient" else x
         x = kept + (0 * x if wrong == "branch" else self.attend(x))
+        if wrong == "twice":
+            x = x + self.tokens(x)
         x = nn.gelu(x, approximate="tanh" if wrong == "gelu" else "none")
         return self.head((x if wrong == "flatten" else x.mT).reshape(4, -1))
 
@@ -106,6 +108,7 @@ EVAL = {
     "scale": ("out", f"no array with the values of torch's truediv|div {LINE}"),
     "mask": ("out", f"no array with the values of torch's masked_fill {LINE}"),
     "axis": ("out", f"no array with the values of torch's softmax {LINE}"),
+    "twice": ("head", "the port calls tokens once more, torch does not"),
     "branch": ("head", "torch calls qkv, out ahead of it, the port does not"),
     "gelu": ("head", f"no array with the values of torch's gelu {LINE}"),
     "flatten": ("head", "already its input is the same up to a permutation of channels"),
@@ -149,4 +152,22 @@ def test_wrong_statistics_are_said_in_train_mode(wrong):
 def test_a_stopped_gradient_is_said():
     report = compared("gradient")
     assert report.first_difference.stage == "gradient"
-    assert "the outputs agree, and gradients differ" in str(report)
+    words = (
+        "gradients differ; wrong, from the output back: tokens.*conv.kernel, input 0; right: q"
+    )
+    assert re.search(words, str(report))
+
+
+def test_a_second_output_that_differs_is_said():
+    class TorchTwo(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x.mean()
+
+    class Two(nn.Linear):
+        def __call__(self, x):
+            return super().__call__(x), x.sum()
+
+    theirs, ours = TorchTwo(6, 2), Two(6, 2, rngs=nnx.Rngs(0))
+    loaded = parity.load_torch(ours, theirs)
+    report = parity.compare(theirs, ours, X[:, 0, 0], loaded=loaded, double=True)
+    assert "the first output of the model agrees, another one differs" in str(report)

@@ -290,10 +290,12 @@ class _BatchNorm(RunningMoments):
 
     def _next_weight(self):
         """Count the batch in train mode; the weight of its moments."""
-        if self.use_running_average or self.num_batches_tracked is None:
+        if self.use_running_average or self.num_batches_tracked is None or self.mean is None:
             return self.momentum
         self.num_batches_tracked[...] += 1
-        return 1 / self.num_batches_tracked[...] if self.momentum is None else self.momentum
+        if self.momentum is not None:
+            return self.momentum
+        return 1 / self.num_batches_tracked[...].astype(self.mean[...].dtype)
 
 
 class BatchNorm1d(_BatchNorm):

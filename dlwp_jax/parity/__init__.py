@@ -7,9 +7,11 @@ from a shell.
 >>> import numpy as np, torch
 >>> from flax import nnx
 >>> from dlwp_jax import nn, parity
->>> theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(64, 2))
+>>> conv, head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(64, 2)
+>>> theirs = torch.nn.Sequential(conv, torch.nn.Tanh(), torch.nn.Flatten(), head)
 >>> rngs = nnx.Rngs(0)
->>> ours = nn.Sequential(nn.Conv2d(3, 4, 3, rngs=rngs), nn.Tanh(), nn.Flatten(), nn.Linear(64, 2, rngs=rngs))
+>>> conv, head = nn.Conv2d(3, 4, 3, rngs=rngs), nn.Linear(64, 2, rngs=rngs)
+>>> ours = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), head)
 >>> loaded = parity.load_torch(ours, theirs)
 >>> parity.compare(theirs, ours, np.ones((2, 3, 6, 6), np.float32)).raise_if_different().ok
 True

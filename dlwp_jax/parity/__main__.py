@@ -97,7 +97,7 @@ def _modes(
 
 
 def _cannot_train(model: torch.nn.Module, inputs: list) -> str:
-    """Why torch's model does not run in train mode on these inputs, or its outputs are random."""
+    """Why torch's model does not run in train mode on these inputs, or is random there."""
     scout = copied(model).train()
     given = tensors(inputs, dtype_of(model))
     try:
@@ -181,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
         "--layout",
         action="append",
         choices=["auto", "channels_first", "as_is"],
-        help="where the inputs have their channels, see parity.compare; one for each --input (default: auto)",
+        help="where the inputs have their channels, see parity.compare; one for each --input "
+        "(default: auto)",
     )
     check.add_argument(
         "--train",

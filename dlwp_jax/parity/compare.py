@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ from dlwp_jax.parity.pairs import (
 from dlwp_jax.parity.report import ParityReport, Row, floors_of_means, rows_of
 from dlwp_jax.parity.rules import Rule
 from dlwp_jax.parity.sides import (
+    NUMBER,
     WHOLE,
     Run,
     doubled,
@@ -72,10 +74,10 @@ def compare(
 ) -> ParityReport:
     """Compare weights, outputs, gradients and (in train mode) batch statistics of two models.
 
-    If outputs differ, the first layer that differs is named, and what the difference looks like.
-    What has no counterpart is named as not compared, and then the report is not ok. Outputs of
-    whole numbers or truths must be equal. In float32, what differs by more than torch's own
-    rounding explains is decided in float64.
+    If outputs differ, the first layer that differs is named, and what the difference looks
+    like. What has no counterpart is named as not compared, and then the report is not ok.
+    Outputs of whole numbers or truths, and Python numbers, must be equal. In float32, what
+    differs by more than torch's own rounding explains is decided in float64.
 
     The gradients are those of a weighted sum of all outputs, with random weights, with respect
     to every floating input and every parameter that is not frozen in torch; where nothing flows
@@ -105,7 +107,8 @@ def compare(
       A `ParityReport`: print it, or call `.raise_if_different()`.
 
     Raises:
-      ValueError: where the models do not fit together, or outputs have different shapes.
+      ValueError: if the models do not fit together, or outputs have different keys or shapes,
+        or there are none.
       TypeError: for models of another kind, as the two in the wrong order.
 
     >>> from dlwp_jax import nn, parity
@@ -175,16 +178,17 @@ def _compare(
     scout = copied(reference)
     theirs = torch_run(reference, inputs, entries, turns)
     ours = jax_run(model, xs, theirs, train)
+    theirs = theirs._replace(numbers=ours.numbers)
     rows, notes = uncompared(reference, model, entries, options.loaded, options.rules)
     rows += weights
     forward = [
         row
-        for whole in (False, True)
+        for exact in (False, True)
         for row in rows_of(
             "forward",
-            ours.named_outputs(whole),
-            theirs.named_outputs(whole),
-            tolerance=0.0 if whole else tolerance,
+            ours.named_outputs(exact),
+            theirs.named_outputs(exact),
+            tolerance=0.0 if exact else tolerance,
         )
     ]
     if locate and _differ(forward) and not _differ(rows):
@@ -266,12 +270,12 @@ def _judged(
 ) -> ParityReport:
     """Judge float32 by how far torch's own float32 lies from its float64.
 
-    Float64 decides if something is too far apart, or an output farther than torch's own rounding
-    explains. A ReLU or a max pooling on a tie chooses another side after another rounding, and then
-    the gradients ahead of it jump, in torch as much as here.
+    Float64 decides if something is too far apart, or an output farther than torch's own
+    rounding explains. A ReLU or a max pooling on a tie chooses another side after another
+    rounding, and then the gradients ahead of it jump, in torch as much as here.
     """
     own = _own_rounding(torch_module, model, inputs, options)
-    farthest = _farthest(report, TOLERANCE)
+    farthest = _farthest(report, TOLERANCE, *_CONTINUOUS)
     rounding = _LEAST + (own.forward if own else 0.0)
     small = bool(own) and _small_gradients_differ(report, own)
     if own and report.ok and farthest <= _ASKED * rounding and not small:
@@ -281,7 +285,8 @@ def _judged(
         with contextlib.suppress(TypeError, ValueError):  # a model of float32 alone
             wide = _compare_double(torch_module, model, inputs, options)
     if own is None or wide is None:
-        note = f"{'the JAX model' if own else 'torch'} does not run in float64, which would decide."
+        which = "the JAX model" if own else "torch"
+        note = f"{which} does not run in float64, which would decide."
         narrow = report if report.ok else _compare(torch_module, model, inputs, options)
         return narrow if report.ok else _with_note(narrow, note)
     words = (
@@ -290,14 +295,11 @@ def _judged(
     )
     if not wide.ok:
         # Nearer in float64: a part is computed in float32 there too, and rounded otherwise.
-        nearer = _farthest(wide, DOUBLE_TOLERANCE) < 0.7 * farthest
+        nearer = _farthest(wide, DOUBLE_TOLERANCE, *_CONTINUOUS) < 0.7 * farthest
         if report.ok and nearer and not small:
             return report
-        return _with_note(
-            wide,
-            "decided in float64, whose figures these are: the outputs differ by up to "
-            f"{farthest:.1e} in float32, and {words}",
-        )
+        apart = _apart(wide, report)
+        return _with_note(wide, f"decided in float64, whose figures these are: {apart}{words}")
     rows = []
     for row in report.rows:
         # Outputs are continuous, so that their rounding is bounded by torch's own.
@@ -320,17 +322,48 @@ def _with_note(report: ParityReport, note: str) -> ParityReport:
     return dataclasses.replace(report, notes=(*report.notes, note))
 
 
+# Kinds of arrays that move by no more than rounding if a rounding moves.
+_CONTINUOUS = ("outputs", "statistics")
+
+
+def _kind(row: Row) -> str:
+    """What a row compares, as a sentence calls it."""
+    if row.stage != "forward":
+        return f"{row.stage}s"
+    if _is_whole(row):
+        return "outputs of whole numbers"
+    if row.leaf.endswith(NUMBER):
+        return "Python numbers"
+    return "outputs" if re.fullmatch(r"output( \d+)?", row.leaf) else "statistics"
+
+
+def _apart(wide: ParityReport, narrow: ParityReport) -> str:
+    """What differs in float64, and by how much it does in float32; "" if nothing compared."""
+    away = {_kind(row) for row in wide.rows if not row.ok and not row.note}
+    for kind in (
+        "outputs",
+        "outputs of whole numbers",
+        "Python numbers",
+        "statistics",
+        "gradients",
+    ):
+        if kind in away:
+            farthest = _farthest(narrow, TOLERANCE, kind)
+            return f"the {kind} differ by up to {farthest:.1e} in float32, and "
+    return ""
+
+
 def _is_whole(row: Row) -> bool:
     return row.leaf.endswith(WHOLE)
 
 
-def _farthest(report: ParityReport, tolerance: float) -> float:
-    """The largest difference of an output or a statistic, in units of its size."""
+def _farthest(report: ParityReport, tolerance: float, *kinds: str) -> float:
+    """The largest difference among arrays of these kinds, in units of its size."""
     return max(
         (
             row.max_abs / (row.allowed / tolerance or 1.0)
             for row in report.rows
-            if row.stage == "forward" and not _is_whole(row)
+            if _kind(row) in kinds
         ),
         default=0.0,
     )
@@ -380,7 +413,7 @@ def _own_rounding(
         runs = [torch_run(module, inputs, entries, turns) for module in (narrow, wide)]
     except (RuntimeError, ValueError, TypeError):
         return None
-    outputs = [run.named_outputs(whole=False) for run in runs]
+    outputs = [run.named_outputs(exact=False) for run in runs]
     states = [
         {name: to_numpy(value) for name, value in module.named_buffers()}
         for module in (narrow, wide)
@@ -434,8 +467,8 @@ def _weight_rows(
     here = {dotted(path): value for path, value in leaf_values(model).items()}
     if alien := [dotted(e.path) for e in entries if dotted(e.path) not in here]:
         raise ValueError(
-            f"the JAX model has no {listed(alien)}, which load_torch filled: give the report of "
-            "load_torch(model, ...) of this very model."
+            f"the JAX model has no {listed(alien)}, which load_torch filled: give the report "
+            "of load_torch(model, ...) of this very model."
         )
     there = turned_leaves(entries, reference.state_dict(keep_vars=True))
     there = {

@@ -140,10 +140,9 @@ def _prefix_of_torchs_wrappers(state: Mapping[str, torch.Tensor]) -> str:
 
 def _refuse_odd(name: str, value: torch.Tensor) -> None:
     """Values that are not simply there."""
+    is_lazy = torch.nn.parameter.is_lazy(value)
     kinds = {
-        "has no values yet (a lazy layer): run the torch model once": torch.nn.parameter.is_lazy(
-            value
-        ),
+        "has no values yet (a lazy layer): run the torch model once": is_lazy,
         "has no values (device='meta'): load the torch model's weights first": value.is_meta,
         "is quantized: give it dequantized": value.is_quantized,
         "is sparse: give it as .to_dense()": value.layout != torch.strided,
@@ -168,7 +167,8 @@ def _only_state_dict(source: Mapping) -> Mapping:
     if len(inside) == 1:
         return source[inside[0]]
     if inside:
-        found = f"has several: {inside}; choose one, as load_torch(model, parity.read(path)[{inside[0]!r}])"
+        choice = f"load_torch(model, parity.read(path)[{inside[0]!r}])"
+        found = f"has several: {inside}; choose one, as {choice}"
     else:
         others = [
             str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)
@@ -182,8 +182,8 @@ def _only_state_dict(source: Mapping) -> Mapping:
 def fill(model: torch.nn.Module, weights: Any) -> None:
     """Put a state_dict, or that of a file, into torch's model.
 
-    If a wrapper has entries of its own beside those of the model (a Lightning module the weights
-    of its loss), they are left out with a warning.
+    If a wrapper has entries of its own beside those of the model (a Lightning module the
+    weights of its loss), they are left out with a warning.
 
     Raises:
       ValueError: if the entries are not those of the model, or are so under several prefixes (a

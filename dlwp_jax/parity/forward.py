@@ -19,6 +19,7 @@ from flax import nnx
 from torch.overrides import TorchFunctionMode
 
 from dlwp_jax.parity.leaves import to_numpy
+from dlwp_jax.parity.table import listed
 
 Layout = str | Sequence[str]  # "auto", or one word for each input
 # Float32 keeps 6e-8 a rounding; sums over thousands of products, in another order, ten layers
@@ -58,9 +59,9 @@ def input_turns(
         input.
       inputs: in torch's layout.
       layout: "channels_first" (`[N C ...]`: turned), "as_is" (`[N T C]`: both models take the
-        same), or "auto":
-        as is where a Linear or LayerNorm reads the last axis first, or where every layer that tells reads the last
-        axis; else turned. One word for all inputs, or one for each. Rows and whole numbers are never turned.
+        same), or "auto": as is if a Linear or LayerNorm reads the last axis first, or if every
+        layer that tells reads the last axis; else turned. One word for all inputs, or one for
+        each. Rows and whole numbers are never turned.
       run: how the model is run on the inputs, where it is not `module(*inputs)`.
 
     Raises:
@@ -123,7 +124,8 @@ class Watch(TorchFunctionMode):
 # Functions of torch.nn.functional whose input has its channels in axis 1, and those that read
 # the last axis.
 _CHANNELS = re.compile(
-    r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d|(batch|instance|group)_norm"
+    r"(conv(_transpose)?|(adaptive_)?(max|avg)_pool|lp_pool|dropout)[123]d"
+    r"|(batch|instance|group)_norm"
 )
 _LAST_AXIS = re.compile(
     r"linear|layer_norm|rms_norm|lstm|gru|rnn_tanh|rnn_relu|multi_head_attention_forward"
@@ -277,22 +279,64 @@ def _is_turned(ours: Any, theirs: np.ndarray) -> bool:
         return bool(np.nansum(np.abs(y - moved)) <= np.nansum(np.abs(y - theirs)))
 
 
+# Where an array is in what a model returned: keys of dicts, names of attributes, positions.
+Place = tuple[str | int, ...]
+_ARRAYS = torch.Tensor | jax.Array | np.ndarray | jax.ShapeDtypeStruct
+NUMBERS = int | float | complex | np.number | np.bool_
+
+
 def outputs_of(result: Any) -> list[Any]:
     """The arrays of what a model returned, in order; those of a dict in the order of its keys'
     names, whatever kind of dict it is.
     """
-    if isinstance(result, torch.Tensor | jax.Array | np.ndarray | jax.ShapeDtypeStruct):
-        return [result]
+    return [value for _, value in places_of(result) if not isinstance(value, NUMBERS)]
+
+
+def places_of(result: Any, place: Place = ()) -> list[tuple[Place, Any]]:
+    """The arrays and the Python numbers of what a model returned, each behind its place."""
+    if isinstance(result, _ARRAYS | NUMBERS):
+        return [(place, result)]
     if isinstance(result, Mapping):
-        parts = [result[key] for key in sorted(result, key=str)]
+        parts = [(str(key), result[key]) for key in sorted(result, key=str)]
     elif isinstance(result, tuple | list):
-        parts = list(result)
+        parts = list(zip(getattr(result, "_fields", range(len(result))), result, strict=True))
     elif dataclasses.is_dataclass(result):
-        parts = list(vars(result).values())
+        parts = list(vars(result).items())
     else:
-        parts = jax.tree.leaves(result)
-        parts = [part for part in parts if part is not result]
-    return [array for part in parts for array in outputs_of(part)]
+        parts = [x for x in enumerate(jax.tree.leaves(result)) if x[1] is not result]
+    return [found for key, part in parts for found in places_of(part, (*place, key))]
+
+
+def in_order(ours: Sequence[tuple[Place, Any]], theirs: Sequence[Place]) -> list[Any]:
+    """The JAX model's outputs in the order of torch's: by their places if these are the same,
+    else one by one, as a tuple for a dict.
+
+    Raises:
+      ValueError: if there are more or fewer than torch's, or they have other keys.
+    """
+    values = dict(ours)
+    if values.keys() == set(theirs):
+        return [values[place] for place in theirs]
+    if len(ours) != len(theirs) or any(map(_have_other_keys, values, theirs)):
+        raise ValueError(
+            f"torch's model returns {_counted(theirs)}, the JAX model "
+            f"{_counted(list(values))}; return the same ones, under the same keys."
+        )
+    return [value for _, value in ours]
+
+
+def _have_other_keys(ours: Place, theirs: Place) -> bool:
+    """Whether two places have names, and not the same ones."""
+    pairs = zip(ours, theirs, strict=False)
+    return any(isinstance(a, str) and isinstance(b, str) and a != b for a, b in pairs)
+
+
+def _counted(places: Sequence[Place]) -> str:
+    """How many outputs there are, and their keys if they have some."""
+    count = f"{len(places)} output{'s' * (len(places) != 1)}"
+    named = any(isinstance(key, str) for place in places for key in place)
+    keys = [".".join(map(str, place)) for place in places]
+    return f"{count} ({listed(keys)})" if named else count
 
 
 _WRAPPERS = (

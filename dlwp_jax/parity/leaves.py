@@ -54,7 +54,7 @@ class Leaf:
 
     @property
     def _is_kernel(self) -> bool:
-        """Whether it is a kernel, or one of the arrays that `nn.utils` computes a kernel from."""
+        """Whether it is a kernel, or one of the arrays that `nn.utils` computes one from."""
         original = getattr(self.owner, "of_kernel", False) and self.variable.ndim > 1
         return self.path[-1] in _KERNELS or original
 

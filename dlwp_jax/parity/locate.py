@@ -49,8 +49,8 @@ def first_layer(
 ) -> tuple[list[Row], str]:
     """Run both models, and compare the output of every layer that has a counterpart.
 
-    Layers are counterparts if their weights are matched, or if they have the same path; the n-th
-    call of one is compared with the n-th call of the other.
+    Layers are counterparts if their weights are matched, or if they have the same path; the
+    n-th call of one is compared with the n-th call of the other.
 
     Args:
       reference: torch's model, in the mode to be compared.
@@ -71,8 +71,13 @@ def first_layer(
         if found is not None:
             break
     else:
-        behind = f"behind {walk.last.name} " if walk.last else ""
-        return [], f"{FIRST}: none of those that both models have; what comes {behind}differs."
+        if walk.last and not walk.last.name:
+            differs = "the first output of the model agrees, another one differs"
+        elif walk.last:
+            differs = f"what comes behind {walk.last.name} differs"
+        else:
+            differs = "what comes behind the input differs"
+        return [], f"{FIRST}: none of those that both models have; {differs}."
     rows, words, between, outside = found
     if between:
         graph, state = nnx.split(model)
@@ -116,6 +121,7 @@ class _Walk:
 
     Attributes:
       last: torch's last call whose output agrees.
+      paired: the JAX model's layers of which a call has had a counterpart.
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class _Walk:
         self.tolerance = tolerance
         self.left = list(ours)
         self.last: Call | None = None
+        self.paired: set[str] = set()
         self.number = -1
         self.alone: list[str] = []
 
@@ -144,6 +151,7 @@ class _Walk:
             return None
         ahead = [call.name for call in self.left[: self.left.index(here)]]
         self.left.remove(here)
+        self.paired.add(own)
         if here.output is None or theirs.output is None:
             return None
         name = theirs.name or "output of the model"
@@ -208,11 +216,19 @@ class _Walk:
     def _other_calls(self, ahead: Sequence[str]) -> list[str]:
         known = {*self.place.values(), *self.leaves}
         more = [name for name in dict.fromkeys(ahead) if name in known and name]
+        again = [name for name in more if name in self.paired]
+        more = [name for name in more if name not in self.paired]
+        torchs_again = [name for name in self.alone if self.place[name] in self.paired]
+        alone = [name for name in self.alone if name not in torchs_again]
         words = []
+        if again:
+            words.append(f"the port calls {listed(again)} once more, torch does not")
         if more:
             words.append(f"the port calls {listed(more)} ahead of it, torch does not")
-        if self.alone:
-            words.append(f"torch calls {listed(self.alone)} ahead of it, the port does not")
+        if torchs_again:
+            words.append(f"torch calls {listed(torchs_again)} once more, the port does not")
+        if alone:
+            words.append(f"torch calls {listed(alone)} ahead of it, the port does not")
         return words
 
 

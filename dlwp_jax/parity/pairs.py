@@ -178,8 +178,8 @@ def unlike_variables(
         )
     if trained:
         notes.append(
-            f"not compared: the gradients of {listed(trained)}: buffers in torch, which are not "
-            "trained; make them an nnx.Variable of another kind, as nnx.BatchStat."
+            f"not compared: the gradients of {listed(trained)}: buffers in torch, which are "
+            "not trained; make them an nnx.Variable of another kind, as nnx.BatchStat."
         )
     rows = [not_compared("gradient", name) for name in (*fixed, *trained)]
     return rows, tuple(notes)

@@ -1,5 +1,6 @@
-"""Prefixes that wrappers put ahead of every name: DataParallel's `module.`, Lightning's `model.`,
-and any other."""
+"""Prefixes that wrappers put ahead of every name: DataParallel's `module.`, Lightning's
+`model.`, and any other.
+"""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -76,6 +77,6 @@ def without_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
 
 
 def is_counter(name: str, value: torch.Tensor, prefix: str) -> bool:
-    """Whether an entry is a whole number that a wrapper keeps beside the model's own entries."""
+    """Whether an entry is a whole number that a wrapper keeps beside the model's entries."""
     whole = value.ndim == 0 and not value.is_floating_point()
     return bool(prefix) and not name.startswith(prefix) and "." not in name and whole

@@ -113,9 +113,9 @@ def rows_of(
     """Compare arrays of the same names.
 
     A difference may be `tolerance` times torch's largest value in the array. No gradient or
-    update counts as smaller than a hundredth of the largest of its stage: the gradient of a bias
-    ahead of a batch norm is zero but for rounding, and rounding is of the size of the numbers
-    that cancelled. A row that passes only so is noted "below floor".
+    update counts as smaller than a hundredth of the largest of its stage: the gradient of a
+    bias ahead of a batch norm is zero but for rounding, and rounding is of the size of the
+    numbers that cancelled. A row that passes only so is noted "below floor".
 
     Args:
       stage, step: what the rows are called.

@@ -90,7 +90,8 @@ def flatten_rows(*sizes: int) -> Transform:
       A transform for `load_torch(rules=...)`.
 
     >>> turn = flatten_rows(2, 1, 2)
-    >>> turn.apply(np.array([[0, 1, 10, 11]])).ravel().tolist(), turn.apply(np.array([0, 1, 10, 11])).tolist()
+    >>> rows = np.array([0, 1, 10, 11])
+    >>> turn.apply(rows[None]).ravel().tolist(), turn.apply(rows).tolist()
     ([0, 10, 1, 11], [0, 10, 1, 11])
     """
     features = np.arange(np.prod(sizes)).reshape(sizes)

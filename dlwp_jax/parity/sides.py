@@ -11,45 +11,61 @@ import torch
 from flax import nnx
 
 from dlwp_jax.parity.forward import (
+    NUMBERS,
+    Place,
     dtype_of,
     fits_both_ways,
+    in_order,
     output_turns,
-    outputs_of,
+    places_of,
     tensors,
     whole_attention,
 )
 from dlwp_jax.parity.leaves import dotted, to_numpy
 from dlwp_jax.parity.mapping import Entry
 
-# The end of the name of an output that is compared exactly.
+# The ends of the names of outputs that are compared exactly.
 WHOLE = " (whole numbers)"
+NUMBER = " (a Python number)"
 
 
 class Run(NamedTuple):
     """What a model computed.
 
     Attributes:
-      outputs: in torch's layout, in order; a complex one as its real and its imaginary part.
+      outputs: in torch's layout, in order; a complex one as its real and its imaginary part, a
+        Python number as an array of no axes.
+      places: of the outputs.
       floating: for each output, whether it is of floats.
+      numbers: which outputs are Python numbers; of the JAX model, those that torch's are too.
       gradients: of the parameters, by the JAX model's names, and of the inputs.
-      cotangents: the numbers by which the outputs are weighted in the sum that is differentiated.
+      cotangents: the numbers by which the outputs are weighted in the sum that is
+        differentiated.
       after: the JAX model's variables that are no parameters, after the run, by name.
     """
 
     outputs: list[np.ndarray]
+    places: list[Place]
     floating: list[bool]
+    numbers: set[int]
     gradients: dict[str, Any]
     cotangents: list[np.ndarray]
     after: dict[str, Any]
 
-    def named_outputs(self, whole: bool) -> dict[str, np.ndarray]:
-        """The outputs of whole numbers (or truths), or the others, by name."""
+    def named_outputs(self, exact: bool) -> dict[str, np.ndarray]:
+        """The outputs that are compared exactly, or the others, by name."""
         several = len(self.outputs) > 1
         return {
-            (f"output {i}" if several else "output") + WHOLE * whole: y
+            (f"output {i}" if several else "output") + self._end(i): y
             for i, y in enumerate(self.outputs)
-            if self.floating[i] != whole
+            if bool(self._end(i)) == exact
         }
+
+    def _end(self, i: int) -> str:
+        """The end of the name of an output."""
+        if i in self.numbers:
+            return NUMBER
+        return "" if self.floating[i] else WHOLE
 
 
 def torch_run(
@@ -58,10 +74,26 @@ def torch_run(
     entries: Sequence[Entry],
     turns: Sequence[bool],
 ) -> Run:
-    """Run torch's model forward and backward; its gradients and statistics are left in it."""
+    """Run torch's model forward and backward; its gradients and statistics are left in it.
+
+    Raises:
+      ValueError: if it returns nothing that could be compared.
+    """
     xs = [x.requires_grad_(x.is_floating_point()) for x in tensors(inputs, dtype_of(reference))]
     with whole_attention():
-        outputs = _parts(outputs_of(reference(*xs)), torch.is_complex)
+        found = places_of(reference(*xs))
+    if not found:
+        raise ValueError(
+            "torch's model returns neither an array nor a number, so nothing can be compared: "
+            "let both models return their outputs."
+        )
+    known = [
+        (p, y if isinstance(y, torch.Tensor) else torch.from_numpy(np.array(y)))
+        for p, y in found
+    ]
+    parts = _parts(known, torch.is_complex)
+    places, outputs = [p for p, _ in parts], [y for _, y in parts]
+    numbers = {place for place, y in found if isinstance(y, NUMBERS)}
     # A seed that nobody draws inputs from: weighted by x itself, a norm of x has no gradient
     # but rounding.
     rng = np.random.default_rng(271828)
@@ -77,7 +109,9 @@ def torch_run(
     of_inputs = {i: to_numpy(gradient_of(x)) for i, x in enumerate(xs) if x.requires_grad}
     return Run(
         [to_numpy(y) for y in outputs],
+        places,
         floating,
+        {i for i, place in enumerate(places) if place in numbers},
         turned_leaves(entries, gradients(reference))
         | {
             f"input {i}": np.moveaxis(g, 1, -1) if turns[i] else g for i, g in of_inputs.items()
@@ -87,11 +121,14 @@ def torch_run(
     )
 
 
-def _parts(outputs: Sequence[Any], is_complex: Any) -> list[Any]:
-    """The outputs, complex ones as their two parts."""
+def _parts(outputs: Sequence[tuple[Place, Any]], is_complex: Any) -> list[tuple[Place, Any]]:
+    """The outputs behind their places, complex ones as their two parts."""
     found = []
-    for y in outputs:
-        found += [y.real, y.imag] if is_complex(y) else [y]
+    for place, y in outputs:
+        if is_complex(y):
+            found += [((*place, "real part"), y.real), ((*place, "imaginary part"), y.imag)]
+        else:
+            found.append((place, y))
     return found
 
 
@@ -101,11 +138,15 @@ def jax_run(model: nnx.Module, xs: Sequence[jax.Array], theirs: Run, train: bool
     (model.train if train else model.eval)()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     floating = {i: x for i, x in enumerate(xs) if jnp.issubdtype(x.dtype, jnp.floating)}
+    numbers: dict[int, Any] = {}  # under jit they would become arrays of 32 bits
 
     def forward(params, some):
         merged = nnx.merge(graph, params, rest, copy=True)
-        outputs = outputs_of(merged(*(some.get(i, x) for i, x in enumerate(xs))))
-        return _parts(outputs, jnp.iscomplexobj), nnx.split(merged, nnx.Param, ...)[2]
+        result = merged(*(some.get(i, x) for i, x in enumerate(xs)))
+        outputs = in_order(_parts(places_of(result), jnp.iscomplexobj), theirs.places)
+        numbers.update((i, y) for i, y in enumerate(outputs) if isinstance(y, NUMBERS))
+        outputs = [np.float32(0) if i in numbers else y for i, y in enumerate(outputs)]
+        return outputs, nnx.split(merged, nnx.Param, ...)[2]
 
     def run(params, some, cotangents):
         outputs, after = forward(params, some)
@@ -126,12 +167,12 @@ def jax_run(model: nnx.Module, xs: Sequence[jax.Array], theirs: Run, train: bool
         ]
         grad = jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
         (grads, input_grads), (outputs, after) = grad(params, floating, cotangents)
+    outputs = [np.asarray(numbers.get(i, y)) for i, y in enumerate(outputs)]
     return Run(
-        [
-            np.moveaxis(np.asarray(y), -1, 1) if turn else np.asarray(y)
-            for y, turn in zip(outputs, turns, strict=True)
-        ],
+        [np.moveaxis(y, -1, 1) if turn else y for y, turn in zip(outputs, turns, strict=True)],
+        theirs.places,
         theirs.floating,
+        theirs.numbers & numbers.keys(),
         _by_name(grads) | {f"input {i}": np.asarray(g) for i, g in input_grads.items()},
         cotangents,
         _by_name(after),

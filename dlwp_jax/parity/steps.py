@@ -96,7 +96,8 @@ def compare_steps(
     ... )
     >>> opt = torch.optim.SGD(theirs.parameters(), lr=0.1)
     >>> batches = [np.ones((3, 2), np.float32)] * 2
-    >>> report = compare_steps(theirs, opt, learner, state, batches, lambda m, b: (m(b) ** 2).mean())
+    >>> loss = lambda m, b: (m(b) ** 2).mean()
+    >>> report = compare_steps(theirs, opt, learner, state, batches, loss)
     >>> report.first_difference.step, report.first_difference.stage  # 0.2 is not 0.1
     (0, 'update')
     """

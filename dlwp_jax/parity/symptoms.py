@@ -176,7 +176,7 @@ def looks_like(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> str:
     if not ours.any():
         return "is zero"
     factor = _factor(ours, theirs)
-    if factor and near(ours, factor * theirs, tolerance):
+    if factor and not _is_one(f"{factor:.6g}") and near(ours, factor * theirs, tolerance):
         return f"is {factor:.6g} times that of torch"
     if near(ours - theirs, np.full_like(ours, np.mean(ours - theirs)), tolerance):
         return f"is that of torch plus {np.mean(ours - theirs):.4g}"
@@ -188,7 +188,8 @@ def looks_like(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> str:
         return "is the same up to a permutation along the last axis"
     border = _border(ours, theirs, tolerance) if theirs.ndim > 2 else 0
     if border:
-        return f"agrees but for a border {border} wide: padding, its mode, or a mean that counts it"
+        cause = "padding, its mode, or a mean that counts it"
+        return f"agrees but for a border {border} wide: {cause}"
     square = theirs.ndim == 4 and theirs.shape[2] == theirs.shape[3]
     if square and near(np.swapaxes(ours, 2, 3), theirs, tolerance):
         return "is the same with height and width exchanged"
@@ -214,6 +215,11 @@ def _factor(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The factor of least squares, through zero."""
     square = float(np.vdot(theirs, theirs))
     return float(np.vdot(theirs, ours)) / square if square else 0.0
+
+
+def _is_one(factor: str) -> bool:
+    """Whether a factor is printed as 1, which would say nothing."""
+    return factor == "1"
 
 
 def _channels_permuted(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> bool:
@@ -265,17 +271,25 @@ def gradient_notes(
     for name in away:
         a, b = (np.asarray(run[name], np.float64) for run in (ours, theirs))
         factor = _factor(a, b)
-        if factor and near(a, factor * b, 1e-3):
-            factors.setdefault(f"{factor:.4g}", []).append(name)
+        times = f"{factor:.4g}"
+        told = np.count_nonzero(b) > 1 and not _is_one(times)  # one number is any factor away
+        if factor and told and near(a, factor * b, 1e-3):
+            factors.setdefault(times, []).append(name)
     if stopped:
         words.append(f"zero here and not in torch: {listed(stopped)} (a stop_gradient)")
     if flowing:
         words.append(f"zero in torch and not here: {listed(flowing)} (a detach or no_grad)")
     words += [f"{times} times those of torch: {listed(n)}" for times, n in factors.items()]
+    known = {*stopped, *flowing, *(name for names in factors.values() for name in names)}
+    others = [name for name in away if name not in known]
+    if others:
+        inputs = [name for name in others if name.startswith("input ")]
+        parameters = [name for name in others if name not in inputs]
+        words.append(f"wrong, from the output back: {listed([*parameters[::-1], *inputs])}")
     right = [row.leaf for row in rows if row.ok and not row.leaf.startswith("input ")]
     if right:
         words.append(f"right: {listed(right)}")
-    return (f"the outputs agree, and gradients differ; {'; '.join(words)}.",) if words else ()
+    return (f"the outputs agree, and gradients differ; {'; '.join(words)}.",)
 
 
 def statistics_notes(
@@ -298,7 +312,7 @@ def _movement(old: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> str:
     if not moved.any():
         return "did not move: its batch norm is in eval mode here, or was not called."
     factor = _factor(moved, wanted)
-    if near(moved - wanted, (factor - 1) * wanted, 1e-2):
+    if not _is_one(f"{factor:.4g}") and near(moved - wanted, (factor - 1) * wanted, 1e-2):
         return (
             f"moved {factor:.4g} times as far as in torch: the momentum of its batch norm "
             "(Flax's is one minus torch's)."
@@ -333,13 +347,14 @@ def update_notes(
     columns = np.stack([wanted, old], 1)
     (factor, decay), *_ = np.linalg.lstsq(columns, moved, rcond=None)
     off = moved - wanted
+    times = f"{_factor(moved, wanted):.4g}"
     words = []
     if not moved.any():
         words.append("did not move: it is frozen here, or in no group of the optimizer")
     elif not wanted.any():
         words.append("moved, and did not in torch: it is frozen there, or in no group")
-    elif near(off, (_factor(moved, wanted) - 1) * wanted, 1e-2):
-        words.append(f"moved {_factor(moved, wanted):.4g} times as far: the learning rate")
+    elif not _is_one(times) and near(off, (_factor(moved, wanted) - 1) * wanted, 1e-2):
+        words.append(f"moved {times} times as far: the learning rate")
     elif old.size > 2 and near(off, (factor - 1) * wanted + decay * old, 1e-2):
         words.append(f"moved by {decay:.3g} times itself besides: the weight decay")
     if step:

@@ -88,8 +88,8 @@ def load_torch(
       strict: refuse anything left over, on either side.
       probe: an input in torch's layout. With it (and a torch module) the columns of a Linear
         behind a flatten, and batch norms between the two, are turned if the outputs show that
-        the JAX model flattens place by place; and layers of the same shapes are put in the order
-        that gives torch's outputs.
+        the JAX model flattens place by place; and layers of the same shapes are put in the
+        order that gives torch's outputs.
       layout: of the probe, as in `compare`.
 
     Returns:
