@@ -20,3 +20,48 @@ class Narrowed(torch.nn.Module):
 
 def test_narrow_counts_from_the_end():
     assert parity.port(Narrowed(), np.arange(12, dtype=np.float32).reshape(3, 4)).report.ok
+
+
+def run(source):
+    """The classes of a written file, as a person would import them."""
+    names = {}
+    exec(source, names)
+    return names
+
+
+class Buffers(torch.nn.Module):
+    """Buffers of all kinds, a table too large to write, and a scale of a millionth."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = torch.nn.Parameter(torch.full((8,), 1e-6))
+        made = {
+            "ids": torch.arange(40).unsqueeze(0),
+            "order": torch.randperm(20),
+            "blur": torch.outer(torch.hann_window(7), torch.hann_window(7)) - 0.2,
+            "noise": torch.randn(5, 5),
+            "keys": torch.tensor([3, 250], dtype=torch.uint8),
+            "keep": torch.tensor([True, False, True]),
+            "past": torch.tensor(0),
+            "table": torch.randn(20, 20),
+        }
+        for name, value in made.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x):
+        y = x * self.scale * self.blur.sum() + self.ids[0, :8]
+        return y[:, self.order[:8] % 8] * self.noise[0, 0] + self.table[0, :8]
+
+
+def test_buffers_begin_as_torchs_do_and_one_of_zeros_is_named():
+    theirs = Buffers()
+    ported = parity.port(theirs, np.ones((2, 8), np.float32))
+    assert ported.report.ok, ported.report
+    ours = run(ported.source)["Buffers"](rngs=nnx.Rngs(0))
+    for name, value in theirs.named_buffers():
+        if name != "table":
+            np.testing.assert_allclose(getattr(ours, name)[...], value, rtol=1e-6)
+    assert "jnp.full((8,), 1e-06)" in ported.source
+    assert "table: of zeros until" in str(ported.report)
+    assert "table begins as zeros." in ported.source.split('"""')[1]

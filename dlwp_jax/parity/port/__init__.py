@@ -167,6 +167,11 @@ def _port(
     if fixed and report.ok:
         report = with_more(report, root, model, more, layout)
     proof = _proof(report, inputs, bool(untrained))
+    if classes.zeros:
+        note = f"{', '.join(classes.zeros)}: of zeros until torch's weights are loaded (load_torch)."
+        report = dataclasses.replace(report, notes=(*report.notes, note))
+        proof += "\n\nBuffers without a short expression, which load_torch brings over:\n"
+        proof += "\n".join(f"{name} begins as zeros." for name in classes.zeros)
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
 
