@@ -65,3 +65,8 @@ def test_buffers_begin_as_torchs_do_and_one_of_zeros_is_named():
     assert "jnp.full((8,), 1e-06)" in ported.source
     assert "table: of zeros until" in str(ported.report)
     assert "table begins as zeros." in ported.source.split('"""')[1]
+
+
+def test_a_dict_as_an_input_gives_one_sentence():
+    with pytest.raises(TypeError, match="inputs must be arrays, not dict; wrap the model"):
+        parity.port(Narrowed(), {"x": jnp.ones((3, 4))})

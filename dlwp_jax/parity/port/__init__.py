@@ -102,6 +102,12 @@ def port(
         raise TypeError(f"port takes a torch.nn.Module, not a {type(module).__name__}.")
     if not inputs:
         raise ValueError("port needs the inputs of the model: arrays in torch's layout.")
+    if any(as_numpy(x).dtype.kind not in "biufc" for x in inputs):
+        kinds = ", ".join(type(x).__name__ for x in inputs)
+        raise TypeError(
+            f"inputs must be arrays, not {kinds}; wrap the model in a module whose forward takes "
+            "arrays and makes of them what the model takes."
+        )
     module = copied(unwrapped(module))
     if weights is not None:
         fill(module, weights)
