@@ -70,3 +70,28 @@ def test_buffers_begin_as_torchs_do_and_one_of_zeros_is_named():
 def test_a_dict_as_an_input_gives_one_sentence():
     with pytest.raises(TypeError, match="inputs must be arrays, not dict; wrap the model"):
         parity.port(Narrowed(), {"x": jnp.ones((3, 4))})
+
+
+class Dropped(torch.nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.lin, self.draw = torch.nn.Linear(4, 4), draw
+
+    def forward(self, x):
+        if self.training and self.draw() < 0.5:
+            return x
+        return self.lin(x)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: random.random(),
+        lambda: uniform(0, 1),
+        lambda: np.random.uniform(),  # noqa: NPY002
+    ],
+)
+def test_a_draw_outside_of_torch_is_refused_with_its_line(draw):
+    with pytest.raises(parity.Refused, match="draws a number outside of torch") as refusal:
+        parity.port(Dropped(draw), np.ones((2, 4), np.float32))
+    assert f"{__file__}:" in str(refusal.value)
