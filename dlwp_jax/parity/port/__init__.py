@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import linecache
 import math
+import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -140,6 +141,18 @@ _NOT_COMPARED = Row(
 )
 
 
+# What source that is wrong raises.
+_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
+
+
 def _port(
     module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
 ) -> Ported:
@@ -152,7 +165,10 @@ def _port(
     head = _head(type(module).__name__, "", command)
     text = source(classes, head)
     made = loaded(text)
-    model = _constructed(getattr(made, name))
+    try:
+        model = _constructed(getattr(made, name))
+    except _ERRORS as error:
+        raise Refused(_failure(error, made)) from error
     if classes.holes:
         words = "not proved: " + "; ".join(classes.holes)
         return Ported(
@@ -167,7 +183,13 @@ def _port(
     fixed = bool(more) and _is_fixed(root, more, list(turns), head, text)
     if classes.waves:
         root = _with_waves(root.double(), classes.waves)
-    report = prove(root, model, inputs, layout, modes)
+    large = any(map(_is_large, frames.values()))
+    try:
+        report = prove(root, model, inputs, layout, modes, large)
+    except _ERRORS as error:
+        words = f"not proved: {_failure(error, made)}"
+        text = source(classes, _head(type(module).__name__, words, command))
+        return Ported(text, model, ParityReport((_NOT_COMPARED,), (words,)), (), classes.loops)
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
     if fixed and report.ok:
@@ -180,6 +202,38 @@ def _port(
         proof += "\n".join(f"{name} begins as zeros." for name in classes.zeros)
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
+
+
+def _failure(error: Exception, made: ModuleType) -> str:
+    """What went wrong in the written source, in a sentence; another error is raised again."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == made.__file__]
+    if not own:
+        raise error
+    words = " ".join(str(error).split())[:300]
+    return (
+        f"the written source fails at {own[-1].line!r} ({type(error).__name__}: {words}); please "
+        "report the torch line that it was written from."
+    )
+
+
+def _is_large(frame: Frame) -> bool:
+    """Whether a whole number is given or computed that 32 bits do not keep."""
+    for node in frame.nodes:
+        given = (*node.args, *node.kwargs.values(), node.value)
+        if any(isinstance(number, int) and not _is_short(number, number) for number in given):
+            return True
+        value = node.value
+        whole = isinstance(value, torch.Tensor) and value.dtype == torch.int64
+        if whole and value.numel() and not _is_short(value.min(), value.max()):
+            return True
+        if node.frame is not None and _is_large(node.frame):
+            return True
+    return False
+
+
+def _is_short(least: Any, largest: Any) -> bool:
+    return bool(least >= -(2**31) and largest < 2**31)
 
 
 def _constructed(kind: Callable[..., nnx.Module]) -> nnx.Module:
@@ -293,7 +347,7 @@ def _proof(report: ParityReport, inputs: tuple[Any, ...], untrained: bool) -> st
 def loaded(text: str, name: str = "ported") -> ModuleType:
     """A source as a module; tracebacks show its lines."""
     made = ModuleType(name)
-    file = f"<{name} {abs(hash(text))}>"
+    made.__file__ = file = f"<{name} {abs(hash(text))}>"
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     exec(compile(text, file, "exec"), made.__dict__)
     return made
