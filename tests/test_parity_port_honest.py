@@ -106,6 +106,7 @@ def test_what_follows_the_values_of_the_input_is_no_constant(weight, differs):
     ported = parity.port(Weighted(weight, differs), x, np.array([0, 2, 5]))
     assert not ported.report.ok
     assert "something that follows the values of the input" in str(ported.report)
+    assert f"constants that may be it: {__file__}:" in str(ported.report)
     assert "DIFFERS from torch" in ported.source
 
 

@@ -32,7 +32,7 @@ from dlwp_jax.parity.port.classes import Classes
 from dlwp_jax.parity.port.fold import fold
 from dlwp_jax.parity.port.layers import layer_name
 from dlwp_jax.parity.port.nodes import Frame
-from dlwp_jax.parity.port.prove import figures, prove, with_more
+from dlwp_jax.parity.port.prove import OTHERS_DIFFER, figures, prove, with_more
 from dlwp_jax.parity.port.record import record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
@@ -190,6 +190,10 @@ def _port(
         words = f"not proved: {_failure(error, made)}"
         text = source(classes, _head(type(module).__name__, words, command))
         return Ported(text, model, ParityReport((_NOT_COMPARED,), (words,)), (), classes.loops)
+    places = sorted(set().union(*map(_constants, frames.values())))
+    if OTHERS_DIFFER in report.notes and places:
+        note = f"constants that may be it: {', '.join(places)}."
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
     if fixed and report.ok:
@@ -215,6 +219,12 @@ def _failure(error: Exception, made: ModuleType) -> str:
         f"the written source fails at {own[-1].line!r} ({type(error).__name__}: {words}); please "
         "report the torch line that it was written from."
     )
+
+
+def _constants(frame: Frame) -> set[str]:
+    """The lines of torch's source that read a tensor which is written as its values."""
+    found = {str(node.where) for node in frame.nodes if node.kind == "constant"}
+    return found.union(*(_constants(node.frame) for node in frame.nodes if node.frame))
 
 
 def _is_large(frame: Frame) -> bool:

@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
@@ -659,8 +660,7 @@ def _arguments(
 
 def _is_wrapped(value: Any) -> bool:
     """Whether a tensor stands for one example in a transform of torch.func."""
-    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return isinstance(value, torch.Tensor) and is_wrapped(value)
+    return isinstance(value, torch.Tensor) and is_functorch_wrapped_tensor(value)
 
 
 def _is_masked(index: Any) -> bool:
