@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import linecache
 import math
+import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ from dlwp_jax.parity.port.classes import Classes
 from dlwp_jax.parity.port.fold import fold
 from dlwp_jax.parity.port.layers import layer_name
 from dlwp_jax.parity.port.nodes import Frame
-from dlwp_jax.parity.port.prove import figures, prove, with_more
+from dlwp_jax.parity.port.prove import OTHERS_DIFFER, figures, prove, with_more
 from dlwp_jax.parity.port.record import record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
@@ -102,6 +103,12 @@ def port(
         raise TypeError(f"port takes a torch.nn.Module, not a {type(module).__name__}.")
     if not inputs:
         raise ValueError("port needs the inputs of the model: arrays in torch's layout.")
+    if any(as_numpy(x).dtype.kind not in "biufc" for x in inputs):
+        kinds = ", ".join(type(x).__name__ for x in inputs)
+        raise TypeError(
+            f"inputs must be arrays, not {kinds}; wrap the model in a module whose forward takes "
+            "arrays and makes of them what the model takes."
+        )
     module = copied(unwrapped(module))
     if weights is not None:
         fill(module, weights)
@@ -134,6 +141,18 @@ _NOT_COMPARED = Row(
 )
 
 
+# What source that is wrong raises.
+_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
+
+
 def _port(
     module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
 ) -> Ported:
@@ -146,7 +165,10 @@ def _port(
     head = _head(type(module).__name__, "", command)
     text = source(classes, head)
     made = loaded(text)
-    model = _constructed(getattr(made, name))
+    try:
+        model = _constructed(getattr(made, name))
+    except _ERRORS as error:
+        raise Refused(_failure(error, made)) from error
     if classes.holes:
         words = "not proved: " + "; ".join(classes.holes)
         return Ported(
@@ -161,14 +183,67 @@ def _port(
     fixed = bool(more) and _is_fixed(root, more, list(turns), head, text)
     if classes.waves:
         root = _with_waves(root.double(), classes.waves)
-    report = prove(root, model, inputs, layout, modes)
+    large = any(map(_is_large, frames.values()))
+    try:
+        report = prove(root, model, inputs, layout, modes, large)
+    except _ERRORS as error:
+        words = f"not proved: {_failure(error, made)}"
+        text = source(classes, _head(type(module).__name__, words, command))
+        return Ported(text, model, ParityReport((_NOT_COMPARED,), (words,)), (), classes.loops)
+    places = sorted(set().union(*map(_constants, frames.values())))
+    if OTHERS_DIFFER in report.notes and places:
+        note = f"constants that may be it: {', '.join(places)}."
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     if untrained:
         report = dataclasses.replace(report, notes=(*report.notes, untrained))
     if fixed and report.ok:
         report = with_more(report, root, model, more, layout)
     proof = _proof(report, inputs, bool(untrained))
+    if classes.zeros:
+        note = f"{', '.join(classes.zeros)}: of zeros until torch's weights are loaded (load_torch)."
+        report = dataclasses.replace(report, notes=(*report.notes, note))
+        proof += "\n\nBuffers without a short expression, which load_torch brings over:\n"
+        proof += "\n".join(f"{name} begins as zeros." for name in classes.zeros)
     text = source(classes, _head(type(module).__name__, proof, command))
     return Ported(text, model, report, (), classes.loops)
+
+
+def _failure(error: Exception, made: ModuleType) -> str:
+    """What went wrong in the written source, in a sentence; another error is raised again."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == made.__file__]
+    if not own:
+        raise error
+    words = " ".join(str(error).split())[:300]
+    return (
+        f"the written source fails at {own[-1].line!r} ({type(error).__name__}: {words}); please "
+        "report the torch line that it was written from."
+    )
+
+
+def _constants(frame: Frame) -> set[str]:
+    """The lines of torch's source that read a tensor which is written as its values."""
+    found = {str(node.where) for node in frame.nodes if node.kind == "constant"}
+    return found.union(*(_constants(node.frame) for node in frame.nodes if node.frame))
+
+
+def _is_large(frame: Frame) -> bool:
+    """Whether a whole number is given or computed that 32 bits do not keep."""
+    for node in frame.nodes:
+        given = (*node.args, *node.kwargs.values(), node.value)
+        if any(isinstance(number, int) and not _is_short(number, number) for number in given):
+            return True
+        value = node.value
+        whole = isinstance(value, torch.Tensor) and value.dtype == torch.int64
+        if whole and value.numel() and not _is_short(value.min(), value.max()):
+            return True
+        if node.frame is not None and _is_large(node.frame):
+            return True
+    return False
+
+
+def _is_short(least: Any, largest: Any) -> bool:
+    return bool(least >= -(2**31) and largest < 2**31)
 
 
 def _constructed(kind: Callable[..., nnx.Module]) -> nnx.Module:
@@ -282,7 +357,7 @@ def _proof(report: ParityReport, inputs: tuple[Any, ...], untrained: bool) -> st
 def loaded(text: str, name: str = "ported") -> ModuleType:
     """A source as a module; tracebacks show its lines."""
     made = ModuleType(name)
-    file = f"<{name} {abs(hash(text))}>"
+    made.__file__ = file = f"<{name} {abs(hash(text))}>"
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     exec(compile(text, file, "exec"), made.__dict__)
     return made

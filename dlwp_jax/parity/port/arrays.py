@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 import torch
 
+from dlwp_jax import nn
 from dlwp_jax.parity.port.functions.common import dtype_text, literal
 from dlwp_jax.parity.port.refuse import Refused
 
@@ -27,15 +32,13 @@ def constant_text(value: torch.Tensor | None, name: str) -> str:
 
 
 def initial_text(value: torch.Tensor, name: str) -> str:
-    """An expression for an array as it was found: its constant, or a distribution with its
+    """An expression for a parameter as it was found: its constant, or a distribution with its
     standard deviation.
     """
-    text = _formula(value) or waves_text(value)
+    text = _formula(value, short=True) or waves_text(value)
     if text is not None:
         return text
     shape = tuple(value.shape)
-    if value.numel() <= 16 and not isinstance(value, torch.nn.Parameter):
-        return f"jnp.array({literal(value.tolist())})"
     if not value.is_floating_point():
         return f"jnp.zeros({shape}, {dtype_text(value.dtype)})"
     values = value.detach().double()
@@ -48,8 +51,45 @@ def initial_text(value: torch.Tensor, name: str) -> str:
     return f"nn.init.normal(0.0, {float(f'{std:.2g}')})(rngs.params(), {shape})"
 
 
-def _formula(value: torch.Tensor) -> str | None:
-    """zeros, ones, full, arange, a triangle of ones; None for anything else."""
+def buffer_text(value: torch.Tensor) -> str | None:
+    """An expression whose value is a buffer's; None if no short one is."""
+    texts = [_formula(value, short=True), waves_text(value)]
+    if value.numel() <= 256:
+        dtype = dtype_text(value.dtype)
+        behind = f", {dtype}" if dtype not in ("", "bool", "jnp.int32") else ""
+        texts.append(f"jnp.array({literal(_shortest(value))}{behind})")
+    return next((text for text in texts if text and _makes(text, value)), None)
+
+
+def _makes(text: str, value: torch.Tensor) -> bool:
+    """Whether an expression gives the values of a tensor, to the rounding of float32."""
+    try:
+        made = np.asarray(eval(text, {"jnp": jnp, "nn": nn}))
+    except OverflowError:  # a whole number beyond 32 bits
+        return False
+    if made.shape != tuple(value.shape):
+        return False
+    wanted = value.detach()
+    if not value.is_floating_point() and not value.is_complex():
+        return np.array_equal(made, wanted.numpy())
+    wide = wanted.to(torch.complex128 if value.is_complex() else torch.float64).numpy()
+    room = 1e-7 * max(len(made) if made.ndim else 1, 10)
+    return np.allclose(made.astype(wide.dtype), wide, rtol=1e-6, atol=room, equal_nan=True)
+
+
+def _shortest(value: torch.Tensor) -> Any:
+    """The values as numbers with no more digits than float32 has."""
+    value = value.detach()
+    if value.dtype != torch.float32:
+        return value.tolist()
+    numbers = [float(str(x)) for x in value.numpy().ravel()]
+    return np.reshape(numbers, tuple(value.shape)).tolist()
+
+
+def _formula(value: torch.Tensor, short: bool = False) -> str | None:
+    """zeros, ones, full, arange, a triangle of ones; None for anything else. A constant has all
+    digits of its float64, or if `short` those that float32 needs.
+    """
     shape, dtype = tuple(value.shape), dtype_text(value.dtype)
     behind = f", {dtype}" if dtype else ""
     value = value.detach()
@@ -58,13 +98,13 @@ def _formula(value: torch.Tensor) -> str | None:
         for name, constant in (("zeros", 0), ("ones", 1)):
             if first == constant:
                 return f"jnp.{name}({shape}{behind})"
+        first = _shortest(value.flatten()[0]) if short else first
         return f"jnp.full({shape}, {literal(first)}{behind})"
-    if (
-        value.ndim == 1
-        and value.numel() > 1
-        and torch.equal(value, torch.arange(value.numel()).to(value.dtype))
-    ):
-        return f"jnp.arange({value.numel()}{'' if dtype else ', dtype=float'})"
+    flat, count = value.flatten(), value.numel()
+    if count > 1 and torch.equal(flat, torch.arange(count).to(value.dtype)):
+        text = f"jnp.arange({count}{f', dtype={dtype}' if dtype else ', dtype=float'})"
+        text = text.replace(", dtype=jnp.int32", "")
+        return text if value.ndim == 1 else f"{text}.reshape({shape})"
     if value.ndim >= 2 and shape[-1] == shape[-2] and shape[:-2] == (1,) * (value.ndim - 2):
         ones = torch.ones(shape, dtype=value.dtype)
         for name, triangle in (("tril", torch.tril), ("triu", torch.triu)):

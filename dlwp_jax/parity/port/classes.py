@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from dlwp_jax.parity.port.arrays import constant_text, initial_text, waves_text
+from dlwp_jax.parity.port.arrays import buffer_text, constant_text, initial_text, waves_text
 from dlwp_jax.parity.port.body import Body, access
-from dlwp_jax.parity.port.functions.common import Val, literal
+from dlwp_jax.parity.port.functions.common import Val, dtype_text, literal
 from dlwp_jax.parity.port.layers import (
     DROP_PATHS,
     LAYERS,
@@ -61,6 +61,7 @@ class Classes(Marks):
             {}
         ]  # of each __init__: module -> its place in self
         self.waves: dict[str, str] = {}  # buffers that are written as a formula
+        self.zeros: list[str] = []  # buffers that no short expression makes
         self.holes: list[str] = []
         self.loops = 0
         self.constructor, _, self.outputs = self.of(root, layouts)
@@ -345,7 +346,12 @@ class Classes(Marks):
                 lines.append(_assign(key, f"nnx.Param({initial_text(value, key)})"))
         for key, value in module._buffers.items():
             if value is not None and key not in module._non_persistent_buffers_set:
-                lines.append(_assign(key, f"nnx.Variable({initial_text(value, key)})"))
+                text = buffer_text(value)
+                if text is None:
+                    self.zeros.append(f"{name}.{key}".lstrip("."))
+                    dtype = dtype_text(value.dtype)
+                    text = f"jnp.zeros({tuple(value.shape)}{f', {dtype}' if dtype else ''})"
+                lines.append(_assign(key, f"nnx.Variable({text})"))
         scope: dict[int, str] = {}
         self.scopes.append(scope)
         for key, child in _children(module):

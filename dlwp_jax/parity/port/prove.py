@@ -17,12 +17,33 @@ from torch.overrides import TorchFunctionMode
 
 from dlwp_jax import optim, train
 from dlwp_jax.parity.compare import MOMENTUM_UNSEEN, compare
-from dlwp_jax.parity.forward import as_numpy, copied, outputs_of, without_dropout
-from dlwp_jax.parity.report import ParityReport, Row
+from dlwp_jax.parity.forward import (
+    arrays,
+    as_numpy,
+    copied,
+    dtype_of,
+    output_turns,
+    outputs_of,
+    tensors,
+    whole_attention,
+    without_dropout,
+)
+from dlwp_jax.parity.leaves import to_numpy
+from dlwp_jax.parity.report import ParityReport, Row, rows_of
 from dlwp_jax.parity.steps import compare_steps
 from dlwp_jax.parity.weights import load_torch
 
 STEPS = 5
+_OTHER = 2  # the first step whose batch is another one, and not the inputs scaled
+OTHERS_DIFFER = (
+    "the port differs on inputs of other values: something that follows the values of the input "
+    "was written as a constant (torch.jit.script computes out of the port's sight), or a branch "
+    "was taken on them."
+)
+_BITS_DIFFER = (
+    "the port agrees in 64 bits and differs in the 32 that JAX computes in, with whole numbers "
+    "beyond 2 ** 31 or floating ones beyond the digits of float32."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +66,7 @@ def prove(
     inputs: tuple[Any, ...],
     layout: list[str],
     modes: str,
+    narrow: bool = False,
 ) -> ParityReport:
     """Compare the two models, and load torch's weights into the port, in place.
 
@@ -60,14 +82,18 @@ def prove(
       layout: of the inputs, as in `compare`.
       modes: "eval" if torch's model does not run in train mode on these inputs; "both" if its source
         says something else in train mode; "same" if not: then the steps compare that mode too.
+      narrow: compare outputs in 32 bits too, and those of other inputs. It is done by itself if
+        the steps do not compare eval mode.
 
     Returns:
       A report; rows of train mode and of the steps say so.
     """
     start, theirs = theirs, _moved(theirs)
     loaded = load_torch(ours, theirs)
+    narrow |= modes != "same" or not any(p.requires_grad for p in theirs.parameters())
     try:
-        return _proof(theirs, ours, inputs, loaded, layout, modes)
+        report = _proof(theirs, ours, inputs, loaded, layout, modes)
+        return _in_32_bits(report, theirs, ours, inputs, layout) if narrow else report
     finally:
         load_torch(ours, start)
 
@@ -108,6 +134,76 @@ def with_more(
         "another module."
     )
     return ParityReport((*report.rows, *rows), (*report.notes, note))
+
+
+def _in_32_bits(
+    report: ParityReport,
+    theirs: torch.nn.Module,
+    ours: nnx.Module,
+    inputs: tuple[Any, ...],
+    layout: list[str],
+) -> ParityReport:
+    """The report, with the outputs in eval mode that differ in 32 bits, of these inputs and of
+    others.
+    """
+    if not report.ok:
+        return report
+    wide, given = copied(theirs).double().eval(), tuple(map(as_numpy, inputs))
+    with _no_draws():
+        others = [_others(wide, given, seed) for seed in (2, 3)]
+    ours = nnx.clone(ours)
+    ours.eval()
+    graph, state = nnx.split(ours)
+
+    @jax.jit
+    def forward(state: Any, xs: Any) -> Any:
+        return outputs_of(nnx.merge(graph, state, copy=True)(*xs))
+
+    def run(xs: Any) -> Any:
+        with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+            turned = [word == "channels_first" for word in layout]
+            return forward(state, arrays(xs, turned, torch.float32))
+
+    for batch in (given, *others):
+        rows = _rows_of_32_bits(theirs, wide, run, batch)
+        if rows is None:
+            return report
+        if rows:
+            note = _BITS_DIFFER if batch is given else OTHERS_DIFFER
+            return ParityReport((*report.rows, *rows), (*report.notes, note))
+    return report
+
+
+def _rows_of_32_bits(theirs, wide, run, batch) -> list[Row] | None:
+    """The outputs that differ by more than torch's own rounding; None if torch does not run."""
+    with _no_draws():
+        exact = _outputs(wide, batch)
+    with _no_draws(double=False):
+        try:
+            wanted = _outputs(copied(theirs).float().eval(), batch)
+        except (RuntimeError, ValueError, TypeError):
+            return None  # a model of float64 alone
+        found = run(batch)
+    turns = output_turns(found, wanted)
+    rows = []
+    for number, (y, want, far, turn) in enumerate(
+        zip(found, wanted, exact, turns, strict=True)
+    ):
+        y = np.moveaxis(np.asarray(y), -1, 1) if turn else np.asarray(y)
+        floating = want.dtype.kind in "fc"
+        if not want.size or not (floating or np.array_equal(want, far)):
+            continue
+        size = np.max(np.abs(far)) if floating else 0.0
+        own = np.max(np.abs(want - far)) / size if size else 0.0
+        name = f"output {number} (32 bits)"
+        wide_of = np.complex128 if want.dtype.kind == "c" else np.float64
+        rows += rows_of(
+            "forward",
+            {name: y.astype(wide_of)},
+            {name: want.astype(wide_of)},
+            tolerance=max(1e-3, 30 * float(own)) if floating else 0.0,
+        )
+    return [row for row in rows if not row.ok]
 
 
 def _moved(module: torch.nn.Module) -> torch.nn.Module:
@@ -173,14 +269,14 @@ _CONSTANTS = {"normal": _normal, "uniform": _uniform, "bernoulli": _bernoulli}
 
 
 @contextlib.contextmanager
-def _no_draws() -> Iterator[None]:
+def _no_draws(double: bool = True) -> Iterator[None]:
     """While it is entered, no dropout drops in torch, random numbers are constants, and numbers
-    that a model makes or casts to float32 are float64.
+    that a model makes or casts to float32 are float64, if `double`.
     """
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
     try:
-        with _NoDropout(), contextlib.ExitStack() as stack:
+        with _NoDropout(double), contextlib.ExitStack() as stack:
             for name, constant in _CONSTANTS.items():
                 stack.enter_context(patch.object(jax.random, name, constant))
             yield
@@ -193,14 +289,19 @@ class _NoDropout(TorchFunctionMode):
     numbers are constants.
     """
 
+    def __init__(self, double: bool):
+        super().__init__()
+        self.double = double
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        args, kwargs = tuple(map(_wide, args)), {k: _wide(v) for k, v in (kwargs or {}).items()}
-        name = getattr(func, "__name__", "")
-        if name == "float":
-            return args[0].double()
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if self.double:
+            args, kwargs = tuple(map(_wide, args)), {k: _wide(v) for k, v in kwargs.items()}
+            if name == "float":
+                return args[0].double()
         if "dropout" in name and (args or "input" in kwargs):
             return args[0] if args else kwargs["input"]
         if name == "scaled_dot_product_attention":
@@ -278,27 +379,91 @@ def _steps(theirs: torch.nn.Module, ours: nnx.Module, inputs, loaded, layout) ->
         found = [y for y in outputs_of(model(*batch)) if jnp.issubdtype(y.dtype, jnp.floating)]
         return jnp.mean(jnp.stack([jnp.mean(y**2) + jnp.mean(y) for y in found])), {}
 
-    batches = [tuple(_changed(as_numpy(x), step) for x in inputs) for step in range(STEPS)]
+    batches = _batches(copied(theirs).double(), inputs)
     learner, state = train.make_learner(
         ours, loss, optim.sgd(0.01, momentum=0.9), key=jax.random.key(0)
     )
     sgd = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
-    return compare_steps(
-        theirs,
-        sgd,
-        learner,
-        state,
-        batches,
-        torch_loss,
-        loaded=loaded,
-        double=True,
-        layout=layout,
-    )
+
+    def report(batches: Any) -> ParityReport:
+        return compare_steps(
+            theirs,
+            sgd,
+            learner,
+            state,
+            batches,
+            torch_loss,
+            loaded=loaded,
+            double=True,
+            layout=layout,
+        )
+
+    found = report(batches)
+    first = found.first_difference
+    if first is None or first.step is None or first.step < _OTHER:
+        return found
+    scaled = (batches[step % 2] for step in range(STEPS))
+    if not report(scaled).ok:
+        return found
+    return ParityReport(found.rows, (*found.notes, OTHERS_DIFFER))
 
 
-def _changed(x: Any, step: int) -> Any:
-    """Another batch for every step: the same examples, floating ones scaled."""
-    return x * (1 + 0.1 * step) if x.dtype.kind == "f" else x
+def _batches(theirs: torch.nn.Module, inputs: Any) -> list[tuple[np.ndarray, ...]]:
+    """A batch for every step: the inputs, the same with floating numbers scaled, then others, so
+    that it is seen if what follows the values of the input was written as a constant.
+    """
+    given = tuple(map(as_numpy, inputs))
+    batches = [given, tuple(_scaled(x, np.random.default_rng(1)) for x in given)]
+    return batches + [_others(theirs, given, step) for step in range(_OTHER, STEPS)]
+
+
+def _others(
+    theirs: torch.nn.Module, given: tuple[np.ndarray, ...], seed: int
+) -> tuple[np.ndarray, ...]:
+    """Other inputs of the same shapes and dtypes that torch takes and has numbers for: all values
+    drawn anew, or those that were given in another order, or floating ones scaled.
+    """
+    for draw in (_redrawn, _permuted):
+        rng = np.random.default_rng(seed)
+        batch = tuple(draw(x, rng) for x in given)
+        try:
+            found = _outputs(theirs, batch)
+        except (RuntimeError, ValueError, TypeError, LookupError, AssertionError):
+            continue  # as lengths that are not sorted
+        if all(np.isfinite(y).all() for y in found):
+            return batch
+    return tuple(_scaled(x, np.random.default_rng(seed)) for x in given)
+
+
+def _outputs(theirs: torch.nn.Module, batch: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Torch's outputs, in the mode and dtype that the model is in."""
+    dtype = dtype_of(theirs) or torch.get_default_dtype()
+    with torch.no_grad(), whole_attention():
+        return [to_numpy(y) for y in outputs_of(theirs(*tensors(batch, dtype)))]
+
+
+def _redrawn(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Floating numbers of both signs, whole ones from the least to the largest, which is kept."""
+    if x.dtype.kind == "f":
+        size = np.sqrt(np.mean(np.square(x, dtype=float))) or 1.0
+        return (size * rng.standard_normal(x.shape)).astype(x.dtype)
+    if x.dtype.kind == "b":
+        return rng.random(x.shape) < 0.5
+    if x.dtype.kind in "iu":
+        found = rng.integers(x.min(), x.max(), x.size, x.dtype, endpoint=True)
+        found[rng.integers(x.size)] = (
+            x.max()
+        )  # the longest of lengths is a size of other inputs
+        return found.reshape(x.shape)
+    return _permuted(x, rng)
+
+
+def _permuted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(x.ravel()).reshape(x.shape)
+
+
+def _scaled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (x * rng.uniform(1.1, 1.5)).astype(x.dtype) if x.dtype.kind == "f" else x
 
 
 def figures(report: ParityReport) -> Figures:

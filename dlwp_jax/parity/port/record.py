@@ -11,13 +11,16 @@ from __future__ import annotations
 import builtins
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
@@ -47,6 +50,15 @@ _DRAWN_INTO = {"bernoulli_", "normal_", "uniform_"}
 _IN_PLACE = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "div", "pow", "floordiv", "mod")
 }
+
+# The functions that draw from the generators of Python and NumPy.
+_DRAWS = [
+    (module, name, draw)
+    for module, kind in ((random, random.Random), (np.random, np.random.RandomState))
+    for name, draw in vars(module).items()
+    if isinstance(getattr(draw, "__self__", None), kind) and "seed" not in name
+    if "state" not in name
+]
 
 
 class Recorder(TorchFunctionMode):
@@ -207,6 +219,12 @@ class Recorder(TorchFunctionMode):
         name = raw if raw in _DRAWN_INTO else raw.strip("_")
         if name in _ASKED:
             return func(*args, **kwargs)
+        if any(map(_is_wrapped, _leaves((args, kwargs)))):
+            raise Refused(
+                "the port does not see what is computed inside of torch.func.vmap, grad or jvp; write "
+                "the axis of the batch out.",
+                here(),
+            )
         if name in ("size", "len"):
             sizes = self.sizes(args[0])
             axis = args[1] if len(args) > 1 else kwargs.get("dim", 0 if name == "len" else None)
@@ -445,6 +463,7 @@ class Recorder(TorchFunctionMode):
         recorded = {id(pack_padded_sequence): self.packed, id(pad_packed_sequence): self.padded}
         followed = {name: self.followed(name) for name in _OF_MATH}
         recorded |= {id(getattr(math, name)): call for name, call in followed.items()}
+        recorded |= {id(draw): self.drawing(draw) for _, _, draw in _DRAWS}
         recorded[id(math)] = SimpleNamespace(**vars(math) | followed)
         changed = {n: recorded[id(v)] for n, v in scope.items() if id(v) in recorded}
         before = {name: scope[name] for name in changed}
@@ -466,6 +485,20 @@ class Recorder(TorchFunctionMode):
             if any(isinstance(arg, Dim | Ratio) for arg in args):
                 return self.size_of(f"math.{name}", args, value)
             return value
+
+        return call
+
+    def drawing(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `random` or `numpy.random`, which a forward must not call."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.paused or not self.stack:
+                return draw(*args, **kwargs)
+            raise Refused(
+                f"this draws a number outside of torch ({draw.__name__} of Python or NumPy), of which a "
+                "port would write one outcome; draw with torch.rand and choose with torch.where.",
+                here(),
+            )
 
         return call
 
@@ -566,9 +599,23 @@ def record(
         rnn = torch.nn.utils.rnn
         stack.enter_context(patch.object(rnn, "pack_padded_sequence", recorder.packed))
         stack.enter_context(patch.object(rnn, "pad_packed_sequence", recorder.padded))
+        for module, name, draw in _DRAWS:
+            stack.enter_context(patch.object(module, name, recorder.drawing(draw)))
         stack.enter_context(recorder)
+        before = _generators()
         recorder.call(root, *inputs)
+    if not partial and _generators() != before:
+        raise Refused(
+            "the model draws numbers outside of torch (by Python or NumPy), of which a port would "
+            "write one outcome; draw with torch.rand and choose with torch.where."
+        )
     return recorder.left
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of the generators of Python and NumPy."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), state[1].tobytes(), state[2:]
 
 
 def _length(x: Any) -> int:
@@ -609,6 +656,11 @@ def _arguments(
         else:
             found[name] = value
     return {name.lstrip("*"): value for name, value in found.items()}
+
+
+def _is_wrapped(value: Any) -> bool:
+    """Whether a tensor stands for one example in a transform of torch.func."""
+    return isinstance(value, torch.Tensor) and is_functorch_wrapped_tensor(value)
 
 
 def _is_masked(index: Any) -> bool:

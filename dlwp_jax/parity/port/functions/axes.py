@@ -246,11 +246,15 @@ def _getitem(body: Body, node: Node) -> Val:
         x, dim, start, length = bound(node, "input", "dim", "start", "length")
         if isinstance(start, Node) and start.is_tensor:
             raise Refused("narrow from a tensor is not known to the port; write x[:, a:b].")
+        first, size = (n.value if isinstance(n, Node) else n for n in (start, length))
+        is_last = first < 0 and first + size == 0  # up to the end: x[-2:], and not x[-2:0]
         if isinstance(start, Node) or isinstance(length, Node):
-            first = body.text(start)
-            cut = f"{':, ' * (dim % x.ndim)}{first} : {first} + {body.text(length)}"
+            begin = body.text(start)
+            end = "" if is_last else f" {begin} + {body.text(length)}"
+            cut = f"{':, ' * (dim % x.ndim)}{begin} :{end}"
             return Val(f"{body.part(body.plain(x), 0)}[{cut}]")
-        index = (*[slice(None)] * (dim % x.ndim), slice(start, start + length))
+        cut = slice(start, None if is_last else start + length)
+        index = (*[slice(None)] * (dim % x.ndim), cut)
     else:
         x, index = node.args
     index = index if isinstance(index, tuple) else (index,)
