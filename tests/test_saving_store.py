@@ -35,9 +35,12 @@ def test_a_forked_worker_that_outlives_its_process_does_not_hold_the_directory(t
 import os, signal, time
 from dlwp_jax import checkpoint
 store = checkpoint.Store({str(tmp_path)!r}, keep=2)
+ready, started = os.pipe()
 if (worker := os.fork()) == 0:
+    os.write(started, b"1")
     time.sleep(60)
     os._exit(0)
+os.read(ready, 1)
 print(worker, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
