@@ -83,6 +83,12 @@ def rows(unfolded):
 # name -> ours, torch's, inputs; those in IMAGES are turned to channels last for ours
 CASES = {
     "normalize": (nn.normalize, F.normalize, [WITH_ZERO]),
+    "vector_norm": (
+        lambda x: nn.vector_norm(x, dim=1),
+        lambda x: torch.linalg.vector_norm(x, dim=1),
+        [WITH_ZERO],
+    ),
+    "vector_norm, all": (nn.vector_norm, torch.linalg.vector_norm, [0 * X]),
     "normalize p": (lambda x: nn.normalize(x, 3.0, 0), lambda x: F.normalize(x, 3.0, 0), [X]),
     "cosine": (nn.cosine_similarity, F.cosine_similarity, [WITH_ZERO, Y]),
     "cosine dim": (nn.CosineSimilarity(0, 2.0), torch.nn.CosineSimilarity(0, 2.0), [X, Y]),

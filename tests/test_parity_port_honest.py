@@ -190,3 +190,25 @@ def test_source_that_fails_is_named_with_its_line():
     ported = parity.port(Failing(), np.array([[1, 2], [3, 4]]))
     assert not ported.report.ok
     assert "the written source fails at 'return ids + 1099511627776 -" in str(ported.report)
+
+
+class Lengths(torch.nn.Module):
+    """Vectors of zeros, as a padded window of SwinV2 has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        y = self.a(x)
+        apart = torch.cdist(y, y).sum(1)
+        return (
+            torch.nn.functional.normalize(y, dim=-1) + apart[:, None] + y.norm(dim=1)[:, None]
+        )
+
+
+def test_lengths_have_torchs_gradient_at_zero():
+    x = np.array([[0, 0, 0, 0], [1, 2, 0, -1]], np.float32)
+    ported = parity.port(Lengths(), x)
+    assert ported.report.ok, ported.report
+    assert "nn.normalize(y, dim=-1)" in ported.source

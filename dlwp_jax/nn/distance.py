@@ -19,11 +19,34 @@ __all__ = [
     "normalize",
     "pairwise_distance",
     "pdist",
+    "vector_norm",
 ]
 
 
-def _norm(x: jax.Array, p: float, dim: int, keepdim: bool = False) -> jax.Array:
-    """The p-norm along `dim`; its derivative at the zero vector is 0, as torch's is."""
+def vector_norm(
+    x: ArrayLike,
+    ord: float = 2.0,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+) -> jax.Array:
+    """The length of vectors; torch.linalg.vector_norm.
+
+    Its derivative at the zero vector is 0, as torch's; that of `jnp.linalg.norm` is NaN there.
+
+    Args:
+      x: any shape.
+      ord: the order of the norm, inf included.
+      dim: one axis or several, counted as in the array itself; None takes all.
+      keepdim: whether these axes stay, with length 1.
+
+    >>> vector_norm(jnp.array([[3.0, 4.0], [0.0, 0.0]]), dim=1).tolist()
+    [5.0, 0.0]
+    """
+    x = floating(x)
+    return _norm(wide(x), ord, dim, keepdim).astype(x.dtype)
+
+
+def _norm(x: jax.Array, p: float, dim, keepdim: bool = False) -> jax.Array:
     size = jnp.abs(x)
     if p == 0:
         return jnp.count_nonzero(x, dim, keepdims=keepdim).astype(x.dtype)

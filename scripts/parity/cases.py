@@ -287,6 +287,7 @@ WITHOUT_A_ROW = {
             *("MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "max_unpool"),
             *("FractionalMaxPool2d", "FractionalMaxPool3d", "fractional_max_pool"),
             *("AdaptiveLogSoftmaxWithLoss", "SyncBatchNorm", "normalize", "pdist"),
+            "vector_norm",
             "gumbel_softmax",
         ),
         "takes more than floats, draws, or does not run on torch's CPU: tests/test_nn_rest.py",

@@ -53,13 +53,12 @@ def _norm(body: Body, node: Node) -> Val:
     spectral = node.name == "linalg_norm" and p is not None and not one_axis
     if spectral or (p not in (None, 2, "fro") and not one_axis):
         raise Refused(f"{node.name} over several axes is known to the port for p=2 alone.")
-    if isinstance(dim, int | type(None)):
-        axes = body.text(dim)
-    else:
-        axes = body.text(dim[0] if one_axis else tuple(dim))
-    kept = ", keepdims=True" if keep else ""
-    order = "" if p in (None, 2, "fro") else f", {body.text(p)}"
-    return Val(f"jnp.linalg.norm({body.plain(x).text}{order}, axis={axes}{kept})")
+    options = "" if p in (None, 2, "fro") else f", {body.text(p)}"
+    if dim is not None:
+        axes = (dim,) if isinstance(dim, int) else tuple(dim)
+        options += f", dim={body.text(axes[0] if one_axis else axes)}"
+    options += ", keepdim=True" if keep else ""
+    return Val(f"nn.vector_norm({body.plain(x).text}{options})")
 
 
 _LINALG = ("A", "ord", "dim", "keepdim")
@@ -69,9 +68,10 @@ _LINALG = ("A", "ord", "dim", "keepdim")
 def _normalize(body: Body, node: Node) -> Val:
     x, p, dim, eps = bound(node, "input", "p", "dim", "eps", p=2.0, dim=1, eps=1e-12)
     val = body.val(x)
-    order = "" if p == 2 else f", {body.text(p)}"
-    length = f"jnp.linalg.norm({val.text}{order}, axis={body.axis(x, dim)}, keepdims=True)"
-    return Val(f"{body.part(val, 3)} / jnp.maximum({length}, {eps})", val.last, 3)
+    options = "" if p == 2 else f", {body.text(p)}"
+    options += f", dim={body.axis(x, dim)}"
+    options += "" if eps == 1e-12 else f", eps={body.text(eps)}"
+    return Val(f"nn.normalize({val.text}{options})", val.last)
 
 
 @handler("matmul", "bmm", "mm", "rmatmul", "dot", "mv", "vdot")
@@ -146,7 +146,7 @@ def _cdist(body: Body, node: Node) -> Val:
         raise Refused("only cdist with p=2 is known to the port.")
     left, right = (body.part(body.plain(arg), 0) for arg in (a, b))
     gap = f"{left}[..., :, None, :] - {right}[..., None, :, :]"
-    return Val(f"jnp.linalg.norm({gap}, axis=-1)")
+    return Val(f"nn.vector_norm({gap}, dim=-1)")
 
 
 # Values at places.
