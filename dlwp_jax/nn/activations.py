@@ -264,9 +264,11 @@ def hardsigmoid(x: jax.Array) -> jax.Array:
     return _hardsigmoid(x)
 
 
-@jax.custom_jvp
-def _hardsigmoid(x: jax.Array) -> jax.Array:
+def _ramp(x: jax.Array) -> jax.Array:
     return hardtanh(x / 6 + 0.5, 0.0, 1.0)
+
+
+_hardsigmoid = jax.custom_jvp(_ramp)
 
 
 @_hardsigmoid.defjvp
@@ -284,7 +286,7 @@ def hardswish(x: jax.Array) -> jax.Array:
     >>> hardswish(jnp.array([-4.0, 3.0])).tolist()
     [-0.0, 3.0]
     """
-    return x * hardtanh(x / 6 + 0.5, 0.0, 1.0)
+    return x * _ramp(x)  # whose slope is exact in torch too
 
 
 @_of_floats

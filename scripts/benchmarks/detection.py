@@ -10,7 +10,7 @@ number of threads. Compiling is in no figure.
 
 import numpy as np
 import torch
-from timing import interleaved, readable
+from timing import beside_the_book, interleaved
 
 from dlwp_jax import parity
 from dlwp_jax.data import synthetic
@@ -24,10 +24,7 @@ SLICES, CANDIDATES, BATCH = 32, 64, 4
 def measure() -> list[dict[str, str]]:
     torch.manual_seed(0)
     u_net, luna = reference.UNetWrapper().eval(), reference.LunaModel().eval()
-    ours = detector.Detector(
-        ours_of(u_net, detector.new_segmentation),
-        ours_of(luna, lambda: detector.new_classifier(detector.BOOKS_WIDTH)),
-    )
+    ours = detector_of(u_net, luna)
     scan = synthetic.chest_ct((SLICES, 512, 512), others=CANDIDATES, seed=0).scan
     scan = Volume(np.clip(scan.voxels, -1000, 1000), scan.spacing, scan.origin)
     places = np.random.default_rng(0).integers((0, 0, 0), scan.voxels.shape, (CANDIDATES, 3))
@@ -42,19 +39,20 @@ def measure() -> list[dict[str, str]]:
             "torch": lambda: classify(luna, scan, places),
         },
     }.items():
-        times = interleaved(forms, rounds=5)
-        rows.append(
-            {
-                "work": name,
-                "ours": readable(times["ours"]),
-                "the book's torch": readable(times["torch"]),
-                "ratio": f"{times['ours'] / times['torch']:.2f}",
-            }
-        )
+        rows.append(beside_the_book(name, interleaved(forms, rounds=5)))
     return rows
 
 
-def ours_of(theirs: torch.nn.Module, make) -> detector.Trained:
+def detector_of(u_net: torch.nn.Module, luna: torch.nn.Module, **options) -> detector.Detector:
+    """Our detector, with the weights of the book's two networks."""
+    return detector.Detector(
+        _trained(u_net, detector.new_segmentation),
+        _trained(luna, lambda: detector.new_classifier(detector.BOOKS_WIDTH)),
+        **options,
+    )
+
+
+def _trained(theirs: torch.nn.Module, make) -> detector.Trained:
     model = detector.unfilled(make)
     parity.load_torch(model, theirs)
     return detector.ready(model)

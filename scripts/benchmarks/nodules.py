@@ -16,8 +16,6 @@ networks, and a bias by which some hundred voxels are marked: segment, group, cl
 figure, and torch has its own number of threads.
 """
 
-import math
-import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,10 +25,11 @@ import numpy as np
 import optax
 import SimpleITK
 import torch
-from detection import classify, ours_of, segment
+from augmentation import torch_change
+from detection import classify, detector_of, segment
 from flax import nnx
 from scipy import ndimage
-from timing import interleaved, readable
+from timing import beside_the_book, interleaved
 from torch.nn import functional
 
 from dlwp_jax import parity, train
@@ -56,15 +55,7 @@ def measure() -> list[dict[str, str]]:
         works[f"detection, {SLICES} slices"] = _detection(), 3
         rows = []
         for name, (forms, rounds) in works.items():
-            times = interleaved(forms, rounds=rounds)
-            rows.append(
-                {
-                    "work": name,
-                    "ours": readable(times["ours"]),
-                    "the book's torch": readable(times["torch"]),
-                    "ratio": f"{times['ours'] / times['torch']:.2f}",
-                }
-            )
+            rows.append(beside_the_book(name, interleaved(forms, rounds=rounds)))
     return rows
 
 
@@ -104,21 +95,7 @@ class _Augmented(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int):
         chunk = torch.from_numpy(self.images[row].astype(np.float32))[None, None]
-        matrix = torch.eye(4)
-        for axis in range(3):
-            if random.random() > 0.5:
-                matrix[axis, axis] *= -1
-            matrix[axis, axis] *= 1 + 0.2 * random.uniform(-1, 1)
-            matrix[axis, 3] = 0.1 * random.uniform(-1, 1)
-        angle = random.random() * 2 * math.pi
-        turned = torch.eye(4)
-        turned[0, :2] = torch.tensor([math.cos(angle), -math.sin(angle)])
-        turned[1, :2] = torch.tensor([math.sin(angle), math.cos(angle)])
-        grid = functional.affine_grid((matrix @ turned)[:3][None], chunk.shape, False)
-        changed = functional.grid_sample(
-            chunk, grid, padding_mode="border", align_corners=False
-        )[0]
-        return changed + 25 * torch.randn_like(changed), int(self.labels[row])
+        return torch_change(chunk)[0], int(self.labels[row])
 
 
 def _books_loop(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray):
@@ -179,11 +156,7 @@ def _detection():
     scan = synthetic.chest_ct((SLICES, 256, 256), others=0, seed=0).scan
     scan = Volume(np.clip(scan.voxels, -1000, 1000), scan.spacing, scan.origin)
     _mark(u_net, scan, voxels=300)
-    ours = detector.Detector(
-        ours_of(u_net, detector.new_segmentation),
-        ours_of(luna, lambda: detector.new_classifier(detector.BOOKS_WIDTH)),
-        erosions=0,
-    )
+    ours = detector_of(u_net, luna, erosions=0)
 
     def books():
         labels, count = ndimage.label(segment(u_net, scan))
