@@ -2,7 +2,6 @@
 them.
 """
 
-import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -148,10 +147,14 @@ def _rows_of_small(val: Any) -> int:
 def transformed_shape(data: PyTree, plan: Plan) -> PyTree:
     """Shapes and dtypes of a minibatch of `data` as the loss is given it."""
     batch = batch_shape(data, plan.batch_size)
-    if plan.transform[0] is None:  # tracing takes longer than an epoch of a small model
+    if plan.transform[0] is None:
         return batch
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(functools.partial(training_half, plan.transform), key, batch)
+    return _traced_half.eval_shape(plan.transform, key, batch)
+
+
+# Tracing takes longer than an epoch of a small model; jit remembers what it has traced.
+_traced_half = jax.jit(training_half, static_argnums=0)
 
 
 def rows_of_parts(
