@@ -1,5 +1,4 @@
-"""Layers of chapters 8 and 11, forward and backward: as `dlwp_jax.nn` writes them, as JAX
-derives them, and torch's
+"""Layers of chapters 8 and 11, forward and backward: ours, JAX's own gradient, and torch's
 
 Batches of 64 (4 of volumes), float32. *Plain* is `lax.conv_general_dilated` with JAX's own
 gradient, outside a loop and inside a `lax.scan` (where XLA:CPU keeps the layouts of that
