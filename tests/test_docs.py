@@ -340,6 +340,19 @@ def test_the_readmes_accuracies_are_those_of_the_experiments():
         assert [figure for figure in re.findall(r"\.\d+", figures) if figure not in told] == []
 
 
+def test_the_readmes_times_are_those_of_the_page_of_performance():
+    cell = re.search(
+        r"\| time divided by[^|]*\|([^|]*)\|", pages.README.read_text(encoding="utf-8")
+    )
+    rows = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    assert cell is not None
+    for figure in cell[1].split(","):
+        name, _, ratio = figure.strip().rpartition(" ")
+        assert [row for row in rows if row.startswith(f"| {name}") and f" {ratio} |" in row], (
+            f"docs/performance.md has no row {name} with {ratio}"
+        )
+
+
 # The map of ideas
 
 
