@@ -6,6 +6,9 @@ inside of the compiled program. *The book's torch* is its loop, with a `DataLoad
 set changes one chunk after the other (`affine_grid`, `grid_sample`), in the same process. The
 chunks have the book's 32 x 48 x 48 voxels, and the 16 x 16 x 16 of the made-up cohort.
 
+*From the disk*: the same training with `classifier.Stream`, which reads chunks from a file while
+the device trains, against ours from memory. A ratio near 1 says that the device does not wait.
+
 *Cache*: the chunks of 300 candidates in each of 3 scans of 64 x 112 x 144 voxels, from files to
 files. *The book* reads a scan when the next candidate is in another one, and writes a file for
 each candidate; it compresses them, which is left out here.
@@ -29,7 +32,7 @@ from augmentation import torch_change
 from detection import classify, detector_of, segment
 from flax import nnx
 from scipy import ndimage
-from timing import beside_the_book, interleaved
+from timing import beside_the_book, interleaved, readable
 from torch.nn import functional
 
 from dlwp_jax import parity, train
@@ -57,32 +60,76 @@ def measure() -> list[dict[str, str]]:
         rows = []
         for name, (forms, rounds) in works.items():
             rows.append(beside_the_book(name, interleaved(forms, rounds=rounds)))
+        for width in CHUNKS:
+            times = interleaved(_from_disk(width, Path(folder)), rounds=5)
+            rows.append(_beside_memory(width, times))
     return rows
+
+
+def _beside_memory(width: tuple[int, int, int], times: dict[str, float]) -> dict[str, str]:
+    disk, memory = times["disk"], times["memory"]
+    return {
+        "work": f"the training of {'x'.join(map(str, width))} from the disk",
+        "ours": readable(disk),
+        "the book's torch": f"ours from memory: {readable(memory)}",
+        "ratio": f"{disk / memory:.2f}",
+    }
 
 
 # Training
 
 
-def _training(width: tuple[int, int, int]):
+def _chunks(width: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n *width]` int16 and labels `[n]`."""
     rng = np.random.default_rng(0)
     images = rng.integers(-1000, 400, (CHUNKS[width], *width)).astype(np.int16)
-    labels = np.arange(len(images)) % 2
+    return images, np.arange(len(images), dtype=np.int32) % 2
+
+
+def _training(width: tuple[int, int, int]):
+    images, labels = _chunks(width)
     torch.manual_seed(0)
     theirs = reference.LunaModel()
     if width == SMALL:
         theirs.head_linear = torch.nn.Linear(64, 2)
     model = LunaModel(size=width, rngs=nnx.Rngs(0))
     parity.load_torch(model, theirs)
+    ours = _our_epoch(model, {"image": images[..., None], "label": labels}, batch_size=BATCH)
+    return {"ours": ours, "torch": _books_loop(theirs.train(), images, labels)}
+
+
+def _our_epoch(model: LunaModel, batches, **options):
+    """A function that trains for one epoch, always from the same state."""
     learner, state = train.make_learner(
         model, classifier.loss_fn, optax.adam(1e-3), key=jax.random.key(0)
     )
-    batches = {"image": images[..., None], "label": labels.astype(np.int32)}
+    options |= {"epochs": 1, "transform": classifier.ALL}
 
-    def ours():
-        options = {"epochs": 1, "batch_size": BATCH, "transform": classifier.ALL}
+    def epoch():
         jax.block_until_ready(train.fit(learner, state, batches, **options).state.params)
 
-    return {"ours": ours, "torch": _books_loop(theirs.train(), images, labels)}
+    return epoch
+
+
+def _from_disk(width: tuple[int, int, int], folder: Path):
+    images, labels = _chunks(width)
+    np.save(folder / "chunks.npy", images)
+    kept = np.load(folder / "chunks.npy", mmap_mode="r")
+    rows = np.arange(len(images))
+
+    def read(row: int):
+        return {"image": np.asarray(kept[row])[..., None], "label": labels[row]}
+
+    def shuffled(key: jax.Array, epoch: int):
+        del epoch
+        return jax.random.permutation(key, len(rows))
+
+    model = LunaModel(size=width, rngs=nnx.Rngs(0))
+    memory = {"image": images[..., None], "label": labels}
+    return {
+        "disk": _our_epoch(model, classifier.Stream(read, rows, shuffled, BATCH, seed=0)),
+        "memory": _our_epoch(model, memory, batch_size=BATCH),
+    }
 
 
 class _Augmented(torch.utils.data.Dataset):
