@@ -11,25 +11,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dlwp_jax.parity.port.arrays import buffer_text, constant_text, initial_text, waves_text
 from dlwp_jax.parity.port.body import Body, access
+from dlwp_jax.parity.port.constructors import Constructors, children_of
 from dlwp_jax.parity.port.functions.common import Val, dtype_text, literal
-from dlwp_jax.parity.port.layers import (
-    DROP_PATHS,
-    LAYERS,
-    STACKS,
-    found_at,
-    layer_name,
-    short,
-    value_of,
-)
+from dlwp_jax.parity.port.layers import LAYERS, layer_name
 from dlwp_jax.parity.port.loops import folded
-from dlwp_jax.parity.port.marks import MARK, Marks, Written
+from dlwp_jax.parity.port.marks import MARK, Written
 from dlwp_jax.parity.port.nodes import Frame, Node
-from dlwp_jax.parity.port.record import packed_node
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.signatures import arguments_of, returned_by
+from dlwp_jax.parity.port.values import packed_node
 
 
-class Classes(Marks):
+class Classes(Constructors):
     """All classes of a port; see the module.
 
     Args:
@@ -45,17 +38,12 @@ class Classes(Marks):
         partial: bool = False,
     ):
         self.partial = partial
-        super().__init__()
+        super().__init__(root)
         self.root = root
         self.frames = {mode: _by_module(frame) for mode, frame in frames.items()}
         self.modules = dict(root.named_modules())
-        self.canonical: dict[int, str] = {}
-        for name, parameter in root.named_parameters(remove_duplicate=False):
-            self.canonical.setdefault(id(parameter), name)
         self.done: dict[int, tuple[str, list[Any], Any]] = {}
-        self.first_layout: dict[int, tuple[Any, int]] = {}
         self.waiting: dict[int, list[Body]] = {}  # of a Sequential that is not made yet
-        self.axes: dict[int, int] = {}  # over which a softmax works
         self.owner: dict[int, str] = {}
         self.scopes: list[dict[int, str]] = [
             {}
@@ -63,7 +51,6 @@ class Classes(Marks):
         self.waves: dict[str, str] = {}  # buffers that are written as a formula
         self.zeros: list[str] = []  # buffers that no short expression makes
         self.holes: list[str] = []
-        self.loops = 0
         self.constructor, _, self.outputs = self.of(root, layouts)
         self.resolve()
 
@@ -354,7 +341,7 @@ class Classes(Marks):
                 lines.append(_assign(key, f"nnx.Variable({text})"))
         scope: dict[int, str] = {}
         self.scopes.append(scope)
-        for key, child in _children(module):
+        for key, child in children_of(module):
             expression = self.make(child, f"{name}.{key}".lstrip("."))
             for below, part in child.named_modules(prefix=key):
                 scope.setdefault(id(part), access(module, below))
@@ -373,7 +360,7 @@ class Classes(Marks):
             )
         kind = layer_name(module)
         if kind:
-            return self._layer(module, kind, name)
+            return self.layer(module, kind, name)
         if id(module) in self.waiting:
             return self._sequential(module, name, self.waiting[id(module)])
         if id(module) in self.done:
@@ -386,7 +373,7 @@ class Classes(Marks):
             return self.make(module, name)
         children = self._made(module, name)
         if isinstance(module, torch.nn.ModuleList):
-            return self._listed("nn.ModuleList", children)
+            return self.listed("nn.ModuleList", children)
         if isinstance(module, torch.nn.ModuleDict):
             return f"nnx.Dict({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
         if isinstance(module, torch.nn.ParameterList | torch.nn.ParameterDict):
@@ -399,7 +386,7 @@ class Classes(Marks):
             named = ", ".join(f"{key!r}: {text}" for key, text in parts.items())
             return f"nnx.Dict({{{named}}})"
         if type(module).forward is torch.nn.Sequential.forward:
-            return self._chain(module, children)
+            return self.chain(module, children)
         if not _holds(module):
             return ""
         return self._class(module, name, self._init(module, name, {}), [], {})
@@ -410,7 +397,7 @@ class Classes(Marks):
         """
         children: list[tuple[str, str]] = []
         in_list = isinstance(module, torch.nn.ModuleList)  # which may have gaps
-        pairs = [*module._modules.items()] if in_list else _children(module)
+        pairs = [*module._modules.items()] if in_list else children_of(module)
         for _, group in itertools.groupby(pairs, key=lambda pair: id(pair[1])):
             same = list(group)
             key, child = same[0]
@@ -424,114 +411,12 @@ class Classes(Marks):
                 children.append((key, f"*[{text}] * {len(same)}"))
         return children
 
-    def _layer(self, module: Any, kind: str, name: str) -> str:
-        if kind in DROP_PATHS:
-            p = getattr(module, DROP_PATHS[kind], None) or 0.0
-            if not hasattr(module, DROP_PATHS[kind]) or not getattr(
-                module, "scale_by_keep", True
-            ):
-                raise Refused(
-                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]} and mode, with what is "
-                    "kept divided by its probability."
-                )
-            mode = ', "batch"' if getattr(module, "mode", "row") == "batch" else ""
-            return f"nn.StochasticDepth({self.slot('drop_prob', float(p))}{mode}, rngs=rngs)"
-        weight = getattr(module, "weight", None)
-        if (
-            isinstance(weight, torch.Tensor)
-            and self.canonical.get(id(weight), "") != f"{name}.weight"
-            and id(weight) in self.canonical
-        ):
-            if getattr(module, "bias", None) is None:
-                return ""
-            return f"nnx.Dict({{'bias': nnx.Param({initial_text(module.bias, 'bias')})}})"
-        if kind.startswith("Transformer"):
-            _refuse_two_shares(module, name)
-        if kind in STACKS:
-            return self._stack(module, kind, name)
-        row = LAYERS[kind]
-        positional, options = [], []
-        stem = re.sub(r"\W|^(?=\d)", "_", name.rpartition(".")[2]).strip("_")
-        for attribute in row.positional:
-            value = found_at(module, row.paths.get(attribute, attribute))
-            if attribute == "normalized_shape":
-                value = value[0] if len(value) == 1 else tuple(value)
-                if self.first_layout.get(id(module), ("", 0))[0] == "turned":
-                    value = (*value[1:], value[0])
-                positional.append(self.slot(f"{stem}_{attribute}", value))
-                continue
-            value = tuple(value) if attribute == "unflattened_size" else short(value)
-            positional.append(self.slot(_argument_name(stem, attribute), value))
-        for attribute, default in row.options.items():
-            value = value_of(module, kind, attribute, default)
-            value = self.axes.get(id(module), value)
-            if isinstance(default, bool) or (
-                isinstance(default, str) and isinstance(value, str)
-            ):
-                options.append("" if value == default else f", {attribute}={value!r}")
-            else:
-                options.append(
-                    self.slot(_argument_name(stem, attribute), value, attribute, default)
-                )
-        end = ", rngs=rngs" if row.rngs else ""
-        return f"nn.{kind}({', '.join(positional)}{''.join(options)}{end})"
-
-    def _stack(self, module: Any, kind: str, name: str) -> str:
-        """A stack of copies of one layer, with a norm behind them or without."""
-        layer = self._layer(module.layers[0], layer_name(module.layers[0]), f"{name}.layers.0")
-        norm = ""
-        if module.norm is not None:
-            norm = f", {self._layer(module.norm, layer_name(module.norm), f'{name}.norm')}"
-        return f"nn.{kind}({layer}, {self.slot('num_layers', len(module.layers))}{norm}, rngs=rngs)"
-
-    def _listed(self, maker: str, children: list[tuple[str, str]]) -> str:
-        runs = self._runs([text for _, text in children])
-        if len(runs) == 1 and runs[0][1] > 1:
-            return f"{maker}({runs[0][0]} for _ in range({self.slot('depth', runs[0][1])}))"
-        return f"{maker}([{', '.join(self._spread(runs))}])"
-
-    def _spread(self, runs: list[tuple[str, int]]) -> list[str]:
-        parts = []
-        for text, times in runs:
-            parts += (
-                [text]
-                if times == 1
-                else [f"*({text} for _ in range({self.slot('depth', times)}))"]
-            )
-        return parts
-
-    def _runs(self, texts: list[str]) -> list[tuple[str, int]]:
-        """Equal neighbours, counted; only those that are worth a loop."""
-        runs: list[tuple[str, int]] = []
-        for text in texts:
-            if runs and self.concrete(runs[-1][0]) == self.concrete(text):
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-            else:
-                runs.append((text, 1))
-        self.loops += sum(times > 1 for _, times in runs)
-        return runs
-
-    def _chain(
-        self,
-        module: torch.nn.Module,
-        children: list[tuple[str, str]],
-        maker: str = "nn.Sequential",
-    ) -> str:
-        if any(not text for _, text in children):
-            children = [(key, text or "nn.Identity()") for key, text in children]
-        keys = [key for key, _ in _children(module)]
-        if keys == [*map(str, range(len(keys)))]:  # a slice of a Sequential keeps its old ones
-            return f"{maker}({', '.join(self._spread(self._runs([text for _, text in children])))})"
-        if all(key.isidentifier() for key, _ in children):
-            return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"
-        return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
-
     def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
         children = self._made(module, name)
         (argument,) = bodies[0].arguments
         text = _chained(module, argument)
         if all(body.lines == [f"return {text}"] for body in bodies):
-            return self._chain(module, children)
+            return self.chain(module, children)
         words = re.split(r"\W|_", name)
         kind = "".join(word.capitalize() for word in words if not word.isdigit()) or "Chain"
         lines = [folded(body.lines, _lengths(module)) for body in bodies[:1]]
@@ -542,7 +427,7 @@ class Classes(Marks):
             self.written[key] = Written(
                 kind, "nn.Sequential", [([], lines)], {argument: "jax.Array"}
             )
-        return self._chain(module, children, self.written[key].name)
+        return self.chain(module, children, self.written[key].name)
 
     def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
         children = self._made(module, "")
@@ -550,32 +435,14 @@ class Classes(Marks):
         text = _chained(module, argument)
         simple = all(body.lines == [f"return {text}"] for body in bodies)
         methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
-        init = [self._chain(module, children, "super().__init__")]
+        init = [self.chain(module, children, "super().__init__")]
         return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
-
-
-def _refuse_two_shares(module: torch.nn.Module, name: str) -> None:
-    """Torch's transformers have one share of dropout, unless somebody set another one later."""
-    layers = list(module.modules())
-    shares = {layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)}
-    attentions = [m for m in layers if isinstance(m, torch.nn.MultiheadAttention)]
-    shares |= {attention.dropout for attention in attentions}
-    if len(shares) > 1:
-        raise Refused(
-            f"{name} ({type(module).__name__}) drops with several probabilities, "
-            f"{sorted(shares)}; the port gives it one: set them alike."
-        )
 
 
 def _assign(name: str, text: str) -> str:
     return (
         f"self.{name} = {text}" if name.isidentifier() else f"setattr(self, {name!r}, {text})"
     )
-
-
-def _argument_name(stem: str, attribute: str) -> str:
-    known = {"in_channels", "out_channels", "stride", "dilation", "groups", "padding"}
-    return attribute if attribute in known else f"{stem}_{attribute}"
 
 
 def _by_module(frame: Frame) -> dict[int, Frame]:
@@ -605,11 +472,6 @@ def _wants_channels_last(module: Any) -> bool:
     return kind in LAYERS and LAYERS[kind].kind == "last" and not kind.startswith("GroupNorm")
 
 
-def _children(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Children under all their names."""
-    return [(key, child) for key, child in module._modules.items() if child is not None]
-
-
 def _holds(module: torch.nn.Module) -> bool:
     """Whether a module has arrays."""
     return any(True for _ in (*module.parameters(), *module.buffers()))
@@ -618,7 +480,7 @@ def _holds(module: torch.nn.Module) -> bool:
 def _chained(module: torch.nn.Module, argument: str) -> str:
     """`self[1](self[0](argument))` for a Sequential."""
     text, first = argument, {}
-    for key, child in _children(module):
+    for key, child in children_of(module):
         text = f"{access(module, first.setdefault(id(child), key))}({text})"
     return text
 

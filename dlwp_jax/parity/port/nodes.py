@@ -12,7 +12,7 @@ import torch
 from dlwp_jax.parity.port.refuse import Where
 
 if TYPE_CHECKING:
-    from dlwp_jax.parity.port.record import Recorder
+    from dlwp_jax.parity.port.values import Values
 
 
 @dataclasses.dataclass(eq=False)
@@ -88,7 +88,7 @@ class Dim(int):
     """The size of an axis: a whole number that remembers how it was computed."""
 
     node: Node
-    recorder: Recorder
+    recorder: Values
     home: Frame | None  # of another module's forward it is a number like any other
 
 
@@ -96,11 +96,11 @@ class Ratio(float):
     """A number computed from sizes, as 1 / x.shape[0]: it remembers how."""
 
     node: Node
-    recorder: Recorder
+    recorder: Values
     home: Frame | None  # of another module's forward it is a number like any other
 
 
-def remembered(value: float, node: Node, recorder: Recorder) -> Dim | Ratio:
+def remembered(value: float, node: Node, recorder: Values) -> Dim | Ratio:
     """The number, with its node."""
     number = Dim(value) if isinstance(value, int) else Ratio(value)
     number.node, number.recorder = node, recorder

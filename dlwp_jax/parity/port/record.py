@@ -2,14 +2,12 @@
 
 The model runs as it is, with its own values, so that branches on shapes, lists, dicts and calls
 of helper functions are no obstacle. Each module's forward becomes a `Frame`: a list of `Node`s,
-which refer to each other. Tensors are known by identity; sizes are whole numbers that remember
-where they come from (`Dim`). The names of local variables are read from the running frames.
+which refer to each other. `values.py` knows which node each tensor and each size is.
 """
 
 from __future__ import annotations
 
 import builtins
-import copy
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -24,8 +22,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Ratio, Shape, forgotten, remembered
-from dlwp_jax.parity.port.refuse import Refused, Where, here, user_frame, user_frames
+from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Ratio
+from dlwp_jax.parity.port.refuse import Refused, here, user_frame
+from dlwp_jax.parity.port.values import Values, leaves, number, packed_node, plain
 
 # What a person looks up and does not compute with.
 _LOOKED_UP = {
@@ -61,7 +60,7 @@ _DRAWS = [
 ]
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Values, TorchFunctionMode):
     """Records one run of a torch model; see `record`.
 
     Args:
@@ -78,118 +77,15 @@ class Recorder(TorchFunctionMode):
         is_known: Callable[[str], bool],
         partial: bool,
     ):
-        super().__init__()
+        super().__init__(root)
         self.root, self.is_layer, self.is_known, self.partial = (
             root,
             is_layer,
             is_known,
             partial,
         )
-        self.paused = False
-        self.stack: list[Frame] = []
-        self.stale: dict[int, Where | None] = {}
         self.names = {id(m): name for name, m in root.named_modules()}
-        self.arrays: dict[int, str] = {}
-        for name, array in _own_arrays(root):
-            self.arrays.setdefault(id(array), name)  # of tied arrays, the first owner
         self.call_module = torch.nn.Module.__call__
-
-    # Values.
-
-    @property
-    def frame(self) -> Frame:
-        """Of the module that is running."""
-        return self.stack[-1]
-
-    def add(self, node: Node) -> Node:
-        """Record a node."""
-        self.frame.nodes.append(node)
-        return node
-
-    def bind(self, value: Any, node: Node) -> None:
-        """From now on `value` is what the node computes."""
-        self.frame.known[id(value)] = (value, node)
-        self.stale.pop(id(value), None)
-
-    def size_of(self, name: str, args: tuple[Any, ...], value: Any) -> Any:
-        """A number computed from sizes."""
-        if isinstance(value, complex):
-            return value
-        node = Node("size", name, tuple(map(self.node_of, args)), value=value, where=here())
-        if self.paused or not self.stack:
-            return remembered(value, node, self)
-        self.look_for_names()
-        return remembered(value, self.add(node), self)
-
-    def node_of(self, value: Any) -> Any:
-        """A structure with nodes in the place of tensors and sizes."""
-        if isinstance(value, torch.Tensor | PackedSequence):
-            return self.tensor(value)
-        if isinstance(value, Dim | Ratio):
-            return value.node if value.home is self.frame else forgotten(value)
-        if isinstance(value, tuple | list):
-            return (
-                [*map(self.node_of, value)]
-                if isinstance(value, list)
-                else tuple(map(self.node_of, value))
-            )
-        if isinstance(value, dict):
-            return {key: self.node_of(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            return slice(*map(self.node_of, (value.start, value.stop, value.step)))
-        return value
-
-    def tensor(self, value: Any) -> Node:
-        """The node of a tensor, or of a packed sequence."""
-        if id(value) in self.stale:
-            raise Refused(
-                f"this reads a tensor that shares its memory with one that was changed in place at "
-                f"{self.stale[id(value)]}; write the change as a new tensor (x = x + y, torch.where, "
-                "or clone() first).",
-                here(),
-            )
-        known = self.frame.known.get(id(value))
-        if known:
-            return known[1]
-        if isinstance(value, PackedSequence):
-            raise Refused("a packed sequence is used in the module that packs it.", here())
-        name = self.arrays.get(id(value))
-        if name is None:
-            if any(id(value) in frame.known for frame in self.stack[:-1]):
-                raise Refused(
-                    "this reads a tensor of another module's forward; hand it over as an argument.",
-                    here(),
-                )
-            if value.numel() > 1000 or value.grad_fn is not None:
-                raise Refused(
-                    f"this reads a tensor of shape {list(value.shape)} that is neither an input, a "
-                    "parameter nor a buffer; give it by register_buffer.",
-                    here(),
-                )
-            node = self.add(Node("constant", "", value=value, where=here()))
-        else:
-            node = self.add(Node("array", name, value=value, where=here()))
-        self.bind(value, node)
-        return node
-
-    def look_for_names(self) -> None:
-        """Note which local variables hold which values."""
-        forward = getattr(type(self.frame.module).forward, "__code__", None)
-        held = [pair for frame in user_frames(forward) for pair in frame.f_locals.items()]
-        for name, value in held:
-            if isinstance(value, torch.Tensor | PackedSequence):
-                known = self.frame.known.get(id(value))
-                if known and name not in known[1].names and name.isidentifier():
-                    known[1].names.append(name)
-            elif isinstance(value, Dim | Ratio):
-                if value.home is not self.frame or name in value.node.names:
-                    continue
-                value.node.names.append(name)
-            elif isinstance(value, list) and name.isidentifier():
-                for i, item in enumerate(value):
-                    known = isinstance(item, torch.Tensor) and self.frame.known.get(id(item))
-                    if known and known[1].in_list is None:
-                        known[1].in_list = (name, i)
 
     # Functions.
 
@@ -219,7 +115,7 @@ class Recorder(TorchFunctionMode):
         name = raw if raw in _DRAWN_INTO else raw.strip("_")
         if name in _ASKED:
             return func(*args, **kwargs)
-        if any(map(_is_wrapped, _leaves((args, kwargs)))):
+        if any(map(_is_wrapped, leaves((args, kwargs)))):
             raise Refused(
                 "the port does not see what is computed inside of torch.func.vmap, grad or jvp; write "
                 "the axis of the batch out.",
@@ -273,7 +169,7 @@ class Recorder(TorchFunctionMode):
             self.stale.pop(id(before), None)
         node = Node("function", name, self.node_of(args), self.node_of(kwargs), where=here())
         owner = self.owner_of_view(before) if changes and name != "setitem" else None
-        result = func(*_plain(args), **_plain(kwargs))
+        result = func(*plain(args), **plain(kwargs))
         if changes:
             self.changed(before)
             result = before if name == "setitem" else result
@@ -284,73 +180,6 @@ class Recorder(TorchFunctionMode):
             self.result(Node("function", "setitem", args, where=here()), whole, fresh=False)
             return result
         return self.result(node, result, fresh=not changes)
-
-    def owner_of_view(self, view: Any) -> tuple[torch.Tensor, Node] | None:
-        """The tensor of which a tensor is `tensor[index]`, and the node of that."""
-        known = self.frame.known.get(id(view))
-        if known is None or known[1].kind != "function" or known[1].name != "getitem":
-            return None
-        for other, node in self.frame.known.values():
-            shared = node is known[1].args[0] and id(other) not in self.stale
-            if (
-                shared
-                and view.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-            ):
-                return other, known[1]
-        return None
-
-    def changed(self, tensor: Any) -> None:
-        """Whoever shares a changed tensor's memory may not be read any more."""
-        storage = tensor.untyped_storage().data_ptr()
-        for frame in self.stack:
-            for other, _ in frame.known.values():
-                if (
-                    isinstance(other, torch.Tensor)
-                    and other is not tensor
-                    and other.untyped_storage().data_ptr() == storage
-                ):
-                    self.stale[id(other)] = here()
-
-    def result(self, node: Node, value: Any, fresh: bool) -> Any:
-        """Record what a function or module gave; parts of a structure are items."""
-        node.value = value
-        self.add(node)
-        if isinstance(value, torch.Tensor):
-            if fresh and id(value) in self.frame.known | dict.fromkeys(self.arrays):
-                # The same object as an input: another one, so that both keep their own names.
-                value = node.value = torch.ops.aten.alias(value)
-            self.bind(value, node)
-            return value
-        return self.items(node, value)
-
-    def items(self, node: Node, value: Any) -> Any:
-        """Bind the tensors in a structure to the items of a node."""
-        if isinstance(value, dict):
-            for key in list(value):
-                value[key] = self.item(node, key, value[key])
-            return value
-        if isinstance(value, tuple | list):
-            parts = [self.item(node, i, part) for i, part in enumerate(value)]
-            if isinstance(value, list):
-                return parts
-            if hasattr(value, "n_sequence_fields"):  # torch.return_types.max, with .values
-                return type(value)(parts)
-            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-        return value
-
-    def item(self, node: Node, key: Any, value: Any) -> Any:
-        """One part of a structure."""
-        if isinstance(value, PackedSequence):
-            part = self.add(Node("item", "", (node, key), value=value, where=node.where))
-            self.bind(value, part)
-            return value
-        if isinstance(value, torch.Tensor):
-            part = Node("item", "", (node, key), value=value, where=node.where)
-            return self.result(part, value, fresh=True)
-        if isinstance(value, tuple | list | dict):
-            part = self.add(Node("item", "", (node, key), value=value, where=node.where))
-            return self.items(part, value)
-        return value
 
     def attribute(self, name: str, func: Any, args: tuple[Any, ...]) -> Any:
         """A property of a tensor."""
@@ -367,14 +196,6 @@ class Recorder(TorchFunctionMode):
             last = (x.ndim - 2, x.ndim - 1)
             return self.function(torch.transpose, (x, *last), {}) if x.ndim > 1 else x
         raise Refused(f"the property {name} of a tensor is not known to the port.", here())
-
-    def sizes(self, x: torch.Tensor) -> Shape:
-        """The shape of a tensor, each size with its node."""
-        owner, sizes = self.tensor(x), []
-        for axis, size in enumerate(x.shape):
-            node = Node("size", "shape", (owner, axis), value=int(size), where=here())
-            sizes.append(remembered(int(size), self.add(node), self))
-        return Shape(sizes)
 
     # Modules.
 
@@ -405,12 +226,12 @@ class Recorder(TorchFunctionMode):
             "call", self.names[id(module)], where=here(), module=module, called=_local(module)
         )
         # Sizes that are handed over are numbers of the other forward.
-        node.args = self.node_of(tuple(map(_number, args)))
-        node.kwargs = self.node_of({key: _number(value) for key, value in kwargs.items()})
-        given = [v for v in _leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
+        node.args = self.node_of(tuple(map(number, args)))
+        node.kwargs = self.node_of({key: number(value) for key, value in kwargs.items()})
+        given = [v for v in leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
         versions = [v._version for v in given]
         if self.is_layer(module):
-            result = self.call_module(module, *_plain(args), **_plain(kwargs))
+            result = self.call_module(module, *plain(args), **plain(kwargs))
         else:
             result = self.into(module, args, kwargs)
             node.frame = self.left
@@ -450,7 +271,7 @@ class Recorder(TorchFunctionMode):
                 raise
             frame.hole, frame.nodes, frame.output = str(error), [], None
             del self.stack[depth + 1 :]
-            result = self.call_module(module, *_plain(args), **_plain(kwargs))
+            result = self.call_module(module, *plain(args), **plain(kwargs))
         self.left = self.stack.pop()
         return result
 
@@ -481,7 +302,7 @@ class Recorder(TorchFunctionMode):
         """A function of `math`, which remembers the sizes that it is given."""
 
         def call(*args: Any) -> Any:
-            value = getattr(math, name)(*map(_number, args))
+            value = getattr(math, name)(*map(number, args))
             if any(isinstance(arg, Dim | Ratio) for arg in args):
                 return self.size_of(f"math.{name}", args, value)
             return value
@@ -511,7 +332,7 @@ class Recorder(TorchFunctionMode):
         node.args = self.node_of((input, lengths))
         self.paused = True
         try:
-            node.value = pack_padded_sequence(input, _plain(lengths), *args, **kwargs)
+            node.value = pack_padded_sequence(input, plain(lengths), *args, **kwargs)
         finally:
             self.paused = False
         self.add(node)
@@ -527,7 +348,7 @@ class Recorder(TorchFunctionMode):
         start = packed_node(node.args[0])
         self.paused = True
         try:
-            output, lengths = pad_packed_sequence(sequence, *args, **_plain(kwargs))
+            output, lengths = pad_packed_sequence(sequence, *args, **plain(kwargs))
             if sorted(output.shape[:2]) != sorted(start.args[0].shape[:2]):
                 raise Refused(
                     "pad_packed_sequence cuts the output at the longest sequence, which depends on "
@@ -540,31 +361,6 @@ class Recorder(TorchFunctionMode):
         if isinstance(start.args[1], Node):
             self.bind(lengths, start.args[1])
         return output, lengths
-
-    def entered(self, name: str, value: Any) -> Any:
-        """An argument of a module: its tensors become inputs of the frame."""
-        if isinstance(value, torch.Tensor):
-            node = self.add(Node("input", name, value=value, names=[name]))
-            self.bind(value, node)
-            return node
-        holds = any(isinstance(part, torch.Tensor) for part in _leaves(value))
-        if isinstance(value, tuple | list | dict) and holds:
-            kept = copy.copy(value)  # the caller may append to it later
-            whole = self.add(Node("input", name, value=kept, names=[name]))
-            self.structure(whole, value)
-            return whole
-        return _number(value)
-
-    def structure(self, whole: Node, value: Any) -> None:
-        """The tensors inside of a structure that was handed over, as items."""
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in pairs:
-            if isinstance(part, torch.Tensor | tuple | list | dict):
-                node = self.add(Node("item", "", (whole, key), value=part))
-                if isinstance(part, torch.Tensor):
-                    self.bind(part, node)
-                else:
-                    self.structure(node, part)
 
 
 def record(
@@ -622,21 +418,6 @@ def _length(x: Any) -> int:
     return x.size(0) if isinstance(x, torch.Tensor) else builtins.len(x)
 
 
-def packed_node(node: Node) -> Node:
-    """Where a packed sequence was packed: behind it are layers."""
-    while node.name != "packed":
-        node = node.args[0]
-    return node
-
-
-def _own_arrays(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for owner, module in root.named_modules():
-        held = {**module._parameters, **module._buffers}
-        for name, value in held.items():
-            if value is not None:
-                yield f"{owner}.{name}".lstrip("."), value
-
-
 def _arguments(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
@@ -672,7 +453,7 @@ def _is_that_view(base: Any, index: Any, value: Any) -> bool:
     """Whether `base[index] = value` writes a view back to where it came from (x[i] += 1)."""
     if not isinstance(value, torch.Tensor):
         return False
-    view = base[_plain(index)]
+    view = base[plain(index)]
     same = view.data_ptr() == value.data_ptr() and view.shape == value.shape
     return same and view.stride() == value.stride()
 
@@ -703,31 +484,3 @@ def _full_name(func: Any, raw: str) -> str:
     return f"{owner}.{raw}".replace("torch._C._nn", "torch.nn.functional").replace(
         "torch._VF", "torch"
     )
-
-
-def _plain(value: Any) -> Any:
-    """Numbers instead of sizes that remember."""
-    if isinstance(value, Dim | Ratio):
-        return forgotten(value)
-    if type(value) in (tuple, list, Shape):
-        plain = [_plain(item) for item in value]
-        return plain if isinstance(value, list) else tuple(plain)
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*map(_plain, (value.start, value.stop, value.step)))
-    return value
-
-
-def _number(value: Any) -> Any:
-    return forgotten(value) if isinstance(value, Dim | Ratio) else value
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        yield from _leaves(list(value.values()))
-    else:
-        yield value
