@@ -1,10 +1,20 @@
-"""How XLA compiles the programs of tests.
+"""How XLA compiles the programs of tests; a plugin, which conftest.py registers.
 
-A default run leaves out the slow tests and compiles quickly: most of its programs run once or
-twice, and XLA's last optimisations take longer than they save. (Measured on the tests of the
-training loop and of attention: 51 s of processor time, 38 s quickly.) A run with the slow tests,
-as CI's, compiles as a user's program is compiled. Processes that are started to see how they
-share arrays or how they end compile quickly in every run: each compiles the same programs again.
+Most programs of tests run once or twice, and XLA's last optimisations take longer than they save.
+(Measured on the tests of the training loop and of attention: 51 s of processor time, 38 s
+quickly.) So:
+
+- A run without the slow tests compiles everything quickly.
+- Any other run, as CI's, compiles the rooms of `AS_USERS` as a user's program is compiled: the
+  layers, losses and optimizers against torch, the training loops against each other to the bit,
+  the book's recorded trainings, the pages and chapters' experiments with the digits that they
+  show. A fault that only XLA's optimisations bring forth, such as sums in another order or a
+  fusion that rounds in another way, is met there.
+- The other rooms look at files, errors, texts, shapes and numbers that are moved, or put those
+  layers and loops together: quickly in every run. What is lost is a fault of the compiler in a
+  program that only they have.
+- Processes that are started to see how they share arrays or how they end compile quickly in every
+  run: each compiles the same programs again.
 """
 
 import os
@@ -15,6 +25,33 @@ import pytest
 # XLA's flag --xla_cpu_use_fusion_emitters=false would save as much again, and gives other losses of
 # validation in tests/test_train_loop.py (jaxlib 0.10.2).
 OPTION = "jax_disable_most_optimizations"
+ALWAYS_QUICKLY = jax.config.values[OPTION]  # the environment asks for it
+# The beginnings of the paths of tests that compare digits which XLA computes.
+AS_USERS = (
+    "dlwp_jax/losses/",
+    "dlwp_jax/models/",
+    "dlwp_jax/nn/",
+    "dlwp_jax/optim/",
+    "dlwp_jax/train/",
+    "tests/test_autograd",
+    "tests/test_docs",
+    "tests/test_golden",
+    "tests/test_losses",
+    "tests/test_models",
+    "tests/test_network_experiments",
+    "tests/test_nn",
+    "tests/test_optim",
+    "tests/test_parity_book",
+    "tests/test_parity_compare",
+    "tests/test_parity_optimizer",
+    "tests/test_parity_transformers",
+    "tests/test_regularization",
+    "tests/test_search_shown",
+    "tests/test_search_sweep",
+    "tests/test_storage_properties",
+    "tests/test_thermometer",
+    "tests/test_train",
+)
 
 
 def quick_environment() -> dict[str, str]:
@@ -22,10 +59,22 @@ def quick_environment() -> dict[str, str]:
     return os.environ | {OPTION.upper(): "1"}
 
 
-def compile_quickly() -> None:
-    """From now on, and in the processes that this one starts."""
-    jax.config.update(OPTION, True)
-    os.environ.update(quick_environment())
+def compiles_as_users(item: pytest.Item) -> bool:
+    is_quick_run = item.config.getoption("markexpr") == "not slow"
+    return item.nodeid.startswith(AS_USERS) and not is_quick_run and not ALWAYS_QUICKLY
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=compiles_as_users)  # a process seldom changes how it compiles
+
+
+@pytest.hookimpl(tryfirst=True)  # before a fixture compiles
+def pytest_runtest_setup(item):
+    quickly = not compiles_as_users(item)
+    if quickly != jax.config.values[OPTION]:
+        jax.config.update(OPTION, quickly)
+        os.environ[OPTION.upper()] = str(int(quickly))  # of processes that the test starts
+        jax.clear_caches()  # they do not tell how a program was compiled
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.compiling import compile_quickly, compiled_as_for_users  # noqa: F401 (a fixture)
+from tests import compiling
 from tests.data_root import real_book, real_cifar  # noqa: F401 (fixtures)
 from tests.golden import golden, real_scan  # noqa: F401 (fixtures)
 
@@ -33,8 +33,7 @@ SLOW = frozenset(Path(__file__).with_name("slow.txt").read_text().splitlines())
 
 
 def pytest_configure(config):
-    if config.getoption("markexpr") == "not slow":
-        compile_quickly()
+    config.pluginmanager.register(compiling)  # so that it sees the doctests of dlwp_jax too
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not select

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dlwp_jax import hosts
 
-EPOCHS = 60  # of the training that is killed and stopped
+EPOCHS = 24  # of the training that is killed and stopped
 
 
 def main():
@@ -80,28 +80,66 @@ def train_briefly(root):
         )
 
 
+OPTIONS = {"epochs": 6, "batch_size": 8, "progress": False}
+
+
 def compute(root):
-    """All that a training does."""
+    """All that a training does, and what it refuses."""
     import jax
     import numpy as np
 
-    from dlwp_jax import runs, shard, train, weights
+    from dlwp_jax import runs, train, weights
+
+    learner, state, train_set, val_set = learner_and_data()
+    result, arrays = trained(learner, state, train_set, val_set)
+    errors = {}
+    if hosts.many():
+        mine = OPTIONS | {"epochs": 6 + hosts.index()}
+        errors["epochs"] = message(train.fit, learner, state, train_set, **mine)
+        errors["checkpoint"] = message(
+            train.fit, learner, state, train_set, checkpoint="/proc/nowhere", **OPTIONS
+        )
+        large = dict(val_set, row=np.full(10, 2**40))
+        errors["large"] = message(train.evaluate, learner, state, large)
+        stream = Broken(train_set)
+        errors["stream"] = message(train.fit, learner, state, stream, epochs=1, progress=False)
+        end, saved = trained_in_pieces(root, learner, state, train_set, val_set)
+        arrays |= saved
+        arrays["health"] = train.unit_health(learner, end, val_set)["saturated"]
+        errors["spec"] = str(end.params["hidden"]["kernel"].sharding.spec)
+    run = runs.start("demo", train.EarlyStopping(3), out=root / f"runs{hosts.index()}")
+    run.history(result.history)
+    weights.save_weights(root / f"weights{hosts.index()}.npz", result.state)
+    save(root, arrays)
+    is_local = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(result))
+    leave(root, errors=errors, local=is_local)
+
+
+def compute_in_short(root):
+    """What hangs on how many processes there are: their rows, and the parts that each saves."""
+    learner_and_sets = learner_and_data()
+    _, arrays = trained(*learner_and_sets)
+    save(root, arrays | trained_in_pieces(root, *learner_and_sets)[1])
+
+
+def trained(learner, state, train_set, val_set):
+    """A training from arrays, and one from streams, of which each process reads its part."""
+    import numpy as np
+
+    from dlwp_jax import train
     from dlwp_jax.saving import store
     from tests.models import regression
 
-    learner, state, train_set, val_set = learner_and_data()
     seen = []
 
     def look(progress):  # all processes compute it
         seen.append(float(train.evaluate(learner, progress.state, val_set)["loss"]))
 
-    options = {"epochs": 6, "batch_size": 8, "progress": False}
     callbacks = [train.every(3, look)]
-    result = train.fit(learner, state, train_set, val_set, callbacks=callbacks, **options)
+    result = train.fit(learner, state, train_set, val_set, callbacks=callbacks, **OPTIONS)
     predicted = train.predict(learner, result.state, val_set["x"])
     arrays = {"fit": result.history["val/loss"], "predicted": predicted, "seen": np.array(seen)}
     arrays |= {f"fit{name}": leaf for name, leaf in store.plain(result.state).items()}
-
     train_part = Batches(
         regression(33), lambda rows: np.array_split(rows, hosts.count())[hosts.index()]
     )
@@ -110,32 +148,20 @@ def compute(root):
     streamed = train.fit(learner, state, train_part, val_part, epochs=3, progress=False)
     arrays["streamed"] = streamed.history["train/loss"]
     arrays["streamed_val"] = streamed.history["val/loss"]
+    return result, arrays
 
-    errors = {}
-    if hosts.many():
-        mine = options | {"epochs": 6 + hosts.index()}
-        errors["epochs"] = message(train.fit, learner, state, train_set, **mine)
-        errors["checkpoint"] = message(
-            train.fit, learner, state, train_set, checkpoint="/proc/nowhere", **options
-        )
-        large = dict(val_set, row=np.full(10, 2**40))
-        errors["large"] = message(train.evaluate, learner, state, large)
-        stream = Broken(train_set)
-        errors["stream"] = message(train.fit, learner, state, stream, epochs=1, progress=False)
-        split = shard.put(shard.mesh(), state, params="sharded", min_size=8)
-        sharded = train.fit(
-            learner, split, train_set, val_set, checkpoint=root / "sharded", **options
-        )
-        arrays["health"] = train.unit_health(learner, sharded.state, val_set)["saturated"]
-        errors["spec"] = str(sharded.state.params["hidden"]["kernel"].sharding.spec)
-        restored = train.restore(root / "sharded", state).state
-        arrays |= {f"sharded{name}": leaf for name, leaf in store.plain(restored).items()}
-    run = runs.start("demo", train.EarlyStopping(3), out=root / f"runs{hosts.index()}")
-    run.history(result.history)
-    weights.save_weights(root / f"weights{hosts.index()}.npz", result.state)
-    save(root, arrays)
-    is_local = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(result))
-    leave(root, errors=errors, local=is_local)
+
+def trained_in_pieces(root, learner, state, train_set, val_set):
+    """The end of a training whose parameters are split over the processes; what is read of it."""
+    from dlwp_jax import shard, train
+    from dlwp_jax.saving import store
+
+    split = shard.put(shard.mesh(), state, params="sharded", min_size=8)
+    ended = train.fit(
+        learner, split, train_set, val_set, checkpoint=root / "sharded", **OPTIONS
+    )
+    restored = train.restore(root / "sharded", state).state
+    return ended.state, {f"sharded{name}": leaf for name, leaf in store.plain(restored).items()}
 
 
 class Batches:

@@ -310,6 +310,14 @@ def compared(root, count, alone):
     return first
 
 
+def compare_what_was_saved(arrays, alone):
+    """Split over the processes, saved, and read."""
+    for name in alone:
+        if name.startswith("fit."):
+            sharded = arrays[name.replace("fit", "sharded", 1)]
+            np.testing.assert_allclose(sharded, alone[name], rtol=2e-5, atol=2e-6)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(processes, tmp_path):
     root = tmp_path / "alone"
@@ -341,10 +349,7 @@ def alone(tmp_path_factory):
 def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     ended_well(processes.start_all("compute", tmp_path, 2))
     first = compared(tmp_path, 2, alone)
-    for name in alone:
-        if name.startswith("fit."):  # split over two processes, saved, and read
-            sharded = first[name.replace("fit", "sharded", 1)]
-            np.testing.assert_allclose(sharded, alone[name], rtol=2e-5, atol=2e-6)
+    compare_what_was_saved(first, alone)
     assert 0 <= first["health"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0.json", "0.npz", "1.json", "1.npz", "runs0", "sharded", "weights0.npz"
@@ -364,9 +369,10 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_compute_what_one_does(alone, processes, tmp_path):
-    ended_well(processes.start_all("compute", tmp_path, 4))
-    compared(tmp_path, 4, alone)
+def test_three_processes_compute_what_one_does(alone, processes, tmp_path):
+    """Batches of 8 do not divide by 3, and two processes have no row of a batch of one."""
+    ended_well(processes.start_all("compute_in_short", tmp_path, 3))
+    compare_what_was_saved(compared(tmp_path, 3, alone), alone)
 
 
 @pytest.mark.slow
@@ -387,7 +393,7 @@ def test_killed_and_stopped_and_begun_again_they_give_the_same_bits(processes, t
         for path in broken.glob("awake*"):
             path.unlink()
         # 18 s of pauses: there is time to send the signal.
-        them = processes.start_all("endure", broken, 2, PAUSE="0.3")
+        them = processes.start_all("endure", broken, 2, PAUSE="0.75")
         wait_until(
             lambda: len(list(broken.glob("awake*"))) == 2 and newest() > before,
             them,

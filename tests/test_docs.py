@@ -58,15 +58,13 @@ def walk(page: Path, folder: Path, monkeypatch) -> dict:
     return names
 
 
-WITH_CODE = [
-    page for page in PAGES if pages.blocks(page) and page.stem not in (*TORCH, "parity_howto")
-]
+# The pages whose code is run elsewhere: below, and by tests/on_eight_devices.py.
+ELSEWHERE = (*TORCH, "parity_howto", "sharding")
+WITH_CODE = [page for page in PAGES if pages.blocks(page) and page.stem not in ELSEWHERE]
 
 
-# CI runs the slow ones; of sharding.md, tests/on_eight_devices.py runs the code too.
 @pytest.mark.parametrize(
-    "page",
-    by_name(WITH_CODE, slow=("layers", "parity_sequences", "search", "sharding", "training")),
+    "page", by_name(WITH_CODE, slow=("layers", "parity_sequences", "search", "training"))
 )
 def test_the_pages_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     walk(page, tmp_path, monkeypatch)

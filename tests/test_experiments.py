@@ -171,20 +171,6 @@ def test_only_parity_imports_torch():
 
 
 @pytest.mark.slow
-def test_ch05_overfitting_prints_what_its_docstring_expects(tmp_path):
-    expected = " ".join(ch05_overfitting.__doc__.split())
-    low, high = map(float, re.search(r"ends between (\d+) and (\d+)", expected).groups())
-    mean = re.search(r"L2 penalty of 0.01 it ends at (\d+\.\d)", expected)[1]
-    out = experiments("ch05_overfitting", cwd=tmp_path).stdout
-    none = re.search(r"^no cure +([\d.]+) +[\d.]+ +([\d.]+)", out, re.MULTILINE)
-    assert low <= float(none[1]) < float(none[2]) <= high
-    penalty = re.search(r"^L2 penalty 0.01 +[\d.]+ +([\d.]+) ", out, re.MULTILINE)
-    assert abs(float(penalty[1]) - float(mean)) < 0.1  # of another processor's rounding
-    assert out.count("with 5 of 5 seeds") == 5
-    assert "Size 1 is recommended" in out
-
-
-@pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_of_an_experiment_with_what_there_is(tmp_path, monkeypatch, capsys):
     """The signal comes with the first step; the losses until then are shown."""
     calls = []

@@ -408,7 +408,11 @@ def test_gradient_of_a_weighted_sum(op):
             # Sums of at most a few dozen weights of size 1, in another order: a few float32
             # roundings.
             np.testing.assert_allclose(
-                ours[seen], theirs.numpy()[seen], rtol=1e-5, atol=1e-5, err_msg=case.key()
+                np.asarray(ours)[seen],
+                theirs.numpy()[seen],
+                rtol=1e-5,
+                atol=1e-5,
+                err_msg=case.key(),
             )
             TALLY["gradients"] += 1
 
