@@ -177,11 +177,11 @@ def test_networks_of_other_scans_are_not_taken(tmp_path):
 
 @pytest.mark.slow
 def test_chapters_13_and_14_on_a_small_cohort(tmp_path, capsys):
-    flags = {"scans": 12, "cache": tmp_path / "cache", "out": tmp_path}
-    segment.main(segment.Config(**flags, epochs=2, every=1))
-    assert (tmp_path / "nodules_segment" / "slices_002.png").exists()
-    classify.main(classify.Config(**flags, epochs=1, samples=64, unbalanced=64))
-    end_to_end.main(end_to_end.Config(**flags, epochs=1, mined=2, again=64))
+    flags = {"scans": 6, "cache": tmp_path / "cache", "out": tmp_path, "epochs": 1}
+    segment.main(segment.Config(**flags, every=1, most_slices=8))
+    assert (tmp_path / "nodules_segment" / "slices_001.png").exists()
+    classify.main(classify.Config(**flags, samples=16, unbalanced=16))
+    end_to_end.main(end_to_end.Config(**flags, samples=32, mined=1, again=32))
     text = capsys.readouterr().out
     assert "called malignant" in text
     results = json.loads((tmp_path / "nodules_end_to_end" / "results.json").read_text())
