@@ -27,6 +27,8 @@ from tests.properties import judge
 from tests.properties import pictures_and_sound as _pictures  # noqa: F401
 from tests.properties import search as _search  # noqa: F401
 from tests.properties import storage as _storage  # noqa: F401
+from tests.properties import storage_written as _written  # noqa: F401
+from tests.properties import tables_and_text as _tables  # noqa: F401
 from tests.properties import train as _train  # noqa: F401
 from tests.properties.subject import SUBJECTS, hostile, try_hostile, try_valid
 
