@@ -45,7 +45,7 @@ def meet(root):
     leave(root, said=said, devices=jax.device_count(), long=len(long))
 
 
-def learner_and_data(rows=37):
+def learner_and_data():
     import jax
     import optax
     from flax import nnx
@@ -55,29 +55,7 @@ def learner_and_data(rows=37):
 
     model, tx = Stochastic(nnx.Rngs(0)), optax.sgd(1e-2, momentum=0.9)
     made = train.make_learner(model, squared_error, tx, key=jax.random.key(0))
-    return *made, regression(rows), regression(10, seed=1)
-
-
-def train_briefly(root):
-    """The same training, then other data in each process, then an exception in one."""
-    from dlwp_jax import train
-    from dlwp_jax.saving import store
-
-    print("said by", hosts.index())
-    learner, state, train_set, val_set = learner_and_data(rows=32)
-    options = {"epochs": 3, "batch_size": 8, "progress": False}
-    result = train.fit(learner, state, train_set, val_set, **options)
-    save(root, store.plain(result.state.params) | result.history)
-    if hosts.many():
-        other = dict(train_set, y=train_set["y"] + hosts.index())
-        stop = [stumble] if hosts.index() == 1 else [lambda progress: None]
-        leave(
-            root,
-            data=message(train.fit, learner, state, other, val_set, **options),
-            callback=message(
-                train.fit, learner, state, train_set, val_set, callbacks=stop, **options
-            ),
-        )
+    return *made, regression(37), regression(10, seed=1)
 
 
 OPTIONS = {"epochs": 6, "batch_size": 8, "progress": False}
@@ -90,10 +68,17 @@ def compute(root):
 
     from dlwp_jax import runs, train, weights
 
+    print("said by", hosts.index())
     learner, state, train_set, val_set = learner_and_data()
     result, arrays = trained(learner, state, train_set, val_set)
     errors = {}
     if hosts.many():
+        other = dict(train_set, y=train_set["y"] + hosts.index())
+        errors["data"] = message(train.fit, learner, state, other, val_set, **OPTIONS)
+        stop = [stumble] if hosts.index() == 1 else [lambda progress: None]
+        errors["callback"] = message(
+            train.fit, learner, state, train_set, val_set, callbacks=stop, **OPTIONS
+        )
         mine = OPTIONS | {"epochs": 6 + hosts.index()}
         errors["epochs"] = message(train.fit, learner, state, train_set, **mine)
         errors["checkpoint"] = message(

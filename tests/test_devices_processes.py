@@ -319,25 +319,6 @@ def compare_what_was_saved(arrays, alone):
             np.testing.assert_allclose(sharded, alone[name], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(processes, tmp_path):
-    root = tmp_path / "alone"
-    root.mkdir()
-    them = processes.start_all("train_briefly", tmp_path, 2)
-    one = processes.start("tests.in_processes", "train_briefly", root, cwd=root)
-    found = ended_well([*them, one])
-    assert [out for _, out, _ in found] == ["said by 0\n", "", "said by 0\n"]
-    compared(tmp_path, 2, arrays_of(root, 0))
-    errors = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
-    for error in errors:
-        assert error["data"].startswith(
-            "ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']"
-        )
-    assert errors[1]["callback"] == "ZeroDivisionError: one by none"
-    assert errors[0]["callback"].startswith("PeerError: process 1 (pid")
-    assert errors[0]["callback"].endswith("ended: ZeroDivisionError: one by none")
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process computes."""
@@ -348,7 +329,8 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
-    ended_well(processes.start_all("compute", tmp_path, 2))
+    found = ended_well(processes.start_all("compute", tmp_path, 2))
+    assert [out for _, out, _ in found] == ["said by 0\n", ""]
     first = compared(tmp_path, 2, alone)
     compare_what_was_saved(first, alone)
     assert 0 <= first["health"] <= 1
@@ -358,7 +340,13 @@ def test_two_processes_compute_what_one_does(alone, processes, tmp_path):
     left = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
     assert all(one["local"] for one in left)
     errors = [one["errors"] for one in left]
+    assert errors[1]["callback"] == "ZeroDivisionError: one by none"
+    assert errors[0]["callback"].startswith("PeerError: process 1 (pid")
+    assert errors[0]["callback"].endswith("ended: ZeroDivisionError: one by none")
     for one in errors:
+        assert one["data"].startswith(
+            "ValueError: processes 0 and 1 differ in the call of fit: ['train']['y']"
+        )
         assert one["epochs"].startswith(
             "ValueError: processes 0 and 1 differ in the call of fit: epochs="
         )
