@@ -7,12 +7,11 @@ quickly.) So:
 - A run without the slow tests compiles everything quickly.
 - Any other run, as CI's, compiles the rooms of `AS_USERS` as a user's program is compiled: the
   layers, losses and optimizers against torch, the training loops against each other to the bit,
-  the book's recorded trainings, the pages and chapters' experiments with the digits that they
-  show. A fault that only XLA's optimisations bring forth, such as sums in another order or a
+  the book's recorded trainings, the chapters' experiments with the digits that they show. A fault that only XLA's optimisations bring forth, such as sums in another order or a
   fusion that rounds in another way, is met there.
 - The other rooms look at files, errors, texts, shapes and numbers that are moved, or put those
-  layers and loops together: quickly in every run. What is lost is a fault of the compiler in a
-  program that only they have.
+  layers and loops together: quickly in every run. (Their convolutional networks compile in half
+  of the time.) What is lost is a fault of the compiler in a program that only they have.
 - Processes that are started to see how they share arrays or how they end compile quickly in every
   run: each compiles the same programs again.
 """
@@ -34,7 +33,6 @@ AS_USERS = (
     "dlwp_jax/optim/",
     "dlwp_jax/train/",
     "tests/test_autograd",
-    "tests/test_docs",
     "tests/test_golden",
     "tests/test_losses",
     "tests/test_models",
