@@ -7,8 +7,9 @@ quickly.) So:
 - A run without the slow tests compiles everything quickly.
 - Any other run, as CI's, compiles the rooms of `AS_USERS` as a user's program is compiled: the
   layers, losses and optimizers against torch, the training loops against each other to the bit,
-  the book's recorded trainings, the chapters' experiments with the digits that they show. A fault that only XLA's optimisations bring forth, such as sums in another order or a
-  fusion that rounds in another way, is met there.
+  the book's recorded trainings, the chapters' experiments with the digits that they show. A fault
+  that only XLA's optimisations bring forth, such as sums in another order or a fusion that rounds
+  in another way, is met there.
 - The other rooms look at files, errors, texts, shapes and numbers that are moved, or put those
   layers and loops together: quickly in every run. (Their convolutional networks compile in half
   of the time.) What is lost is a fault of the compiler in a program that only they have.
@@ -62,6 +63,10 @@ def compiles_as_users(item: pytest.Item) -> bool:
     return item.nodeid.startswith(AS_USERS) and not is_quick_run and not ALWAYS_QUICKLY
 
 
+def pytest_configure():
+    jax.config.update(OPTION, True)  # what modules compile while tests are collected
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=compiles_as_users)  # a process seldom changes how it compiles
 
@@ -69,9 +74,9 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(tryfirst=True)  # before a fixture compiles
 def pytest_runtest_setup(item):
     quickly = not compiles_as_users(item)
+    os.environ[OPTION.upper()] = str(int(quickly))  # of processes that the test starts
     if quickly != jax.config.values[OPTION]:
         jax.config.update(OPTION, quickly)
-        os.environ[OPTION.upper()] = str(int(quickly))  # of processes that the test starts
         jax.clear_caches()  # they do not tell how a program was compiled
 
 
