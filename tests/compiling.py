@@ -75,6 +75,10 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup(item):
     quickly = not compiles_as_users(item)
     os.environ[OPTION.upper()] = str(int(quickly))  # of processes that the test starts
+    _compile(quickly)
+
+
+def _compile(quickly: bool) -> None:
     if quickly != jax.config.values[OPTION]:
         jax.config.update(OPTION, quickly)
         jax.clear_caches()  # they do not tell how a program was compiled
@@ -84,6 +88,6 @@ def pytest_runtest_setup(item):
 def compiled_as_for_users():
     """For a test whose digits hang on the compiler."""
     before = jax.config.values[OPTION]
-    jax.config.update(OPTION, False)
+    _compile(quickly=False)
     yield
-    jax.config.update(OPTION, before)
+    _compile(before)

@@ -58,6 +58,7 @@ def test_divergence_at_the_same_epoch_as_torch():
     assert np.isinf(losses[first - 1])
 
 
+@pytest.mark.usefixtures("compiled_as_for_users")
 def test_the_three_training_loops_are_equal_to_the_bit():
     """The referees are the loop that is written out, and Optax."""
     batch, epochs = experiment.readings(0.1), 500
