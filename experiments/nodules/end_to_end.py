@@ -50,7 +50,7 @@ class Config(source.Config):
     mined: int = 24  # scans whose false groups the classifier learns from; 0 leaves that out
     again: int = 6000  # candidates that it sees in doing so
     again_lr: float = 1e-3
-    epochs: int = 12  # of the fine-tuning
+    epochs: int = 24  # of the fine-tuning
     samples: int = 960  # chunks in an epoch of it
     batch_size: int = 16
     lr: float = 2e-3
