@@ -283,7 +283,7 @@ class Loss:
 
 
 def ratios(found: jax.Array, label: jax.Array) -> dict[str, train.Ratio]:
-    """Recall, precision, F1 and F2 of voxels, as ratios of sums over the epoch."""
+    """Recall, precision and F1 of voxels, as ratios of sums over the epoch."""
     both, guessed, there = (
         jnp.sum(x, dtype=jnp.float32) for x in (found & label, found, label)
     )
@@ -291,7 +291,6 @@ def ratios(found: jax.Array, label: jax.Array) -> dict[str, train.Ratio]:
         "recall": train.Ratio(both, there),
         "precision": train.Ratio(both, guessed),
         "f1": train.Ratio(2 * both, guessed + there),
-        "f2": train.Ratio(5 * both, guessed + 4 * there),  # recall counts more
     }
 
 
@@ -319,7 +318,7 @@ def load(config: Config, scans: Luna) -> Sets:
 
 
 def learn(config: Config, sets: Sets, show=None) -> tuple[train.Learner, train.Run]:
-    """Train, and keep the weights that are best in validation.
+    """Train; `Run.best` has the weights with the best recall in validation.
 
     Args:
       show: called with learner and `train.Progress` every few epochs.
