@@ -56,6 +56,7 @@ from dlwp_jax.parity.sides import (
 )
 from dlwp_jax.parity.symptoms import gradient_notes, statistics_notes
 from dlwp_jax.parity.table import listed
+from dlwp_jax.parity.ulps import OwnDistances, rounding_notes
 from dlwp_jax.parity.weights import LoadReport
 
 MOMENTUM_UNSEEN = "warning: the momentum of batch norm not compared"
@@ -77,7 +78,9 @@ def compare(
     If outputs differ, the first layer that differs is named, and what the difference looks
     like. What has no counterpart is named as not compared, and then the report is not ok.
     Outputs of whole numbers or truths, and Python numbers, must be equal. In float32, what
-    differs by more than torch's own rounding explains is decided in float64.
+    differs by more than torch's own rounding explains is decided in float64. In float64, where
+    torch's own numbers move if its parameters move by an ulp, 30 times that is allowed, up to
+    1e-5 of an array's largest value, and a note says so.
 
     The gradients are those of a weighted sum of all outputs, with random weights, with respect
     to every floating input and every parameter that is not frozen in torch; where nothing flows
@@ -179,31 +182,39 @@ def _compare(
     theirs = torch_run(reference, inputs, entries, turns)
     ours = jax_run(model, xs, theirs, train)
     theirs = theirs._replace(numbers=ours.numbers)
+    own = None
+    if options.double:
+        own = OwnDistances(
+            lambda: copied(scout),
+            lambda module: _numbers(module, inputs, entries, turns, ours.numbers),
+        )
     rows, notes = uncompared(reference, model, entries, options.loaded, options.rules)
     rows += weights
     forward = [
         row
         for exact in (False, True)
-        for row in rows_of(
+        for row in _rows_of(
             "forward",
             ours.named_outputs(exact),
             theirs.named_outputs(exact),
-            tolerance=0.0 if exact else tolerance,
+            0.0 if exact else tolerance,
+            None if exact else own,
         )
     ]
     if locate and _differ(forward) and not _differ(rows):
         given = tensors(inputs, dtype_of(reference))
-        found, note = first_layer(scout, model, given, xs, entries, train, tolerance)
+        found, note = first_layer(copied(scout), model, given, xs, entries, train, tolerance)
         rows, notes = rows + found, (*notes, note)
     rows += forward
     parts = [unlike_variables(entries, buffers, theirs, ours)]
     if train:
         parts = [
-            _statistics(reference, buffers, entries, ours, tolerance),
+            _statistics(reference, buffers, entries, ours, tolerance, own),
             unlike_statistics(reference, entries, buffers, ours.after),
             *parts,
         ]
-    parts.append(_gradients(theirs.gradients, ours.gradients, tolerance, _differ(forward)))
+    known = theirs.gradients, ours.gradients
+    parts.append(_gradients(*known, tolerance, own, _differ(forward)))
     for more, words in parts:
         rows, notes = [*rows, *more], (*notes, *words)
     notes += silent_notes(theirs, ours)
@@ -216,7 +227,34 @@ def _compare(
     if running and not train:
         names = listed([name.rpartition(".")[0] or "the model" for name in running])
         notes += (f"{MOMENTUM_UNSEEN} (eval mode does not use it, train=True does): {names}",)
-    return ParityReport(tuple(rows), frozen_notes(reference, entries) + notes)
+    notes = frozen_notes(reference, entries) + notes + rounding_notes(rows)
+    return ParityReport(tuple(rows), notes)
+
+
+def _numbers(
+    module: torch.nn.Module,
+    inputs: Sequence[Any],
+    entries: Sequence[Entry],
+    turns: Sequence[bool],
+    numbers: set[int],
+) -> dict[str, dict[str, np.ndarray]]:
+    """What torch's model computes, by stage and name."""
+    run = torch_run(module, inputs, entries, turns)._replace(numbers=numbers)
+    after = turned_leaves(entries, dict(module.named_buffers()))
+    return {"forward": run.named_outputs(exact=False) | after, "gradient": run.gradients}
+
+
+def _rows_of(
+    stage: str,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    tolerance: float,
+    own: OwnDistances | None,
+    **floors: Any,
+) -> list[Row]:
+    """Rows, in float64 judged by torch's own distances."""
+    rows = rows_of(stage, ours, theirs, tolerance=tolerance, **floors)
+    return own.judged(rows, theirs, tolerance) if own else rows
 
 
 def _entries(
@@ -232,11 +270,15 @@ def _differ(rows: Sequence[Row]) -> bool:
 
 
 def _gradients(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], tolerance: float, outputs_differ: bool
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    tolerance: float,
+    own: OwnDistances | None,
+    outputs_differ: bool,
 ) -> tuple[list[Row], tuple[str, ...]]:
     """The rows of the gradients that both models have, and what wrong ones look like."""
     compared = {name: value for name, value in theirs.items() if name in ours}
-    rows = rows_of("gradient", ours, compared, tolerance=tolerance)
+    rows = _rows_of("gradient", ours, compared, tolerance, own)
     return rows, () if outputs_differ else gradient_notes(theirs, ours, rows)
 
 
@@ -246,14 +288,14 @@ def _statistics(
     entries: Sequence[Entry],
     ours: Run,
     tolerance: float,
+    own: OwnDistances | None,
 ) -> tuple[list[Row], tuple[str, ...]]:
     """The rows of running statistics after a run, and what a wrong one looks like."""
     before = turned_leaves(entries, buffers)
     after = turned_leaves(entries, dict(reference.named_buffers()))
     after = {name: value for name, value in after.items() if name in ours.after}
-    rows = rows_of(
-        "forward", ours.after, after, tolerance=tolerance, floors=floors_of_means(after)
-    )
+    floors = floors_of_means(after)
+    rows = _rows_of("forward", ours.after, after, tolerance, own, floors=floors)
     return rows, statistics_notes(before, ours.after, after, rows)
 
 

@@ -23,7 +23,7 @@ from dlwp_jax import parity  # noqa: E402
 from dlwp_jax.parity.port.prove import figures  # noqa: E402
 from dlwp_jax.parity.port.write import rounded  # noqa: E402
 
-SECONDS = 1200
+SECONDS = 3600
 PAGE = ROOT / "docs" / "parity_port.md"
 FAILED = r"\| (refused|failed)|differs \|"
 KINDS = "| kind | models | proved | not measured | |\n"

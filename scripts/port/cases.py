@@ -152,7 +152,7 @@ def of_torchvision() -> dict[str, Case]:
             ((2, 3, size, size),),
         )
     for name, make in backbones(models).items():
-        size = 264 if "SSD," in name else 64
+        size = 268 if "SSD," in name else 64
         found[name] = Case("torchvision, backbones of detection", make, ((2, 3, size, size),))
     for name, shape in VIDEO.items():
         make = getattr(models.video, name)

@@ -37,6 +37,7 @@ from dlwp_jax.parity.port.record import record
 from dlwp_jax.parity.port.refuse import Refused
 from dlwp_jax.parity.port.write import rounded, source
 from dlwp_jax.parity.report import ParityReport, Row
+from dlwp_jax.parity.ulps import NOTE
 
 __all__ = ["Ported", "Refused", "port"]
 
@@ -158,8 +159,7 @@ def _port(
 ) -> Ported:
     root = module
     frames, untrained = _record(root, inputs, partial)
-    turns = input_turns(root, inputs)
-    classes = _classes(root, frames, list(turns), partial)
+    classes, turns = _with_fewest_turns(root, frames, inputs, partial)
     name = classes.constructed()
     layout = ["channels_first" if turn else "as_is" for turn in turns]
     head = _head(type(module).__name__, "", command)
@@ -180,7 +180,7 @@ def _port(
         )
     modes = "eval" if untrained else "both" if "self.deterministic = False" in text else "same"
     more = () if untrained else _more(inputs)
-    fixed = bool(more) and _is_fixed(root, more, list(turns), head, text)
+    fixed = bool(more) and _is_fixed(root, more, turns, head, text)
     if classes.waves:
         root = _with_waves(root.double(), classes.waves)
     large = any(map(_is_large, frames.values()))
@@ -294,6 +294,29 @@ def _with_waves(root: torch.nn.Module, waves: dict[str, str]) -> torch.nn.Module
     return root
 
 
+def _with_fewest_turns(
+    root: torch.nn.Module, frames: dict[str, Frame], inputs: tuple[Any, ...], partial: bool
+) -> tuple[Classes, list[bool]]:
+    """The classes, and which inputs are channels last in them. Images always are; of an input of
+    three axes it cannot always be seen, and the way is taken in which fewer arrays are turned.
+    """
+    turns = list(input_turns(root, inputs))
+    classes = _classes(root, frames, turns, partial)
+    for place, x in enumerate(inputs):
+        if not turns[place] or x.ndim != 3:
+            continue
+        other = [*turns[:place], False, *turns[place + 1 :]]
+        as_given = _classes(root, frames, other, partial)
+        if _count_of_turns(as_given) < _count_of_turns(classes):
+            classes, turns = as_given, other
+    return classes, turns
+
+
+def _count_of_turns(classes: Classes) -> int:
+    text = source(classes, "")
+    return sum(text.count(f"jnp.{name}(") for name in ("swapaxes", "moveaxis", "transpose"))
+
+
 def _classes(
     root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool
 ) -> Classes:
@@ -349,6 +372,7 @@ def _proof(report: ParityReport, inputs: tuple[Any, ...], untrained: bool) -> st
         f"{word} in float64 for input {shapes}, largest relative errors:\n"
         f"forward {rounded(found.forward)}, gradients {rounded(found.gradient)}{steps}."
     )
+    text += "".join(f"\n{note}" for note in report.notes if note.startswith(f"{NOTE}:"))
     if untrained:
         text += "\nTrain mode is not compared: torch does not run in it on this input."
     return text

@@ -6,6 +6,7 @@ renumbered, and an array is turned only if an operation asks for the other order
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from collections import defaultdict
@@ -18,6 +19,7 @@ from dlwp_jax.parity.port import functions
 from dlwp_jax.parity.port.functions.arithmetic import largest
 from dlwp_jax.parity.port.functions.common import ATOM, UNARY, Val, literal, physical
 from dlwp_jax.parity.port.functions.tables import PASSED_ON, SIGNS
+from dlwp_jax.parity.port.loops import unpacked
 from dlwp_jax.parity.port.nodes import Frame, Node
 from dlwp_jax.parity.port.refuse import Refused
 
@@ -33,8 +35,7 @@ _TAKEN = {
     "math",
     "losses",
     "rngs",
-    "range",
-    "len",
+    *dir(builtins),
     *keyword.kwlist,
 }
 _MARKS = re.compile("\x02\\d+\x03")
@@ -68,7 +69,7 @@ class Body:
                 self._statement(node)
         text, self.output = self._output(frame.output)
         self.lines.append(f"return {text}")
-        self.lines = _unpacked(self.lines, self.ndims)
+        self.lines = unpacked(self.lines, self.ndims)
 
     # Which values get a line of their own, and how long each is needed.
 
@@ -102,6 +103,8 @@ class Body:
     def _own_line(self, node: Node) -> bool:
         if node.kind == "size":
             return bool(node.names) or (node.name != "shape" and self.uses[node] > 1)
+        if node.kind == "array" and self.uses[node] > 1:
+            return len(self._of_array(node).text) > 60  # a formula
         if node.kind not in ("function", "call"):
             return False
         passed_on = node.kind == "function" and node.name in PASSED_ON
@@ -370,7 +373,12 @@ class Body:
     def expression(self, node: Node) -> Val:
         """What computes a node."""
         try:
-            return getattr(self, f"_of_{node.kind}")(node)
+            write = getattr(self, f"_of_{node.kind}")
+            val = write(node)
+            twice = [*self._written_twice(node, val.text)]
+            for arg in twice:
+                self._name(arg, self.vals[arg])
+            return write(node) if twice else val
         except Refused as error:
             if error.where is None and node.where is not None:
                 raise Refused(str(error), node.where) from error
@@ -383,6 +391,17 @@ class Body:
                 f"{node.name} of a number computed from sizes is not known to the port.",
                 node.where,
             ) from error
+
+    def _written_twice(self, node: Node, text: str) -> Iterator[Node]:
+        """The calls among a node's arguments that its text repeats, as for their shapes."""
+        for arg in nodes_in((node.args, node.kwargs)):
+            while arg.kind == "function" and arg.name in PASSED_ON and arg not in self.vals:
+                arg = arg.args[0]
+            val = self.vals.get(arg)
+            if val is None or arg.kind not in ("function", "call"):
+                continue
+            if not _TRIVIAL.fullmatch(val.text) and text.count(val.text) > 1:
+                yield arg
 
     def _of_input(self, node: Node) -> Val:
         return self.vals[node]
@@ -408,7 +427,7 @@ class Body:
             text = self.val(owner).text
             self.ndims[text].add(owner.ndim)
             return Val(f"{text}.shape[{self.axis(owner, axis)}]")
-        if node.name.startswith("math."):
+        if node.name.startswith("math.") or node.name in ("int", "float", "round"):
             return Val(f"{node.name}({', '.join(self.val(arg).text for arg in node.args)})")
         if node.name == "neg":
             return Val(f"-{self.part(self.val(node.args[0]), UNARY)}", False, UNARY)
@@ -480,8 +499,7 @@ def access(module: torch.nn.Module, relative: str) -> str:
     text = "self"
     here: Any = module
     for step in relative.split("."):
-        sequential = type(here).forward is torch.nn.Sequential.forward
-        if sequential or (isinstance(here, torch.nn.ModuleList) and here is not module):
+        if isinstance(here, torch.nn.Sequential | torch.nn.ModuleList):
             text += f"[{list(here._modules).index(step)}]"
         elif (
             isinstance(here, torch.nn.ModuleDict | torch.nn.ParameterDict)
@@ -526,7 +544,7 @@ def _is_negative(value: Any) -> bool:
 
 
 def _default_name(node: Node) -> str:
-    if node.kind == "call":
+    if node.kind in ("call", "array"):
         last = node.name.rpartition(".")[2]
         return last if last.isidentifier() else node.called or "y"
     name = node.name.rstrip("_")
@@ -536,35 +554,3 @@ def _default_name(node: Node) -> str:
 def _has_statistics(module: torch.nn.Module | None) -> bool:
     kinds = torch.nn.modules.batchnorm._NormBase
     return module is not None and any(isinstance(m, kinds) for m in module.modules())
-
-
-def _unpacked(lines: list[str], ndims: dict[str, set[int]]) -> list[str]:
-    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2].
-
-    Args:
-      lines: of a method.
-      ndims: how many axes arrays of each name have.
-    """
-    pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
-    found, i = [], 0
-    while i < len(lines):
-        run: list[re.Match[str]] = []
-        while (i + len(run) < len(lines)) and (match := pattern.fullmatch(lines[i + len(run)])):
-            if (run and match[2] != run[0][2]) or match[1] == match[2]:
-                break
-            run.append(match)
-        axes = [int(match[3]) for match in run]
-        owner = run[0][2] if run else ""
-        every = ndims.get(owner) == {len(run)}
-        if len(run) > 1 and axes == list(range(len(run))):
-            names = ", ".join(m[1] for m in run)
-            found.append(f"{names} = {owner}.shape{'' if every else f'[:{len(run)}]'}")
-        elif every and axes == [0, -1, *range(1, len(run) - 1)] and len(run) > 2:
-            n, c, *spatial = (m[1] for m in run)
-            found.append(f"{', '.join([n, *spatial, c])} = {owner}.shape")
-        elif run:
-            found += [m[0] for m in run]
-        else:
-            found.append(lines[i])
-        i += max(len(run), 1)
-    return found

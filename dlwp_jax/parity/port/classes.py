@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from dlwp_jax.parity.port.arrays import buffer_text, constant_text, initial_text, waves_text
+from dlwp_jax.parity.port.arrays import (
+    begin_alike,
+    buffer_text,
+    constant_text,
+    initial_text,
+    waves_text,
+    without_scales,
+)
 from dlwp_jax.parity.port.body import Body, access
-from dlwp_jax.parity.port.constructors import Constructors, children_of
+from dlwp_jax.parity.port.constructors import Constructors, base_of, children_of
+from dlwp_jax.parity.port.functions import losses
 from dlwp_jax.parity.port.functions.common import Val, dtype_text, literal
 from dlwp_jax.parity.port.layers import LAYERS, layer_name
 from dlwp_jax.parity.port.loops import folded
@@ -95,6 +103,8 @@ class Classes(Constructors):
         kind = layer_name(module)
         if kind:
             return self._call_layer(body, node, kind)
+        if self._is_in_place(module, node.name):
+            return losses.in_place(body, node)
         frame = node.frame
         assert frame is not None
         given = dict(zip(frame.inputs, node.args, strict=False)) | node.kwargs
@@ -119,6 +129,12 @@ class Classes(Constructors):
             texts.append(f"{name}={text}" if by_keyword else text)
         del names
         return Val(f"{body.access(node.name)}({', '.join(texts)})", output)
+
+    def _is_in_place(self, module: torch.nn.Module, name: str) -> bool:
+        """Whether a module is a loss, and not in a list."""
+        listed = torch.nn.Sequential | torch.nn.ModuleList | torch.nn.ModuleDict
+        held = self.modules.get(name.rpartition(".")[0])
+        return losses.is_loss(module) and not isinstance(held, listed)
 
     def _argument(self, body: Body, value: Any, layout: Any) -> str:
         if isinstance(value, Node):
@@ -261,7 +277,11 @@ class Classes(Constructors):
             self.waiting[id(module)] = bodies  # it is made where its parent is made
             self.done[id(module)] = ("", layouts, bodies[0].output)
             return self.done[id(module)]
-        methods = [folded(body.lines, _lengths(module)) for body in bodies]
+        if base_of(module) == "nn.Sequential":
+            for body in bodies:
+                body.lines = [_with_super(line, module) for line in body.lines]
+        lengths = _lengths(module)
+        methods = [folded(self.unified(body.lines), lengths) for body in bodies]
         self.loops += sum(
             any(line.startswith("for ") for line in lines) for lines in methods[:1]
         )
@@ -277,7 +297,7 @@ class Classes(Constructors):
             init,
             methods,
             arguments_of(bodies[0].frame),
-            "nnx.Module",
+            base_of(module),
             returned_by(bodies),
         )
         self.done[id(module)] = (made, layouts, bodies[0].output)
@@ -289,7 +309,9 @@ class Classes(Constructors):
         init = self._init(module, frame.name, {})
         words = f"write {type(module).__name__} by hand: {why}"
         method = [f"# HOLE: {why}", f"raise NotImplementedError({words!r})"]
-        made = self._class(module, frame.name, init, [method], arguments_of(frame))
+        made = self._class(
+            module, frame.name, init, [method], arguments_of(frame), base_of(module)
+        )
         self.done[id(module)] = (made, layouts, output)
         return self.done[id(module)]
 
@@ -308,13 +330,16 @@ class Classes(Constructors):
         )
         kind = type(module).__name__
         kind = "Net" if kind == "Sequential" else kind
-        key = (kind, self.shape_of(text))
-        if key not in self.written:
+        shape = self.shape_of(without_scales(text))
+        known, text = (kind, shape, 0), self.concrete(text)
+        while known in self.written and not begin_alike(self.written[known].text, text):
+            known = (kind, shape, known[2] + 1)
+        if known not in self.written:
             number = sum(other[0] == kind for other in self.written)
-            self.written[key] = Written(
-                kind + (str(number + 1) if number else ""), base, [], arguments, returns
+            self.written[known] = Written(
+                kind + (str(number + 1) if number else ""), base, [], arguments, returns, text
             )
-        written = self.written[key]
+        written = self.written[known]
         written.uses.append((init, methods))
         self.calls.append((written, len(written.uses) - 1))
         return f"\x04{len(self.calls) - 1}\x05"
@@ -330,7 +355,8 @@ class Classes(Constructors):
                     raise Refused(
                         f"{name}.{key} is the same array as {self.canonical[id(value)]}; use one of them."
                     )
-                lines.append(_assign(key, f"nnx.Param({initial_text(value, key)})"))
+                text = self._with_sizes(initial_text(value, key), module, value)
+                lines.append(_assign(key, f"nnx.Param({text})"))
         for key, value in module._buffers.items():
             if value is not None and key not in module._non_persistent_buffers_set:
                 text = buffer_text(value)
@@ -341,6 +367,12 @@ class Classes(Constructors):
                 lines.append(_assign(key, f"nnx.Variable({text})"))
         scope: dict[int, str] = {}
         self.scopes.append(scope)
+        if base_of(module) != "nnx.Module":
+            children = self._made(module, name)
+            self.scopes.pop()
+            maker = self.chain if base_of(module) == "nn.Sequential" else self.listed
+            lines.insert(0, maker(module, children, "super().__init__"))
+            return lines + [_assign(key, text) for key, text in functional.items()]
         for key, child in children_of(module):
             expression = self.make(child, f"{name}.{key}".lstrip("."))
             for below, part in child.named_modules(prefix=key):
@@ -350,6 +382,17 @@ class Classes(Constructors):
         self.scopes.pop()
         return lines + [_assign(key, text) for key, text in functional.items()]
 
+    def _with_sizes(self, text: str, module: torch.nn.Module, value: torch.Tensor) -> str:
+        """The text of a parameter's beginning, with marks for its sizes: they may be others in
+        another module of the class.
+        """
+        sizes = []
+        for size in value.shape:
+            held = [n for n, v in vars(module).items() if type(v) is int and v == size]
+            sizes.append(self.slot(held[0] if held else "size", size) if size > 1 else "1")
+        marked = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        return text.replace(str(tuple(value.shape)), marked) if sizes else text
+
     def make(self, module: torch.nn.Module, name: str) -> str:
         """The expression that makes a module; "" if nothing is needed."""
         if id(module) in self.scopes[-1]:
@@ -358,6 +401,8 @@ class Classes(Constructors):
             raise Refused(
                 f"{name} and {self.owner[id(module)]} are one module in two places; give it to one parent."
             )
+        if self._is_in_place(module, name):
+            return ""
         kind = layer_name(module)
         if kind:
             return self.layer(module, kind, name)
@@ -372,9 +417,12 @@ class Classes(Constructors):
             self.of(module, [False] * len(frame.inputs))
             return self.make(module, name)
         children = self._made(module, name)
+        if children and not any(text for _, text in children):
+            return ""
         if isinstance(module, torch.nn.ModuleList):
-            return self.listed("nn.ModuleList", children)
+            return self.listed(module, children)
         if isinstance(module, torch.nn.ModuleDict):
+            children = [(key, text) for key, text in children if text]
             return f"nnx.Dict({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
         if isinstance(module, torch.nn.ParameterList | torch.nn.ParameterDict):
             parts = {}
@@ -389,7 +437,7 @@ class Classes(Constructors):
             return self.chain(module, children)
         if not _holds(module):
             return ""
-        return self._class(module, name, self._init(module, name, {}), [], {})
+        return self._class(module, name, self._init(module, name, {}), [], {}, base_of(module))
 
     def _made(self, module: torch.nn.Module, name: str) -> list[tuple[str, str]]:
         """The expressions of a container's children; one that stands there n times in a row is
@@ -483,6 +531,24 @@ def _chained(module: torch.nn.Module, argument: str) -> str:
     for key, child in children_of(module):
         text = f"{access(module, first.setdefault(id(child), key))}({text})"
     return text
+
+
+def _with_super(line: str, module: torch.nn.Module) -> str:
+    """`super().__call__(x)` for `self[1](self[0](x))`, if these are all layers."""
+    opened = _chained(module, "").removesuffix(")" * len(children_of(module)))
+    before, found, behind = line.partition(opened)
+    if not found or len(children_of(module)) < 2:
+        return line
+    depth = 1
+    end = 0
+    while depth and end < len(behind):
+        depth += {"(": 1, ")": -1}.get(behind[end], 0)
+        end += 1
+    end -= 1
+    closed = ")" * len(children_of(module))
+    if not behind[end:].startswith(closed):
+        return line
+    return f"{before}super().__call__({behind[:end]}){behind[end + len(closed) :]}"
 
 
 def _lengths(module: torch.nn.Module) -> dict[str, int]:

@@ -98,8 +98,14 @@ class Constructors(Marks):
             norm = f", {self.layer(module.norm, layer_name(module.norm), f'{name}.norm')}"
         return f"nn.{kind}({layer}, {self.slot('num_layers', len(module.layers))}{norm}, rngs=rngs)"
 
-    def listed(self, maker: str, children: list[tuple[str, str]]) -> str:
+    def listed(
+        self,
+        module: torch.nn.Module,
+        children: list[tuple[str, str]],
+        maker: str = "nn.ModuleList",
+    ) -> str:
         """A list of modules: `maker([a, b])`, or a loop for equal ones."""
+        children = [(key, text or "None") for key, text in children]
         runs = self._runs([text for _, text in children])
         if len(runs) == 1 and runs[0][1] > 1:
             return f"{maker}({runs[0][0]} for _ in range({self.slot('depth', runs[0][1])}))"
@@ -141,6 +147,13 @@ class Constructors(Marks):
         if all(key.isidentifier() for key, _ in children):
             return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"
         return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"
+
+
+def base_of(module: torch.nn.Module) -> str:
+    """The class that a written class inherits from."""
+    if isinstance(module, torch.nn.Sequential):
+        return "nn.Sequential"
+    return "nn.ModuleList" if isinstance(module, torch.nn.ModuleList) else "nnx.Module"
 
 
 def _refuse_two_shares(module: torch.nn.Module, name: str) -> None:

@@ -64,6 +64,12 @@ LAYERS: dict[str, Made] = {
     "Embedding": Made(
         ("num_embeddings", "embedding_dim"), {"padding_idx": None}, True, "as_is"
     ),
+    "EmbeddingBag": Made(
+        ("num_embeddings", "embedding_dim"),
+        {"mode": "mean", "padding_idx": None, "include_last_offset": False},
+        True,
+        "sequences",
+    ),
     "LayerNorm": Made(
         ("normalized_shape",),
         {"eps": 1e-5, "elementwise_affine": True, "bias": True},
@@ -106,6 +112,8 @@ LAYERS: dict[str, Made] = {
     "PixelShuffle": Made(("upscale_factor",), {}, False, "last"),
     "PixelUnshuffle": Made(("downscale_factor",), {}, False, "last"),
     "Dropout": Made((), {"p": 0.5}, True),
+    "AlphaDropout": Made((), {"p": 0.5}, True),
+    "FeatureAlphaDropout": Made((), {"p": 0.5}, True, "last"),
     "Identity": Made(),
     "CELU": Made((), {"alpha": 1.0}),
     "ELU": Made((), {"alpha": 1.0}),
@@ -132,6 +140,9 @@ for _n in (1, 2, 3):
         f"InstanceNorm{_n}d": Made(("num_features",), _INSTANCE, False, "last"),
         f"MaxPool{_n}d": Made(("kernel_size",), _MAX, False, "last"),
         f"AvgPool{_n}d": Made(("kernel_size",), _AVG, False, "last"),
+        f"LPPool{_n}d": Made(
+            ("norm_type", "kernel_size"), {"stride": None, "ceil_mode": False}, False, "last"
+        ),
         f"AdaptiveAvgPool{_n}d": Made(("output_size",), {}, False, "last"),
         f"AdaptiveMaxPool{_n}d": Made(("output_size",), {}, False, "last"),
         f"Dropout{_n}d": Made((), {"p": 0.5}, True, "last"),

@@ -1,4 +1,6 @@
-"""Repeated lines as a loop: `x = self.blocks[0](x)`, `x = self.blocks[1](x)`, ..."""
+"""Lines drawn together: `x = self.blocks[0](x)`, `x = self.blocks[1](x)`, ... as a loop, and
+`b = x.shape[0]`, `t = x.shape[1]` as one line.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,17 @@ def folded(lines: list[str], lengths: Mapping[str, int] = MappingProxyType({})) 
     >>> folded(["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"], {"self.blocks": 2})
     ['for block in self.blocks:', '    x = block(x)', 'return x']
     """
+    found = _folded(lines, lengths)
+    last = re.match(r"(\w+) = ", lines[-2]) if len(lines) > 2 else None
+    if last is None or not lines[-1].startswith("return "):
+        return found
+    value = lines[-1].removeprefix("return ")
+    named = [*lines[:-1], f"{last[1]} = {value}", f"return {last[1]}"]
+    longer = _folded(named, lengths)  # the last repetition may be what is returned
+    return longer if len(longer) <= len(found) else found
+
+
+def _folded(lines: list[str], lengths: Mapping[str, int]) -> list[str]:
     found: list[str] = []
     i = 0
     while i < len(lines):
@@ -103,6 +116,40 @@ def _loop(lines: list[str], size: int, times: int, lengths: Mapping[str, int]) -
 
 def _singular(container: str) -> str:
     name = re.split(r"\W+", container.rstrip("']"))[-1]
-    if name.endswith("s") and len(name) > 2:
+    if name.endswith(("sses", "xes", "ches", "shes")):
+        return name[:-2]
+    if name.endswith("s") and not name.endswith("ss") and len(name) > 2:
         return name[:-1]
     return "layer" if name != "layer" else "block"
+
+
+def unpacked(lines: list[str], ndims: dict[str, set[int]]) -> list[str]:
+    """b = x.shape[0]; t = x.shape[1] as b, t = x.shape[:2].
+
+    Args:
+      lines: of a method.
+      ndims: how many axes arrays of each name have.
+    """
+    pattern = re.compile(r"(\w+) = (\w+)\.shape\[(-?\d)\]")
+    found, i = [], 0
+    while i < len(lines):
+        run: list[re.Match[str]] = []
+        while (i + len(run) < len(lines)) and (match := pattern.fullmatch(lines[i + len(run)])):
+            if (run and match[2] != run[0][2]) or match[1] == match[2]:
+                break
+            run.append(match)
+        axes = [int(match[3]) for match in run]
+        owner = run[0][2] if run else ""
+        every = ndims.get(owner) == {len(run)}
+        if len(run) > 1 and axes == list(range(len(run))):
+            names = ", ".join(m[1] for m in run)
+            found.append(f"{names} = {owner}.shape{'' if every else f'[:{len(run)}]'}")
+        elif every and axes == [0, -1, *range(1, len(run) - 1)] and len(run) > 2:
+            n, c, *spatial = (m[1] for m in run)
+            found.append(f"{', '.join([n, *spatial, c])} = {owner}.shape")
+        elif run:
+            found += [m[0] for m in run]
+        else:
+            found.append(lines[i])
+        i += max(len(run), 1)
+    return found

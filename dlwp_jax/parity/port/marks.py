@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from dlwp_jax.parity.port.arrays import without_scales
 from dlwp_jax.parity.port.functions.common import literal
 
 MARK = re.compile("\x02(\\d+)\x03|\x04(\\d+)\x05")
@@ -38,6 +39,7 @@ class Written:
       uses: (text of __init__, text of the methods) of every module that is one, with marks.
       arguments: of __call__, with their types.
       returns: the type of its result.
+      text: of its first use, with numbers in the place of the marks.
       flat: the slots of every use, in the order of their marks.
       named: number of a slot -> the argument of __init__ that gives it.
     """
@@ -47,6 +49,7 @@ class Written:
     uses: list[tuple[list[str], list[list[str]]]]
     arguments: dict[str, str]
     returns: str = "jax.Array"
+    text: str = ""
     flat: list[list[Slot]] = dataclasses.field(default_factory=list)
     named: dict[int, str] = dataclasses.field(default_factory=dict)
 
@@ -71,6 +74,17 @@ class Marks:
         self.slots.append(Slot(name, value, option, default))
         return f"\x02{len(self.slots) - 1}\x03"
 
+    def unified(self, lines: list[str]) -> list[str]:
+        """The lines with one mark for all numbers that are alike, so that repetitions are."""
+        first: dict[str, str] = {}
+
+        def mark(match: re.Match[str]) -> str:
+            if not match[1]:
+                return match[0]
+            return first.setdefault(repr(self.slots[int(match[1])]), match[0])
+
+        return [MARK.sub(mark, line) for line in lines]
+
     def concrete(self, text: str) -> str:
         """A text with its numbers in the place of the marks, to be compared."""
 
@@ -81,7 +95,7 @@ class Marks:
             written, number = self.calls[int(match[2])]
             init, methods = written.uses[number]
             inside = "\n".join([*init, *("\n".join(lines) for lines in methods)])
-            return f"{id(written)}({self.concrete(inside)})"
+            return f"{id(written)}({self.concrete(without_scales(inside))})"
 
         return MARK.sub(value, text)
 

@@ -130,7 +130,19 @@ def _negative(self: Dim | Ratio) -> Any:
     return self.recorder.size_of("neg", (self,), -forgotten(self))
 
 
+def _rounded(self: Ratio, *digits: Any) -> Any:
+    if digits:
+        return round(forgotten(self), *digits)
+    return self.recorder.size_of("round", (self,), round(forgotten(self)))
+
+
+def _divided(self: Dim, other: Any) -> tuple[Any, Any]:
+    return self // other, self % other
+
+
 Dim.__neg__ = Ratio.__neg__ = _negative
+setattr(Dim, "__divmod__", _divided)  # noqa: B010  as the others below
+setattr(Ratio, "__round__", _rounded)  # noqa: B010
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     for _kind in (Dim, Ratio):
         setattr(_kind, f"__{_name}__", _arithmetic(_name))

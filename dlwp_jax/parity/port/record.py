@@ -22,6 +22,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
+from dlwp_jax.parity.port.casts import casts
 from dlwp_jax.parity.port.nodes import Dim, Frame, Node, Ratio
 from dlwp_jax.parity.port.refuse import Refused, here, user_frame
 from dlwp_jax.parity.port.values import Values, leaves, number, packed_node, plain
@@ -190,6 +191,8 @@ class Recorder(Values, TorchFunctionMode):
             return func(*args)
         if name == "data":
             return self.function(torch.Tensor.detach, args, {})
+        if name in ("real", "imag"):
+            return self.function(getattr(torch, name), args, {})
         if name in ("T", "mT", "H", "mH"):
             if x.is_complex():
                 raise Refused("complex tensors are not known to the port.", here())
@@ -290,6 +293,7 @@ class Recorder(Values, TorchFunctionMode):
         before = {name: scope[name] for name in changed}
         if "len" not in scope:
             changed["len"] = _length
+        changed |= casts(scope)
         scope.update(changed)
         try:
             yield

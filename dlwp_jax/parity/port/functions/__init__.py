@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlwp_jax.parity.port.functions import axes, filling, pooling, products, weights
+from dlwp_jax.parity.port.functions import (
+    axes,
+    calls,
+    filling,
+    losses,
+    pooling,
+    products,
+    weights,
+)
 from dlwp_jax.parity.port.functions.arithmetic import binary, reduce, with_numbers
 from dlwp_jax.parity.port.functions.common import HANDLERS, Val
 from dlwp_jax.parity.port.functions.tables import (
@@ -23,7 +31,17 @@ from dlwp_jax.parity.port.nodes import Node
 if TYPE_CHECKING:
     from dlwp_jax.parity.port.body import Body
 
-__all__ = ["axes", "filling", "is_known", "pooling", "products", "weights", "write"]
+__all__ = [
+    "axes",
+    "calls",
+    "filling",
+    "is_known",
+    "losses",
+    "pooling",
+    "products",
+    "weights",
+    "write",
+]
 
 
 def is_known(name: str) -> bool:

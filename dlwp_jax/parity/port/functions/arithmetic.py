@@ -44,6 +44,10 @@ def binary(body: Body, node: Node) -> Val:
             raise Refused("a division with rounding_mode='trunc' is not known to the port.")
         name = "floordiv"
     sign, binds = SIGNS[name]
+    if sign == "+" and node.is_tensor:  # total = 0, and then total = total + x
+        for number, x in ((a, b), (b, a)):
+            if type(number) is int and number == 0 and x.value.dtype == node.value.dtype:
+                return body.val(x)
     if not node.is_tensor:
         left, right = body.val(a), body.val(b)
         return Val(

@@ -151,15 +151,23 @@ def _squeeze(body: Body, node: Node) -> Val:
 @handler("expand", "broadcast_to")
 def _expand(body: Body, node: Node) -> Val:
     x, sizes = node.args[0], sizes_behind(node, "size")
-    own = [1] * (len(sizes) - x.ndim) + list(x.shape)
+    new = len(sizes) - x.ndim
+    written = []
+    for axis, size in enumerate(sizes):
+        if size == -1 and not isinstance(size, Node):
+            size = _size(x, axis - new)
+        written.append(body.text(size))
     val = body.plain(x)
-    written = [
-        body.text(o if s == -1 and not isinstance(s, Node) else s)
-        for s, o in zip(sizes, own, strict=True)
-    ]
     return Val(
         f"jnp.broadcast_to({val.text}, ({', '.join(written)}{',' if len(written) == 1 else ''}))"
     )
+
+
+def _size(x: Node, axis: int) -> Any:
+    """A size as it is written: that of a parameter as a number."""
+    if x.kind == "array":
+        return x.shape[axis]
+    return Node("size", "shape", (x, axis), value=x.shape[axis])
 
 
 @handler("expand_as")

@@ -52,7 +52,8 @@ def literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, np.generic):  # as np.sqrt(8) gives
         value = value.item()
-    return re.sub(r"\b(inf|nan)\b", r"jnp.\1", repr(value))
+    text = re.sub(r"\b(inf|nan)\b", r"jnp.\1", repr(value))
+    return re.sub(r"\((-?[\d.]+(?:e-?\d+)?)([+-])(\S+?j)\)", r"\1 \2 \3", text)
 
 
 def bound(node: Node, *names: str, **defaults: Any) -> list[Any]:

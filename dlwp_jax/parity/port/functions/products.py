@@ -157,20 +157,20 @@ def _gather(body: Body, node: Node) -> Val:
     names = ("input", "indices", "dim") if node.name != "gather" else ("input", "dim", "index")
     x, *rest = bound(node, *names)
     dim, index = rest if node.name == "gather" else rest[::-1]
-    if not _meets_all(x, index, dim):
-        return Val(f"{body.part(body.plain(x), 0)}[{_places(body, index, dim)}]")
+    if not meets_all(x, index, dim):
+        return Val(f"{body.part(body.plain(x), 0)}[{places(body, index, dim)}]")
     given = f"{body.plain(x).text}, {body.plain(index).text}, {dim}"
     return Val(f"jnp.take_along_axis({given})")
 
 
-def _meets_all(x: Node, index: Node, dim: int) -> bool:
+def meets_all(x: Node, index: Node, dim: int) -> bool:
     """Whether an index has the sizes of its array on all axes but `dim`."""
     dim %= x.ndim
     pairs = enumerate(zip(x.shape, index.shape, strict=True))
     return all(own == other for axis, (own, other) in pairs if axis != dim)
 
 
-def _places(body: Body, index: Node, dim: int) -> str:
+def places(body: Body, index: Node, dim: int) -> str:
     """The index of every axis, for an index along one of them."""
     text, parts = body.plain(index).text, []
     for axis in range(index.ndim):
@@ -193,11 +193,11 @@ def _scatter(body: Body, node: Node) -> Val:
         source = body.plain(source)
     else:
         source = body.val(source)
-    if node.name == "scatter" and _meets_all(x, index, dim):
+    if node.name == "scatter" and meets_all(x, index, dim):
         given = f"{body.plain(x).text}, {body.plain(index).text}, {source.text}, {dim}"
         return Val(f"jnp.put_along_axis({given}, inplace=False)")
     verb = "add" if node.name == "scatter_add" else "set"
-    at = f"{body.part(body.plain(x), 0)}.at[{_places(body, index, dim)}]"
+    at = f"{body.part(body.plain(x), 0)}.at[{places(body, index, dim)}]"
     return Val(f"{at}.{verb}({source.text})")
 
 
@@ -235,44 +235,3 @@ def _argsort(body: Body, node: Node) -> Val:
 def _diagonal(body: Body, node: Node) -> Val:
     x, offset, a, b = bound(node, "input", "offset", "dim1", "dim2", offset=0, dim1=0, dim2=1)
     return Val(f"jnp.diagonal({body.plain(x).text}, {offset}, {a}, {b})")
-
-
-# Losses, whose classes are the last axis here.
-
-_LOSSES = {
-    "cross_entropy": ("weight", "ignore_index", "reduction", "label_smoothing"),
-    "nll_loss": ("weight", "ignore_index", "reduction"),
-    "mse_loss": ("reduction",),
-    "l1_loss": ("reduction",),
-    "smooth_l1_loss": ("reduction", "beta"),
-    "huber_loss": ("reduction", "delta"),
-    "binary_cross_entropy": ("weight", "reduction"),
-    "binary_cross_entropy_with_logits": ("weight", "reduction", "pos_weight"),
-    "kl_div": ("reduction", "log_target"),
-}
-_UNLIKE = {
-    "reduction": "mean",
-    "ignore_index": -100,
-    "label_smoothing": 0.0,
-    "beta": 1.0,
-    "delta": 1.0,
-    "log_target": False,
-}
-
-
-@handler(*_LOSSES)
-def _loss(body: Body, node: Node) -> Val:
-    places = {"cross_entropy": ("weight", "size_average", "ignore_index", "reduce")}
-    if len(node.args) > 2 + bool(node.name in places):
-        raise Refused(f"{node.name}: give its options by keyword.")
-    x, y, *given = bound(node, "input", "target", *_LOSSES[node.name])
-    options = ""
-    for name, value in zip(_LOSSES[node.name], given, strict=True):
-        if value is not None and value != _UNLIKE.get(name):
-            text = repr(value) if isinstance(value, str | bool) else body.text(value)
-            options += f", {name}={text}"
-    if node.name in ("cross_entropy", "nll_loss"):
-        left, right = body.last(x), body.last(y) if y.ndim == x.ndim else body.plain(y)
-    else:
-        (left, right), _ = together(body, (x, y), x.ndim)
-    return Val(f"losses.{node.name}({left.text}, {right.text}{options})")

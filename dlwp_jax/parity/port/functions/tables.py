@@ -7,7 +7,7 @@ _OF_NN = """relu relu6 silu hardswish hardsigmoid sigmoid tanh mish selu softsig
 log_sigmoid"""
 _OF_JNP = """exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil round
 sign isnan isfinite isinf logical_not reciprocal zeros_like ones_like exp2 trunc arctanh arcsinh
-arccosh deg2rad rad2deg"""
+arccosh deg2rad rad2deg sinc real imag conj angle"""
 ELEMENTWISE = {
     **{name: f"nn.{name}" for name in _OF_NN.split()},
     **{name: f"jnp.{name}" for name in _OF_JNP.split()},
@@ -21,6 +21,12 @@ ELEMENTWISE = {
     "acosh": "jnp.arccosh",
     "absolute": "jnp.abs",
     "sgn": "jnp.sign",
+    "fix": "jnp.trunc",
+    "special_expit": "nn.sigmoid",
+    "special_erf": "jax.scipy.special.erf",
+    "special_gammaln": "jax.scipy.special.gammaln",
+    "special_logit": "jax.scipy.special.logit",
+    "empty_like": "jnp.zeros_like",
     "rsqrt": "jax.lax.rsqrt",
     "erf": "jax.scipy.special.erf",
     "erfc": "jax.scipy.special.erfc",
@@ -42,6 +48,7 @@ WITH_NUMBERS: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {
 }
 # What changes nothing here.
 PASSED_ON = {"contiguous", "clone", "requires_grad", "cpu", "cuda", "alias", "view_as_self"}
+PASSED_ON |= {"positive", "resolve_conj", "resolve_neg"}
 _SIGN_ROWS = {
     "+": ("add", "iadd", "radd"),
     "-": ("sub", "isub", "subtract"),
@@ -56,8 +63,9 @@ _SIGN_ROWS = {
     ">=": ("ge",),
     "==": ("eq",),
     "!=": ("ne",),
-    "&": ("and", "logical_and", "iand"),
-    "|": ("or", "logical_or"),
+    "&": ("and", "logical_and", "iand", "bitwise_and"),
+    "|": ("or", "logical_or", "ior", "bitwise_or"),
+    "^": ("xor", "logical_xor", "ixor", "bitwise_xor"),
 }
 _BINDS = {"**": 1, "*": 3, "/": 3, "//": 3, "%": 3, "+": 4, "-": 4}
 SIGNS = {name: (sign, _BINDS.get(sign, 5)) for sign, row in _SIGN_ROWS.items() for name in row}
