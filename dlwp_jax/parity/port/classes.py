@@ -17,15 +17,21 @@ from dlwp_jax.parity.port.arrays import (
     waves_text,
     without_scales,
 )
-from dlwp_jax.parity.port.body import Body, access
+from dlwp_jax.parity.port.body import Body, access, nodes_in
 from dlwp_jax.parity.port.constructors import Constructors, base_of, children_of
 from dlwp_jax.parity.port.functions import losses
 from dlwp_jax.parity.port.functions.common import Val, dtype_text, literal
 from dlwp_jax.parity.port.layers import LAYERS, layer_name
 from dlwp_jax.parity.port.loops import folded
 from dlwp_jax.parity.port.marks import MARK, Written
-from dlwp_jax.parity.port.nodes import Frame, Node
+from dlwp_jax.parity.port.nodes import Frame, Node, all_frames, by_module
 from dlwp_jax.parity.port.refuse import Refused
+from dlwp_jax.parity.port.sequentials import (
+    begins_with_images,
+    chained,
+    lengths_of,
+    with_super,
+)
 from dlwp_jax.parity.port.signatures import arguments_of, returned_by
 from dlwp_jax.parity.port.values import packed_node
 
@@ -48,7 +54,7 @@ class Classes(Constructors):
         self.partial = partial
         super().__init__(root)
         self.root = root
-        self.frames = {mode: _by_module(frame) for mode, frame in frames.items()}
+        self.frames = {mode: by_module(frame) for mode, frame in frames.items()}
         self.modules = dict(root.named_modules())
         self.done: dict[int, tuple[str, list[Any], Any]] = {}
         self.waiting: dict[int, list[Body]] = {}  # of a Sequential that is not made yet
@@ -108,13 +114,13 @@ class Classes(Constructors):
         frame = node.frame
         assert frame is not None
         given = dict(zip(frame.inputs, node.args, strict=False)) | node.kwargs
-        given = {name: value for name, value in given.items() if _has_nodes(value)}
+        given = {name: value for name, value in given.items() if list(nodes_in(value))}
         known = self.done.get(id(module))
         layouts = []
         for value in given.values():
             layout = _layout(body, value)
             if layout is False and isinstance(value, Node) and value.ndim > 2:
-                layout = _wants_channels_last(module)
+                layout = begins_with_images(module)
             layouts.append(layout)
         if known is None:
             _, _, output = self.of(module, layouts)
@@ -165,7 +171,7 @@ class Classes(Constructors):
         first = next(found[id(module)] for found in self.frames.values() if id(module) in found)
         if frame is first or frame.hole:
             return
-        modes = [mode for mode, found in self.frames.items() if frame in _all_frames(found)]
+        modes = [mode for mode, found in self.frames.items() if frame in all_frames(found)]
         mode = modes[0] if modes else ""
         for name, found in self.frames.items():
             if name == mode and id(module) in found:
@@ -279,8 +285,8 @@ class Classes(Constructors):
             return self.done[id(module)]
         if base_of(module) == "nn.Sequential":
             for body in bodies:
-                body.lines = [_with_super(line, module) for line in body.lines]
-        lengths = _lengths(module)
+                body.lines = [with_super(line, module) for line in body.lines]
+        lengths = lengths_of(module)
         methods = [folded(self.unified(body.lines), lengths) for body in bodies]
         self.loops += sum(
             any(line.startswith("for ") for line in lines) for lines in methods[:1]
@@ -305,7 +311,7 @@ class Classes(Constructors):
 
     def _hole(self, module: torch.nn.Module, frame: Frame, layouts: list[Any], why: str):
         self.holes.append(f"{frame.name or type(module).__name__}: {why}")
-        output = _as_torch_has_it(frame)
+        output = False  # as torch has it
         init = self._init(module, frame.name, {})
         words = f"write {type(module).__name__} by hand: {why}"
         method = [f"# HOLE: {why}", f"raise NotImplementedError({words!r})"]
@@ -462,12 +468,12 @@ class Classes(Constructors):
     def _sequential(self, module: torch.nn.Module, name: str, bodies: list[Body]) -> str:
         children = self._made(module, name)
         (argument,) = bodies[0].arguments
-        text = _chained(module, argument)
+        text = chained(module, argument)
         if all(body.lines == [f"return {text}"] for body in bodies):
             return self.chain(module, children)
         words = re.split(r"\W|_", name)
         kind = "".join(word.capitalize() for word in words if not word.isdigit()) or "Chain"
-        lines = [folded(body.lines, _lengths(module)) for body in bodies[:1]]
+        lines = [folded(body.lines, lengths_of(module)) for body in bodies[:1]]
         key = ("nn.Sequential", self.concrete(repr(lines)))
         if key not in self.written:
             taken = [w.name for w in self.written.values()]
@@ -480,9 +486,9 @@ class Classes(Constructors):
     def _root_sequential(self, module: torch.nn.Module, bodies: list[Body]) -> str:
         children = self._made(module, "")
         (argument,) = bodies[0].arguments
-        text = _chained(module, argument)
+        text = chained(module, argument)
         simple = all(body.lines == [f"return {text}"] for body in bodies)
-        methods = [] if simple else [folded(bodies[0].lines, _lengths(module))]
+        methods = [] if simple else [folded(bodies[0].lines, lengths_of(module))]
         init = [self.chain(module, children, "super().__init__")]
         return self._class(module, "", init, methods, {argument: "jax.Array"}, "nn.Sequential")
 
@@ -493,77 +499,9 @@ def _assign(name: str, text: str) -> str:
     )
 
 
-def _by_module(frame: Frame) -> dict[int, Frame]:
-    found: dict[int, Frame] = {}
-    for one in _all_frames({0: frame}):
-        found.setdefault(id(one.module), one)
-    return found
-
-
-def _all_frames(found: dict[int, Frame]) -> list[Frame]:
-    frames, waiting, seen = [], list(found.values()), set()
-    while waiting:
-        frame = waiting.pop(0)
-        if id(frame) in seen:
-            continue
-        seen.add(id(frame))
-        frames.append(frame)
-        waiting += [node.frame for node in frame.nodes if node.frame is not None]
-    return frames
-
-
-def _wants_channels_last(module: Any) -> bool:
-    """Whether a Sequential begins with a layer that reads images."""
-    while type(module).forward is torch.nn.Sequential.forward and len(module):
-        module = next(iter(module._modules.values()))
-    kind = layer_name(module)
-    return kind in LAYERS and LAYERS[kind].kind == "last" and not kind.startswith("GroupNorm")
-
-
 def _holds(module: torch.nn.Module) -> bool:
     """Whether a module has arrays."""
     return any(True for _ in (*module.parameters(), *module.buffers()))
-
-
-def _chained(module: torch.nn.Module, argument: str) -> str:
-    """`self[1](self[0](argument))` for a Sequential."""
-    text, first = argument, {}
-    for key, child in children_of(module):
-        text = f"{access(module, first.setdefault(id(child), key))}({text})"
-    return text
-
-
-def _with_super(line: str, module: torch.nn.Module) -> str:
-    """`super().__call__(x)` for `self[1](self[0](x))`, if these are all layers."""
-    opened = _chained(module, "").removesuffix(")" * len(children_of(module)))
-    before, found, behind = line.partition(opened)
-    if not found or len(children_of(module)) < 2:
-        return line
-    depth = 1
-    end = 0
-    while depth and end < len(behind):
-        depth += {"(": 1, ")": -1}.get(behind[end], 0)
-        end += 1
-    end -= 1
-    closed = ")" * len(children_of(module))
-    if not behind[end:].startswith(closed):
-        return line
-    return f"{before}super().__call__({behind[:end]}){behind[end + len(closed) :]}"
-
-
-def _lengths(module: torch.nn.Module) -> dict[str, int]:
-    """How many layers are in each list below a module, by its text."""
-    found = {}
-    for name, child in module.named_modules():
-        if name and isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
-            found[access(module, name)] = len(child)
-    return found
-
-
-def _has_nodes(value: Any) -> bool:
-    from dlwp_jax.parity.port.body import nodes_in
-
-    return any(True for _ in nodes_in(value))
 
 
 def _layout(body: Body, value: Any) -> Any:
@@ -574,9 +512,4 @@ def _layout(body: Body, value: Any) -> Any:
         return {key: _layout(body, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_layout(body, part) for part in value]
-    return False
-
-
-def _as_torch_has_it(frame: Frame) -> Any:
-    del frame
     return False

@@ -84,6 +84,27 @@ class Frame:
     known: dict[int, tuple[Any, Node]] = dataclasses.field(default_factory=dict)
 
 
+def by_module(frame: Frame) -> dict[int, Frame]:
+    """The first forward of each module in a forward, by the id of the module."""
+    found: dict[int, Frame] = {}
+    for one in all_frames({0: frame}):
+        found.setdefault(id(one.module), one)
+    return found
+
+
+def all_frames(found: dict[int, Frame]) -> list[Frame]:
+    """These forwards and all that they contain."""
+    frames, waiting, seen = [], list(found.values()), set()
+    while waiting:
+        frame = waiting.pop(0)
+        if id(frame) in seen:
+            continue
+        seen.add(id(frame))
+        frames.append(frame)
+        waiting += [node.frame for node in frame.nodes if node.frame is not None]
+    return frames
+
+
 class Dim(int):
     """The size of an axis: a whole number that remembers how it was computed."""
 
