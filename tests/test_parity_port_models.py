@@ -1,11 +1,13 @@
 """Habits of people's models, one of each kind; the referee is torch, by the port's own proof."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dlwp_jax import parity
+from dlwp_jax.parity.port import Refused
 
 RNG = np.random.default_rng(0)
 
@@ -251,3 +253,53 @@ def test_frozen_parameters_are_compared_and_named():
     )
     assert "first.kernel" in [r.leaf for r in ported.report.rows if r.stage == "gradient"]
     assert not theirs.first.weight.requires_grad
+
+
+class OverTime(nn.Module):
+    """Reads [batch, time, features]; on eight steps of eight features both orders would fit."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(x.mean(1))
+
+
+def test_an_input_of_three_axes_stays_as_torch_has_it_if_both_orders_fit():
+    theirs, x = OverTime(), normal(3, 8, 8)
+    ported = parity.port(theirs, x)
+    assert ported.report.ok, ported.report
+    expected = theirs(torch.from_numpy(x)).detach()
+    np.testing.assert_allclose(ported.model(x), expected, rtol=1e-5, atol=1e-6)
+
+
+class Inverse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.pinverse(self.layer(x), 1e-2)
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.turns = nn.Parameter(torch.ones(4, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return (x * self.turns).abs()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Inverse, "pinverse with 2 arguments is not known"),
+        (Complex, "turns is a complex parameter"),
+    ],
+)
+def test_what_would_be_left_out_is_refused(kind, words):
+    with pytest.raises(Refused, match=words):
+        parity.port(kind(), normal(5, 4))

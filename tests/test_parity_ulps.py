@@ -8,7 +8,9 @@ import torch
 from flax import nnx
 
 from dlwp_jax import parity
-from dlwp_jax.parity.port.prove import prove
+from dlwp_jax.parity.forward import copied
+from dlwp_jax.parity.port.prove import _no_draws, prove
+from dlwp_jax.parity.ulps import _an_ulp_aside
 
 
 class Shifted(torch.nn.Module):
@@ -45,16 +47,26 @@ def test_a_right_port_may_differ_as_far_as_torch_itself(shifted):
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
+        ("momentum=0.03", "momentum=0.03"),  # the right one
         ("momentum=0.03", "momentum=0.031"),
         ("momentum=0.03", "momentum=0.03, eps=1.1e-5"),
         ("nn.silu(", "nn.gelu("),
         ("self.norm(self.first(x))", "self.norm(self.first(x)) * (1 + 1e-6)"),
     ],
 )
-def test_a_wrong_port_is_found_beside_it(shifted, right, wrong):
+def test_a_wrong_port_is_found_beside_the_right_one(shifted, right, wrong):
     theirs, x, ported = shifted
     assert right in ported.source
     names = {}
     exec(ported.source.replace(right, wrong), names)
     ours = names["Shifted"](rngs=nnx.Rngs(0))
-    assert not prove(theirs, ours, (x,), ["as_is"], "same").ok
+    assert prove(theirs, ours, (x,), ["as_is"], "same").ok == (right == wrong)
+
+
+def test_every_draw_moves_parameters_in_a_way_of_its_own():
+    theirs = torch.nn.Linear(20, 20).double()
+    with _no_draws():  # as in a proof
+        moved = [_an_ulp_aside(copied(theirs), seed).weight.detach() for seed in (0, 1)]
+    for weight in moved:
+        assert 0 < (weight > theirs.weight).sum() < theirs.weight.numel()
+    assert not torch.equal(*moved)

@@ -79,7 +79,7 @@ def compare(
     like. What has no counterpart is named as not compared, and then the report is not ok.
     Outputs of whole numbers or truths, and Python numbers, must be equal. In float32, what
     differs by more than torch's own rounding explains is decided in float64. In float64, where
-    torch's own numbers move if its parameters move by an ulp, 30 times that is allowed, up to
+    torch's own numbers move if its parameters move by an ulp, 10 times that is allowed, up to
     1e-5 of an array's largest value, and a note says so.
 
     The gradients are those of a weighted sum of all outputs, with random weights, with respect
@@ -238,10 +238,11 @@ def _numbers(
     turns: Sequence[bool],
     numbers: set[int],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What torch's model computes, by stage and name."""
+    """What torch's model computes, by kind and name."""
     run = torch_run(module, inputs, entries, turns)._replace(numbers=numbers)
     after = turned_leaves(entries, dict(module.named_buffers()))
-    return {"forward": run.named_outputs(exact=False) | after, "gradient": run.gradients}
+    outputs = run.named_outputs(exact=False)
+    return {"forward": outputs, "statistics": after, "gradient": run.gradients}
 
 
 def _rows_of(
@@ -250,11 +251,12 @@ def _rows_of(
     theirs: Mapping[str, Any],
     tolerance: float,
     own: OwnDistances | None,
-    **floors: Any,
+    floors: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """Rows, in float64 judged by torch's own distances."""
-    rows = rows_of(stage, ours, theirs, tolerance=tolerance, **floors)
-    return own.judged(rows, theirs, tolerance) if own else rows
+    """Rows, in float64 judged by torch's own distances; only statistics have floors."""
+    rows = rows_of(stage, ours, theirs, tolerance=tolerance, floors=floors)
+    kind = stage if floors is None else "statistics"
+    return own.judged(kind, rows, theirs, tolerance) if own else rows
 
 
 def _entries(
@@ -295,7 +297,7 @@ def _statistics(
     after = turned_leaves(entries, dict(reference.named_buffers()))
     after = {name: value for name, value in after.items() if name in ours.after}
     floors = floors_of_means(after)
-    rows = _rows_of("forward", ours.after, after, tolerance, own, floors=floors)
+    rows = _rows_of("forward", ours.after, after, tolerance, own, floors)
     return rows, statistics_notes(before, ours.after, after, rows)
 
 
@@ -353,11 +355,12 @@ def _judged(
     passed = [row.max_rel for row in rows if row.note == "rounding"]
     if not passed:
         return report if report.ok else _with_note(report, "float64 agrees.")
-    return _with_note(
-        report,
+    note = (
         f"rounding: {len(passed)} arrays differ in float32, by up to {max(passed):.1e}, and "
-        f"agree in float64. {words}",
+        f"agree in float64. {words}"
     )
+    notes = report.notes + rounding_notes(wide.rows) + (note,)
+    return dataclasses.replace(report, notes=notes)
 
 
 def _with_note(report: ParityReport, note: str) -> ParityReport:

@@ -277,11 +277,11 @@ def _step(
     if dtype_of(torch_model) is torch.float64:
         own = OwnDistances(
             lambda: _with_buffers(torch_model, buffers),
-            lambda model: _by_stage(*_torch_pass(model, torch_loss, theirs_batch, entries)),
+            lambda model: _by_kind(*_torch_pass(model, torch_loss, theirs_batch, entries)),
         )
-        rows = own.judged(rows, loss, tolerance)
-        moved = own.judged(moved, statistics, tolerance)
-        gradient = own.judged(gradient, trained, tolerance)
+        rows = own.judged("forward", rows, loss, tolerance)
+        moved = own.judged("statistics", moved, statistics, tolerance)
+        gradient = own.judged("gradient", gradient, trained, tolerance)
 
     torch_opt.step()
     after = _parameters(torch_model, entries)
@@ -310,8 +310,8 @@ def _torch_pass(
     return {"loss": to_numpy(loss)}, statistics, turned_leaves(entries, gradients(model))
 
 
-def _by_stage(loss: Any, statistics: Any, grads: Any) -> dict[str, dict[str, np.ndarray]]:
-    return {"forward": loss | statistics, "gradient": grads}
+def _by_kind(loss: Any, statistics: Any, grads: Any) -> dict[str, dict[str, np.ndarray]]:
+    return {"forward": loss, "statistics": statistics, "gradient": grads}
 
 
 def _with_buffers(model: torch.nn.Module, buffers: dict[str, torch.Tensor]) -> torch.nn.Module:

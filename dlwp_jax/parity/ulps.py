@@ -21,12 +21,12 @@ from dlwp_jax.parity.report import Row, largest
 # Torch runs again this many times: one distance may be small by chance.
 DRAWS = 3
 # A difference may be so many times torch's own.
-TIMES = 30
+TIMES = 10
 # A larger one, relative to an array's size, is never called rounding.
 MOST = 1e-5
 NOTE = "rounding"
 
-# What a model computed, by stage and leaf.
+# What a model computed, by kind ("forward", "statistics", "gradient") and leaf.
 Numbers = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -48,21 +48,22 @@ class OwnDistances:
         return [self.run(_an_ulp_aside(self.before(), seed)) for seed in range(DRAWS)]
 
     def judged(
-        self, rows: Sequence[Row], theirs: Mapping[str, Any], tolerance: float
+        self, kind: str, rows: Sequence[Row], theirs: Mapping[str, Any], tolerance: float
     ) -> list[Row]:
         """The rows, with more allowed if torch's own numbers move that far.
 
         Args:
-          rows: of one stage.
+          kind: of the numbers that the rows compare.
+          rows: of this kind.
           theirs: the numbers of the model that was not moved, by leaf.
           tolerance: that the rows were made with.
         """
-        return [self._judged(row, theirs[row.leaf], tolerance) for row in rows]
+        return [self._judged(kind, row, theirs[row.leaf], tolerance) for row in rows]
 
-    def _judged(self, row: Row, value: Any, tolerance: float) -> Row:
+    def _judged(self, kind: str, row: Row, value: Any, tolerance: float) -> Row:
         if row.ok or not tolerance or not row.max_abs <= row.allowed * MOST / tolerance:
             return row
-        again = [numbers[row.stage][row.leaf] for numbers in self.moved]
+        again = [numbers[kind][row.leaf] for numbers in self.moved]
         own = max(largest(other - np.asarray(value)) for other in again)
         if row.max_abs > TIMES * own:
             return row
@@ -71,10 +72,12 @@ class OwnDistances:
 
 def _an_ulp_aside(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     """The module, with every parameter moved to the next number above or below; zeros stay."""
-    draws = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)  # a proof makes torch's random numbers constants
     with torch.no_grad():
         for parameter in module.parameters():
-            up = torch.rand(parameter.shape, generator=draws) < 0.5
+            if not parameter.is_floating_point():
+                continue
+            up = torch.from_numpy(rng.random(tuple(parameter.shape)) < 0.5)
             to = torch.where(up, torch.inf, -torch.inf).to(parameter)
             parameter.copy_(torch.where(parameter == 0, 0.0, parameter.nextafter(to)))
     module.zero_grad()
@@ -89,6 +92,6 @@ def rounding_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     far = max(min(row.max_rel, row.max_abs) for row in passed)
     own = max(min(row.max_rel / row.max_abs, 1.0) * row.allowed / TIMES for row in passed)
     return (
-        f"rounding: {len(passed)} arrays differ by up to {far:.1e} in float64; torch's own move by "
-        f"up to {own:.1e} if its parameters move by one ulp.",
+        f"rounding: arrays that differ by up to {far:.1e} in float64: {len(passed)}; torch's own "
+        f"move by up to {own:.1e} if its parameters move by one ulp.",
     )

@@ -138,7 +138,7 @@ def main(config: Config):
     print()
     scores = {}
     for name, fit in trained.items():
-        # The unbalanced one finds nothing, in a mirror either.
+        # The unbalanced one finds nothing, in mirror images neither.
         mirrored = name == "balanced"
         scores[name] = score(fit, chunks, chunks.is_held, mirrored=mirrored)
         run_dir.history(fit.history, f"history_{name}.jsonl")

@@ -58,8 +58,8 @@ class Config(source.Config):
         """The weight of the overlap within the truth, against that of the whole: the book's 8.
 
         In the coarse cohort a nodule is a dozen pixels of a crop. With 5 or 8 all that is dense
-        was called a nodule, with 3 that took half of the training to end, and with 1 one nodule
-        in eleven was missed.
+        was called a nodule, with 3 it was for half of the training, and with 1 one nodule in eleven
+        was missed.
         """
         if self.missed is not None:
             return self.missed

@@ -158,6 +158,12 @@ def _port(
     module: torch.nn.Module, inputs: tuple[Any, ...], partial: bool, command: str
 ) -> Ported:
     root = module
+    for place, parameter in module.named_parameters():
+        if parameter.is_complex():
+            raise Refused(
+                f"{place} is a complex parameter, which the port does not know; keep its real and "
+                "imaginary parts as two parameters."
+            )
     frames, untrained = _record(root, inputs, partial)
     classes, turns = _with_fewest_turns(root, frames, inputs, partial)
     name = classes.constructed()
@@ -297,8 +303,8 @@ def _with_waves(root: torch.nn.Module, waves: dict[str, str]) -> torch.nn.Module
 def _with_fewest_turns(
     root: torch.nn.Module, frames: dict[str, Frame], inputs: tuple[Any, ...], partial: bool
 ) -> tuple[Classes, list[bool]]:
-    """The classes, and which inputs are channels last in them. Images always are; of an input of
-    three axes it cannot always be seen, and the way is taken in which fewer arrays are turned.
+    """The classes, and which inputs are channels last in them. Images always are. An input of
+    three axes stays as torch has it if no more arrays are turned then.
     """
     turns = list(input_turns(root, inputs))
     classes = _classes(root, frames, turns, partial)
@@ -307,7 +313,7 @@ def _with_fewest_turns(
             continue
         other = [*turns[:place], False, *turns[place + 1 :]]
         as_given = _classes(root, frames, other, partial)
-        if _count_of_turns(as_given) < _count_of_turns(classes):
+        if _count_of_turns(as_given) <= _count_of_turns(classes):
             classes, turns = as_given, other
     return classes, turns
 

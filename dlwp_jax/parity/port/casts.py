@@ -76,6 +76,7 @@ def _without_a_value(node: ast.AST) -> list[ast.AST]:
     """
     if isinstance(node, ast.Call):
         asked = isinstance(node.func, ast.Name) and node.func.id == "isinstance"
-        return [node.func, *(node.args[1:] if asked else [])]
+        called = isinstance(node.func, ast.Name)
+        return [*([node.func] if called else []), *(node.args[1:] if asked else [])]
     parts = [getattr(node, name, None) for name in ("annotation", "returns")]
     return [part for part in parts if isinstance(part, ast.AST)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dlwp_jax.parity.port.functions.common import Val, bound, handler, together
 from dlwp_jax.parity.port.functions.tables import REDUCTIONS, SIGNS, TURNED, WITH_NUMBERS
@@ -43,6 +45,9 @@ def binary(body: Body, node: Node) -> Val:
         if node.kwargs["rounding_mode"] != "floor":
             raise Refused("a division with rounding_mode='trunc' is not known to the port.")
         name = "floordiv"
+    if name.startswith("logical_") and not all(map(_is_bool, (a, b))):
+        (left, right), last = together(body, (a, b), node.ndim)
+        return Val(f"jnp.{name}({left.text}, {right.text})", last)
     sign, binds = SIGNS[name]
     if sign == "+" and node.is_tensor:  # total = 0, and then total = total + x
         for number, x in ((a, b), (b, a)):
@@ -55,6 +60,10 @@ def binary(body: Body, node: Node) -> Val:
         )
     (left, right), last = together(body, (a, b), node.ndim)
     return Val(f"{body.part(left, binds)} {sign} {body.part(right, binds, True)}", last, binds)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, Node) and value.is_tensor and value.value.dtype == torch.bool
 
 
 def reduce(body: Body, node: Node) -> Val:

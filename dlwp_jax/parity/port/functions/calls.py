@@ -1,5 +1,5 @@
-"""Functions that are one call of JAX, on arrays in torch's order of axes: Fourier transforms,
-complex numbers, linear algebra, places in sorted values.
+"""Functions of JAX on arrays in torch's order of axes: Fourier transforms, complex numbers,
+linear algebra, places in sorted values.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ for _name in ("fftn", "ifftn", "rfftn", "irfftn"):
 def _call(body: Body, node: Node) -> Val:
     call, names, options = _CALLS[node.name]
     arrays = names.split()
+    if len(node.args) > len(arrays) + len(options):
+        raise Refused(f"{node.name} with {len(node.args)} arguments is not known to the port.")
     given = dict(zip((*arrays, *options), node.args, strict=False)) | node.kwargs
     unknown = [name for name in given if name not in (*arrays, *options, "dtype", "device")]
     if unknown:
@@ -129,7 +131,8 @@ def _diag_embed(body: Body, node: Node) -> Val:
     if others or node.kwargs:
         raise Refused("diag_embed is known to the port for the main diagonal alone.")
     x = body.part(body.plain(x), 0)
-    return Val(f"{x}[..., None] * jnp.eye({x}.shape[-1])", False, 3)
+    eye = f"jnp.eye({x}.shape[-1], dtype=bool)"
+    return Val(f"jnp.where({eye}, {x}[..., None], 0)")
 
 
 @handler("block_diag")

@@ -57,6 +57,7 @@ def _filled(body: Body, node: Node) -> Val:
     if name == "empty":  # whatever is in memory; a model overwrites it
         name = "zeros"
     if name == "eye":
+        behind = f", dtype={dtype}" if dtype else ""
         return Val(f"jnp.eye({', '.join(body.text(a) for a in args)}{behind})")
     if not args:  # by keyword
         args = (node.kwargs["size"], node.kwargs.get("fill_value"))[: 1 + (name == "full")]
