@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_curve
 
+from dlwp_jax import train
 from dlwp_jax.data.volume import Volume
 from experiments.nodules import convert, detector, groups, masks, scores, segment
 from tests.golden import first, last
@@ -142,21 +143,40 @@ def test_the_published_weights_find_in_a_real_ct_what_the_book_finds(
     recorded = np.load(golden / "pipeline_realct.npz")
     files = golden / "unet_seg_2020.pt", golden / "luna_cls_2020.pt"
     convert.main(convert.Config(*files, out=tmp_path))
-    found = detector.find(detector.load(tmp_path), real_scan)
+    networks = detector.load(tmp_path)
+    found = detector.find(networks, real_scan)
     bits = np.unpackbits(recorded["mask_bits"])[: real_scan.voxels.size]
     mask = bits.reshape(recorded["mask_shape"]).astype(bool)
-    np.testing.assert_array_equal(found.groups.labels > 0, mask)
-    centers = found.groups.centers
-    np.testing.assert_allclose(centers, recorded["group_center_irc"], rtol=0, atol=1e-9)
-    np.testing.assert_array_equal(found.groups.voxels, recorded["group_size"])
+    labels, centers = found.groups.labels, found.groups.centers
+    # On some processors one voxel of 26 million lies on the other side of 0.5.
+    differing = np.argwhere((labels > 0) != mask)
+    assert len(differing) <= 2
+    beside = [tuple(slice(n - 1, n + 2) for n in place) for place in differing.tolist()]
+    for place in beside:
+        assert np.abs(_probabilities(networks, real_scan, place) - 0.5).min() < 1e-5
+    touched = [number for place in beside for number in np.unique(labels[place])]
+    same = ~np.isin(np.arange(len(centers)) + 1, touched)
+    assert len(centers) == len(recorded["group_size"])
+    np.testing.assert_allclose(
+        centers[same], recorded["group_center_irc"][same], rtol=0, atol=1e-9
+    )
+    np.testing.assert_array_equal(found.groups.voxels[same], recorded["group_size"][same])
     # The book classifies in the order of x, then y, then z.
-    order = np.lexsort(real_scan.xyz(centers).T[::-1])
-    places = np.round(centers[order])
-    np.testing.assert_array_equal(places, recorded["classified_center_irc"])
-    np.testing.assert_allclose(real_scan.xyz(places), recorded["classified_center_xyz"])
+    order = np.lexsort(real_scan.xyz(recorded["group_center_irc"]).T[::-1])
+    places, same = np.round(centers[order]), same[order]
+    np.testing.assert_array_equal(places[same], recorded["classified_center_irc"][same])
+    xyz = recorded["classified_center_xyz"]
+    np.testing.assert_allclose(real_scan.xyz(places)[same], xyz[same])
     # Float32 of another library: 3e-6 was measured.
     chances = found.probability[order]
-    np.testing.assert_allclose(chances, recorded["probability"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(chances[same], recorded["probability"][same], rtol=0, atol=2e-5)
+
+
+def _probabilities(networks, scan, place):
+    """Of the voxels of a box, which slices name."""
+    slices = detector.with_context(scan.voxels, range(place[0].start, place[0].stop))
+    found = [train.predict(*networks.segmentation, x[None])[0, ..., 0] for x in slices]
+    return np.stack(found)[(slice(None), *place[1:])]
 
 
 # Scores
