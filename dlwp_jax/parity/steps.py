@@ -259,7 +259,9 @@ def _step(
 
     torch_opt.zero_grad()
     torch_model.zero_grad()  # what is in no group of the optimizer's would add its gradients up
-    loss, statistics, torch_grads = _torch_pass(torch_model, torch_loss, theirs_batch, entries)
+    numbers = _torch_pass(torch_model, torch_loss, theirs_batch, entries)
+    loss, statistics = numbers["forward"], numbers["statistics"]
+    torch_grads = numbers["gradient"]
     jax_loss, grads, new = jax_step(state, ours_batch, torch_grads)
     ours = _arrays(new)
     ours_grads = {dotted(path): grad for path, grad in flat(grads).items()}
@@ -277,7 +279,7 @@ def _step(
     if dtype_of(torch_model) is torch.float64:
         own = OwnDistances(
             lambda: _with_buffers(torch_model, buffers),
-            lambda model: _by_kind(*_torch_pass(model, torch_loss, theirs_batch, entries)),
+            lambda model: _torch_pass(model, torch_loss, theirs_batch, entries),
         )
         rows = own.judged("forward", rows, loss, tolerance)
         moved = own.judged("statistics", moved, statistics, tolerance)
@@ -302,16 +304,16 @@ def _torch_batch(batch: Any) -> Any:
 
 def _torch_pass(
     model: torch.nn.Module, torch_loss: TorchLoss, batch: Any, entries: Sequence[Entry]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The loss by the name "loss", the buffers after it, and the gradients."""
+) -> dict[str, dict[str, np.ndarray]]:
+    """What a step of torch computes, by kind and name: the loss, buffers after it, gradients."""
     loss = torch_loss(model, batch)
     loss.backward()
     statistics = _floating(turned_leaves(entries, dict(model.named_buffers())))
-    return {"loss": to_numpy(loss)}, statistics, turned_leaves(entries, gradients(model))
-
-
-def _by_kind(loss: Any, statistics: Any, grads: Any) -> dict[str, dict[str, np.ndarray]]:
-    return {"forward": loss, "statistics": statistics, "gradient": grads}
+    return {
+        "forward": {"loss": to_numpy(loss)},
+        "statistics": statistics,
+        "gradient": turned_leaves(entries, gradients(model)),
+    }
 
 
 def _with_buffers(model: torch.nn.Module, buffers: dict[str, torch.Tensor]) -> torch.nn.Module:

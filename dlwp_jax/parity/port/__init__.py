@@ -284,7 +284,7 @@ def _is_fixed(
     """Whether torch takes these inputs, and another source than this one is written for them."""
     try:
         frames, _ = _record(root, inputs, False)
-        classes = _classes(root, frames, layouts, False)
+        classes = Classes(root, frames, layouts, False)
         classes.constructed()
         return source(classes, head) != text
     except (Refused, RuntimeError, ValueError, TypeError, LookupError, AssertionError):
@@ -307,12 +307,12 @@ def _with_fewest_turns(
     three axes stays as torch has it if no more arrays are turned then.
     """
     turns = list(input_turns(root, inputs))
-    classes = _classes(root, frames, turns, partial)
+    classes = Classes(root, frames, turns, partial)
     for place, x in enumerate(inputs):
         if not turns[place] or x.ndim != 3:
             continue
         other = [*turns[:place], False, *turns[place + 1 :]]
-        as_given = _classes(root, frames, other, partial)
+        as_given = Classes(root, frames, other, partial)
         if _count_of_turns(as_given) <= _count_of_turns(classes):
             classes, turns = as_given, other
     return classes, turns
@@ -321,12 +321,6 @@ def _with_fewest_turns(
 def _count_of_turns(classes: Classes) -> int:
     text = source(classes, "")
     return sum(text.count(f"jnp.{name}(") for name in ("swapaxes", "moveaxis", "transpose"))
-
-
-def _classes(
-    root: torch.nn.Module, frames: dict[str, Frame], layouts: list[bool], partial: bool
-) -> Classes:
-    return Classes(root, frames, layouts, partial)
 
 
 def _record(
