@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn.metrics import log_loss
 
 from dlwp_jax import runs
 from dlwp_jax.data import BrokenFile, volume
@@ -96,8 +97,8 @@ def test_a_crop_is_a_piece_of_its_planes_and_the_mask_moves_with_it():
     np.testing.assert_array_equal(np.asarray(whole["label"])[..., 0], mask[:, 0])
 
 
-def test_the_overlap_is_that_of_each_example_or_of_the_whole_batch():
-    """Referee: the book's formula in NumPy."""
+def test_the_losses_are_those_of_their_formulas():
+    """Referees: the book's formula in NumPy, and scikit-learn's cross entropy."""
     rng = np.random.default_rng(0)
     guess, label = rng.random((3, 4, 4, 1)), rng.random((3, 4, 4, 1)) > 0.7
     label[1] = False  # no nodule
@@ -107,10 +108,20 @@ def test_the_overlap_is_that_of_each_example_or_of_the_whole_batch():
         return (1 - (2 * both + 1) / (sums + 1)).mean()
 
     batch = {"hu": jnp.asarray(guess), "label": jnp.asarray(label)}
-    for over_batch, axes in ((False, (1, 2, 3)), (True, None)):
-        loss, _ = segment.Loss(2.0, over_batch)(lambda hu: hu, batch)
-        wanted = dice(guess, axes) + 2 * dice(guess * label, (1, 2, 3))
-        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    each = (1, 2, 3)
+    loss, _ = segment.Loss(2.0)(lambda hu: hu, batch)
+    wanted = dice(guess, each) + 2 * dice(guess * label, each)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+    loss, _ = segment.CoarseLoss(2.0)(lambda hu: hu, batch)
+    missed = [
+        log_loss(true[true], p[true], labels=[False, True]) if true.any() else 0.0
+        for p, true in zip(guess, label, strict=True)
+    ]
+    np.testing.assert_allclose(loss, dice(guess, None) + 2 * np.mean(missed), rtol=1e-5)
+    for certain in (0.0, 1.0):  # a probability of 0 within the truth
+        sure = batch | {"hu": jnp.full_like(batch["hu"], certain)}
+        assert jnp.isfinite(segment.CoarseLoss(2.0)(lambda hu: hu, sure)[0])
 
 
 def test_a_nodule_outside_of_its_scan_is_named_and_left_out_only_if_asked(

@@ -17,13 +17,18 @@ from dlwp_jax import data, losses, train
 from dlwp_jax.data import augment, table
 from dlwp_jax.models import LunaModel
 from experiments.nodules import detector
-from experiments.nodules.source import Chunks
+from experiments.nodules.source import Chunks, Config
 
 BATCH = 16  # candidates in a step
 NONE = augment.Augment()
 # The book's amounts (chapter 12.6): flips, shifts by a tenth, sizes within a fifth, any angle
 # about the patient's long axis, and noise of 25 Hounsfield units.
 ALL = augment.Augment(flips=True, offset=0.1, stretch=0.2, turn=2 * np.pi, std=25.0)
+
+
+def changes(config: Config) -> augment.Augment:
+    """The book's augmentation, with the noise that fits the size of the voxels."""
+    return dataclasses.replace(ALL, std=config.noise)
 
 
 def loss_fn(model: LunaModel, batch: dict[str, jax.Array]):

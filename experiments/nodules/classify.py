@@ -18,13 +18,13 @@ import numpy as np
 from dlwp_jax import data, runs, weights
 from experiments.nodules import _pictures
 from experiments.nodules.classifier import (
-    ALL,
     BATCH,
     NONE,
     Oftener,
     Scores,
     Trained,
     beginner,
+    changes,
     learn,
     log_odds,
     score,
@@ -82,7 +82,7 @@ def train_balanced(config: Config, chunks: Chunks) -> Trained:
     labels = labels_to_learn(chunks)
     sampler = data.balanced(labels, config.ratio, n=config.samples)
     odds = log_odds(labels, config.ratio)
-    transform = Oftener(ALL, odds)
+    transform = Oftener(changes(config), odds)
     return _learn(config, chunks, "balanced", sampler, transform, config.epochs, odds)
 
 

@@ -35,8 +35,6 @@ from experiments.nodules.candidates import Candidates
 from experiments.nodules.detector import Detector, Trained
 from experiments.nodules.luna import Luna
 
-# Without stretching: the size of a nodule tells whether it is malignant.
-SAME_SIZE = dataclasses.replace(classifier.ALL, stretch=0.0)
 # The parts of `LunaModel` that have parameters, in their order.
 PARTS = ("tail_batchnorm", "block1", "block2", "block3", "block4", "head_linear")
 SAME = ("luna", "scans", "full", "seed")  # flags that choose the scans, and who is held back
@@ -162,7 +160,7 @@ def learn_on(config: Config, base: Trained, nodules: Nodules, groups: Groups) ->
         batch_size=config.batch_size,
         sampler=data.balanced(kind, order=(1, 2, 1, 0), n=config.again),
         transform=classifier.Oftener(
-            classifier.ALL, classifier.log_odds(groups.is_nodule, ratio=1)
+            classifier.changes(config), classifier.log_odds(groups.is_nodule, ratio=1)
         ),
     )
     return learner, result.state
@@ -221,7 +219,8 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
         epochs=config.epochs,
         batch_size=config.batch_size,
         sampler=data.balanced(nodules.kind[known], order=ORDER, n=config.samples),
-        transform=SAME_SIZE,
+        # Without stretching: the size of a nodule tells whether it is malignant.
+        transform=dataclasses.replace(classifier.changes(config), stretch=0.0),
     )
     return tuned, result.state
 
