@@ -39,6 +39,7 @@ install() {
     "$base" -m venv --clear "$venv" || die "$base could not make an environment in $venv; its own words stand above."
   fi
   printf 'Installing dlwp-jax[%s] into %s (once; a few minutes on a slow line) ...\n' "$extra" "$venv" >&2
+  # --no-compile halves the time: Python compiles a module when it is first imported.
   "$python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint "$root/constraints.txt" \
     --editable "$root[$extra]" >&2 || die "Installing dlwp-jax[$extra] failed; pip's own words stand above."
   printf '%s\n' "$wanted" >"$venv/.installed-$extra.partial"

@@ -28,11 +28,6 @@ OPTION = "jax_disable_most_optimizations"
 ALWAYS_QUICKLY = jax.config.values[OPTION]  # the environment asks for it
 # The beginnings of the paths of tests that compare digits which XLA computes.
 AS_USERS = (
-    "dlwp_jax/losses/",
-    "dlwp_jax/models/",
-    "dlwp_jax/nn/",
-    "dlwp_jax/optim/",
-    "dlwp_jax/train/",
     "tests/test_autograd",
     "tests/test_docs.py::test_the_pages_code",
     "tests/test_golden",

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from dlwp_jax import runs
 from dlwp_jax.data import BrokenFile, volume
 from dlwp_jax.data.volume import Volume
-from experiments.nodules import classify, detector, end_to_end, segment
+from experiments.nodules import classifier, classify, detector, end_to_end, segment
 from experiments.nodules.candidates import Candidates
 from experiments.nodules.luna import Luna
 
@@ -119,9 +119,36 @@ def test_the_losses_are_those_of_their_formulas():
         for p, true in zip(guess, label, strict=True)
     ]
     np.testing.assert_allclose(loss, dice(guess, None) + 2 * np.mean(missed), rtol=1e-5)
-    for certain in (0.0, 1.0):  # a probability of 0 within the truth
-        sure = batch | {"hu": jnp.full_like(batch["hu"], certain)}
-        assert jnp.isfinite(segment.CoarseLoss(2.0)(lambda hu: hu, sure)[0])
+
+
+def test_the_coarse_loss_has_a_slope_where_a_nodule_is_missed_for_sure():
+    label = jnp.ones((1, 2, 2, 1), bool)
+
+    def slope(loss, logit):
+        def of(logit):
+            hu = jnp.full(label.shape, jax.nn.sigmoid(logit))
+            return loss(lambda x: x, {"hu": hu, "label": label})[0]
+
+        return float(jax.grad(of)(logit))
+
+    for logit in (-6.0, -12.0):
+        # The derivative of -log(sigmoid(x)) is -1 there; that of the overlap shrinks with p.
+        np.testing.assert_allclose(slope(segment.CoarseLoss(1.0), logit), -1, atol=0.02)
+        assert abs(slope(segment.Loss(1.0), logit)) < 0.02
+    nothing = jnp.zeros(label.shape)  # a probability of 0, whose logarithm is not finite
+    loss, _ = segment.CoarseLoss(1.0)(lambda x: x, {"hu": nothing, "label": label})
+    np.testing.assert_allclose(loss, 0.8 - np.log(segment.LEAST), rtol=1e-5)
+
+
+def test_luna_and_the_full_cohort_keep_the_books_amounts(tmp_path):
+    """Referee: the book's code (chapters 12 to 14)."""
+    for config in (segment.Config(full=True), segment.Config(luna=tmp_path)):
+        assert (config.weight, config.sure, config.erosions) == (8, 0.5, 1)
+        assert (config.crop, config.width) == ((96, 64), (32, 48, 48))
+        assert classifier.changes(config) == classifier.ALL
+    coarse = segment.Config()
+    assert classifier.changes(coarse).std < classifier.ALL.std
+    assert segment.Config(missed=5.0).weight == 5 != coarse.weight
 
 
 def test_a_nodule_outside_of_its_scan_is_named_and_left_out_only_if_asked(
