@@ -12,7 +12,8 @@ quickly.) So:
   in another way, is met there.
 - The other rooms look at files, errors, texts, shapes and numbers that are moved, or put those
   layers and loops together, or show a few digits of a layer in its docstring: quickly in every
-  run. (Their convolutional networks compile in half of the time.) What is lost is a fault of the compiler in a program that only they have.
+  run. (Their convolutional networks compile in half of the time.) What is lost is a fault of the
+  compiler in a program that only they have.
 - Processes that are started to see how they share arrays or how they end compile quickly in every
   run: each compiles the same programs again.
 """
