@@ -32,15 +32,16 @@ is_ready() {
 }
 
 install() {
-  local extra=$1 base
+  local extra=$1 base bytecode=--no-compile
   if [ -n "${PYTHON:-}" ] && [ "$(version_of "$PYTHON")" != "$(version_of "$python")" ] \
     || ! "$python" -m pip --version >/dev/null 2>&1; then # none, another interpreter's, or one left half-made
     base=$(find_python) || exit 1
     "$base" -m venv --clear "$venv" || die "$base could not make an environment in $venv; its own words stand above."
   fi
   printf 'Installing dlwp-jax[%s] into %s (once; a few minutes on a slow line) ...\n' "$extra" "$venv" >&2
-  # --no-compile halves the time: Python compiles a module when it is first imported.
-  "$python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint "$root/constraints.txt" \
+  # Installing takes half the time without compiling; Python does that when a module is first imported, if it may.
+  [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || bytecode=--compile
+  "$python" -m pip install --quiet "$bytecode" --disable-pip-version-check --constraint "$root/constraints.txt" \
     --editable "$root[$extra]" >&2 || die "Installing dlwp-jax[$extra] failed; pip's own words stand above."
   printf '%s\n' "$wanted" >"$venv/.installed-$extra.partial"
   mv "$venv/.installed-$extra.partial" "$venv/.installed-$extra"
