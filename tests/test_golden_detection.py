@@ -51,7 +51,16 @@ def test_a_mask_with_a_diameter_stays_out_of_the_wall_that_a_nodule_touches():
     center = (4, 13, 4)
     mask = masks.annotation_mask(scan, [center], diameters=[3])
     away = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - (4, 13, 4), axis=-1)
-    np.testing.assert_array_equal(mask, (away <= 1.5 + 1) & (scan.voxels > 0))
+    np.testing.assert_array_equal(mask, (away <= 1.5 + masks.MARGIN) & (scan.voxels > 0))
+
+
+@pytest.mark.parametrize("offset", [0, 0.25, 0.5])
+def test_the_smallest_nodules_have_a_mask_wherever_they_lie_between_coarse_voxels(offset):
+    scan = Volume(np.full((5, 5, 5), 40.0), spacing=(2.2, 2.2, 2.2))
+    center = 2.2 * (2 + offset * np.ones(3))
+    mask = masks.annotation_mask(scan, [center], diameters=[3])
+    assert mask[2, 2, 2]
+    assert mask.sum() < 20
 
 
 def test_an_annotation_outside_of_the_scan_is_refused():

@@ -236,11 +236,11 @@ def score(
     Args:
       mirrored: as in `detector.probabilities`.
     """
-    probabilities = []
     numbers = np.arange(len(chunks.voxels))[rows]
-    for first in range(0, len(numbers), 256):
-        image = examples(chunks, numbers[first : first + 256])["image"].astype(np.float32)
-        both = trained.learner, trained.state
-        probabilities.append(detector.probabilities(both, image, mirrored))
-    label = chunks.candidates.is_nodule[numbers].astype(np.int32)
-    return Scores(label, np.concatenate(probabilities))
+    chances = detector.probabilities(
+        (trained.learner, trained.state),
+        lambda some: chunks.voxels[numbers[some]],
+        len(numbers),
+        mirrored=mirrored,
+    )
+    return Scores(chunks.candidates.is_nodule[numbers].astype(np.int32), chances)

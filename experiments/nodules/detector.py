@@ -30,8 +30,8 @@ SURE = 0.5  # a voxel with a higher probability belongs to the book's mask
 BATCH = 16  # candidates that are classified at once
 SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
-# Axes of [n index row column 1] along which chunks are mirrored: none, rows, columns, both.
-MIRRORS = ((), (2,), (3,), (2, 3))
+MIRRORS = ((2,), (3,), (2, 3))  # axes of [n index row column]: rows, columns, both
+DOUBT = 0.01  # a chunk with a lower probability is not looked at in mirrors
 SETTINGS = "detector.json"
 FILES = {
     "segmentation": "segmentation.safetensors",
@@ -221,29 +221,51 @@ def classify(
       mirrored: as in `probabilities`.
     """
     scan = at_least(scan, width)
-    chances = np.empty(len(places), np.float32)
-    for start in _told(range(0, len(places), BATCH), "candidates classified", show):
-        part = places[start : start + BATCH]
-        # A batch that is filled up needs no program of its own.
-        chunks = np.zeros((BATCH, *width, 1), np.float32)
-        for chunk, center in zip(chunks, scan.xyz(part), strict=False):
-            chunk[..., 0] = scan.chunk(center, width)[0]
-        chances[start : start + BATCH] = probabilities(trained, chunks, mirrored)[: len(part)]
+
+    def cut(rows: np.ndarray) -> np.ndarray:
+        return np.stack([scan.chunk(center, width)[0] for center in scan.xyz(places[rows])])
+
+    return probabilities(trained, cut, len(places), mirrored=mirrored, show=show)
+
+
+def probabilities(
+    trained: Trained,
+    cut: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    *,
+    mirrored: bool = False,
+    show: bool = False,
+) -> np.ndarray:
+    """The probability of the second class of each chunk, `[n]`; 16 chunks are in memory.
+
+    Args:
+      cut: gives the chunks of some rows, `[rows *width]`.
+      n: how many rows there are.
+      mirrored: whether to take the mean over a chunk and its mirror images along rows, columns
+        and both, if the chunk itself has a probability above `DOUBT`. A nodule is one in a
+        mirror too; networks that were trained for minutes do not know that well.
+      show: whether to tell on standard error how far it is.
+    """
+    chances = np.empty(n, np.float32)
+    for first in _told(range(0, n, BATCH), "candidates classified", show):
+        rows = np.arange(first, min(first + BATCH, n))
+        chances[rows] = _chances(trained, cut(rows))
+    if mirrored:
+        doubtful = np.flatnonzero(chances > DOUBT)
+        for first in range(0, len(doubtful), BATCH):
+            rows = doubtful[first : first + BATCH]
+            chunks = cut(rows)
+            others = [_chances(trained, np.flip(chunks, axes)) for axes in MIRRORS]
+            chances[rows] = np.mean([chances[rows], *others], axis=0)
     return chances
 
 
-def probabilities(trained: Trained, chunks: np.ndarray, mirrored: bool) -> np.ndarray:
-    """The probability of the second class of each chunk, `[n]`.
-
-    Args:
-      chunks: `[n *width 1]` float32.
-      mirrored: whether to take the mean over a chunk and its mirror images along rows, columns
-        and both. A nodule is one in a mirror too; networks that were trained for minutes do
-        not know that well.
-    """
-    images = MIRRORS if mirrored else MIRRORS[:1]
-    chances = [train.predict(*trained, np.flip(chunks, axes))[1][:, 1] for axes in images]
-    return np.mean(chances, axis=0)
+def _chances(trained: Trained, chunks: np.ndarray) -> np.ndarray:
+    """The probability of the second class of at most 16 chunks, `[n *width]` to `[n]`."""
+    # A batch that is filled up needs no program of its own.
+    filled_up = np.zeros((BATCH, *chunks.shape[1:], 1), np.float32)
+    filled_up[: len(chunks), ..., 0] = chunks
+    return np.asarray(train.predict(*trained, filled_up)[1])[: len(chunks), 1]
 
 
 def at_least(scan: Volume, width: tuple[int, int, int]) -> Volume:

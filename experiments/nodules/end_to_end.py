@@ -227,8 +227,8 @@ def fine_tune(config: Config, base: Trained, nodules: Nodules, depth: int) -> Tr
 
 def malignancy_scores(trained: Trained, nodules: Nodules, rows: np.ndarray) -> np.ndarray:
     """The probability of malignancy of some rows."""
-    images = nodules.chunks.voxels[rows][..., None].astype(np.float32)
-    return detector.probabilities(trained, images, mirrored=True)
+    voxels = nodules.chunks.voxels[rows]
+    return detector.probabilities(trained, voxels.__getitem__, len(rows), mirrored=True)
 
 
 def compare(config: Config, base: Trained, nodules: Nodules):

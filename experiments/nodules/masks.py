@@ -7,6 +7,7 @@ import numpy as np
 from dlwp_jax.data.volume import Volume
 
 LEAST = 2  # voxels from the centre to a side of the box, if the scan has them
+MARGIN = 0.7  # millimetres around a ball that are taken for the nodule too: a voxel of LUNA16's
 
 
 def annotation_mask(
@@ -23,9 +24,9 @@ def annotation_mask(
       scan: in Hounsfield units.
       centers: `[n 3]`, x, y, z in millimetres.
       threshold: voxels above it, in Hounsfield units, are dense.
-      diameters: `[n]` millimetres; then only voxels that are at most one voxel outside of the
-        nodule's ball are in the mask. None takes the whole box as the book does, which grows
-        into the chest's wall if the nodule touches it.
+      diameters: `[n]` millimetres; then only voxels whose middle is at most `MARGIN` outside of
+        the nodule's ball are in the mask. None takes the whole box as the book does, which
+        grows into the chest's wall if the nodule touches it.
 
     Returns:
       bool, of the shape of the scan.
@@ -40,7 +41,7 @@ def annotation_mask(
     centers = np.reshape(centers, (-1, 3))
     most = np.full((len(centers), 3), np.inf)
     if diameters is not None:
-        most = np.reshape(diameters, (-1, 1)) / 2 / scan.spacing[::-1] + 1
+        most = (np.reshape(diameters, (-1, 1)) / 2 + MARGIN) / scan.spacing[::-1]
     for center, limits in zip(centers, most, strict=True):
         middle = tuple(np.round(scan.irc(center)).astype(int).tolist())
         if min(middle) < 0 or any(m >= n for m, n in zip(middle, dense.shape, strict=True)):

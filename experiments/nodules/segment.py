@@ -34,10 +34,9 @@ from experiments.nodules import detector, luna, source
 from experiments.nodules.candidates import Candidates, held_back
 from experiments.nodules.detector import CONTEXT, MULTIPLE
 from experiments.nodules.luna import Luna
-from experiments.nodules.masks import annotation_mask
+from experiments.nodules.masks import MARGIN, annotation_mask
 
 RARE = -3.0  # the logit of a voxel before anything is learned
-LEAST = 1e-6  # smaller probabilities count as this one, so that the logarithm is finite
 SHOWN = 4  # validation slices in a picture
 
 
@@ -101,7 +100,7 @@ def cut_crops(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
     """
     side = config.crop[0]
     per_nodule = 2 * config.around + 1 + config.others + config.elsewhere
-    kinds = f"{config.around}-{config.others}-{config.elsewhere}"
+    kinds = f"{config.around}-{config.others}-{config.elsewhere}-{MARGIN}"
     names, counts = np.unique(nodules.series, return_counts=True)
     crops = mapped.build(
         config.cache / f"crops-{side}-{kinds}-{source.digest_of(scans, nodules)}.npy",
@@ -283,7 +282,7 @@ class CoarseLoss:
 
     The book's mean of the overlaps hardly changes with the number of false voxels of an
     example that shows no nodule, as soon as there are some. And its overlap within the truth
-    has hardly a slope where a nodule is missed for sure; the logarithm has, down to `LEAST`.
+    has hardly a slope where a nodule is missed for sure; the cross entropy has.
 
     Attributes:
       missed, sure: as in `Loss`.
@@ -298,7 +297,9 @@ class CoarseLoss:
         is_true = label.astype(prediction.dtype)
         overlap = losses.dice_loss(prediction.reshape(1, -1), is_true.reshape(1, -1))
         axes = tuple(range(1, label.ndim))
-        surprise = -jnp.log(jnp.maximum(prediction, LEAST)) * is_true
+        surprise = losses.binary_cross_entropy(
+            prediction, is_true, weight=is_true, reduction="none"
+        )
         missed = jnp.sum(surprise, axes) / jnp.maximum(jnp.sum(is_true, axes), 1)
         return overlap + self.missed * jnp.mean(missed), ratios(prediction > self.sure, label)
 
