@@ -30,8 +30,8 @@ SURE = 0.5  # a voxel with a higher probability belongs to the book's mask
 BATCH = 16  # candidates that are classified at once
 SECONDS = 10  # between two lines on the screen
 BOOKS_WIDTH = (32, 48, 48)  # voxels that the classifier sees
-MIRRORS = ((2,), (3,), (2, 3))  # axes of [n index row column]: rows, columns, both
-DOUBT = 0.01  # a chunk with a lower probability is not looked at in mirrors
+# Axes of [n index row column] along which chunks are mirrored: none, rows, columns, both.
+MIRRORS = ((), (2,), (3,), (2, 3))
 SETTINGS = "detector.json"
 FILES = {
     "segmentation": "segmentation.safetensors",
@@ -242,21 +242,17 @@ def probabilities(
       cut: gives the chunks of some rows, `[rows *width]`.
       n: how many rows there are.
       mirrored: whether to take the mean over a chunk and its mirror images along rows, columns
-        and both, if the chunk itself has a probability above `DOUBT`. A nodule is one in a
-        mirror too; networks that were trained for minutes do not know that well.
+        and both. A nodule is one in a mirror too; networks that were trained for minutes do
+        not know that well.
       show: whether to tell on standard error how far it is.
     """
+    images = MIRRORS if mirrored else MIRRORS[:1]
     chances = np.empty(n, np.float32)
     for first in _told(range(0, n, BATCH), "candidates classified", show):
         rows = np.arange(first, min(first + BATCH, n))
-        chances[rows] = _chances(trained, cut(rows))
-    if mirrored:
-        doubtful = np.flatnonzero(chances > DOUBT)
-        for first in range(0, len(doubtful), BATCH):
-            rows = doubtful[first : first + BATCH]
-            chunks = cut(rows)
-            others = [_chances(trained, np.flip(chunks, axes)) for axes in MIRRORS]
-            chances[rows] = np.mean([chances[rows], *others], axis=0)
+        chunks = cut(rows)
+        looks = [_chances(trained, np.flip(chunks, axes)) for axes in images]
+        chances[rows] = np.mean(looks, axis=0)
     return chances
 
 
