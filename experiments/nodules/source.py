@@ -49,7 +49,7 @@ class Config:
         """The probability above which a voxel belongs to the mask: the book's, or a lower one
         in the coarse cohort, where the network is less sure of small nodules.
         """
-        return 0.1 if self.is_coarse else 0.5
+        return 0.05 if self.is_coarse else 0.5
 
     @property
     def noise(self) -> float:
