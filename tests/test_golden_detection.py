@@ -47,20 +47,22 @@ def test_a_mask_at_the_lower_border_is_that_at_the_upper_border_of_the_mirrored_
 def test_a_mask_with_a_diameter_stays_out_of_the_wall_that_a_nodule_touches():
     scan = Volume(np.full((9, 30, 9), -900.0))
     scan.voxels[:, :12] = 40  # the wall
-    scan.voxels[3:6, 12:15, 3:6] = 40
-    center = (4, 13, 4)
-    mask = masks.annotation_mask(scan, [center], diameters=[3])
-    away = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - (4, 13, 4), axis=-1)
-    np.testing.assert_array_equal(mask, (away <= 1.5 + masks.MARGIN) & (scan.voxels > 0))
+    scan.voxels[2:7, 12:17, 2:7] = 40
+    for center in ((4, 13, 4), (4.4, 13.4, 3.6)):  # x, y, z: the last one of an axis first
+        mask = masks.annotation_mask(scan, [center], diameters=[3.4])
+        away = np.linalg.norm(
+            np.moveaxis(np.indices(mask.shape), 0, -1) - center[::-1], axis=-1
+        )
+        np.testing.assert_array_equal(mask, (away <= 1.7 + masks.MARGIN) & (scan.voxels > 0))
 
 
 @pytest.mark.parametrize("offset", [0, 0.25, 0.5])
 def test_the_smallest_nodules_have_a_mask_wherever_they_lie_between_coarse_voxels(offset):
-    scan = Volume(np.full((5, 5, 5), 40.0), spacing=(2.2, 2.2, 2.2))
-    center = 2.2 * (2 + offset * np.ones(3))
-    mask = masks.annotation_mask(scan, [center], diameters=[3])
-    assert mask[2, 2, 2]
-    assert mask.sum() < 20
+    for spacing in (2.2, 5.0):
+        scan = Volume(np.full((5, 5, 5), 40.0), spacing=(spacing,) * 3)
+        center = spacing * (2 + offset * np.ones(3))
+        mask = masks.annotation_mask(scan, [center], diameters=[3])
+        assert 1 <= mask.sum() <= 8
 
 
 def test_an_annotation_outside_of_the_scan_is_refused():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_not(capsys):
-    """12 times kill -9, most of them while a checkpoint is being written, and some SIGTERM.
+    """12 times kill -9, most of them while a checkpoint is being written.
 
     docs/reliability.md tells of longer runs of `tests.kills`, by hand.
     """
@@ -92,7 +92,7 @@ def test_resident_memory_is_flat_over_hundreds_of_epochs(kind, tmp_path):
 
     options = {"epochs": 400, "callbacks": [look], "progress": False}
     if kind == "checkpoints":
-        options["checkpoint"] = train.Checkpoint(tmp_path, every_epochs=10)
+        options["checkpoint"] = train.Checkpoint(tmp_path, every_epochs=3)
     if kind == "stream":
         train.fit(*learned, Batches(data), data, **options)
     else:

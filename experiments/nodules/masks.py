@@ -6,7 +6,7 @@ import numpy as np
 
 from dlwp_jax.data.volume import Volume
 
-LEAST = 2  # voxels from the centre to a side of the box, if the scan has them
+LEAST = 2  # voxels from the centre to a side of a box without a diameter, if the scan has them
 MARGIN = 0.7  # millimetres around a ball that are taken for the nodule too: a voxel of LUNA16's
 
 
@@ -50,10 +50,12 @@ def annotation_mask(
                 f"a scan of {list(dense.shape)}."
             )
         grown = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
-        radii = np.minimum(grown, limits).astype(int).tolist()
+        # The ball's centre may lie half a voxel beside the middle one.
+        radii = np.minimum(grown, np.ceil(limits + 0.5)).astype(int).tolist()
         sides = zip(middle, radii, strict=True)
         corner = tuple(slice(max(m - r, 0), m + r + 1) for m, r in sides)
         box[corner] |= _ball(corner, dense.shape, scan.irc(center), limits)
+        box[middle] = True  # a ball between two slices may hold the middle of no voxel
     return box & dense
 
 

@@ -129,7 +129,9 @@ def _cut(path: Path, candidates: Candidates, name: str, width) -> np.ndarray:
 
 def digest_of(source: Luna, candidates: Candidates) -> str:
     """Some letters that differ if scans or candidates differ, or a scan's file was changed."""
-    digest = hashlib.sha256(np.ascontiguousarray(candidates.center).tobytes())
+    digest = hashlib.sha256()
+    for part in (candidates.center, candidates.diameter):
+        digest.update(np.ascontiguousarray(part).tobytes())
     for name in np.unique(candidates.series).tolist():
         path = source.scans[name].resolve()
         for file in sorted(path.parent.glob(f"{path.stem}.*raw")) or [path]:
