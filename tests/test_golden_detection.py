@@ -47,13 +47,13 @@ def test_a_mask_at_the_lower_border_is_that_at_the_upper_border_of_the_mirrored_
 def test_a_mask_with_a_diameter_stays_out_of_the_wall_that_a_nodule_touches():
     scan = Volume(np.full((9, 30, 9), -900.0))
     scan.voxels[:, :12] = 40  # the wall
-    scan.voxels[2:7, 12:17, 2:7] = 40
+    scan.voxels[1:8, 12:18, 1:8] = 40
     for center in ((4, 13, 4), (4.4, 13.4, 3.6)):  # x, y, z: the last one of an axis first
-        mask = masks.annotation_mask(scan, [center], diameters=[3.4])
+        mask = masks.annotation_mask(scan, [center], diameters=[4])
         away = np.linalg.norm(
             np.moveaxis(np.indices(mask.shape), 0, -1) - center[::-1], axis=-1
         )
-        np.testing.assert_array_equal(mask, (away <= 1.7 + masks.MARGIN) & (scan.voxels > 0))
+        np.testing.assert_array_equal(mask, (away <= 2 + masks.MARGIN) & (scan.voxels > 0))
 
 
 @pytest.mark.parametrize("offset", [0, 0.25, 0.5])
