@@ -61,6 +61,15 @@ def test_crops_are_cut_around_nodules_and_moved_inside_at_the_border(scans, tmp_
             np.testing.assert_array_equal(planes[7], wanted[3] > -700)
 
 
+def test_crops_of_other_scans_have_a_file_of_their_own(scans, tmp_path):
+    """A folder made by `--full` and read by `--luna` holds other scans back."""
+    config = segment.Config(cache=tmp_path / "cache", scans=5, others=0, elsewhere=0)
+    nodules = segment.nodules_in(scans)
+    first = segment.cut_crops(config, scans, nodules.take(slice(4)))
+    last = segment.cut_crops(config, scans, nodules.take(slice(1, 5)))
+    np.testing.assert_array_equal(first[3:], last[:-3])
+
+
 def test_validation_sees_the_whole_slices_that_show_a_nodule(scans, tmp_path):
     config = segment.Config(cache=tmp_path, scans=5)
     nodules = segment.nodules_in(scans).take([2, 3])

@@ -102,8 +102,10 @@ def cut_crops(config: Config, scans: Luna, nodules: Candidates) -> np.ndarray:
     per_nodule = 2 * config.around + 1 + config.others + config.elsewhere
     kinds = f"{config.around}-{config.others}-{config.elsewhere}-{MARGIN}-{config.seed}"
     names, counts = np.unique(nodules.series, return_counts=True)
+    # Of these scans all candidates, since crops lie around others too.
+    there = scans.nodules.take(np.isin(scans.nodules.series, names))
     crops = mapped.build(
-        config.cache / f"crops-{side}-{kinds}-{source.digest_of(scans, scans.nodules)}.npy",
+        config.cache / f"crops-{side}-{kinds}-{source.digest_of(scans, there)}.npy",
         dict(zip(names.tolist(), (counts * per_nodule).tolist(), strict=True)),
         lambda name: _crops(config, scans, nodules.take(nodules.series == name), name),
         shape=(2 * CONTEXT + 2, side, side),
