@@ -45,6 +45,16 @@ def weakly(leaf: jax.Array) -> jax.Array:
     )
 
 
+def strongly(leaf: Any) -> Any:
+    """The same leaf with the dtype that it has, where that came of a Python number.
+
+    `jnp.full(3, 0.5)` is weakly typed; what a step makes of it is not, and would be compiled
+    for anew.
+    """
+    is_weak = getattr(leaf, "weak_type", False)
+    return jax.lax.convert_element_type(leaf, leaf.dtype) if is_weak else leaf
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

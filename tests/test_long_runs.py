@@ -4,18 +4,20 @@ import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import psutil
 import pytest
 from flax import nnx
 
-from dlwp_jax import train
+from dlwp_jax import leaves, train
 from tests.compiling import quick_environment
-from tests.models import Plain, compilations, regression, squared_error
+from tests.models import Plain, Scalar, compilations, regression, squared_error
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +122,31 @@ def test_repeated_calls_compile_and_keep_nothing_more():
         again = [call() for _ in range(5)]
     assert compiled == []
     assert max(again) <= first
+
+
+def test_numbers_without_a_dtype_of_their_own_are_compiled_for_once():
+    """`jnp.full(1, 0.5)` is weakly typed, and what a step makes of it is not."""
+    learner, state = train.make_learner(
+        Scalar(0.5), squared_error, optax.adam(0.01), key=jax.random.key(0)
+    )
+    data = {"x": jnp.ones(6), "y": jnp.zeros(6)}
+    weak = replace(state, params=jax.tree.map(leaves.weakly, state.params))
+    for start in (state, weak):
+        with compilations() as compiled:
+            train.fit(
+                learner,
+                start,
+                data,
+                epochs=3,
+                batch_size=2,
+                callbacks=[lambda _: None],
+                progress=False,
+            )
+        assert compiled.count("_advance") == (start is state)
+    with compilations() as compiled:
+        for _ in range(3):
+            state, _ = train.train_epoch(learner, state, data, batch_size=2)
+    assert compiled.count("_train_epoch") == 1
 
 
 @pytest.mark.parametrize("kind", ["memory", "stream", "checkpoints"])

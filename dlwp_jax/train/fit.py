@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from dlwp_jax.checks import describe, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
+from dlwp_jax.leaves import strongly
 from dlwp_jax.optim.hyperparameters import with_hyperparameters
 from dlwp_jax.saving.identity import describe_call, program
 from dlwp_jax.saving.resume import Checkpoint, Saver, Unsaved, as_checkpoint, saving
@@ -336,7 +337,7 @@ def _first_loop(
     """The loop before its first step, in buffers of its own: chunks give theirs away, and the
     caller keeps `state`.
     """
-    loop = start(learner, state, batch, has_val, plan)
+    loop = start(learner, jax.tree.map(strongly, state), batch, has_val, plan)
     return learner.constrain(jax.tree.map(jnp.copy, loop))
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 from dlwp_jax import filters
 from dlwp_jax.checks import describe, whole
 from dlwp_jax.devices.placement import Placement
+from dlwp_jax.leaves import strongly
 from dlwp_jax.train import checks, metrics, modes, precision
 from dlwp_jax.train.metrics import Metric
 
@@ -226,13 +227,14 @@ def make_learner(
     train_def, *parts = nnx.split(model, nnx.RngState, trainable, ...)
     checks.no_statistics(parts[1], trainable)
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(lambda leaf: strongly(jnp.asarray(leaf)), params)
     checks.trainable(params, trainable, model)
     accumulate = whole(accumulate, "accumulate", 1)
     record = _known(record)
     learner = Learner(train_def, eval_def, loss_fn, tx, trainable, record, accumulate)
     checks.hashable(learner)
     opt_state = precision.scaled(tx.init(params), compute_dtype)
+    extra, opt_state = jax.tree.map(strongly, (extra, opt_state))
     zero = jnp.zeros((), jnp.int32)
     return learner, TrainState(params, extra, rngs, opt_state, key, zero, zero)
 
