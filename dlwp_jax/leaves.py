@@ -28,14 +28,14 @@ def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 def as_was(leaf: Any, before: jax.Array) -> jax.Array:
     """An array that was read from a file, as an array of the same kind as `before`.
 
-    It becomes a PRNG key, has the sharding, is committed to a device, is weakly typed, if
-    `before` is; so the same compiled program takes it.
+    It becomes a PRNG key, has the sharding, is committed to a device, if `before` is; so the
+    same compiled program takes it.
     """
     raw = jax.random.key_data(before) if is_key(before) else before
     leaf = lay(leaf, raw.sharding) if before.committed else jnp.asarray(np.asarray(leaf))
     if is_key(before):
         return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(before))
-    return weakly(leaf) if before.weak_type else leaf
+    return leaf
 
 
 def weakly(leaf: jax.Array) -> jax.Array:
