@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import log_loss
 
-from dlwp_jax import runs
+from dlwp_jax import runs, weights
 from dlwp_jax.data import BrokenFile, volume
 from dlwp_jax.data.volume import Volume
 from experiments.nodules import classifier, classify, detector, end_to_end, segment, source
@@ -230,7 +230,11 @@ def test_chapters_13_and_14_on_a_small_cohort(tmp_path, capsys, monkeypatch):
     flags = {"scans": 6, "cache": tmp_path / "cache", "out": tmp_path, "epochs": 1}
     segment.main(segment.Config(**flags, every=1, most_slices=8))
     assert (tmp_path / "nodules_segment" / "slices_001.png").exists()
-    classify.main(classify.Config(**flags, samples=16, unbalanced=16))
+    # In place of the command of chapter 12, which tests/test_nodules_classifier.py runs.
+    config = classify.Config(**flags)
+    run = runs.start("nodules_classify", config, out=tmp_path)
+    _, state = classify.new_classifier(config, samples=16)
+    weights.save_weights(run.path / detector.FILES["classifier"], state)
     end_to_end.main(end_to_end.Config(**flags, samples=32, mined=1, again=32))
     text = capsys.readouterr().out
     assert "called malignant" in text
