@@ -111,24 +111,20 @@ SIZES = {"epochs": 4, "batch_size": 10, "val_batch_size": 16}
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("model", "layout"),
+    ("model", "n", "how"),
     [
-        (MLP, {8: {"params": "sharded", "min_size": 100}}),
-        pytest.param(MLP, {2: {}}, marks=pytest.mark.slow),
-        pytest.param(
-            Residual, {2: {}, 8: {"params": "sharded", "min_size": 100}}, marks=pytest.mark.slow
-        ),
+        (MLP, 8, {"params": "sharded", "min_size": 100}),
+        pytest.param(Residual, 2, {}, marks=pytest.mark.slow),
     ],
 )
-def test_one_device_and_many_train_the_same(model, layout):
+def test_one_device_and_many_train_the_same(model, n, how):
     options = SIZES | {"stop": train.EarlyStopping(1, min_delta=0.004)}
     learner, state = learner_of(wide(model(nnx.Rngs(0))))
     sets = pictures(67), pictures(21, seed=1)
     alone = train.run(learner, state, *sets, **options)
-    for n, how in layout.items():
-        on_mesh = shard.put(shard.mesh(n), state, *sets, **how)
-        ran = train.run(learner, *on_mesh, **options)
-        assert_close(ran, alone, ROUNDING)
+    on_mesh = shard.put(shard.mesh(n), state, *sets, **how)
+    ran = train.run(learner, *on_mesh, **options)
+    assert_close(ran, alone, ROUNDING)
 
 
 @pytest.mark.slow
@@ -144,18 +140,6 @@ def test_fit_on_many_devices_is_run():
     history = {name: values[:done] for name, values in ran.history.items()}
     assert_close(fitted.history, history, ROUNDING)
     assert_close((fitted.state, fitted.best), (ran.state, ran.best), ROUNDING)
-
-
-@pytest.mark.slow
-def test_in_float32_the_losses_agree_to_rounding():
-    """Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at
-    most ten times that.
-    """
-    learner, state = learner_of(MLP(nnx.Rngs(0)))
-    sets = pictures(67, dtype=jnp.float32), pictures(21, seed=1, dtype=jnp.float32)
-    alone = train.run(learner, state, *sets, **SIZES)
-    ran = train.run(learner, *shard.put(shard.mesh(8), state, *sets), **SIZES)
-    assert_close(ran.history, alone.history, 1e-5)
 
 
 @pytest.mark.slow
@@ -181,11 +165,10 @@ def test_single_calls_and_streams_give_the_same():
     learner, state = learner_of(wide(MLP(nnx.Rngs(0))))
     rows, val = pictures(32), pictures(12, seed=1)
     placed, placed_rows, placed_val = shard.put(shard.mesh(8), state, rows, val)
-    for size in (32, 12):  # the full batch, and one that leaves a remainder
-        theirs = train.train_epoch(learner, state, rows, batch_size=size)
-        assert_close(
-            train.train_epoch(learner, placed, placed_rows, batch_size=size), theirs, ROUNDING
-        )
+    theirs = train.train_epoch(learner, state, rows, batch_size=32)  # the full batch
+    assert_close(
+        train.train_epoch(learner, placed, placed_rows, batch_size=32), theirs, ROUNDING
+    )
     assert_close(
         train.evaluate(learner, placed, placed_val),
         train.evaluate(learner, state, val),
@@ -234,6 +217,10 @@ def test_a_state_that_is_split_stays_split(caplog):
                 assert held(params["output"]["kernel"]) == {(8, 3)}  # of [64 3]
                 assert held(params["hidden"]["bias"]) == {(64,)}  # too small
     assert_same_bits(on_mesh[0], state)  # what was given is still there
+    # Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at most
+    # ten times that.
+    alone = train.run(learner, state, *sets, **SIZES)
+    assert_close(results[1].history, alone.history, 1e-5)
 
 
 def held(array):
