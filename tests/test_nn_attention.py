@@ -197,7 +197,7 @@ def check_module(theirs, ours, arrays, call_theirs, call_ours, tolerance=3e-6):
         return carry, (y, pull(jnp.asarray(cotangent)))
 
     looped = jax.device_get(jax.jit(lambda: jax.lax.scan(step, 0, length=2))()[1])
-    got, (dparams, *dinputs) = jax.tree.map(lambda value: value[1], looped)
+    got, (dparams, *dinputs) = jax.tree.map(lambda value: jnp.asarray(value[1]), looped)
     assert_close(got, y, tolerance, "output")
     for here, there in zip(dinputs, gradients, strict=True):
         assert_close(here, there, tolerance, "gradient of an input")
