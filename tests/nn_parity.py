@@ -6,6 +6,7 @@ the way out.
 """
 
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,29 @@ def takes_rngs(cls) -> bool:
 def random(*shape, seed=0):
     """Normal float32 numbers."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def pairwise(cases):
+    """As few of the cases of torch's database of modules as show every two values of options
+    together that occur together in some case; what kinds of inputs there are is an option too.
+    """
+    cases = list(cases)
+
+    def shows(case):
+        made, given = case.constructor_input, case.forward_input
+        options = dict(enumerate(made.args)) | made.kwargs
+        for key, value in (*enumerate(given.args), *given.kwargs.items()):
+            options["input", key] = getattr(value, "shape", type(value))
+        options = [(str(key), str(value)) for key, value in options.items()]
+        return set(itertools.combinations(options, 2))
+
+    shown = [shows(case) for case in cases]
+    chosen, missing = [], set().union(*shown)
+    while missing:
+        most = max(range(len(cases)), key=lambda i: len(shown[i] & missing))
+        missing -= shown[most]
+        chosen.append(most)
+    return [cases[i] for i in sorted(chosen)]
 
 
 def parameter_map(module: torch.nn.Module):

@@ -2,6 +2,8 @@
 included.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,29 +167,51 @@ def torch_value(name, arrays, options, reduction):
 
 
 REDUCTIONS = ("none", "mean", "sum")
+NUMBERS = [[other for other, *_ in TABLE[:i]].count(name) for i, (name, *_) in enumerate(TABLE)]
+IDS = [f"{name}-{number}" for (name, *_), number in zip(TABLE, NUMBERS, strict=True)]
 
 
-@pytest.mark.parametrize(("name", "arrays", "options"), TABLE)
-@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # torch on kl_div's mean
-def test_value_and_gradient(name, arrays, options):
+def differentiated(name, arrays):
     moved = [i for i, a in enumerate(arrays) if a.dtype == np.float32]
     if name in FIXED_TARGET:
         moved.remove(len(arrays) - 1)
-    tensors = [torch.tensor(a, requires_grad=i in moved) for i, a in enumerate(arrays)]
-    expected = {r: torch_value(name, tensors, options, r) for r in REDUCTIONS}
-    shape = expected["none"].shape
-    cotangent = np.linspace(0.5, 1.5, expected["none"].numel()).reshape(shape).astype("f")
-    expected["none"].backward(torch.tensor(cotangent))
+    return moved
 
-    @jax.jit
-    def ours(*arrays):
+
+def cotangent_like(value):
+    return np.linspace(0.5, 1.5, value.size).reshape(value.shape).astype("f")
+
+
+@functools.cache
+def ours(name):
+    """Values and gradients of all rows of one loss, in one program."""
+
+    def of_row(options, arrays):
         def loss(*arrays, reduction="none"):
             return getattr(losses, name)(*arrays, **options, reduction=reduction)
 
-        gradient = jax.grad(lambda *a: jnp.sum(loss(*a) * cotangent), argnums=moved)
+        def weighted(*arrays):
+            value = loss(*arrays)
+            return jnp.sum(value * cotangent_like(value))
+
+        gradient = jax.grad(weighted, argnums=differentiated(name, arrays))
         return {r: loss(*arrays, reduction=r) for r in REDUCTIONS}, gradient(*arrays)
 
-    results, grads = ours(*map(jnp.asarray, arrays))
+    rows = [(options, arrays) for other, arrays, options in TABLE if other == name]
+    every = [options for options, _ in rows]
+    run = jax.jit(lambda given: list(map(of_row, every, given)))
+    return run([arrays for _, arrays in rows])
+
+
+@pytest.mark.parametrize("row", range(len(TABLE)), ids=IDS)
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")  # torch on kl_div's mean
+def test_value_and_gradient(row):
+    name, arrays, options = TABLE[row]
+    moved = differentiated(name, arrays)
+    tensors = [torch.tensor(a, requires_grad=i in moved) for i, a in enumerate(arrays)]
+    expected = {r: torch_value(name, tensors, options, r) for r in REDUCTIONS}
+    expected["none"].backward(torch.tensor(cotangent_like(expected["none"].detach().numpy())))
+    results, grads = ours(name)[NUMBERS[row]]
     # Float32: a dozen roundings of 6e-8, relative to the terms of the sum.
     close = {"rtol": 5e-6, "atol": 1e-6}
     for reduction, value in results.items():
@@ -259,9 +283,15 @@ def test_ctc_loss():
     # Eight steps of float32 log-sum-exp.
     np.testing.assert_allclose(mean, theirs[1].detach(), rtol=1e-5)
     np.testing.assert_allclose(grad, tensor.grad, rtol=1e-4, atol=1e-6)
-    log_probs = jax.nn.log_softmax(logits)
-    for reduction, expected in zip(REDUCTIONS, theirs, strict=True):
-        value = losses.ctc_loss(log_probs, *arguments, blank=blank, reduction=reduction)
+
+    @jax.jit
+    def reduced(logits):
+        log_probs, options = jax.nn.log_softmax(logits), {"blank": blank}
+        return [
+            losses.ctc_loss(log_probs, *arguments, **options, reduction=r) for r in REDUCTIONS
+        ]
+
+    for value, expected in zip(reduced(logits), theirs, strict=True):
         np.testing.assert_allclose(value, expected.detach(), rtol=1e-5)
 
 
@@ -274,7 +304,7 @@ def test_ctc_loss_of_the_certain_is_not_below_zero():
     log_probs = jax.nn.log_softmax(jnp.asarray(logits))
     arguments = (labels, np.array([40]), np.array([20]))
     want = F.ctc_loss(torch.tensor(np.asarray(log_probs)), *map(torch.tensor, arguments))
-    got = losses.ctc_loss(log_probs, *arguments)
+    got = jax.jit(lambda log_probs: losses.ctc_loss(log_probs, *arguments))(log_probs)
     assert got >= 0
     np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -288,8 +318,10 @@ def test_ctc_loss_of_the_impossible():
     for zero in (False, True):
         options = {"blank": 4, "reduction": "none", "zero_infinity": zero}
         theirs = F.ctc_loss(log_probs, *map(torch.tensor, arguments), **options)
-        ours = losses.ctc_loss(log_probs.numpy(), *arguments, **options)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)  # float32 log-sum-exp
+        ours = jax.jit(lambda p, o=options: losses.ctc_loss(p, *arguments, **o))
+        np.testing.assert_allclose(
+            ours(log_probs.numpy()), theirs, rtol=1e-5
+        )  # float32 log-sum-exp
     grad = jax.jit(jax.grad(lambda p: losses.ctc_loss(p, *arguments, blank=4)))(
         jnp.asarray(log_probs)
     )

@@ -17,8 +17,8 @@ from dlwp_jax import losses, nn, parity
 WHOLE = ["bool", "uint8", "int8", "int16", "int32", "int64"]
 REAL = ["float16", "bfloat16", "float32", "float64"]
 # JAX makes int32 of int64 and float32 of float64 unless 64 bits are enabled.
-CASES = [(dtype, False) for dtype in WHOLE + REAL if not dtype.endswith("64")]
-CASES += [(dtype, True) for dtype in ("uint8", "int64", "float32", "float64")]
+CASES = [(dtype, False) for dtype in WHOLE + REAL if dtype not in ("int16", "int64", "float64")]
+CASES += [(dtype, True) for dtype in ("int64", "float32", "float64")]
 
 rng = np.random.default_rng(0)
 # uint8 cannot hold the negatives of these, and int8 no sum of two of the largest.

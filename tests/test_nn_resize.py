@@ -149,8 +149,9 @@ SAMPLES = [
     for mode in ("bilinear", "nearest")
     for padding_mode in ("zeros", "border", "reflection")
     for align_corners in (False, True)
-    # The two readings of -1 and 1 are one line of code; volumes need them once.
-    if n == 2 or align_corners == (padding_mode == "border")
+    # The two readings of -1 and 1 are one line of code, whatever is read: once is enough for
+    # volumes, and for the nearest place.
+    if (n, mode) == (2, "bilinear") or align_corners == (padding_mode == "border")
 ]
 
 
@@ -187,16 +188,20 @@ def test_grid_sample_at_nan_and_infinity(n):
     places = np.array(list(itertools.product(odd, repeat=n)), np.float32)
     grid = places.reshape(1, *(1,) * (n - 1), -1, n)
     huge = (np.abs(places) > 1e9).any(1)  # torch promises no reflection of these
-    for mode in ("bilinear", "nearest"):
-        for padding_mode in ("zeros", "border", "reflection"):
-            options = {"mode": mode, "padding_mode": padding_mode, "align_corners": False}
-            want = torch.nn.functional.grid_sample(
-                torch.tensor(x), torch.tensor(grid), **options
-            )
-            got = nn.grid_sample(jnp.asarray(last(x)), jnp.asarray(grid), **options)
-            asked = ~huge if padding_mode == "reflection" else np.full(len(huge), True)
-            got, want = (np.asarray(a).reshape(-1, 3)[asked] for a in (got, last(want)))
-            np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(options))
+    pairs = itertools.product(("bilinear", "nearest"), ("zeros", "border", "reflection"))
+    cases = [{"mode": mode, "padding_mode": padding} for mode, padding in pairs]
+
+    @jax.jit
+    def every(x, grid):
+        return [nn.grid_sample(x, grid, **case, align_corners=False) for case in cases]
+
+    for case, got in zip(cases, every(last(x), grid), strict=True):
+        want = torch.nn.functional.grid_sample(
+            torch.tensor(x), torch.tensor(grid), **case, align_corners=False
+        )
+        asked = ~huge if case["padding_mode"] == "reflection" else np.full(len(huge), True)
+        got, want = (np.asarray(a).reshape(-1, 3)[asked] for a in (got, last(want)))
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=str(case))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
@@ -215,12 +220,15 @@ def test_four_times_the_pixels_cost_four_times_the_work(mode):
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_identity_grid_and_the_edges(padding_mode):
     x = random(1, 2, 4, 5)
-    for align_corners in (False, True):
-        grid = nn.affine_grid(jnp.eye(2, 3)[None], (1, 4, 5, 2), align_corners)
-        for mode in ("bilinear", "nearest"):
-            sample = jax.jit(nn.grid_sample, static_argnums=(2, 3, 4))
-            got = sample(jnp.asarray(last(x)), grid, mode, padding_mode, align_corners)
-            assert_close(got, last(x))
+
+    def sampled(x):
+        for align_corners in (False, True):
+            grid = nn.affine_grid(jnp.eye(2, 3)[None], (1, 4, 5, 2), align_corners)
+            for mode in ("bilinear", "nearest"):
+                yield nn.grid_sample(x, grid, mode, padding_mode, align_corners)
+
+    for got in jax.jit(lambda x: list(sampled(x)))(last(x)):
+        assert_close(got, last(x))
     one = jnp.full((1, 1, 1, 1), 3.0)  # an axis of one place reflects onto itself
     assert (
         nn.grid_sample(

@@ -19,9 +19,10 @@ from dlwp_jax.storage.overlap import overlap
 examples = settings(max_examples=150, deadline=None, derandomize=True)
 few_examples = settings(examples, max_examples=12)
 
-# Every new geometry is compiled, so the fast suite sees a few and the slow one
-# many.
-how_many = pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
+# Every new geometry is compiled, some of them in one program, so the fast suite sees a few of
+# these programs and the slow one many.
+IN_ONE_PROGRAM = 8
+how_many = pytest.mark.parametrize("count", [2, pytest.param(16, marks=pytest.mark.slow)])
 
 dims = st.integers(-4, 4)
 small = st.integers(-2, 6)
@@ -156,6 +157,11 @@ LAYOUTS = st.builds(
 )
 
 
+SEVERAL = st.lists(
+    st.tuples(LAYOUTS, st.integers(0, 9)), min_size=IN_ONE_PROGRAM, max_size=IN_ONE_PROGRAM
+)
+
+
 def numpy_positions(layout: Layout) -> np.ndarray:
     """The storage position of every element, by NumPy's strides."""
     line = np.arange(layout.end + layout.offset + 1)
@@ -168,11 +174,16 @@ def test_any_layout_is_read_as_by_index(count):
     """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...]."""
 
     @settings(examples, max_examples=count)
-    @given(layout=LAYOUTS, slack=st.integers(0, 9))
-    def check(layout, slack):
-        line = np.arange(float(layout.end + slack + 1), dtype=np.float32)
-        ours = jax.jit(read, static_argnums=1)(line, layout)
-        np.testing.assert_array_equal(ours, line[numpy_positions(layout)])
+    @given(several=SEVERAL)
+    def check(several):
+        layouts = [layout for layout, _ in several]
+        lines = [
+            np.arange(float(layout.end + slack + 1), dtype=np.float32)
+            for layout, slack in several
+        ]
+        ours = jax.jit(lambda lines: list(map(read, lines, layouts)))(lines)
+        for layout, line, values in zip(layouts, lines, ours, strict=True):
+            np.testing.assert_array_equal(values, line[numpy_positions(layout)])
 
     check()
 
@@ -180,18 +191,23 @@ def test_any_layout_is_read_as_by_index(count):
 @how_many
 def test_any_layout_is_written_as_by_index(count):
     @settings(examples, max_examples=count)
-    @given(layout=LAYOUTS, slack=st.integers(0, 9))
-    def check(layout, slack):
-        where = numpy_positions(layout)
-        unique = np.unique(where).size == where.size
-        assert (overlap(layout) is None) == unique
-        if not unique:
-            return
-        line = np.zeros(layout.end + slack + 1, np.float32)
-        values = np.arange(1.0, 1.0 + layout.numel, dtype=np.float32).reshape(layout.size)
-        written = jax.jit(write, static_argnums=1)(line, layout, values)
-        line[where] = values
-        np.testing.assert_array_equal(written, line)
+    @given(several=SEVERAL)
+    def check(several):
+        layouts, lines, values = [], [], []
+        for layout, slack in several:
+            where = numpy_positions(layout)
+            unique = np.unique(where).size == where.size
+            assert (overlap(layout) is None) == unique
+            if unique:
+                layouts.append(layout)
+                lines.append(np.zeros(layout.end + slack + 1, np.float32))
+                ramp = np.arange(1.0, 1.0 + layout.numel, dtype=np.float32)
+                values.append(ramp.reshape(layout.size))
+        ours = jax.jit(lambda *given: list(map(write, given[0], layouts, given[1])))
+        written = ours(lines, values)
+        for layout, line, value, got in zip(layouts, lines, values, written, strict=True):
+            line[numpy_positions(layout)] = value
+            np.testing.assert_array_equal(got, line)
 
     check()
 
