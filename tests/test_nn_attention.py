@@ -310,8 +310,9 @@ def test_a_sequence_of_nothing_but_padding():
         np.testing.assert_allclose(got, want.detach(), atol=1e-6)
 
 
-def test_causal_attention_needs_no_mask_here():
-    theirs, ours = both("MultiheadAttention", 8, 2, batch_first=True, add_bias_kv=True)
+@pytest.mark.parametrize("more", ["add_bias_kv", "add_zero_attn"])
+def test_causal_attention_needs_no_mask_here(more):
+    theirs, ours = both("MultiheadAttention", 8, 2, batch_first=True, **{more: True})
     parity.load_torch(ours, theirs)
     x = random(3, 5, 8)
     mask = torch.nn.Transformer.generate_square_subsequent_mask(5)
