@@ -373,7 +373,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0, "how": "each"}, "epochs must be at least 1"),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(options, message):

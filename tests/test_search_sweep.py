@@ -131,14 +131,15 @@ def test_the_best_member_and_the_tables(swept):
 @pytest.mark.slow
 def test_folds_and_seeds_are_averaged_and_every_example_is_validated_once():
     folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of 13, 12, 12: two shapes
-    result = search.sweep(
-        plain,
-        TRAIN,
-        over={"lr": [0.1, 0.01], "key": [0, 1]},
-        folds=folds,
-        epochs=3,
-        batch_size=40,
-    )
+    options = {"epochs": 3, "batch_size": 40}
+
+    def drawn(lr, key):
+        return train.make_learner(
+            Scalar(jax.random.normal(key)), squared_error, optax.sgd(lr), key=key
+        )
+
+    over = {"lr": [0.1, 0.01], "key": [0, 1]}
+    result = search.sweep(drawn, LINE, over=over, folds=folds, **options)
     assert result.values["fold"].tolist() == [0, 1, 2] * 4
     for i in (0, 11):
         rows, held = folds[result.values["fold"][i]]
@@ -147,11 +148,7 @@ def test_folds_and_seeds_are_averaged_and_every_example_is_validated_once():
             "key": jax.random.key(result.values["key"][i]),
         }
         alone = train.run(
-            *plain(**values),
-            data.take(TRAIN, rows),
-            data.take(TRAIN, held),
-            epochs=3,
-            batch_size=40,
+            *drawn(**values), data.take(LINE, rows), data.take(LINE, held), **options
         )
         np.testing.assert_allclose(
             result.history["val/loss"][i], alone.history["val/loss"], rtol=1e-4

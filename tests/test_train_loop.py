@@ -64,11 +64,11 @@ def test_three_epochs_and_then_three_are_six():
     """By run, and by fit, which goes on from a state of run."""
     learner, state = learner_of()
     options = {"batch_size": 8}
-    six = train.run(learner, state, EVEN, VAL, epochs=6, **options)
-    three = train.run(learner, state, EVEN, VAL, epochs=3, **options)
+    six = train.run(learner, state, EVEN, epochs=6, **options)
+    three = train.run(learner, state, EVEN, epochs=3, **options)
     fit = functools.partial(train.fit, progress=False)
     for drive in (train.run, fit):
-        rest = drive(learner, three.state, EVEN, VAL, epochs=3, **options)
+        rest = drive(learner, three.state, EVEN, epochs=3, **options)
         assert_same_bits(six.state, rest.state)
         assert int(rest.state.epoch) == 6
         for name, values in six.history.items():
@@ -212,9 +212,8 @@ def test_reverse_mode_through_a_whole_training():
         start = train.TrainState(
             **{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)}
         )
-        return train.run(learner, start, EVEN, VAL, epochs=2, batch_size=8).history["val/loss"][
-            -1
-        ]
+        result = train.run(learner, start, EVEN, VAL, epochs=3, batch_size=32)
+        return result.history["val/loss"][-1]
 
     lr, eps = jnp.float32(0.05), 1e-3
     slope = (final_loss(lr + eps) - final_loss(lr - eps)) / (2 * eps)

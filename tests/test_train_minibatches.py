@@ -59,7 +59,6 @@ def test_drop_last_leaves_out_the_short_batch_as_torch_does():
     assert len(seen) == len(loader)
     assert seen.sum() == 8
     assert seen.max() == 1
-    assert len(seen_rows(batch_size=4)) == 3
 
 
 @pytest.mark.parametrize("drive", [train.run, train.fit])
@@ -160,7 +159,7 @@ def test_a_transform_changes_training_batches_alone_and_a_pair_both():
     """Training on transformed batches is training on data that are transformed before."""
     doubled = EVEN | {"x": EVEN["x"] * 2}
     val_doubled = VAL | {"x": VAL["x"] * 2}
-    options = {"epochs": 2, "batch_size": 8}
+    options = {"epochs": 2, "batch_size": 32}
     learned = learner_of()
     before = train.run(*learned, doubled, VAL, **options)
     double = scaled(2)
@@ -189,14 +188,16 @@ def test_the_key_of_a_transform_is_new_in_every_step_and_the_same_in_every_way()
         loss, _ = squared_error(model, batch)
         return loss, {"noise": jnp.sum(batch["x"])}
 
-    learned = learner_of(loss_fn=loss_fn)
+    learner, state = learner_of(loss_fn=loss_fn)
     zeros = EVEN | {"x": EVEN["x"] * 0}
-    _, logs = train.train_epoch(*learned, zeros, batch_size=8, transform=noisy)
-    assert len(set(np.asarray(logs["noise"]).tolist())) == 4
-    options = {"epochs": 2, "batch_size": 8, "transform": noisy}
-    ran = train.run(*learned, zeros, **options)
-    assert len(set(np.asarray(ran.history["train/noise"]).tolist())) == 2
-    assert_same_bits(ran, train.fit(*learned, zeros, **options, progress=False))
+    options = {"batch_size": 8, "transform": noisy}
+    ran = train.run(learner, state, zeros, epochs=2, **options)
+    noise = []
+    for _ in range(2):
+        state, logs = train.train_epoch(learner, state, zeros, **options)
+        noise += logs["noise"].tolist()
+    assert len(set(noise)) == 8
+    assert_same_bits(ran.state, state)
 
 
 def test_two_optimizers_take_turns():
@@ -275,7 +276,7 @@ def test_a_transform_may_add_what_is_no_row():
 
 
 def test_another_transform_of_evaluation_is_another_training(tmp_path):
-    options = {"epochs": 1, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    options = {"epochs": 1, "batch_size": 37, "checkpoint": tmp_path, "progress": False}
     train.fit(*learner_of(), TRAIN, VAL, **options, transform=(None, scaled(1)))
     with pytest.raises(ValueError, match="of another program"):
         train.fit(*learner_of(), TRAIN, VAL, **options, transform=(None, scaled(2)))

@@ -36,9 +36,7 @@ def test_parts_make_the_whole():
     """Batches of 16 and 5 rows in 7 parts: of two lengths, and more parts than rows; float32
     sums in another order.
     """
-    whole, in_parts = (
-        train.run(*learner_of(accumulate=k), DATA, VAL, **OPTIONS) for k in (1, 7)
-    )
+    whole, in_parts = (train.run(*learner_of(accumulate=k), DATA, **OPTIONS) for k in (1, 7))
     assert_close(in_parts.history, whole.history, 2e-6)
     assert_close(in_parts.state.params, whole.state.params, 2e-6)
 
@@ -222,11 +220,11 @@ def test_parts_reach_line_searches_and_records():
 @pytest.mark.slow
 def test_parts_go_on_where_they_were():
     learner, state = learner_of(Stochastic, accumulate=2)
-    run = train.run(learner, state, EVEN, epochs=2, batch_size=16)
-    half = train.run(learner, state, EVEN, epochs=1, batch_size=16).state
-    rest = train.run(learner, half, EVEN, epochs=1, batch_size=16).state
+    run = train.run(learner, state, EVEN, epochs=2, batch_size=32)
+    half = train.run(learner, state, EVEN, epochs=1, batch_size=32).state
+    rest = train.run(learner, half, EVEN, epochs=1, batch_size=32).state
     assert_same_bits(rest, run.state)
-    fitted = train.fit(learner, state, EVEN, epochs=2, batch_size=16, progress=False)
+    fitted = train.fit(learner, state, EVEN, epochs=2, batch_size=32, progress=False)
     assert_close(fitted.history, run.history, 1e-6)
 
 
@@ -307,7 +305,7 @@ def test_only_the_call_of_the_model_is_in_half_precision(dtype):
 @pytest.fixture(scope="module")
 def in_single():
     """The history of 20 epochs."""
-    return train.run(*learner_of(), EVEN, VAL, epochs=20, batch_size=16).history
+    return train.run(*learner_of(), EVEN, VAL, epochs=20, batch_size=32).history
 
 
 @pytest.mark.parametrize("dtype", ONE_HALF_SLOW)
@@ -318,7 +316,7 @@ def test_half_precision_learns_what_single_does(dtype, in_single):
         dtype == jnp.float16
     ):  # a scale that fits from the first step on, to compare step with step
         state = replace(state, opt_state=state.opt_state._replace(scale=jnp.float32(2**10)))
-    half = train.run(learner, state, EVEN, VAL, epochs=20, batch_size=16)
+    half = train.run(learner, state, EVEN, VAL, epochs=20, batch_size=32)
     assert half.skipped == 0
     for name, values in in_single.items():
         np.testing.assert_allclose(

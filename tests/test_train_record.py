@@ -13,7 +13,7 @@ from flax import nnx
 
 from dlwp_jax import train
 from dlwp_jax.diagnose import diagnose
-from tests.models import Plain, Scalar, Stochastic, assert_same_bits, regression, squared_error
+from tests.models import Plain, Scalar, Stochastic, regression, squared_error
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
 ADAM = optax.adam(1e-2)  # one object: equal learners share compiled programs
@@ -48,19 +48,16 @@ def test_norms_are_those_of_steps_taken_by_hand():
     np.testing.assert_allclose(logs["param_norm"], [euclid(params)], rtol=1e-6)
 
 
-def test_run_fit_and_streams_record_the_same():
-    learner, state = learner_of(Stochastic)
+def test_run_and_streams_record_the_same_and_change_nothing_else():
+    learner, state = learner_of(Stochastic, TX)
     ran = train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=37).history
-    assert_same_bits(
-        ran,
-        train.fit(learner, state, TRAIN, VAL, epochs=2, batch_size=37, progress=False).history,
-    )
     streamed = train.fit(learner, state, Once(), VAL, epochs=2, progress=False).history
+    assert set(streamed) == set(ran)
     for name, values in ran.items():  # another program: sums may be ordered differently
         np.testing.assert_allclose(streamed[name], values, rtol=1e-5)
 
     bare = train.run(
-        *learner_of(Stochastic, record=()), TRAIN, VAL, epochs=2, batch_size=37
+        *learner_of(Stochastic, TX, record=()), TRAIN, VAL, epochs=2, batch_size=37
     ).history
     assert set(ran) == set(bare) | NEW  # nothing for val
     for name, values in bare.items():
@@ -176,7 +173,10 @@ def test_norms_can_be_watched_and_half_precision_does_not_swallow_them():
     stop = train.EarlyStopping(
         1, monitor="train/grad_norm", mode="max"
     )  # a falling norm is no improvement
-    assert bool(train.run(learner, state, TRAIN, epochs=50, batch_size=37, stop=stop).stopped)
+    options = {"epochs": 50, "batch_size": 37, "stop": stop}
+    watched = train.fit(learner, state, TRAIN, **options, progress=False)
+    assert bool(watched.stopped)
+    assert set(NORMS) < {name.removeprefix("train/") for name in watched.history}
     tree = {"w": jnp.full(100_000, 0.01, jnp.bfloat16)}
     assert float(train.step.norm(tree)) == pytest.approx(euclid(tree), rel=1e-3)
 
