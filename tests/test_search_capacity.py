@@ -399,8 +399,7 @@ def test_sizes_are_compared_by_a_ratio():
         model = nnx.Sequential(hidden, jnp.tanh, output)
         return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
-    x = np.linspace(-1, 1, 32)[:, None]
-    both = {"x": x, "y": np.sin(4 * x)}
+    both = wavy(32, 0, noise=0.0)
     options = {"sizes": [1, 4], "seeds": 2, "epochs": 60, "batch_size": 32, "progress": False}
     stop = train.EarlyStopping(60, monitor="val/ratio", mode="max")
     report = search.search_capacity(make, both, both, stop=stop, **options)
