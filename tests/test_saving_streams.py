@@ -80,8 +80,10 @@ class PlacedIterator:
 STREAMED = OPTIONS | {"batch_size": None}
 
 
-@pytest.mark.parametrize("at", [6, 8, 25])
-@pytest.mark.parametrize("kind", [Loader, Shuffled, Placed])
+@pytest.mark.parametrize(  # between two epochs, within one, before the last batch of one
+    ("kind", "at"),
+    [(Loader, 6), (Loader, 8), (Shuffled, 6), (Shuffled, 8), (Placed, 6), (Placed, 25)],
+)
 def test_a_stream_broken_off_and_called_again(learned, tmp_path, kind, at):
     whole = train.fit(*learned, kind(), VAL, **STREAMED)
     with pytest.raises(Broken):

@@ -50,7 +50,7 @@ def dense(act=jnp.tanh, tx=None, loss=loss_fn, norm=None):
 
 def clipped():
     """A step that looks at all gradients at once, and one that moves parameters without any."""
-    return optax.chain(optax.clip_by_global_norm(0.1), optim.adamw(1e-2, weight_decay=0.1))
+    return optax.chain(optax.clip_by_global_norm(0.1), optim.sgd(0.3, weight_decay=0.1))
 
 
 def penalised(model, batch):
@@ -60,14 +60,13 @@ def penalised(model, batch):
 @pytest.mark.parametrize(
     "family",
     [
-        {},
         {
             "act": jax.nn.sigmoid,
             "tx": clipped(),
         },  # sigmoid(0) = 1/2: a dead unit speaks, if one listens
         {"loss": penalised, "norm": nn.BatchNorm1d},
     ],
-    ids=["tanh, adam", "sigmoid, clipped adamw", "batch norm, l2"],
+    ids=["sigmoid, clipped sgd", "tanh, adam, batch norm, l2"],
 )
 @pytest.mark.slow
 def test_a_small_network_inside_a_large_one_is_the_small_network(family):
@@ -77,33 +76,29 @@ def test_a_small_network_inside_a_large_one_is_the_small_network(family):
     make = dense(**family)
     keys = jax.random.split(KEY, 2)
     learner, states = nested.nest(make, [2, 3, 5], keys, TRAIN)
-    for member, (width, key) in enumerate((w, k) for w in (2, 3, 5) for k in keys):
-        if member not in (0, 3):
-            continue
-        alone, state = make(width, key)
-        inside = jax.tree.map(lambda a, member=member: a[member], states)
-        cut = nested.cut(inside, state)
-        # The same draws; multiplied in another order by a program that is compiled without
-        # optimization.
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
-            cut.params,
-            state.params,
-        )
-        options = {"epochs": 40, "batch_size": 10}
-        expected, got = (
-            train.run(alone, state, TRAIN, VAL, **options),
-            train.run(learner, inside, TRAIN, VAL, **options),
-        )
-        for name in expected.history:
-            # 120 Adam steps, whose direction is rounded where a gradient is nearly zero.
-            np.testing.assert_allclose(got.history[name], expected.history[name], rtol=2e-3)
-        outside = jax.tree.map(
-            lambda p, keep: jnp.abs(jnp.where(keep, 0, p)).max(),
-            got.state.params,
-            inside.opt_state.mask,
-        )
-        assert max(jax.tree.leaves(outside)) == 0
+    # The first size with the first key is compared by `nest` itself; here the second with the
+    # second.
+    inside = jax.tree.map(lambda a: a[3], states)
+    alone, state = make(3, keys[1])
+    cut = nested.cut(inside, state)
+    # The same draws; multiplied in another order by a program that is compiled without
+    # optimization.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        cut.params,
+        state.params,
+    )
+    options = {"epochs": 80, "batch_size": 24}
+    expected = train.run(alone, state, TRAIN, **options).history["train/loss"]
+    got = train.run(learner, inside, TRAIN, **options)
+    # The direction of Adam's steps is rounded where a gradient is nearly zero.
+    np.testing.assert_allclose(got.history["train/loss"], expected, rtol=2e-3)
+    outside = jax.tree.map(
+        lambda p, keep: np.abs(np.where(keep, 0, p)).max(),
+        got.state.params,
+        inside.opt_state.mask,
+    )
+    assert max(jax.tree.leaves(outside)) == 0
 
 
 def test_the_initial_distribution_has_the_fan_in_of_the_small_network():
@@ -117,28 +112,6 @@ def test_the_initial_distribution_has_the_fan_in_of_the_small_network():
     np.testing.assert_allclose(
         kernel.std(), 0.5 / np.sqrt(3), rtol=0.05
     )  # 800 draws: a standard error of 2 %
-
-
-@pytest.mark.slow
-def test_gradients_of_the_small_network_inside_the_large_one():
-    make = dense(act=jax.nn.sigmoid)
-    learner, states = nested.nest(make, [2, 5], KEY[None], TRAIN)
-    small_learner, small = make(2, KEY)
-    inside = jax.tree.map(lambda a: a[0], states)
-
-    def loss_and_gradient(learner, state):
-        def loss(params):
-            return learner.loss(state, params, TRAIN, KEY, train=False)[0]
-
-        return jax.jit(jax.value_and_grad(loss))(state.params)
-
-    loss, grads = loss_and_gradient(small_learner, small)
-    large_loss, large = loss_and_gradient(learner, inside)
-    np.testing.assert_allclose(large_loss, loss, rtol=1e-6)
-    corner = jax.tree.map(lambda a, like: a[tuple(slice(n) for n in like.shape)], large, grads)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), corner, grads
-    )
 
 
 class Normed(nnx.Module):
@@ -166,26 +139,31 @@ def deep(depth, key):
     return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
 
-@pytest.mark.parametrize(
-    ("make", "why"), [(normed, "another gradient"), (deep, "different parameters")]
-)
+UNNESTED = {"sizes": [2, 3], "seeds": 2, "epochs": 10, "batch_size": 24}
+
+
 @pytest.mark.slow
-def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told(make, why):
-    options = {"sizes": [2, 3], "seeds": 2, "epochs": 10, "batch_size": 24}
-    report = search.search_capacity(make, TRAIN, VAL, **options)
-    assert why in report.how
+def test_a_family_that_does_not_nest_is_trained_size_by_size_and_the_reason_told():
+    report = search.search_capacity(normed, TRAIN, VAL, **UNNESTED)
+    assert "another gradient" in report.how
     assert {found.size for found in report.sizes} == {2, 3}
-    with pytest.raises(ValueError, match=f"'nested' is not possible.*{why}"):
-        search.search_capacity(make, TRAIN, VAL, how="nested", **options)
 
 
-def small(width, key, **options):
+def test_a_family_that_does_not_nest_is_refused_if_nesting_was_asked_for():
+    with pytest.raises(ValueError, match=r"'nested' is not possible.*different parameters"):
+        search.search_capacity(deep, TRAIN, VAL, how="nested", **UNNESTED)
+
+
+ADAM = optax.adam(1e-2)
+
+
+def small(width, key, tx=ADAM, **options):
     model = nn.Sequential(
         nn.Linear(1, width, rngs=nnx.Rngs(key)),
         jax.nn.sigmoid,
         nn.Linear(width, 1, rngs=nnx.Rngs(key)),
     )
-    return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key, **options)
+    return train.make_learner(model, loss_fn, tx, key=key, **options)
 
 
 @pytest.mark.slow
@@ -200,8 +178,8 @@ def test_inside_the_large_one_the_loss_is_scaled_too():
         jax.tree.map(lambda a: a[0], states),
         make(1, jax.random.split(KEY, 2)[0]),
     )
-    inside = train.run(learner, state, TRAIN, epochs=30, batch_size=8)
-    expected = train.run(alone, first, TRAIN, epochs=30, batch_size=8)
+    inside = train.run(learner, state, TRAIN, epochs=30, batch_size=24)
+    expected = train.run(alone, first, TRAIN, epochs=30, batch_size=24)
     np.testing.assert_allclose(
         inside.history["train/loss"], expected.history["train/loss"], rtol=1e-2
     )
@@ -224,7 +202,7 @@ def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
 def report():
     make = dense(tx=optax.adam(2e-2))
     return search.search_capacity(
-        make, TRAIN, VAL, sizes=[1, 3, 32], seeds=3, epochs=1500, batch_size=24
+        make, TRAIN, VAL, sizes=[1, 3, 32], seeds=3, epochs=1000, batch_size=24
     )
 
 
@@ -255,7 +233,7 @@ def test_the_recommended_model_can_be_taken_out_and_trained_on(report):
 
 
 def test_where_every_size_diverged_the_first_is_given_back_in_its_last_finite_state():
-    make = dense(tx=optax.sgd(1e20))
+    make = functools.partial(small, tx=optax.sgd(1e20))
     report = search.search_capacity(
         make, TRAIN, VAL, sizes=[1, 2], seeds=2, epochs=2, batch_size=24
     )
@@ -395,7 +373,7 @@ def test_growing_stops_when_it_knows_and_shrinking_looks_in_between(monkeypatch)
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"baseline": "high"}, "baseline['trivial'] must be a number".replace("[", r"\[")),
         ({"how": "all"}, "how must be"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0, "how": "each"}, "epochs must be at least 1"),
     ],
 )
 def test_wrong_use_is_told_in_a_sentence(options, message):
@@ -408,13 +386,12 @@ def test_wrong_use_is_told_in_a_sentence(options, message):
         )
 
 
-@pytest.mark.parametrize("rises", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_sizes_are_compared_by_a_ratio(rises):
-    """Referee: a ratio that is the loss, or its negative, so the sizes are those of the loss."""
+def test_sizes_are_compared_by_a_ratio():
+    """Referee: a ratio that is the negative of the loss, which the same trainings record."""
 
     def loss_fn(model, batch):
         loss = jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
-        return loss, {"ratio": train.Ratio(-loss if rises else loss, 1.0)}
+        return loss, {"ratio": train.Ratio(-loss, 1.0)}
 
     def make(width, key):
         rngs = nnx.Rngs(key)
@@ -422,16 +399,15 @@ def test_sizes_are_compared_by_a_ratio(rises):
         model = nnx.Sequential(hidden, jnp.tanh, output)
         return train.make_learner(model, loss_fn, optax.adam(1e-2), key=key)
 
-    x = jnp.linspace(-1, 1, 32)[:, None]
-    both = {"x": x, "y": jnp.sin(4 * x)}
+    both = wavy(32, 0, noise=0.0)
     options = {"sizes": [1, 4], "seeds": 2, "epochs": 60, "batch_size": 32, "progress": False}
-    stop = train.EarlyStopping(60, monitor="val/ratio", mode="max" if rises else "min")
-    by_ratio = search.search_capacity(make, both, both, stop=stop, **options)
-    by_loss = search.search_capacity(make, both, both, **options)
-    assert by_ratio.recommended == by_loss.recommended
-    for size in (1, 4):
-        value = -by_ratio[size].val if rises else by_ratio[size].val
-        # 60 steps of Adam in two programs, whose float32 sums have other orders.
-        assert value == pytest.approx(by_loss[size].val, rel=1e-2)
-        assert by_ratio[size].best_epoch == by_loss[size].best_epoch == 60
-    assert "val/ratio" in by_ratio.reason
+    stop = train.EarlyStopping(60, monitor="val/ratio", mode="max")
+    report = search.search_capacity(make, both, both, stop=stop, **options)
+    lowest = {}
+    for found in report.sizes:
+        losses = found.sweep.history["val/loss"][list(found.members)]
+        lowest[found.size] = losses.min(axis=1).mean()
+        assert -found.val == pytest.approx(lowest[found.size], rel=1e-5)
+        assert found.best_epoch == np.median(losses.argmin(axis=1)) + 1 == 60
+    assert report.recommended == min(lowest, key=lowest.get) == 4
+    assert "val/ratio" in report.reason

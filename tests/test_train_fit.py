@@ -30,6 +30,24 @@ def fit(learned, *args, **kwargs):
     return train.fit(*learned, *(args or (TRAIN, VAL)), **{"progress": False} | kwargs)
 
 
+# Tests of one number of epochs and one batch size share their compiled program.
+FIVE = {"epochs": 5, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def calm(learned):
+    """Five epochs without callbacks."""
+    return fit(learned, **FIVE)
+
+
+@pytest.fixture(scope="module")
+def three(learned):
+    """State and history after three of five epochs, as a callback is told them."""
+    told = []
+    fit(learned, **FIVE, callbacks=[lambda p: told.append((p.state, p.history))])
+    return told[2]
+
+
 class Loader:
     """Batches from NumPy arrays, in order, anew for every epoch."""
 
@@ -42,27 +60,23 @@ class Loader:
 
 
 def test_callbacks_are_called_after_every_epoch_or_every_nth(learned):
-    each, third = [], []
+    each, second = [], []
     fit(
         learned,
-        epochs=7,
-        batch_size=8,
+        **FIVE,
         callbacks=[
             lambda p: each.append(p.epoch),
-            train.every(3, lambda p: third.append(p.epoch)),
+            train.every(2, lambda p: second.append(p.epoch)),
         ],
     )
-    assert each == [1, 2, 3, 4, 5, 6, 7]
-    assert third == [3, 6, 7]  # and after the last
+    assert each == [1, 2, 3, 4, 5]
+    assert second == [2, 4, 5]  # and after the last
 
 
 def test_what_a_callback_is_told_stays_valid_and_true(learned):
     told = []
     result = fit(
-        learned,
-        epochs=4,
-        batch_size=8,
-        callbacks=[lambda p: told.append((p.history, p.state, p.best))],
+        learned, **FIVE, callbacks=[lambda p: told.append((p.history, p.state, p.best))]
     )
     for epoch, (history, state, best) in enumerate(told, 1):
         assert int(state.epoch) == epoch
@@ -71,20 +85,21 @@ def test_what_a_callback_is_told_stays_valid_and_true(learned):
         best_epoch = int(np.argmin(history["val/loss"])) + 1
         assert int(best.epoch) == best_epoch
     assert_same_bits(told[-1][1], result.state)
+    three = train.run(*learned, TRAIN, VAL, epochs=3, batch_size=8)
+    assert_same_bits(told[2][:2], (three.history, three.state))
 
 
 @pytest.mark.parametrize("kind", [bool, np.bool_, jnp.bool_])
-def test_callbacks_change_nothing_and_can_end_the_training(learned, kind):
-    calm = fit(learned, epochs=5, batch_size=8)
-    watched = fit(learned, epochs=5, batch_size=8, callbacks=[lambda p: np.ones(3)])
+def test_callbacks_change_nothing_and_can_end_the_training(learned, calm, three, kind):
+    watched = fit(learned, **FIVE, callbacks=[lambda p: np.ones(3)])
     assert_same_bits((calm.state, calm.history), (watched.state, watched.history))
-    ended = fit(learned, epochs=9, batch_size=8, callbacks=[lambda p: kind(p.epoch == 5)])
+    ended = fit(learned, **FIVE, callbacks=[lambda p: kind(p.epoch == 3)])
     assert bool(ended.stopped)
-    assert_same_bits((ended.state, ended.history), (calm.state, calm.history))
+    assert_same_bits((ended.state, ended.history), three)
 
 
 @pytest.mark.parametrize("how", ["signal", "exception"])
-def test_ctrl_c_returns_what_there_is(learned, how):
+def test_ctrl_c_returns_what_there_is(learned, three, how):
     def press(progress):
         if progress.epoch == 3:
             if how == "exception":
@@ -92,11 +107,10 @@ def test_ctrl_c_returns_what_there_is(learned, how):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    stopped = fit(learned, epochs=100, batch_size=8, callbacks=[press])
+    stopped = fit(learned, **FIVE, callbacks=[press])
     assert signal.getsignal(signal.SIGINT) is before
     assert bool(stopped.stopped)
-    three = fit(learned, epochs=3, batch_size=8)
-    assert_same_bits((stopped.state, stopped.history), (three.state, three.history))
+    assert_same_bits((stopped.state, stopped.history), three)
 
 
 def test_a_second_ctrl_c_raises_at_once(learned):
@@ -107,34 +121,31 @@ def test_a_second_ctrl_c_raises_at_once(learned):
         raise RuntimeError("the second one was raised")
 
     with pytest.raises(RuntimeError, match="second"):
-        fit(learned, epochs=2, batch_size=8, callbacks=[press_twice])
+        fit(learned, **FIVE, callbacks=[press_twice])
 
 
-def test_fit_in_another_thread_leaves_signals_alone(learned):
+def test_fit_in_another_thread_leaves_signals_alone(learned, calm):
     results = []
-    thread = threading.Thread(
-        target=lambda: results.append(fit(learned, epochs=2, batch_size=8))
-    )
+    thread = threading.Thread(target=lambda: results.append(fit(learned, **FIVE)))
     thread.start()
     thread.join()
-    assert_same_bits(results[0].state, fit(learned, epochs=2, batch_size=8).state)
+    assert_same_bits(results[0].state, calm.state)
 
 
 # Streams
 
 
-@pytest.mark.parametrize("model", [Plain, Stochastic])
-def test_a_stream_of_one_full_batch_is_training_in_memory(model):
+def test_a_stream_of_one_full_batch_is_training_in_memory():
     learned = train.make_learner(
-        model(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0)
+        Stochastic(nnx.Rngs(0)), squared_error, optax.adam(1e-2), key=jax.random.key(0)
     )
-    streamed = fit(learned, Loader(TRAIN, 24), Loader(VAL, 8), epochs=5)
-    kept = fit(learned, TRAIN, VAL, epochs=5, batch_size=24)
+    streamed = fit(learned, Loader(TRAIN, 24), Loader(VAL, 8), epochs=3)
+    kept = fit(learned, TRAIN, VAL, epochs=3, batch_size=24)
     # The same steps with the same keys, compiled as programs of one step: float32 rounding over
-    # five Adam steps.
+    # three Adam steps.
     for name in kept.history:
         np.testing.assert_allclose(streamed.history[name], kept.history[name], rtol=1e-5)
-    assert int(streamed.state.step) == int(kept.state.step) == 5
+    assert int(streamed.state.step) == int(kept.state.step) == 3
 
 
 def test_a_stream_is_read_in_its_own_order_with_its_short_last_batch(learned):
@@ -154,8 +165,8 @@ def test_a_stream_is_read_in_its_own_order_with_its_short_last_batch(learned):
 
 
 def test_streamed_validation_weights_every_example_alike(learned):
-    whole = fit(learned, Loader(TRAIN, 24), VAL, epochs=2)
-    parts = fit(learned, Loader(TRAIN, 24), Loader(VAL, 3), epochs=2)
+    whole = fit(learned, Loader(TRAIN, 24), VAL, epochs=3)
+    parts = fit(learned, Loader(TRAIN, 24), Loader(VAL, 3), epochs=3)
     np.testing.assert_allclose(whole.history["val/loss"], parts.history["val/loss"], rtol=1e-6)
 
 
@@ -211,27 +222,26 @@ def test_a_log_file_gets_a_dozen_lines_however_long_training_takes(learned, caps
     assert re.fullmatch(
         r"epoch 400/400  train/loss [\d.e-]+  val/loss [\d.e-]+  [\d.]+ s", lines[-1]
     )
-    fit(learned, epochs=2, batch_size=24, progress=False)
+    fit(learned, epochs=3, batch_size=24, progress=False)
     assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar(learned, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")  # in a narrow one the numbers make room
-    fit(learned, epochs=30, batch_size=24, progress=True)
+    fit(learned, epochs=400, batch_size=24, progress=True)
     shown = capsys.readouterr().err
-    assert "30/30" in shown
+    assert "400/400" in shown
     assert "val/loss" in shown
 
 
 def test_repeated_calls_keep_memory_flat(learned):
-    fit(learned, epochs=3, batch_size=8)
+    fit(learned, **FIVE)
     before = len(jax.live_arrays())
     for _ in range(3):
         fit(
             learned,
-            epochs=3,
-            batch_size=8,
+            **FIVE,
             callbacks=[lambda p: jnp.sum(p.state.params["hidden"]["bias"])],
         )
     assert len(jax.live_arrays()) <= before
@@ -260,13 +270,13 @@ def test_torch_tensors_and_loaders_are_taken(learned):
     import torch
 
     tensors = {name: torch.tensor(np.asarray(array)) for name, array in TRAIN.items()}
-    kept = fit(learned, tensors, VAL, epochs=2, batch_size=24)
-    assert_same_bits(kept.state, fit(learned, TRAIN, VAL, epochs=2, batch_size=24).state)
+    kept = fit(learned, tensors, VAL, epochs=3, batch_size=24)
+    assert_same_bits(kept.state, fit(learned, TRAIN, VAL, epochs=3, batch_size=24).state)
     loader = torch.utils.data.DataLoader(
         [{k: v[i] for k, v in tensors.items()} for i in range(24)], batch_size=24
     )
     np.testing.assert_allclose(
-        fit(learned, loader, VAL, epochs=2).history["val/loss"],
+        fit(learned, loader, VAL, epochs=3).history["val/loss"],
         kept.history["val/loss"],
         rtol=1e-5,
     )

@@ -2,6 +2,7 @@
 resume. torch's ReduceLROnPlateau is the referee of the plateau.
 """
 
+import functools
 import warnings
 
 import jax
@@ -16,7 +17,7 @@ from dlwp_jax.optim.hyperparameters import hyperparameters
 from tests.models import Plain, assert_same_bits, regression, squared_error
 
 TRAIN, VAL = regression(24), regression(10, seed=1)
-OPTIONS = {"epochs": 8, "batch_size": 8}
+OPTIONS = {"epochs": 8, "batch_size": 24}
 QUIET = OPTIONS | {"progress": False}
 
 
@@ -24,6 +25,7 @@ def learner_of(tx):
     return train.make_learner(Plain(nnx.Rngs(0)), squared_error, tx, key=jax.random.key(0))
 
 
+@functools.cache  # equal learners share compiled programs
 def injected(rate):
     return learner_of(optax.inject_hyperparams(optax.sgd)(learning_rate=rate))
 
@@ -34,17 +36,17 @@ def rate_of(state):
 
 def test_a_callback_changes_the_rate_of_the_epochs_after_it():
     def halve(progress):
-        if progress.epoch == 3:
+        if progress.epoch == 4:
             progress.set_hyperparameters(learning_rate=0.05)
 
     changed = train.fit(*injected(0.1), TRAIN, VAL, **QUIET, callbacks=[halve])
-    first = train.run(*injected(0.1), TRAIN, epochs=3, batch_size=8)
+    first = train.run(*injected(0.1), TRAIN, epochs=4, batch_size=24)
     learner, _ = injected(0.1)
     opt_state = optim.hyperparameters.with_hyperparameters(
         first.state.opt_state, {"learning_rate": 0.05}
     )
     state = first.state.__class__(**vars(first.state) | {"opt_state": opt_state})
-    rest = train.run(learner, state, TRAIN, epochs=5, batch_size=8)
+    rest = train.run(learner, state, TRAIN, epochs=4, batch_size=24)
     assert_same_bits(rest.state, changed.state)
 
 
@@ -96,6 +98,7 @@ def test_other_state_of_the_optimizer_is_not_taken_without_a_word(tmp_path):
         train.fit(learner, other, TRAIN, **QUIET, checkpoint=again)
 
 
+@functools.cache
 def plateau(rate, monitor):
     """Patience 0 and a high threshold, so that the rate falls within a few epochs."""
     options = {"factor": 0.5, "patience": 0, "threshold": 0.2}
@@ -109,8 +112,8 @@ def plateau(rate, monitor):
 def test_the_rate_falls_as_torchs_scheduler_lets_it(monitor):
     learned, options = plateau(0.1, monitor)
     ran = train.run(*learned, TRAIN, VAL, **OPTIONS)
-    fitted = train.fit(*learned, TRAIN, VAL, **QUIET)
-    assert_same_bits(ran, fitted)
+    if monitor == "val/loss":
+        assert_same_bits(ran, train.fit(*learned, TRAIN, VAL, **QUIET))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
     for value in np.asarray(ran.history[monitor]).tolist():
@@ -135,11 +138,10 @@ def test_a_plateau_of_what_is_not_recorded_is_refused():
     train.train_epoch(*learned, TRAIN, batch_size=8)  # an epoch by itself has no history
 
 
-@pytest.mark.parametrize("alarm", ["jax_debug_nans", "jax_debug_infs"])
-def test_jaxs_alarms_are_silent_around_a_healthy_training(alarm):
+def test_jaxs_alarms_are_silent_around_a_healthy_training():
     learned = learner_of(optax.adam(0.01))
     stop = train.EarlyStopping(1, min_delta=100.0)
-    with jax.debug_nans(alarm == "jax_debug_nans"), jax.debug_infs(alarm == "jax_debug_infs"):
+    with jax.debug_nans(True), jax.debug_infs(True):
         result = train.fit(*learned, TRAIN, VAL, **QUIET, stop=stop)
     assert bool(result.stopped)
 

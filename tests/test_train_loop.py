@@ -39,21 +39,19 @@ def scripted(w, loss, val_loss=None):
 
 
 @pytest.mark.parametrize(
-    ("model", "batch_size", "stop"),
+    ("model", "data", "batch_size", "stop"),
     [
-        (Stochastic, 8, train.EarlyStopping(2)),
-        (Stochastic, 100, None),
-        (Plain, 37, train.EarlyStopping(2)),
-        (Tied, 8, None),
-        pytest.param(Tied, 100, train.EarlyStopping(2), marks=pytest.mark.slow),
+        (Stochastic, EVEN, 8, train.EarlyStopping(2)),
+        (Tied, TRAIN, 8, train.EarlyStopping(2)),
+        (Tied, TRAIN, 100, None),
     ],
+    ids=["dropout and batch norm", "a short last batch", "one batch of all"],
 )
-def test_fit_gives_the_bits_of_run(model, batch_size, stop):
+def test_fit_gives_the_bits_of_run(model, data, batch_size, stop):
     learner, state = learner_of(model)
-    ran = train.run(learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop)
-    fitted = train.fit(
-        learner, state, TRAIN, VAL, epochs=6, batch_size=batch_size, stop=stop, progress=False
-    )
+    options = {"epochs": 6, "batch_size": batch_size, "stop": stop}
+    ran = train.run(learner, state, data, VAL, **options)
+    fitted = train.fit(learner, state, data, VAL, **options, progress=False)
     assert_same_bits(
         (ran.state, ran.best, ran.stopped), (fitted.state, fitted.best, fitted.stopped)
     )
@@ -62,29 +60,30 @@ def test_fit_gives_the_bits_of_run(model, batch_size, stop):
     assert np.isnan(ran.history["val/loss"][epochs:]).all()
 
 
-@pytest.mark.parametrize(
-    "drive", [train.run, functools.partial(train.fit, progress=False)], ids=["run", "fit"]
-)
-def test_three_epochs_and_then_four_are_seven(drive):
+def test_three_epochs_and_then_three_are_six():
+    """By run, and by fit, which goes on from a state of run."""
     learner, state = learner_of()
-    seven = drive(learner, state, EVEN, VAL, epochs=7, batch_size=8)
-    three = drive(learner, state, EVEN, VAL, epochs=3, batch_size=8)
-    four = drive(learner, three.state, EVEN, VAL, epochs=4, batch_size=8)
-    assert_same_bits(seven.state, four.state)
-    assert int(four.state.epoch) == 7
-    for name, values in seven.history.items():
-        np.testing.assert_array_equal(
-            values, np.concatenate([three.history[name], four.history[name]])
-        )
+    options = {"batch_size": 8}
+    six = train.run(learner, state, EVEN, epochs=6, **options)
+    three = train.run(learner, state, EVEN, epochs=3, **options)
+    fit = functools.partial(train.fit, progress=False)
+    for drive in (train.run, fit):
+        rest = drive(learner, three.state, EVEN, epochs=3, **options)
+        assert_same_bits(six.state, rest.state)
+        assert int(rest.state.epoch) == 6
+        for name, values in six.history.items():
+            np.testing.assert_array_equal(
+                values, np.concatenate([three.history[name], rest.history[name]])
+            )
 
 
 def test_train_epoch_is_an_epoch_of_run_with_the_logs_of_every_step():
     learner, state = learner_of(Plain)
-    after, logs = train.train_epoch(learner, state, TRAIN, batch_size=8)
-    result = train.run(learner, state, TRAIN, epochs=1, batch_size=8)
+    after, logs = train.train_epoch(learner, state, EVEN, batch_size=8)
+    result = train.run(learner, state, EVEN, epochs=1, batch_size=8)
     assert_same_bits(after, result.state)
-    assert logs["loss"].shape == (5,)  # 4 batches of 8 and one of 5
-    # The mean of five float32 numbers, added in two orders.
+    assert logs["loss"].shape == (4,)
+    # The mean of four float32 numbers, added in two orders.
     np.testing.assert_allclose(logs["loss"].mean(), result.history["train/loss"][0], rtol=1e-6)
 
 
@@ -115,7 +114,7 @@ def test_against_a_training_loop_written_out():
 
     model = Plain(nnx.Rngs(0))
     tx = optax.adamw(1e-2)
-    data = regression(12) | {"row": jnp.arange(12)}
+    data = jax.tree.map(np.asarray, regression(12)) | {"row": np.arange(12)}
     learner, state = train.make_learner(model, loss_fn, tx, key=jax.random.key(0))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
@@ -155,25 +154,26 @@ def test_dropout_draws_anew_each_epoch_and_batch_norm_moves_only_in_training():
 # Pure: jit, vmap, grad
 
 
-def test_run_under_vmap_over_seeds_equals_each_seed_alone():
+def test_run_under_vmap_over_seeds_and_data_equals_each_alone():
     sgd = optax.sgd(1e-2)
 
-    def member(key):
+    def member(key, data):
         model_key, train_key = jax.random.split(key)
         learner, state = train.make_learner(
             Stochastic(nnx.Rngs(model_key)), squared_error, sgd, key=train_key
         )
-        return train.run(learner, state, EVEN, VAL, epochs=4, batch_size=8).history
+        return train.run(learner, state, data, VAL, epochs=4, batch_size=8).history
 
-    keys = jax.random.split(jax.random.key(3), 3)
-    together = jax.jit(jax.vmap(member))(keys)
+    keys = jax.random.split(jax.random.key(3), 2)
+    data = [EVEN, regression(32, seed=2)]
+    together = jax.jit(jax.vmap(member))(keys, jax.tree.map(lambda *a: np.stack(a), *data))
     for i, key in enumerate(keys):
-        # Batched matrix products sum in another order than single ones; twenty SGD steps of
+        # Batched matrix products sum in another order than single ones; sixteen SGD steps of
         # float32 rounding.
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-5),
             jax.tree.map(lambda a, i=i: a[i], together),
-            member(key),
+            member(key, data[i]),
         )
 
 
@@ -200,18 +200,6 @@ def test_learning_rates_and_early_stopping_under_vmap():
         assert (together[1][i], together[2][i]) == alone[1:]
 
 
-def test_run_under_vmap_over_data():
-    learner, state = learner_of(Plain)
-    many = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), EVEN)
-    together = jax.vmap(
-        lambda data: train.run(learner, state, data, epochs=2, batch_size=8).history
-    )(many)
-    alone = train.run(
-        learner, state, jax.tree.map(lambda a: 2 * a, EVEN), epochs=2, batch_size=8
-    ).history
-    np.testing.assert_allclose(together["train/loss"][1], alone["train/loss"], rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_reverse_mode_through_a_whole_training():
     """The gradient of the final loss with respect to the learning rate, against a central
@@ -224,9 +212,8 @@ def test_reverse_mode_through_a_whole_training():
         start = train.TrainState(
             **{**vars(state), "opt_state": state.opt_state._replace(hyperparams=hyperparams)}
         )
-        return train.run(learner, start, TRAIN, VAL, epochs=3, batch_size=10).history[
-            "val/loss"
-        ][-1]
+        result = train.run(learner, start, EVEN, VAL, epochs=3, batch_size=32)
+        return result.history["val/loss"][-1]
 
     lr, eps = jnp.float32(0.05), 1e-3
     slope = (final_loss(lr + eps) - final_loss(lr - eps)) / (2 * eps)
@@ -286,12 +273,20 @@ def test_early_stopping_epoch_by_epoch(stop, last, best):
         stop.monitor == "val/minus" and stop.mode == "min"
     ):  # rises to epoch 5, so the patience must outlast it
         stop = train.EarlyStopping(11, monitor="val/minus")
-    for drive in (train.run, functools.partial(train.fit, progress=False)):
-        result = drive(learner, state, train_set, val_set, epochs=20, batch_size=1, stop=stop)
-        assert int(result.state.epoch) == last
-        assert int(result.best.epoch) == best
-        assert bool(result.stopped) == (last < 20)
-        np.testing.assert_allclose(result.best.params["w"], 10 - best)
+    result = train.run(learner, state, train_set, val_set, epochs=20, batch_size=1, stop=stop)
+    assert int(result.state.epoch) == last
+    assert int(result.best.epoch) == best
+    assert bool(result.stopped) == (last < 20)
+    np.testing.assert_allclose(result.best.params["w"], 10 - best)
+
+
+def test_early_stopping_in_fit():
+    learner, state, train_set, val_set = scripted(10.0, lambda w: w, lambda w: jnp.abs(w - 5))
+    options = {"stop": train.EarlyStopping(3), "epochs": 20, "batch_size": 1}
+    result = train.fit(learner, state, train_set, val_set, **options, progress=False)
+    assert (int(result.state.epoch), int(result.best.epoch)) == (8, 5)
+    assert bool(result.stopped)
+    np.testing.assert_allclose(result.best.params["w"], 5)
 
 
 def test_best_without_validation_follows_the_training_loss():
@@ -375,6 +370,8 @@ def test_bfloat16_metrics_are_recorded_in_float32():
 
 @pytest.mark.slow
 def test_a_penalty_that_the_loss_closes_over_can_be_mapped_and_differentiated():
+    sgd = optax.sgd(0.1)
+
     def final(penalty):
         def loss_fn(model, batch):
             return squared_error(model, batch)[0] + penalty * jnp.sum(
@@ -382,18 +379,17 @@ def test_a_penalty_that_the_loss_closes_over_can_be_mapped_and_differentiated():
             ), {}
 
         learner, state = train.make_learner(
-            Plain(nnx.Rngs(0)), loss_fn, optax.sgd(0.1), key=jax.random.key(0)
+            Plain(nnx.Rngs(0)), loss_fn, sgd, key=jax.random.key(0)
         )
         return train.run(learner, state, TRAIN, epochs=2, batch_size=37).history["train/loss"][
             -1
         ]
 
-    penalties = jnp.array([0.0, 0.1])
-    together = jax.vmap(final)(penalties)
-    np.testing.assert_allclose(
-        together, [final(0.0), final(0.1)], rtol=1e-5
-    )  # batched products sum otherwise
-    slope = (final(0.11) - final(0.09)) / 0.02
+    alone = jax.jit(final)
+    together = jax.vmap(final)(jnp.array([0.0, 0.1]))
+    # Batched products sum otherwise.
+    np.testing.assert_allclose(together, [alone(0.0), final(0.1)], rtol=1e-5)
+    slope = (alone(0.11) - alone(0.09)) / 0.02
     np.testing.assert_allclose(
         jax.grad(final)(0.1), slope, rtol=1e-2
     )  # a central difference in float32

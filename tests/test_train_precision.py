@@ -16,12 +16,12 @@ from tests.models import Plain, Scalar, Stochastic, assert_same_bits, regression
 
 DATA, VAL = regression(37), regression(10, seed=1)
 OPTIONS = {"epochs": 3, "batch_size": 16}
+EVEN = regression(32)  # no short last batch: XLA compiles the step once and not twice
+ADAM = optax.adam(1e-2)  # one object: equal learners share compiled programs
 
 
-def learner_of(model=Plain, tx=None, loss_fn=squared_error, **options):
-    return train.make_learner(
-        model(nnx.Rngs(0)), loss_fn, tx or optax.adam(1e-2), key=jax.random.key(0), **options
-    )
+def learner_of(model=Plain, tx=ADAM, loss_fn=squared_error, **options):
+    return train.make_learner(model(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0), **options)
 
 
 def assert_close(a, b, tolerance):
@@ -32,62 +32,62 @@ def assert_close(a, b, tolerance):
 # A batch in parts.
 
 
-@pytest.fixture(scope="module")
-def undivided():
-    return train.run(*learner_of(), DATA, VAL, **OPTIONS)
-
-
-@pytest.mark.parametrize("k", [2, 7, 40])
-def test_parts_make_the_whole(k, undivided):
-    """Batches of 16 and 5 rows in k parts, more parts than rows included; float32 sums in
-    another order.
+def test_parts_make_the_whole():
+    """Batches of 16 and 5 rows in 7 parts: of two lengths, and more parts than rows; float32
+    sums in another order.
     """
-    whole = undivided.history, undivided.state.params
-    in_parts = train.run(*learner_of(accumulate=k), DATA, VAL, **OPTIONS)
-    assert_close((in_parts.history, in_parts.state.params), whole, 2e-6)
+    whole, in_parts = (train.run(*learner_of(accumulate=k), DATA, **OPTIONS) for k in (1, 7))
+    assert_close(in_parts.history, whole.history, 2e-6)
+    assert_close(in_parts.state.params, whole.state.params, 2e-6)
 
 
-@pytest.mark.parametrize(("n", "k"), [(11, 4), (8, 4), (3, 7)])
-def test_parts_are_as_equal_as_array_split_makes_them(n, k):
+def test_parts_are_as_equal_as_array_split_makes_them():
     def look(part, key, sizes):
         return part.sum(), sizes.at[part].set(part.shape[0])
 
-    _, sizes = accumulate.in_parts(look, jnp.arange(n), jax.random.key(0), jnp.zeros(n, int), k)
-    parts = np.array_split(np.arange(n), k)
-    assert sorted(sizes.tolist()) == sorted(len(part) for part in parts for _ in part)
+    def sizes_of(n, k):
+        rows, none = jnp.arange(n), jnp.zeros(n, int)
+        return accumulate.in_parts(look, rows, jax.random.key(0), none, k)[1]
+
+    cases = [(11, 4), (8, 4), (3, 7)]
+    for (n, k), sizes in zip(
+        cases, jax.jit(lambda: [sizes_of(*c) for c in cases])(), strict=True
+    ):
+        parts = np.array_split(np.arange(n), k)
+        assert sorted(sizes.tolist()) == sorted(len(part) for part in parts for _ in part)
 
 
-@pytest.mark.parametrize(  # the names stand before and after the arrays of rows
-    ("added", "name"),
-    [
-        (2.0, "a"),
-        (jnp.float32(2.0), "zz"),
-        (jnp.arange(3.0), "a"),
-        (jnp.arange(16.0), "a"),
-        (jnp.arange(16.0), "zz"),
-    ],
-)
-def test_a_transform_may_add_arrays_that_have_no_rows(name, added):
-    """Each part has all of them, of whatever length: the loss is that of the whole batch, of 16
-    rows, to float32 rounding.
-    """
-
-    def loss_fn(model, batch):
-        factor = jnp.mean(batch[name])
-        return factor * jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
-
-    def transform(key, batch):
-        return batch | {name: added}
-
-    losses = [
+def losses_of_whole_and_parts(loss_fn, transform):
+    """Of one batch of 16 rows, undivided and in three parts."""
+    return [
         train.train_epoch(
             *learner_of(loss_fn=loss_fn, accumulate=k),
-            DATA,
+            regression(16),
             batch_size=16,
             transform=transform,
         )[1]["loss"]
         for k in (1, 3)
     ]
+
+
+@pytest.mark.parametrize(  # the names stand before and after the arrays of rows
+    "added",
+    [
+        {"a": 2.0, "zz": np.arange(16.0)},
+        {"a": np.arange(16.0), "b": np.arange(3.0), "zz": np.float32(2.0)},
+    ],
+    ids=["number first", "rows first"],
+)
+def test_a_transform_may_add_arrays_that_have_no_rows(added):
+    """Each part has all of them, of whatever length: the loss is that of the whole batch, of 16
+    rows, to float32 rounding.
+    """
+
+    def loss_fn(model, batch):
+        factor = sum(jnp.mean(batch[name]) for name in added)
+        return factor * jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+
+    losses = losses_of_whole_and_parts(loss_fn, lambda key, batch: batch | added)
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
@@ -98,13 +98,15 @@ def test_rows_that_a_transform_adds_are_cut_with_the_others():
     def transform(key, batch):
         return batch | {"weight": jnp.abs(batch["x"][:, :1])}
 
-    losses = [
-        train.train_epoch(
-            *learner_of(loss_fn=loss_fn, accumulate=k), DATA, batch_size=16, transform=transform
-        )[1]["loss"]
-        for k in (1, 3)
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(*losses_of_whole_and_parts(loss_fn, transform), rtol=1e-5)
+
+
+def traced_epoch(learned, data, **options):
+    """`train_epoch` without compiling it: what it refuses, and shapes, are known by then."""
+    learner, state = learned
+    return jax.eval_shape(
+        lambda state: train.train_epoch(learner, state, data, **options), state
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_parts_of_a_transform_for_one_number_of_rows_are_refused(transform, word
     options = {"batch_size": 16, "drop_last": True, "transform": transform}
     with pytest.raises(ValueError, match=rf"the transform {words} a batch of twice .* as 16"):
         train.train_epoch(*learner_of(accumulate=2), DATA, **options)
-    train.train_epoch(*learner_of(), DATA, **options)
+    traced_epoch(learner_of(), DATA, **options)
 
 
 def test_a_second_set_of_rows_stays_whole_whatever_its_name():
@@ -133,8 +135,8 @@ def test_a_second_set_of_rows_stays_whole_whatever_its_name():
         return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
 
     for name in ("boxes", "zones"):
-        train.train_epoch(
-            *learner_of(loss_fn=loss_fn, accumulate=4),
+        traced_epoch(
+            learner_of(loss_fn=loss_fn, accumulate=4),
             DATA,
             batch_size=16,
             transform=lambda key, batch, name=name: (
@@ -151,9 +153,9 @@ def test_every_row_is_in_one_part_and_every_part_has_its_key():
             jnp.arange(11), part
         )
 
-    (mean, first, second), seen = accumulate.in_parts(
-        look, jnp.arange(11), jax.random.key(0), jnp.zeros(11), 4
-    )
+    (mean, first, second), seen = jax.jit(
+        lambda: accumulate.in_parts(look, jnp.arange(11), jax.random.key(0), jnp.zeros(11), 4)
+    )()
     assert seen.tolist() == [1] * 11
     assert mean == 5
     draws = [jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)) for i in range(4)]
@@ -203,35 +205,40 @@ def test_batch_norm_sees_its_part_and_moves_part_by_part():
 
 def test_parts_reach_line_searches_and_records():
     tx = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))
-    records = ["norms", "eval_loss"]
-    whole = train.run(*learner_of(tx=tx, record=records), DATA, epochs=3, batch_size=37)
-    in_parts = train.run(
-        *learner_of(tx=tx, record=records, accumulate=4), DATA, epochs=3, batch_size=37
+    whole, in_parts = (
+        train.run(
+            *learner_of(tx=tx, record=["norms", "eval_loss"], accumulate=k),
+            EVEN,
+            epochs=3,
+            batch_size=32,
+        )
+        for k in (1, 4)
     )
     assert_close(in_parts.history, whole.history, 1e-5)
 
 
 @pytest.mark.slow
 def test_parts_go_on_where_they_were():
-    learner, state = learner_of(Stochastic, accumulate=3)
-    run = train.run(learner, state, DATA, VAL, **OPTIONS)
-    half = train.run(learner, state, DATA, VAL, **OPTIONS | {"epochs": 1}).state
-    assert_same_bits(
-        train.run(learner, half, DATA, VAL, **OPTIONS | {"epochs": 2}).state, run.state
-    )
-    fitted = train.fit(learner, state, DATA, VAL, **OPTIONS, progress=False)
+    learner, state = learner_of(Stochastic, accumulate=2)
+    run = train.run(learner, state, EVEN, epochs=2, batch_size=32)
+    half = train.run(learner, state, EVEN, epochs=1, batch_size=32).state
+    rest = train.run(learner, half, EVEN, epochs=1, batch_size=32).state
+    assert_same_bits(rest, run.state)
+    fitted = train.fit(learner, state, EVEN, epochs=2, batch_size=32, progress=False)
     assert_close(fitted.history, run.history, 1e-6)
 
 
 @pytest.mark.slow
 def test_training_in_parts_is_differentiated():
-    learner, state = learner_of(tx=optax.sgd(0.1), accumulate=3)
-    whole, _ = learner_of(tx=optax.sgd(0.1))
+    sgd = optax.sgd(0.1)
+    learner, state = learner_of(tx=sgd, accumulate=4)
+    whole, _ = learner_of(tx=sgd)
 
     def final(params, learner):
-        return train.run(
-            learner, replace(state, params=params), DATA, VAL, epochs=1, batch_size=37
-        ).history["val/loss"][0]
+        start = replace(state, params=params)
+        return train.run(learner, start, EVEN, VAL, epochs=1, batch_size=32).history[
+            "val/loss"
+        ][0]
 
     assert_close(*(jax.grad(final)(state.params, made) for made in (learner, whole)), 1e-5)
 
@@ -270,7 +277,7 @@ def test_only_the_call_of_the_model_is_in_half_precision(dtype):
         return ((output - batch["y"]) ** 2).mean() + 1e-3 * penalty, {"penalty": penalty}
 
     learner, state = learner_of(Watched, loss_fn=loss_fn, compute_dtype=dtype)
-    result = train.run(learner, state, DATA, VAL, **OPTIONS)
+    result = train.run(learner, state, EVEN, VAL, epochs=1, batch_size=32)
     half, full = jnp.dtype(dtype), jnp.dtype(jnp.float32)
     assert seen == {
         "input": half,
@@ -295,26 +302,29 @@ def test_only_the_call_of_the_model_is_in_half_precision(dtype):
     assert {leaf.dtype for leaf in floats} == {full}
 
 
+@pytest.fixture(scope="module")
+def in_single():
+    """The history of 20 epochs."""
+    return train.run(*learner_of(), EVEN, VAL, epochs=20, batch_size=32).history
+
+
 @pytest.mark.parametrize("dtype", ONE_HALF_SLOW)
-def test_half_precision_learns_what_single_does(dtype):
+def test_half_precision_learns_what_single_does(dtype, in_single):
     """bfloat16 holds 3 digits, float16 4: the losses of 20 epochs agree to 3 % and 1 %."""
-    options = {"epochs": 20, "batch_size": 16}
-    full = train.run(*learner_of(), DATA, VAL, **options).history
     learner, state = learner_of(compute_dtype=dtype)
     if (
         dtype == jnp.float16
     ):  # a scale that fits from the first step on, to compare step with step
         state = replace(state, opt_state=state.opt_state._replace(scale=jnp.float32(2**10)))
-    half = train.run(learner, state, DATA, VAL, **options)
+    half = train.run(learner, state, EVEN, VAL, epochs=20, batch_size=32)
     assert half.skipped == 0
-    for name, values in full.items():
+    for name, values in in_single.items():
         np.testing.assert_allclose(
             half.history[name], values, 0.03 if dtype == jnp.bfloat16 else 0.01, err_msg=name
         )
         assert not np.array_equal(half.history[name], values)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
     ("norm", "shape"),
     [
@@ -326,34 +336,49 @@ def test_half_precision_learns_what_single_does(dtype):
         (nnx.BatchNorm(4, rngs=nnx.Rngs(0)), (64, 4)),
     ],
 )
-def test_norms_keep_their_statistics_in_float32(norm, shape, dtype):
-    """A mean of 300 with deviation 1: sums of squares in half precision would overflow, or lose
-    the variance.
+def test_norms_keep_their_statistics_in_float32(norm, shape):
+    """A mean of 300 with deviation 1: sums of squares in float16 would overflow, and in
+    bfloat16 lose the variance.
     """
-    x = (300 + jax.random.normal(jax.random.key(0), shape)).astype(dtype)
-    exact, half = nnx.clone(norm), precision.compute_in(nnx.clone(norm), jnp.dtype(dtype))
-    y, reference = half(x), exact(x.astype(jnp.float32))
-    np.testing.assert_allclose(
-        y, reference, atol=0.02
-    )  # of the output, rounded to the half's 3 digits
+    exact = [nnx.clone(norm) for _ in HALVES]
+    halves = [precision.compute_in(nnx.clone(norm), jnp.dtype(dtype)) for dtype in HALVES]
+
+    x = 300 + np.random.default_rng(0).normal(size=shape)
+    inputs = [x.astype(dtype) for dtype in HALVES]
+
+    @nnx.jit
+    def outputs(halves, exact):
+        return [
+            (half(x), reference(x.astype(jnp.float32)))
+            for half, reference, x in zip(halves, exact, inputs, strict=True)
+        ]
+
+    for y, reference in outputs(nnx.List(halves), nnx.List(exact)):
+        # The output is rounded to the half's 3 digits.
+        np.testing.assert_allclose(y, reference, atol=0.02)
     for ours, theirs in zip(
-        *(jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (half, exact)), strict=True
+        *(jax.tree.leaves([nnx.state(m, nnx.BatchStat) for m in ms]) for ms in (halves, exact)),
+        strict=True,
     ):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, 1e-5)
+
+
+def overflow_if_told(model, batch):
+    return model(batch["x"]).mean() * 1e-3 * jnp.where(batch["bad"][0], jnp.inf, 1.0), {}
 
 
 def overflowing(steps):
     """A model whose gradient in float16 overflows where the batch says so, whatever the
     scale.
     """
-
-    def loss_fn(model, batch):
-        return model(batch["x"]).mean() * 1e-3 * jnp.where(batch["bad"][0], jnp.inf, 1.0), {}
-
     data = {"x": jnp.ones(len(steps)), "bad": jnp.array(steps)}
     learner, state = train.make_learner(
-        Scalar(1.0), loss_fn, optax.sgd(1e-3), key=jax.random.key(0), compute_dtype=jnp.float16
+        Scalar(1.0),
+        overflow_if_told,
+        optax.sgd(1e-3),
+        key=jax.random.key(0),
+        compute_dtype=jnp.float16,
     )
     return learner, state, data
 

@@ -13,22 +13,19 @@ from flax import nnx
 
 from dlwp_jax import train
 from dlwp_jax.diagnose import diagnose
-from tests.models import Plain, Scalar, Stochastic, assert_same_bits, regression, squared_error
+from tests.models import Plain, Scalar, Stochastic, regression, squared_error
 
 TRAIN, VAL = regression(37), regression(10, seed=1)
+ADAM = optax.adam(1e-2)  # one object: equal learners share compiled programs
 ALL = ("norms", "dead_units", "eval_loss")
 NORMS = ("grad_norm", "param_norm", "update_norm")
 TX = optax.sgd(0.1)
 NEW = {f"train/{name}" for name in (*NORMS, "dead_units", "eval_loss")}
 
 
-def learner_of(model, tx=None, record=ALL, loss_fn=squared_error, seed=0):
+def learner_of(model, tx=ADAM, record=ALL, loss_fn=squared_error):
     return train.make_learner(
-        model(nnx.Rngs(0)),
-        loss_fn,
-        tx or optax.adam(1e-2),
-        key=jax.random.key(seed),
-        record=record,
+        model(nnx.Rngs(0)), loss_fn, tx, key=jax.random.key(0), record=record
     )
 
 
@@ -39,30 +36,28 @@ def euclid(tree):
 
 
 def test_norms_are_those_of_steps_taken_by_hand():
-    learner, state = learner_of(Plain, optax.sgd(0.1, momentum=0.9))
+    learner, state = learner_of(Plain, optax.sgd(0.1, momentum=0.9), record=("norms",))
     _, logs = train.train_epoch(learner, state, TRAIN, batch_size=37)
 
     model = Plain(nnx.Rngs(0))
     graph, params = nnx.split(model)
-    grads = jax.grad(lambda p: squared_error(nnx.merge(graph, p), TRAIN)[0])(params)
+    loss = lambda p: squared_error(nnx.merge(graph, p), TRAIN)[0]  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(params)
     np.testing.assert_allclose(logs["grad_norm"], [euclid(grads)], rtol=1e-6)  # float32 sums
     np.testing.assert_allclose(logs["update_norm"], [0.1 * euclid(grads)], rtol=1e-6)
     np.testing.assert_allclose(logs["param_norm"], [euclid(params)], rtol=1e-6)
 
 
-def test_run_fit_and_streams_record_the_same():
-    learner, state = learner_of(Stochastic)
+def test_run_and_streams_record_the_same_and_change_nothing_else():
+    learner, state = learner_of(Stochastic, TX)
     ran = train.run(learner, state, TRAIN, VAL, epochs=2, batch_size=37).history
-    assert_same_bits(
-        ran,
-        train.fit(learner, state, TRAIN, VAL, epochs=2, batch_size=37, progress=False).history,
-    )
     streamed = train.fit(learner, state, Once(), VAL, epochs=2, progress=False).history
+    assert set(streamed) == set(ran)
     for name, values in ran.items():  # another program: sums may be ordered differently
         np.testing.assert_allclose(streamed[name], values, rtol=1e-5)
 
     bare = train.run(
-        *learner_of(Stochastic, record=()), TRAIN, VAL, epochs=2, batch_size=37
+        *learner_of(Stochastic, TX, record=()), TRAIN, VAL, epochs=2, batch_size=37
     ).history
     assert set(ran) == set(bare) | NEW  # nothing for val
     for name, values in bare.items():
@@ -75,7 +70,7 @@ class Once:
 
 
 def test_the_eval_loss_is_the_one_evaluate_gives_before_the_step():
-    learner, state = learner_of(Stochastic)
+    learner, state = learner_of(Stochastic, record=("eval_loss",))
     _, logs = train.train_epoch(learner, state, TRAIN, batch_size=37)
     expected = train.evaluate(learner, state, TRAIN)["loss"]
     np.testing.assert_allclose(logs["eval_loss"][0], expected, rtol=1e-6)
@@ -135,7 +130,7 @@ def test_members_of_a_vmap_record_as_they_do_alone():
             Scalar(w), squared_error, TX, key=jax.random.key(0), record=("norms",)
         )
         history = train.run(
-            learner, state, {"x": TRAIN["y"], "y": TRAIN["y"]}, epochs=2, batch_size=16
+            learner, state, {"x": TRAIN["y"], "y": TRAIN["y"]}, epochs=2, batch_size=37
         ).history
         return [history[f"train/{name}"] for name in NORMS]
 
@@ -174,11 +169,14 @@ def test_a_run_with_norms_can_be_differentiated_where_the_gradient_is_zero():
 
 
 def test_norms_can_be_watched_and_half_precision_does_not_swallow_them():
-    learner, state = learner_of(Plain)
+    learner, state = learner_of(Plain, record=("norms",))
     stop = train.EarlyStopping(
         1, monitor="train/grad_norm", mode="max"
     )  # a falling norm is no improvement
-    assert bool(train.run(learner, state, TRAIN, epochs=50, batch_size=37, stop=stop).stopped)
+    options = {"epochs": 50, "batch_size": 37, "stop": stop}
+    watched = train.fit(learner, state, TRAIN, **options, progress=False)
+    assert bool(watched.stopped)
+    assert set(NORMS) < {name.removeprefix("train/") for name in watched.history}
     tree = {"w": jnp.full(100_000, 0.01, jnp.bfloat16)}
     assert float(train.step.norm(tree)) == pytest.approx(euclid(tree), rel=1e-3)
 

@@ -9,13 +9,13 @@ from flax import nnx
 
 from dlwp_jax import train
 from tests.models import Plain, Stochastic, Tied, assert_same_bits, learner_of
-from tests.regressions import EVEN, TRAIN, VAL
+from tests.regressions import EVEN, VAL
 
 
 def test_tied_weights_are_one_leaf_and_stay_tied():
     learner, state = learner_of(Tied)
     assert list(state.params) == ["again"]
-    model = learner.model(train.run(learner, state, EVEN, epochs=1, batch_size=8).state)
+    model = learner.model(train.run(learner, state, EVEN, epochs=1, batch_size=32).state)
     assert model.first is model.again
 
 
@@ -27,7 +27,7 @@ def test_frozen_leaves_have_no_optimizer_state_and_do_not_move():
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * (4 + 1) + 1
     )  # two moments and a count
-    result = train.run(learner, state, EVEN, epochs=2, batch_size=8)
+    result = train.run(learner, state, EVEN, epochs=2, batch_size=32)
     assert_same_bits(result.state.extra, state.extra)
     assert not np.array_equal(
         result.state.params["output"]["kernel"], state.params["output"]["kernel"]
@@ -70,6 +70,6 @@ class Stacked(nnx.Module):
 @pytest.mark.slow
 def test_stacked_layers_with_streams_of_their_own():
     learner, state = learner_of(Stacked)
-    result = train.run(learner, state, TRAIN, VAL, epochs=3, batch_size=16)
+    result = train.run(learner, state, EVEN, VAL, epochs=3, batch_size=32)
     assert np.isfinite(result.history["val/loss"]).all()
     assert result.history["val/loss"][-1] == train.evaluate(learner, result.state, VAL)["loss"]
