@@ -16,10 +16,11 @@ from tests.golden import (
     trained,
     trained_in_double,
 )
+from tests.undrawn import undrawn
 
 
 def test_the_published_weights_classify_pieces_of_a_ct_as_the_book_does(golden):
-    model = nn.LunaModel(rngs=nnx.Rngs(0))
+    model = undrawn(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
     parity.load_torch(model, golden / "luna_cls_2020.pt")
     model.eval()
     run = jax.jit(lambda x: model(x))
@@ -37,7 +38,7 @@ def loss_fn(model, batch):
 
 def start(golden):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = nn.LunaModel(rngs=nnx.Rngs(0))
+    model = undrawn(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / "luna_train_start.pt")
     recorded = np.load(golden / "luna_train_trajectory.npz")
     hu, labels = last(recorded["hu"]), recorded["label"].astype(np.int32)
@@ -46,24 +47,23 @@ def start(golden):
 
 
 @pytest.mark.slow
-def test_a_training_in_float32_takes_the_books_way(golden):
-    model, loaded, recorded, batches = start(golden)
+def test_a_training_in_float32_begins_as_the_books(golden):
+    model, _, recorded, batches = start(golden)
     tx = optim.sgd(0.001, momentum=0.99)
-    ours, model = trained(model, loss_fn, tx, batches)
     # Rounding grows with the steps. Torch's own float32 is 2e-6 away from its float64 at step 4,
-    # 3e-5 at step 6 and 2e-2 at step 11; with the compiled convolution we are 7e-6, 4e-7 and
-    # 3e-3 away from it.
-    tolerances = {3: 1e-5, 5: 4e-5, 10: 2e-2, 12: 5e-1}
-    assert_early_steps_agree_more(ours, recorded["losses"], tolerances)
-    assert_same_weights(model, loaded, golden / "luna_train_end.pt", atol=4e-2)
+    # 3e-5 at step 6 and 2e-2 at step 11.
+    ours, _ = trained(model, loss_fn, tx, batches[:5])
+    assert_early_steps_agree_more(ours, recorded["losses"][:5], {3: 1e-5, 5: 4e-5})
 
 
 @pytest.mark.slow
 def test_a_training_in_float64_takes_the_books_way_at_every_step(golden):
-    model, _, recorded, batches = start(golden)
+    model, loaded, recorded, batches = start(golden)
     tx = optim.sgd(0.001, momentum=0.99)
-    ours, _ = trained_in_double(model, loss_fn, tx, batches)
+    ours, model = trained_in_double(model, loss_fn, tx, batches)
     np.testing.assert_allclose(ours, recorded["losses_float64"], rtol=1e-6)
+    # The recorded last weights are of a run in float32, whose rounding has grown by then.
+    assert_same_weights(model, loaded, golden / "luna_train_end.pt", atol=4e-2)
 
 
 def test_the_first_weights_have_the_books_distributions(golden):
