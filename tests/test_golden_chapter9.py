@@ -159,14 +159,12 @@ def record(golden, name, steps=None):
     return recorded, [{"x": x, "y": y.astype(np.int32)} for x, y in pairs]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "attention"])
-def test_a_training_in_float32_takes_the_books_way(golden, name):
-    model, loaded = network(golden, name)
-    recorded, batches = record(golden, name)
-    ours, model = trained(model, loss_fn, optim.sgd(NETWORKS[name].lr), batches)
+def test_a_training_in_float32_takes_the_books_way(golden):
+    model, loaded = network(golden, "mlp")
+    recorded, batches = record(golden, "mlp")
+    ours, model = trained(model, loss_fn, optim.sgd(NETWORKS["mlp"].lr), batches)
     np.testing.assert_allclose(ours, recorded["losses"], rtol=0, atol=1e-5)
-    assert_same_weights(model, loaded, golden / NETWORKS[name].end, atol=1e-4)
+    assert_same_weights(model, loaded, golden / NETWORKS["mlp"].end, atol=1e-4)
 
 
 def test_the_transformers_first_steps_in_float32(golden):
@@ -189,3 +187,5 @@ def test_a_training_in_float64_takes_the_books_way_at_every_step(golden, name):
     np.testing.assert_allclose(ours, recorded["losses_float64"], rtol=1e-6)
     if name == "transformer":
         assert_same_weights(model, loaded, golden / "transformer_end_float64.pt", atol=1e-6)
+    else:  # recorded in float32
+        assert_same_weights(model, loaded, golden / NETWORKS[name].end, atol=1e-4)
