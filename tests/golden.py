@@ -148,8 +148,10 @@ def assert_initial_distributions(make, recorded) -> None:
     """
     # One program draws all arrays, and not one each.
     graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    draw = jax.jit(lambda seed: nnx.split(make(nnx.Rngs(seed)))[1])
-    drawn = [parity.to_torch(nnx.merge(graph, draw(seed))) for seed in range(20)]
+    draw = jax.jit(lambda key: nnx.split(make(nnx.Rngs(key)))[1])
+    drawn = [
+        parity.to_torch(nnx.merge(graph, draw(jax.random.key(seed)))) for seed in range(20)
+    ]
     rows = zip(*(recorded[key] for key in ("name", "size", "mean", "std")), strict=True)
     for name, size, mean, std in rows:
         values = torch.stack([weights[name] for weights in drawn]).double()

@@ -82,7 +82,7 @@ def test_counts_names_and_shapes_are_torchvisions(name):
 def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths, tmp_path):
     theirs = reference.make(name, num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1))
+    ours = undrawn(lambda: nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1)))
     loaded = parity.load_torch(ours, tmp_path / "weights.pth")
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 32)).astype(np.float32)
