@@ -146,7 +146,12 @@ def assert_initial_distributions(make, recorded) -> None:
       make: `make(rngs)`, the network with new weights.
       recorded: `name`, `size`, `mean` and `std` of each array in the book's network.
     """
-    drawn = [parity.to_torch(make(nnx.Rngs(seed))) for seed in range(20)]
+    # One program draws all arrays, and not one each.
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    draw = jax.jit(lambda key: nnx.split(make(nnx.Rngs(key)))[1])
+    drawn = [
+        parity.to_torch(nnx.merge(graph, draw(jax.random.key(seed)))) for seed in range(20)
+    ]
     rows = zip(*(recorded[key] for key in ("name", "size", "mean", "std")), strict=True)
     for name, size, mean, std in rows:
         values = torch.stack([weights[name] for weights in drawn]).double()

@@ -21,6 +21,7 @@ from tests.golden import (
     trained,
     trained_in_double,
 )
+from tests.undrawn import undrawn
 
 
 def pictures(recorded):
@@ -41,7 +42,7 @@ def pictures(recorded):
     ],
 )
 def test_the_networks_give_the_books_logits(golden, network, options, weights, outputs):
-    model = network(**options, rngs=nnx.Rngs(0))
+    model = undrawn(lambda: network(**options, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / weights)
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     model.eval()
@@ -71,8 +72,8 @@ class Training:
     recorded: str
     end: str
     rate: float
-    losses: dict[int, float]
     weights: float
+    losses: dict[int, float] | None = None  # of the trainings that are taken in float32 too
     loss_fn: Any = cross_entropy
 
 
@@ -94,7 +95,6 @@ TRAININGS = {
         recorded="net_l2_trajectory.npz",
         end="net_l2_end.pt",
         rate=0.01,
-        losses={20: 1e-5},
         weights=1e-4,
         loss_fn=penalised,
     ),
@@ -116,7 +116,6 @@ TRAININGS = {
         recorded="net_res_deep_trajectory.npz",
         end="net_res_deep_end.pt",
         rate=0.003,
-        losses={10: 1e-5, 20: 3e-4},
         weights=1e-3,
     ),
 }
@@ -124,7 +123,7 @@ TRAININGS = {
 
 def start(golden, training):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = training.network(**training.options, rngs=nnx.Rngs(0))
+    model = undrawn(lambda: training.network(**training.options, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / training.start)
     recorded = np.load(golden / training.recorded)
     images, labels = pictures(recorded), recorded["label"].astype(np.int32)
@@ -132,8 +131,11 @@ def start(golden, training):
     return model, loaded, recorded, batches
 
 
-@pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS)
-def test_a_training_in_float32_takes_the_books_way(golden, training):
+# A plain one, and one whose statistics float32 holds too.
+@pytest.mark.parametrize("name", ["Net", "NetBatchNorm"])
+def test_a_training_in_float32_takes_the_books_way(golden, name):
+    training = TRAININGS[name]
+    assert training.losses
     model, loaded, recorded, batches = start(golden, training)
     tx = optim.sgd(training.rate)
     ours, model = trained(model, training.loss_fn, tx, batches, log="recorded")
@@ -141,19 +143,13 @@ def test_a_training_in_float32_takes_the_books_way(golden, training):
     assert_same_weights(model, loaded, golden / training.end, training.weights)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # XLA's convolutions are slow in float64.
-    [
-        "Net",
-        "Net with L2",
-        pytest.param("NetBatchNorm", marks=pytest.mark.slow),
-        pytest.param("NetResDeep", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_in_float64_takes_the_books_way_at_every_step(golden, name):
     training = TRAININGS[name]
-    model, _, recorded, batches = start(golden, training)
+    model, loaded, recorded, batches = start(golden, training)
     tx = optim.sgd(training.rate)
-    ours, _ = trained_in_double(model, training.loss_fn, tx, batches, log="recorded")
+    ours, model = trained_in_double(model, training.loss_fn, tx, batches, log="recorded")
     np.testing.assert_allclose(ours, recorded["losses_float64"], rtol=1e-6)
+    # The recorded last weights are of a run in float32, which that tolerance is for.
+    assert_same_weights(model, loaded, golden / training.end, training.weights)

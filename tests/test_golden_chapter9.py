@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from dlwp_jax import losses, models, nn, optim, parity
 from tests.golden import (
-    assert_early_steps_agree_more,
     assert_same_weights,
     trained,
     trained_in_double,
@@ -29,8 +27,6 @@ class Network(NamedTuple):
     logits: str
     trajectory: str
     lr: float
-    tolerances: dict[int, float]
-    atol: float = 1e-4
 
 
 NETWORKS = {
@@ -41,7 +37,6 @@ NETWORKS = {
         "sequence_mlp_logits.npz",
         "sequence_mlp_trajectory.npz",
         0.1,
-        {100: 1e-5},
     ),
     "attention": Network(
         lambda: models.AttentionMLP(32, 27, rngs=nnx.Rngs(0)),
@@ -50,7 +45,6 @@ NETWORKS = {
         "attention_mlp_logits.npz",
         "attention_mlp_trajectory.npz",
         0.01,
-        {300: 1e-5},
     ),
     "transformer": Network(
         lambda: models.SequenceTransformer(27, 11, rngs=nnx.Rngs(0)),
@@ -59,8 +53,6 @@ NETWORKS = {
         "transformer_logits.npz",
         "transformer_trajectory.npz",
         0.1,
-        {25: 1e-5, 50: 3e-3, 100: 2e-2, 200: 2e-2, 300: 4e-2},
-        2e-2,
     ),
 }
 
@@ -74,6 +66,8 @@ def network(golden, name, file=None):
 
 # Attention
 
+attend = jax.jit(nn.scaled_dot_product_attention, static_argnames=("scale", "is_causal"))
+
 
 @pytest.mark.parametrize(
     "file", ["attention_single.npz", "attention_causal.npz", "attention_heads.npz"]
@@ -85,13 +79,13 @@ def test_attention(golden, file):
     scale = None if "weights" in recorded else 1.0
     causal = "weights" in recorded and not recorded["weights"][..., 0, 1].any()
     options = {"scale": scale, "is_causal": causal}
-    output = nn.scaled_dot_product_attention(query, key, value, **options)
+    output = attend(query, key, value, **options)
     np.testing.assert_allclose(output, recorded["output"], rtol=1e-5, atol=1e-7)
     if "weights" in recorded:
         each = np.broadcast_to(
             np.eye(key.shape[-2], dtype="f"), (*key.shape[:-1], key.shape[-2])
         )
-        weights = nn.scaled_dot_product_attention(query, key, each, **options)
+        weights = attend(query, key, each, **options)
         np.testing.assert_allclose(weights, recorded["weights"], rtol=1e-5, atol=1e-7)
     linear = nn.linear(recorded["x"], recorded["query_weight"].T, recorded["query_bias"])
     np.testing.assert_allclose(linear, query, rtol=1e-5, atol=1e-6)
@@ -123,25 +117,30 @@ def test_logits(golden, name):
     end = nnx.state(network(golden, name, NETWORKS[name].end)[0])
 
     @jax.jit
-    def run(tokens):
-        by_start, by_end = (nnx.merge(graph, each, copy=True) for each in (start, end))
-        # With a cache: a prompt of three tokens, then one after the other.
-        parts, cache = [], by_end.make_cache(len(tokens), 6)
-        for first, last in ((0, 3), (3, 4), (4, 5), (5, 6)):
-            logits, cache = by_end.decode(tokens[:, first:last], cache, first)
-            parts.append(logits)
-        short = by_end(tokens[:, :6])
-        return by_start(tokens), by_end(tokens), short, jnp.concatenate(parts, 1)
+    def forward(state, tokens):
+        return nnx.merge(graph, state, copy=True)(tokens)
 
+    @jax.jit
+    def decode(tokens, cache, position):
+        return nnx.merge(graph, end, copy=True).decode(tokens, cache, position)
+
+    tokens = recorded["x"]
+    # With a cache: a prompt of three tokens, then one after the other.
+    parts, cache = [], model.make_cache(len(tokens), 6)
+    for first, last in ((0, 3), (3, 4), (4, 5), (5, 6)):
+        logits, cache = decode(tokens[:, first:last], cache, first)
+        parts.append(logits)
+    short = forward(end, tokens[:, :6])
+    found = (forward(start, tokens), forward(end, tokens), short, np.concatenate(parts, 1))
     names = ("logits_start", "logits_end", "logits_end_short", "logits_end_short")
-    for logits, wanted in zip(run(recorded["x"]), names, strict=True):
+    for logits, wanted in zip(found, names, strict=True):
         np.testing.assert_allclose(logits, recorded[wanted], rtol=1e-4, atol=1e-5)
 
 
 def test_attention_weights(golden):
     recorded = np.load(golden / "attention_mlp_logits.npz")
     model, _ = network(golden, "attention")
-    weights = model.attention_weights(recorded["x"])
+    weights = jax.jit(lambda x: model.attention_weights(x))(recorded["x"])
     np.testing.assert_allclose(weights, recorded["attention_weights"], rtol=1e-4, atol=1e-5)
 
 
@@ -160,17 +159,16 @@ def record(golden, name, steps=None):
     return recorded, [{"x": x, "y": y.astype(np.int32)} for x, y in pairs]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_training_in_float32_takes_the_books_way(golden, name):
-    model, loaded = network(golden, name)
-    recorded, batches = record(golden, name)
-    ours, model = trained(model, loss_fn, optim.sgd(NETWORKS[name].lr), batches)
-    assert_early_steps_agree_more(ours, recorded["losses"], NETWORKS[name].tolerances)
-    assert_same_weights(model, loaded, golden / NETWORKS[name].end, NETWORKS[name].atol)
+def test_a_training_in_float32_takes_the_books_way(golden):
+    model, loaded = network(golden, "mlp")
+    recorded, batches = record(golden, "mlp")
+    ours, model = trained(model, loss_fn, optim.sgd(NETWORKS["mlp"].lr), batches)
+    np.testing.assert_allclose(ours, recorded["losses"], rtol=0, atol=1e-5)
+    assert_same_weights(model, loaded, golden / NETWORKS["mlp"].end, atol=1e-4)
 
 
 def test_the_transformers_first_steps_in_float32(golden):
+    """The rounding of the 275 steps behind them would hide more than it shows."""
     model, loaded = network(golden, "transformer")
     recorded, batches = record(golden, "transformer", 25)
     ours, model = trained(model, loss_fn, optim.sgd(0.1), batches)
@@ -189,3 +187,5 @@ def test_a_training_in_float64_takes_the_books_way_at_every_step(golden, name):
     np.testing.assert_allclose(ours, recorded["losses_float64"], rtol=1e-6)
     if name == "transformer":
         assert_same_weights(model, loaded, golden / "transformer_end_float64.pt", atol=1e-6)
+    else:  # recorded in float32
+        assert_same_weights(model, loaded, golden / NETWORKS[name].end, atol=1e-4)

@@ -9,14 +9,13 @@ from flax import nnx
 
 from dlwp_jax import losses, nn, optim, parity
 from tests.golden import (
-    assert_early_steps_agree_more,
     assert_initial_distributions,
     assert_same_weights,
     first,
     last,
-    trained,
     trained_in_double,
 )
+from tests.undrawn import undrawn
 
 PADDED_UPSAMPLE = {
     "in_channels": 2,
@@ -30,9 +29,13 @@ PADDED_UPSAMPLE = {
 VALID_UPSAMPLE = {"depth": 2, "wf": 3, "batch_norm": True, "up_mode": "upsample"}
 
 
+def wrapper(rngs):
+    return nn.UNetWrapper(7, depth=3, wf=4, padding=True, batch_norm=True, rngs=rngs)
+
+
 def published(golden):
     """The book's segmentation model with its published weights, in eval mode."""
-    model = nn.UNetWrapper(7, depth=3, wf=4, padding=True, batch_norm=True, rngs=nnx.Rngs(0))
+    model = undrawn(lambda: wrapper(nnx.Rngs(0)))
     parity.load_torch(model, golden / "unet_seg_2020.pt")
     model.eval()
     return model
@@ -47,7 +50,7 @@ def published(golden):
     ],
 )
 def test_each_form_of_the_unet_gives_the_books_outputs(golden, weights, outputs, options):
-    model = nn.UNet(**options, rngs=nnx.Rngs(0))
+    model = undrawn(lambda: nn.UNet(**options, rngs=nnx.Rngs(0)))
     parity.load_torch(model, golden / weights)
     model.eval()
     recorded = np.load(golden / outputs)
@@ -82,7 +85,7 @@ def loss_fn(model, batch):
 
 def start(golden):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = nn.UNetWrapper(7, depth=3, wf=4, padding=True, batch_norm=True, rngs=nnx.Rngs(0))
+    model = undrawn(lambda: wrapper(nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / "unet_train_start.pt")
     recorded = np.load(golden / "unet_train_trajectory.npz")
     hu, label = last(recorded["hu"]), last(recorded["label"])
@@ -90,16 +93,9 @@ def start(golden):
     return model, loaded, recorded, batches
 
 
-@pytest.mark.slow
-def test_a_training_in_float32_begins_as_the_books(golden):
-    model, _, recorded, batches = start(golden)
-    ours, _ = trained(model, loss_fn, optim.adam(0.001), batches[:3])
-    # One of the 262,144 activations before the last batch norm is 7e-7 in float64, less than
-    # float32's rounding, and falls on the other side of ReLU's corner than in torch. That moves
-    # every gradient by 2e-4 of its largest value, and Adam's first steps go by their signs.
-    assert_early_steps_agree_more(ours, recorded["losses"][:3], {1: 1e-5, 2: 1e-3, 3: 5e-3})
-
-
+# In float32 one of the 262,144 activations before the last batch norm, 7e-7, falls on the other
+# side of ReLU's corner than in torch. That moves every gradient by 2e-4 of its largest value, and
+# Adam's first steps go by their signs.
 @pytest.mark.slow
 def test_a_training_in_float64_takes_the_books_way_at_every_step(golden):
     model, loaded, recorded, batches = start(golden)
@@ -110,7 +106,4 @@ def test_a_training_in_float64_takes_the_books_way_at_every_step(golden):
 
 
 def test_the_first_weights_have_the_books_distributions(golden):
-    def make(rngs):
-        return nn.UNetWrapper(7, depth=3, wf=4, padding=True, batch_norm=True, rngs=rngs)
-
-    assert_initial_distributions(make, np.load(golden / "init_unet.npz"))
+    assert_initial_distributions(wrapper, np.load(golden / "init_unet.npz"))

@@ -14,6 +14,7 @@ from flax import nnx
 from dlwp_jax import nn, parity
 from dlwp_jax.parity.leaves import jax_layers
 from tests.reference import imagenet_networks as reference
+from tests.undrawn import undrawn
 
 OURS = {
     "resnet18": nn.resnet18,
@@ -75,14 +76,13 @@ def test_counts_names_and_shapes_are_torchvisions(name):
     [
         ("basic", nn.BasicBlock, (1, 1, 1, 1)),
         ("bottleneck", nn.Bottleneck, (2, 1, 1, 1)),
-        ("resnet18", nn.BasicBlock, (2, 2, 2, 2)),
     ],
 )
 @pytest.mark.slow
 def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths, tmp_path):
     theirs = reference.make(name, num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1))
+    ours = undrawn(lambda: nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1)))
     loaded = parity.load_torch(ours, tmp_path / "weights.pth")
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 32)).astype(np.float32)
@@ -91,28 +91,25 @@ def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths
     parity.compare(theirs, ours, x, loaded=loaded, double=True).raise_if_different()
 
 
-# Float32 sums of up to 9216 products in another order, through up to 101 layers that each
+# Float32 sums of up to 9216 products in another order, through up to 50 layers that each
 # divide by a deviation:
 # torch itself is 2e-6 of the largest logit away from its own float64 result.
 ROUNDING = 1e-5
 
 
-def assert_same_outputs(name, path, *shapes):
+def assert_same_outputs(name, path, shape):
     theirs = reference.make(name)
     torch.save(theirs.state_dict(), path)
-    ours = OURS[name](rngs=nnx.Rngs(1))
+    ours = undrawn(lambda: OURS[name](rngs=nnx.Rngs(1)))
     parity.load_torch(ours, path)
     ours.eval()
-    for shape in shapes:
-        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        with torch.no_grad():
-            expected = theirs(torch.from_numpy(x)).numpy()
-        logits = np.asarray(
-            nnx.jit(lambda model, x: model(x))(ours, jnp.asarray(np.moveaxis(x, 1, -1)))
-        )
-        np.testing.assert_allclose(
-            logits, expected, rtol=0, atol=ROUNDING * np.abs(expected).max()
-        )
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x)).numpy()
+    logits = np.asarray(
+        nnx.jit(lambda model, x: model(x))(ours, jnp.asarray(np.moveaxis(x, 1, -1)))
+    )
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -123,9 +120,11 @@ def test_alexnet_equals_torch_where_its_pooling_is_uneven(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_deeper_resnets_equal_torch(name, tmp_path):
-    assert_same_outputs(name, tmp_path / "weights.pth", (2, 3, 96, 64))
+def test_a_deeper_resnet_equals_torch(tmp_path):
+    """As deep as one of 101 layers is, by names and shapes above; tests/test_pretrained.py has
+    resnet18.
+    """
+    assert_same_outputs("resnet50", tmp_path / "weights.pth", (2, 3, 96, 64))
 
 
 def test_the_initial_distributions_are_torchvisions():

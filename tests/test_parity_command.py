@@ -13,6 +13,7 @@ import torch
 
 from dlwp_jax.parity.__main__ import end_with_status_2, main
 from dlwp_jax.parity.files import fill
+from tests.compiling import OPTION
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,6 +258,10 @@ def test_inputs_may_be_tokens_and_numbers(folder):
     assert main(["check", "bag.py:TorchBag", "bag.py:Bag", *shapes]) == 0
 
 
+# How such a process ends is looked at, so it may compile quickly.
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "", OPTION.upper(): "1"}
+
+
 @pytest.mark.slow
 def test_check_runs_from_the_shell(folder):
     command = [
@@ -270,7 +275,7 @@ def test_check_runs_from_the_shell(folder):
     settings = {
         "capture_output": True,
         "text": True,
-        "env": {"PYTHONPATH": str(ROOT), "PATH": ""},
+        "env": ENVIRONMENT,
     }
     done = subprocess.run([*command, "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (0, "")
@@ -282,7 +287,7 @@ def test_what_cannot_be_compared_is_status_2_in_the_shell(folder):
     settings = {
         "capture_output": True,
         "text": True,
-        "env": {"PYTHONPATH": str(ROOT), "PATH": ""},
+        "env": ENVIRONMENT,
     }
     done = subprocess.run([*command, "none.py:Net", "--input", "2,3,6,6"], **settings)
     assert (done.returncode, done.stderr) == (

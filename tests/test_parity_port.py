@@ -18,7 +18,7 @@ from dlwp_jax import parity
 from dlwp_jax.parity.__main__ import main
 from dlwp_jax.parity.port.prove import prove
 from tests.conftest import ROOT
-from tests.reference.book_networks import NetResDeep, UNet
+from tests.reference.book_networks import NetResDeep
 
 RNG = np.random.default_rng(0)
 
@@ -38,6 +38,12 @@ def run(source):
     names = {}
     exec(source, names)
     return names
+
+
+@nnx.jit
+def called(model, *inputs):
+    """One program, where layer by layer would be dozens."""
+    return model(*inputs)
 
 
 class Attention(torch.nn.Module):
@@ -130,7 +136,7 @@ def test_an_encoder_with_a_dict_and_a_shared_weight_is_proved(encoder):
     theirs.eval()
     ported.model.eval()
     expected = theirs(torch.from_numpy(tokens))
-    found = ported.model(jax.numpy.asarray(tokens))
+    found = called(ported.model, tokens)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value.detach(), rtol=1e-4, atol=1e-5)
 
@@ -152,7 +158,7 @@ def test_another_length_of_the_sequence_and_of_the_batch(encoder):
     tokens = RNG.integers(0, 11, (3, 7))
     ported.model.eval()
     expected = theirs.eval()(torch.from_numpy(tokens))["logits"].detach()
-    found = ported.model(jax.numpy.asarray(tokens))["logits"]
+    found = called(ported.model, tokens)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -181,11 +187,6 @@ def test_written_source_is_formatted_as_ruff_formats(heads, encoder):
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("nn.BatchNorm2d(6)", "nn.BatchNorm2d(6, eps=1e-3)"),
-        (
-            "nn.leaky_relu(self.bn(self.conv(x)), negative_slope=0.2)",
-            "nn.relu(self.bn(self.conv(x)))",
-        ),
         ("padding=1, bias=False", "padding=1, padding_mode='reflect', bias=False"),
         (
             "nn.flatten(nn.adaptive_max_pool(x, (2, 3)))",
@@ -209,10 +210,37 @@ def test_blocks_of_one_class_share_it_and_a_loop_is_kept():
     assert ported.loops == 1
 
 
-@pytest.mark.slow
+class Up(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.ConvTranspose2d(2, 2, 2, stride=2)
+        self.conv = torch.nn.Conv2d(4, 2, 1)
+
+    def forward(self, x, bridge):
+        return self.conv(torch.cat([self.up(x), bridge], dim=1))
+
+
+class UNet(torch.nn.Module):
+    """The book's way down and up, with one convolution of each size."""
+
+    def __init__(self):
+        super().__init__()
+        self.down_path = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 1) for _ in range(3))
+        self.up_path = torch.nn.ModuleList(Up() for _ in range(2))
+
+    def forward(self, x):
+        bridges = []
+        for down in self.down_path[:-1]:
+            bridges.append(down(x))
+            x = F.avg_pool2d(bridges[-1], 2)
+        x = self.down_path[-1](x)
+        for up in self.up_path:
+            x = up(x, bridges.pop())
+        return x.tanh()
+
+
 def test_lists_of_the_model_stay_lists():
-    theirs, x = UNet(2, 3, 2), normal(1, 2, 8, 8)
-    ported = parity.port(theirs, x)
+    ported = parity.port(UNet(), normal(1, 2, 8, 8))
     assert ported.report.ok, ported.report
     assert "for i in range(2):" in ported.source
     assert "self.up_path[i](x, bridges[1 - i])" in ported.source
@@ -380,9 +408,9 @@ def test_packed_sequences_become_lengths_and_noise_is_drawn_in_train_mode():
     assert "self.gru(x, lengths=lengths)" in ported.source
     model = run(ported.source)["Lengths"](rngs=nnx.Rngs(0))
     given = jax.numpy.ones((2, 5), int), jax.numpy.array([5, 5])
-    assert not np.allclose(model(*given)[1], model(*given)[1])
+    assert not np.allclose(called(model, *given)[1], called(model, *given)[1])
     model.eval()
-    np.testing.assert_array_equal(model(*given)[1], model(*given)[1])
+    np.testing.assert_array_equal(called(model, *given)[1], called(model, *given)[1])
 
 
 class TwoAttentions(torch.nn.Module):

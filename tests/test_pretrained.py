@@ -8,12 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dlwp_jax.data import image, imagenet
 from experiments import ch02_pretrained as experiment
 from tests.reference import imagenet_networks as reference
+from tests.undrawn import undrawn
 
 CLASSES = 6
 CHINA = load_sample_images().filenames[0]
@@ -48,6 +50,21 @@ def config(folder, **changes):
     return experiment.Config(picture=pictures, **chosen)
 
 
+@pytest.fixture
+def to_be_filled(monkeypatch):
+    """Networks that wait for a file, and of which no one asks how many parameters others have."""
+
+    def empty(name):
+        make, published = experiment.NETWORKS[name]
+        return lambda *classes, rngs: undrawn(
+            lambda: make(*classes, rngs=nnx.Rngs(0))
+        ), published
+
+    networks = {name: empty(name) for name in ("resnet18", "alexnet")}
+    monkeypatch.setattr(experiment, "NETWORKS", networks)
+
+
+@pytest.mark.usefixtures("to_be_filled")
 def test_a_file_of_weights_gives_torchs_answers_under_their_labels(files, capsys):
     folder, shares = files
     experiment.main(config(folder))
@@ -128,6 +145,7 @@ def sixteen_bits(folder):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
+@pytest.mark.usefixtures("to_be_filled")
 def test_files_that_will_not_do_are_refused_in_a_sentence(files, change, message):
     folder, _ = files
     with pytest.raises(ValueError, match=message) as refused:
@@ -135,6 +153,7 @@ def test_files_that_will_not_do_are_refused_in_a_sentence(files, change, message
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.usefixtures("to_be_filled")
 def test_torch_is_asked_for_by_name_and_only_with_weights(files, monkeypatch):
     folder, _ = files
     for name in [name for name in sys.modules if name.startswith("dlwp_jax.parity")]:

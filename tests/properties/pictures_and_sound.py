@@ -640,7 +640,7 @@ subject(
     augment.warp,
     takes={
         "x": st.sampled_from(
-            recipes("ones((4, 5, 2))", "arange(12.0, dtype=float32).reshape(3, 4, 1)")
+            recipes("ones((3, 4, 2))", "arange(24.0, dtype=float32).reshape(3, 4, 2)")
         ),
         "matrix": st.sampled_from(
             recipes(
@@ -674,7 +674,7 @@ subject(
     augment.warp_in_planes,
     takes={
         "x": st.sampled_from(
-            recipes("ones((2, 3, 4, 2))", "arange(24.0, dtype=float32).reshape(2, 3, 4, 1)")
+            recipes("ones((2, 3, 4, 2))", "arange(48.0, dtype=float32).reshape(2, 3, 4, 2)")
         ),
         "matrix": st.sampled_from(
             recipes(

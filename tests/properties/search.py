@@ -1,5 +1,7 @@
 """Subjects: `dlwp_jax.search`, with `train.run` by itself as the reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,12 @@ def make(lr):
     return train.make_learner(Scalar(0.5), squared, optax.sgd(lr), key=jax.random.key(0))
 
 
+@functools.partial(jax.jit, static_argnames="epochs")
+def losses_of(lr, arrays, epochs):
+    """Of one member by itself; in one program for all rates."""
+    return train.run(*make(lr), arrays, epochs=epochs, batch_size=10).history["train/loss"]
+
+
 def each_alone(data, over, epochs, how, chunk):
     """The members one by one."""
     xy(data)
@@ -33,11 +41,9 @@ def each_alone(data, over, epochs, how, chunk):
         integer(chunk, 1)
     integer(epochs, 1, 100)
     arrays = {name: jnp.asarray(numbers(column), jnp.float32) for name, column in data.items()}
-    runs = [
-        train.run(*make(jnp.asarray(rate)), arrays, epochs=int(epochs), batch_size=10)
-        for rate in rates.tolist()
-    ]
-    return np.stack([np.asarray(run.history["train/loss"]) for run in runs])
+    return np.stack(
+        [np.asarray(losses_of(rate, arrays, int(epochs))) for rate in rates.tolist()]
+    )
 
 
 subject(
