@@ -186,6 +186,21 @@ def test_inside_the_large_one_the_loss_is_scaled_too():
     assert inside.skipped == expected.skipped
 
 
+def odd(width, key):
+    """Biases that are zero at first, as Flax draws them, make an odd function."""
+    rngs = nnx.Rngs(key)
+    first, last = nnx.Linear(1, width, rngs=rngs), nnx.Linear(width, 1, rngs=rngs)
+    return train.make_learner(nnx.Sequential(first, jnp.tanh, last), loss_fn, ADAM, key=key)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_no_other_one():
+    """For an odd function no bias has a slope but that of rounding."""
+    x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
+    for seed in (1, 3):  # their rounding differs in one unit and in four
+        keys = jax.random.split(jax.random.key(seed), 1)
+        nested.nest(odd, [1, 4], keys, {"x": x, "y": np.sin(4 * x)})
+
+
 @pytest.mark.parametrize("record", ["norms", "dead_units"])
 def test_what_would_count_the_units_of_the_largest_size_is_not_nested(record):
     make = functools.partial(small, record=[record])
