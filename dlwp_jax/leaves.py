@@ -28,7 +28,7 @@ def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 def as_was(leaf: Any, before: jax.Array) -> jax.Array:
     """An array that was read from a file, as an array of the same kind as `before`.
 
-    It becomes a PRNG key, has the sharding, is committed to a device, if `before` is; so the
+    It is a PRNG key, committed to devices, and split over them, as far as `before` is; so the
     same compiled program takes it.
     """
     raw = jax.random.key_data(before) if is_key(before) else before
@@ -46,10 +46,10 @@ def weakly(leaf: jax.Array) -> jax.Array:
 
 
 def strongly(leaf: Any) -> Any:
-    """The same leaf with the dtype that it has, where that came of a Python number.
+    """The leaf, no longer weakly typed.
 
-    `jnp.full(3, 0.5)` is weakly typed; what a step makes of it is not, and would be compiled
-    for anew.
+    `jnp.full(3, 0.5)` is weakly typed, as the number is, and what a training step makes of it
+    is not: the second step would be compiled anew.
     """
     is_weak = getattr(leaf, "weak_type", False)
     return jax.lax.convert_element_type(leaf, leaf.dtype) if is_weak else leaf

@@ -114,7 +114,7 @@ SIZES = {"epochs": 4, "batch_size": 10, "val_batch_size": 16}
     ("model", "n", "how"),
     [
         (MLP, 8, {"params": "sharded", "min_size": 100}),
-        pytest.param(Residual, 2, {}, marks=pytest.mark.slow),
+        pytest.param(Residual, 8, {}, marks=pytest.mark.slow),
     ],
 )
 def test_one_device_and_many_train_the_same(model, n, how):

@@ -126,9 +126,15 @@ def test_repeated_calls_compile_and_keep_nothing_more():
 
 def test_numbers_without_a_dtype_of_their_own_are_compiled_for_once():
     """`jnp.full(1, 0.5)` is weakly typed, and what a step makes of it is not."""
-    learner, state = train.make_learner(
-        Scalar(0.5), squared_error, optax.adam(0.01), key=jax.random.key(0)
+    model, half = Scalar(0.5), jnp.asarray(0.5)
+    model.seen = nnx.BatchStat(half)
+    rate = optax.stateless_with_tree_map(lambda g, _: -0.01 * g)
+    tx = optax.GradientTransformation(
+        lambda _: half, lambda g, s, p: (rate.update(g, (), p)[0], s)
     )
+    learner, state = train.make_learner(model, squared_error, tx, key=jax.random.key(0))
+    parts = state.params, state.extra, state.opt_state
+    assert [leaf.weak_type for leaf in jax.tree.leaves(parts)] == [False] * 3
     data = {"x": jnp.ones(6), "y": jnp.zeros(6)}
     weak = replace(state, params=jax.tree.map(leaves.weakly, state.params))
     for start in (state, weak):

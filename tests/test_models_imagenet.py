@@ -121,9 +121,7 @@ def test_alexnet_equals_torch_where_its_pooling_is_uneven(tmp_path):
 
 @pytest.mark.slow
 def test_a_deeper_resnet_equals_torch(tmp_path):
-    """As deep as one of 101 layers is, by names and shapes above; tests/test_pretrained.py has
-    resnet18.
-    """
+    """resnet101 has only more of the same blocks; tests/test_pretrained.py has resnet18."""
     assert_same_outputs("resnet50", tmp_path / "weights.pth", (2, 3, 96, 64))
 
 

@@ -16,7 +16,8 @@ from dlwp_jax import losses, nn, parity
 
 WHOLE = ["bool", "uint8", "int8", "int16", "int32", "int64"]
 REAL = ["float16", "bfloat16", "float32", "float64"]
-# JAX makes int32 of int64 and float32 of float64 unless 64 bits are enabled.
+# JAX makes int32 of int64 and float32 of float64 unless 64 bits are enabled; int16 goes the way
+# of int8 and int32.
 CASES = [(dtype, False) for dtype in WHOLE + REAL if dtype not in ("int16", "int64", "float64")]
 CASES += [(dtype, True) for dtype in ("int64", "float32", "float64")]
 

@@ -34,8 +34,8 @@ DRAWN = ("FractionalMaxPool2d", "FractionalMaxPool3d")  # windows from torch's g
 ATTENTION = {"MultiheadAttention", "Transformer", "TransformerDecoderLayer"}
 ATTENTION |= {"TransformerEncoder", "TransformerEncoderLayer"}
 # Layers of many options, of which the database has every combination; each is compared with each
-# option in float64 in tests/test_nn_recurrent.py. Torch's differ in eval mode by the dropout
-# between their layers, which the database leaves out and the same tests compare.
+# option in float64 in tests/test_nn_recurrent.py. In eval mode only the dropout between their
+# layers is off, which the database leaves out, and those tests compare (LSTM's).
 RECURRENT = {"RNN", "GRU", "LSTM"}
 # Float32 sums of up to some thousand products in another order; the worst case seen is 6e-6 of
 # values of about 1.
@@ -195,8 +195,8 @@ def copied(inputs):
 
 
 def cases_of_layers():
-    """Each layer in train mode, and in eval mode too if torch says that they differ. That ours
-    differ in no other layer is seen in tests/test_nn_basics.py.
+    """Each layer in train mode, and in eval mode too if torch says that they differ (but for
+    RECURRENT). That ours differ in no other layer is seen in tests/test_nn_basics.py.
     """
     for info in filter(takes_part, module_db):
         yield pytest.param(info, True, id=f"{name_of(info)}-train")

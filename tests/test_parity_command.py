@@ -258,7 +258,7 @@ def test_inputs_may_be_tokens_and_numbers(folder):
     assert main(["check", "bag.py:TorchBag", "bag.py:Bag", *shapes]) == 0
 
 
-# How such a process ends is looked at, so it may compile quickly.
+# Only the status and the text of such a process are looked at, so it may compile quickly.
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "", OPTION.upper(): "1"}
 
 

@@ -96,8 +96,8 @@ def test_fit_and_streams_record_the_same(learned, ran):
 
 def test_parts_of_a_batch_are_summed():
     whole, parts = (
-        train.train_epoch(*learner_of(accumulate=k), TRAIN, batch_size=70)[1] for k in (1, 5)
-    )
+        train.train_epoch(*learner_of(accumulate=k), TRAIN, batch_size=70)[1] for k in (1, 4)
+    )  # parts of 18 and 17 rows: of equal ones a wrong weight would cancel
     np.testing.assert_allclose(whole["f1"], parts["f1"], rtol=1e-6)
 
 

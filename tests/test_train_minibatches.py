@@ -192,6 +192,8 @@ def test_the_key_of_a_transform_is_new_in_every_step_and_the_same_in_every_way()
     zeros = EVEN | {"x": EVEN["x"] * 0}
     options = {"batch_size": 8, "transform": noisy}
     ran = train.run(learner, state, zeros, epochs=2, **options)
+    fitted = train.fit(learner, state, zeros, epochs=2, progress=False, **options)
+    assert_same_bits(ran.state, fitted.state)
     noise = []
     for _ in range(2):
         state, logs = train.train_epoch(learner, state, zeros, **options)

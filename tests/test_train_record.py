@@ -41,7 +41,10 @@ def test_norms_are_those_of_steps_taken_by_hand():
 
     model = Plain(nnx.Rngs(0))
     graph, params = nnx.split(model)
-    loss = lambda p: squared_error(nnx.merge(graph, p), TRAIN)[0]  # noqa: E731
+
+    def loss(params):
+        return squared_error(nnx.merge(graph, params), TRAIN)[0]
+
     grads = jax.jit(jax.grad(loss))(params)
     np.testing.assert_allclose(logs["grad_norm"], [euclid(grads)], rtol=1e-6)  # float32 sums
     np.testing.assert_allclose(logs["update_norm"], [0.1 * euclid(grads)], rtol=1e-6)
