@@ -37,6 +37,7 @@ AS_USERS = (
     "tests/test_nn",
     "tests/test_optim",
     "tests/test_parity_book",
+    "tests/test_search_shown",  # its long trainings would take three times as long
     "tests/test_thermometer",
     "tests/test_train",
 )
