@@ -100,13 +100,6 @@ def compute(root):
     leave(root, errors=errors, local=is_local)
 
 
-def compute_in_short(root):
-    """What hangs on how many processes there are: their rows, and the parts that each saves."""
-    learner_and_sets = learner_and_data()
-    _, arrays = trained(*learner_and_sets)
-    save(root, arrays | trained_in_pieces(root, *learner_and_sets)[1])
-
-
 def trained(learner, state, train_set, val_set):
     """A training from arrays, and one from streams, of which each process reads its part."""
     import numpy as np
