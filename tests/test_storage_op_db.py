@@ -359,6 +359,12 @@ def weights_like(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
 # Gradients and writes hang on the geometry of a view, of which all samples are compared: so many
 # are enough here.
 OF_EACH_VIEW = 5
+
+
+def some_of(op) -> int | None:
+    return None if op.name == "__getitem__" else OF_EACH_VIEW  # it refuses most of its samples
+
+
 PROGRAM = 40  # cases that are compiled together
 
 
@@ -378,8 +384,7 @@ def test_gradient_of_a_weighted_sum(op):
         pytest.skip(TORCH_GRADIENT_WRONG[op.name])
     tried = []  # (case, torch's storages and outputs, which storages are real)
     losses, starts = [], []  # ours
-    most = None if op.name == "__getitem__" else OF_EACH_VIEW  # it refuses most of its samples
-    for case, bases, storages in start(op, torch.float32, most):
+    for case, bases, storages in start(op, torch.float32, some_of(op)):
         real = [
             i for i, base in enumerate(bases) if base.is_floating_point()
         ]  # the others are lengths and indices
@@ -444,8 +449,7 @@ def reaches_twice(layout: Layout) -> bool:
 def test_storage_after_a_write(op):
     """torch writes into the view with copy_; ours gives the storage that torch's has become."""
     checked = 0
-    most = None if op.name == "__getitem__" else OF_EACH_VIEW  # it refuses most of its samples
-    for case, bases, storages in start(op, torch.float32, most):
+    for case, bases, storages in start(op, torch.float32, some_of(op)):
         pairs = zip(torch_call(op, case, bases), our_call(op, case, storages), strict=True)
         for their, our in pairs:
             owners = [i for i, s in enumerate(storages) if our.storage is s]

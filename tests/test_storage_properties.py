@@ -203,7 +203,7 @@ def test_any_layout_is_written_as_by_index(count):
                 lines.append(np.zeros(layout.end + slack + 1, np.float32))
                 ramp = np.arange(1.0, 1.0 + layout.numel, dtype=np.float32)
                 values.append(ramp.reshape(layout.size))
-        ours = jax.jit(lambda *given: list(map(write, given[0], layouts, given[1])))
+        ours = jax.jit(lambda lines, values: list(map(write, lines, layouts, values)))
         written = ours(lines, values)
         for layout, line, value, got in zip(layouts, lines, values, written, strict=True):
             line[numpy_positions(layout)] = value

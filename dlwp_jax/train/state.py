@@ -227,16 +227,16 @@ def make_learner(
     train_def, *parts = nnx.split(model, nnx.RngState, trainable, ...)
     checks.no_statistics(parts[1], trainable)
     rngs, params, extra = (nnx.to_pure_dict(part) for part in parts)
-    params = jax.tree.map(lambda leaf: strongly(jnp.asarray(leaf)), params)
+    params = jax.tree.map(jnp.asarray, params)
     checks.trainable(params, trainable, model)
     accumulate = whole(accumulate, "accumulate", 1)
     record = _known(record)
     learner = Learner(train_def, eval_def, loss_fn, tx, trainable, record, accumulate)
     checks.hashable(learner)
     opt_state = precision.scaled(tx.init(params), compute_dtype)
-    extra, opt_state = jax.tree.map(strongly, (extra, opt_state))
     zero = jnp.zeros((), jnp.int32)
-    return learner, TrainState(params, extra, rngs, opt_state, key, zero, zero)
+    state = TrainState(params, extra, rngs, opt_state, key, zero, zero)
+    return learner, jax.tree.map(strongly, state)
 
 
 def check_pair(learner: Any, state: Any) -> None:
