@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import losses, nn, optim, parity, regularization
+from experiments.nodules.detector import unfilled
 from tests.golden import (
     assert_early_steps_agree_more,
     assert_same_weights,
@@ -21,7 +22,6 @@ from tests.golden import (
     trained,
     trained_in_double,
 )
-from tests.undrawn import undrawn
 
 
 def pictures(recorded):
@@ -42,7 +42,7 @@ def pictures(recorded):
     ],
 )
 def test_the_networks_give_the_books_logits(golden, network, options, weights, outputs):
-    model = undrawn(lambda: network(**options, rngs=nnx.Rngs(0)))
+    model = unfilled(lambda: network(**options, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / weights)
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     model.eval()
@@ -123,7 +123,7 @@ TRAININGS = {
 
 def start(golden, training):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = undrawn(lambda: training.network(**training.options, rngs=nnx.Rngs(0)))
+    model = unfilled(lambda: training.network(**training.options, rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / training.start)
     recorded = np.load(golden / training.recorded)
     images, labels = pictures(recorded), recorded["label"].astype(np.int32)

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import losses, nn, optim, parity
+from experiments.nodules.detector import unfilled
 from tests.golden import (
     assert_early_steps_agree_more,
     assert_initial_distributions,
@@ -16,11 +17,10 @@ from tests.golden import (
     trained,
     trained_in_double,
 )
-from tests.undrawn import undrawn
 
 
 def test_the_published_weights_classify_pieces_of_a_ct_as_the_book_does(golden):
-    model = undrawn(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
+    model = unfilled(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
     parity.load_torch(model, golden / "luna_cls_2020.pt")
     model.eval()
     run = jax.jit(lambda x: model(x))
@@ -38,7 +38,7 @@ def loss_fn(model, batch):
 
 def start(golden):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = undrawn(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
+    model = unfilled(lambda: nn.LunaModel(rngs=nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / "luna_train_start.pt")
     recorded = np.load(golden / "luna_train_trajectory.npz")
     hu, labels = last(recorded["hu"]), recorded["label"].astype(np.int32)

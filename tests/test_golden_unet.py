@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import losses, nn, optim, parity
+from experiments.nodules.detector import unfilled
 from tests.golden import (
     assert_early_steps_agree_more,
     assert_initial_distributions,
@@ -17,7 +18,6 @@ from tests.golden import (
     trained,
     trained_in_double,
 )
-from tests.undrawn import undrawn
 
 PADDED_UPSAMPLE = {
     "in_channels": 2,
@@ -37,7 +37,7 @@ def wrapper(rngs):
 
 def published(golden):
     """The book's segmentation model with its published weights, in eval mode."""
-    model = undrawn(lambda: wrapper(nnx.Rngs(0)))
+    model = unfilled(lambda: wrapper(nnx.Rngs(0)))
     parity.load_torch(model, golden / "unet_seg_2020.pt")
     model.eval()
     return model
@@ -52,7 +52,7 @@ def published(golden):
     ],
 )
 def test_each_form_of_the_unet_gives_the_books_outputs(golden, weights, outputs, options):
-    model = undrawn(lambda: nn.UNet(**options, rngs=nnx.Rngs(0)))
+    model = unfilled(lambda: nn.UNet(**options, rngs=nnx.Rngs(0)))
     parity.load_torch(model, golden / weights)
     model.eval()
     recorded = np.load(golden / outputs)
@@ -87,7 +87,7 @@ def loss_fn(model, batch):
 
 def start(golden):
     """The model with the book's first weights, its loading, the record and its batches."""
-    model = undrawn(lambda: wrapper(nnx.Rngs(0)))
+    model = unfilled(lambda: wrapper(nnx.Rngs(0)))
     loaded = parity.load_torch(model, golden / "unet_train_start.pt")
     recorded = np.load(golden / "unet_train_trajectory.npz")
     hu, label = last(recorded["hu"]), last(recorded["label"])

@@ -13,8 +13,8 @@ from flax import nnx
 
 from dlwp_jax import nn, parity
 from dlwp_jax.parity.leaves import jax_layers
+from experiments.nodules.detector import unfilled
 from tests.reference import imagenet_networks as reference
-from tests.undrawn import undrawn
 
 OURS = {
     "resnet18": nn.resnet18,
@@ -82,7 +82,7 @@ def test_counts_names_and_shapes_are_torchvisions(name):
 def test_resnets_from_a_pth_equal_torch_forward_and_backward(name, block, depths, tmp_path):
     theirs = reference.make(name, num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = undrawn(lambda: nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1)))
+    ours = unfilled(lambda: nn.ResNet(block, depths, 10, rngs=nnx.Rngs(1)))
     loaded = parity.load_torch(ours, tmp_path / "weights.pth")
     assert {entry.found_by for entry in loaded.map.entries} == {"name"}
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 32)).astype(np.float32)
@@ -100,7 +100,7 @@ ROUNDING = 1e-5
 def assert_same_outputs(name, path, shape):
     theirs = reference.make(name)
     torch.save(theirs.state_dict(), path)
-    ours = undrawn(lambda: OURS[name](rngs=nnx.Rngs(1)))
+    ours = unfilled(lambda: OURS[name](rngs=nnx.Rngs(1)))
     parity.load_torch(ours, path)
     ours.eval()
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

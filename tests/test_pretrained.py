@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_images
 
 from dlwp_jax.data import image, imagenet
 from experiments import ch02_pretrained as experiment
+from experiments.nodules.detector import unfilled
 from tests.reference import imagenet_networks as reference
-from tests.undrawn import undrawn
 
 CLASSES = 6
 CHINA = load_sample_images().filenames[0]
@@ -56,7 +56,7 @@ def to_be_filled(monkeypatch):
 
     def empty(name):
         make, published = experiment.NETWORKS[name]
-        return lambda *classes, rngs: undrawn(
+        return lambda *classes, rngs: unfilled(
             lambda: make(*classes, rngs=nnx.Rngs(0))
         ), published
 

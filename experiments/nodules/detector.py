@@ -85,8 +85,13 @@ def ready(model: nnx.Module) -> Trained:
 def unfilled(make: Callable[[], nnx.Module]) -> nnx.Module:
     """The model that `make()` returns, with zeros: weights that are read need not be drawn."""
     graph, state = nnx.split(nnx.eval_shape(make))
-    zeros = jax.tree.map(lambda array: jnp.asarray(np.zeros(array.shape, array.dtype)), state)
-    return nnx.merge(graph, zeros)
+
+    def empty(array):
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):  # of dropout
+            return jax.random.key(0)
+        return jnp.asarray(np.zeros(array.shape, array.dtype))
+
+    return nnx.merge(graph, jax.tree.map(empty, state))
 
 
 def _no_loss(model, batch):
