@@ -6,17 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.compiling import quick_environment
 
 TESTS = Path(__file__).with_name("on_eight_devices.py")
 
 
-def on_eight_devices(marked: str) -> None:
-    """Run the tests with that mark in a process of 8 virtual devices; what they say is what
-    this test says.
+def test_on_eight_devices(request):
+    """Run those tests in a process of 8 virtual devices, with the slow ones if this run has
+    them; what they say is what this test says.
     """
+    marked = request.config.getoption("markexpr")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marked, str(TESTS)]
     # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them:
     # too few, and all wait.
@@ -32,12 +31,3 @@ def on_eight_devices(marked: str) -> None:
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
-
-
-def test_on_eight_devices():
-    on_eight_devices("not slow")
-
-
-@pytest.mark.slow
-def test_on_eight_devices_at_length():
-    on_eight_devices("slow")
