@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_not(capsys):
-    """12 times kill -9, most of them while a checkpoint is being written.
+    """6 times kill -9, most of them while a checkpoint is being written.
 
     docs/reliability.md tells of longer runs of `tests.kills`, by hand.
     """
-    command = [sys.executable, "-m", "tests.kills", "--kills", "6", "--kind"]
+    command = [sys.executable, "-m", "tests.kills", "--kills", "3", "--kind"]
     lives = [
         subprocess.Popen(
             [*command, kind],
@@ -47,8 +47,8 @@ def test_killed_at_random_moments_and_called_again_it_is_the_training_that_was_n
     counts = [json.loads(printed) for printed, _ in told]
     with capsys.disabled():
         print("", *counts, sep="\n")
-    assert sum(count["kill -9"] for count in counts) == 12
-    assert sum(count["of them while saving"] for count in counts) >= 2
+    assert sum(count["kill -9"] for count in counts) == 6
+    assert sum(count["of them while saving"] for count in counts) >= 1
 
 
 class Wide(nnx.Module):
