@@ -1,13 +1,12 @@
 """Checkpoints: the names that programs use. The code is in `dlwp_jax.saving.store`."""
 
+from dlwp_jax.leaves import fingerprint, plain
 from dlwp_jax.saving.store import (
     CheckpointError,
     Store,
     damage,
-    fingerprint,
     load,
     newest,
-    plain,
     saved,
     shapes,
 )

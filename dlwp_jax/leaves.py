@@ -1,11 +1,18 @@
-"""Properties of JAX arrays that NumPy does not know: sharding, weak types, PRNG keys."""
+"""Properties of JAX arrays that NumPy does not know: sharding, weak types, PRNG keys; and the
+leaves of a tree by their paths.
+"""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
+from jax.tree_util import keystr
+
+PyTree = Any
 
 
 def lay(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -58,3 +65,36 @@ def strongly(leaf: Any) -> Any:
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def plain(tree: PyTree) -> dict[str, jax.Array]:
+    """The arrays of a tree by the paths of its leaves.
+
+    Random keys become their numbers. Empty arrays are left out: Orbax cannot write them.
+    """
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.size:
+            arrays[keystr(path)] = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    return arrays
+
+
+def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
+    """`[dtype, shape, SHA-256 of the values]` of each leaf that is not empty, by its path."""
+    found = {}
+    for name, leaf in plain(tree).items():
+        found[name] = [str(leaf.dtype), list(leaf.shape), _digest(leaf)]
+    return found
+
+
+def _digest(leaf: jax.Array) -> str:
+    data = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
+    return hashlib.sha256(data.data).hexdigest()
+
+
+def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
+    """The first name whose values in `now` and `then` differ, or None."""
+    for name in {**now, **then}:
+        if now.get(name) != then.get(name):
+            return name
+    return None

@@ -17,7 +17,7 @@ SECONDS = 2.0
 # the first page that anybody reads.
 NEVER = {
     "tests/test_devices_processes.py::test_one_that_ends_ends_all_with_a_sentence[tea 1-messages0]",
-    "tests/test_devices_shard.py::test_on_eight_devices",
+    "tests/test_shard.py::test_on_eight_devices",
     "tests/test_docs.py::test_the_pages_code_runs_and_prints_what_is_shown[README]",
     "tests/test_thermometer.py::test_the_three_training_loops_are_equal_to_the_bit",
 }

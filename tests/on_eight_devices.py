@@ -1,7 +1,7 @@
 """Tests in a process of 8 virtual devices: NPROC=64 JAX_NUM_CPU_DEVICES=8 python -m pytest
 tests/on_eight_devices.py.
 
-`tests/test_devices_shard.py` runs them. One device is the referee. Most comparisons are made in
+`tests/test_shard.py` runs them. One device is the referee. Most comparisons are made in
 float64, where rounding is 1e-16: what is left of a difference at 1e-10 is then a difference of
 meaning, such as batch norm over a part of the batch, or a short batch that is weighted like a
 long one.

@@ -16,8 +16,7 @@ from jax.tree_util import keystr
 from dlwp_jax.checks import as_held, is_array, numbers_of
 from dlwp_jax.devices import processes
 from dlwp_jax.devices.placement import AXIS, Placement, mesh_of
-from dlwp_jax.leaves import is_key, lay, weakly
-from dlwp_jax.saving.store import differing, fingerprint
+from dlwp_jax.leaves import differing, fingerprint, is_key, lay, weakly
 
 PyTree = Any
 

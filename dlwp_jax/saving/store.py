@@ -29,7 +29,7 @@ from jax.tree_util import keystr
 
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.files import flush
-from dlwp_jax.leaves import as_was, is_key
+from dlwp_jax.leaves import as_was, plain
 
 PyTree = Any
 About = dict[str, Any]
@@ -247,21 +247,6 @@ def _orbax() -> Any:
     return v1
 
 
-# The leaves of a state as arrays that can be written.
-
-
-def plain(tree: PyTree) -> dict[str, jax.Array]:
-    """The arrays of a tree by the paths of its leaves.
-
-    Random keys become their numbers. Empty arrays are left out: Orbax cannot write them.
-    """
-    arrays = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if leaf.size:
-            arrays[keystr(path)] = jax.random.key_data(leaf) if is_key(leaf) else leaf
-    return arrays
-
-
 # Checksums of the files of a checkpoint.
 
 
@@ -375,24 +360,3 @@ def shapes(tree: PyTree) -> dict[str, list[Any]]:
     """`[dtype, shape]` of each leaf, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
-
-
-def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
-    """`[dtype, shape, SHA-256 of the values]` of each leaf that is not empty, by its path."""
-    found = {}
-    for name, leaf in plain(tree).items():
-        found[name] = [str(leaf.dtype), list(leaf.shape), _digest(leaf)]
-    return found
-
-
-def _digest(leaf: jax.Array) -> str:
-    data = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
-    return hashlib.sha256(data.data).hexdigest()
-
-
-def differing(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
-    """The first name whose values in `now` and `then` differ, or None."""
-    for name in {**now, **then}:
-        if now.get(name) != then.get(name):
-            return name
-    return None

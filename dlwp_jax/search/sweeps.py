@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlwp_jax.checks import row_numbers
-from dlwp_jax.saving.identity import jaxprs_in
 from dlwp_jax.search import members
 from dlwp_jax.search.chunks import Member, Together, finished
 from dlwp_jax.search.members import Make
 from dlwp_jax.search.result import Sweep
 from dlwp_jax.train import EarlyStopping, checks
+from dlwp_jax.train.identity import jaxprs_in
 from dlwp_jax.train.loop import Loop
 from dlwp_jax.train.minibatches import n_rows
 from dlwp_jax.train.progress import display

@@ -13,13 +13,13 @@ that folds steps over minibatches (`minibatches`, `loop`); a step (`step`) diffe
 learner's loss (`state`).
 """
 
-from dlwp_jax.saving.resume import Checkpoint, restore
 from dlwp_jax.train.evaluation import evaluate, predict
 from dlwp_jax.train.fit import Progress, every, fit
 from dlwp_jax.train.loop import Run, run, train_epoch
 from dlwp_jax.train.metrics import Ratio
 from dlwp_jax.train.plan import EarlyStopping
 from dlwp_jax.train.records import to_csv, to_tensorboard
+from dlwp_jax.train.resume import Checkpoint, restore
 from dlwp_jax.train.state import Learner, TrainState, make_learner
 from dlwp_jax.train.units import unit_health
 

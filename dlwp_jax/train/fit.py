@@ -20,14 +20,14 @@ from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.leaves import strongly
 from dlwp_jax.optim.hyperparameters import with_hyperparameters
-from dlwp_jax.saving.identity import describe_call, program
-from dlwp_jax.saving.resume import Checkpoint, Saver, Unsaved, as_checkpoint, saving
 from dlwp_jax.train import checks
 from dlwp_jax.train.failure import blame
+from dlwp_jax.train.identity import describe_call, program
 from dlwp_jax.train.loop import Loop, Run, history_until, is_going, result, start
 from dlwp_jax.train.minibatches import Sampler, minibatch_shape, steps_key
 from dlwp_jax.train.plan import EarlyStopping, Plan, make_plan, rows_of_parts
 from dlwp_jax.train.progress import display
+from dlwp_jax.train.resume import Checkpoint, Saver, Unsaved, as_checkpoint, saving
 from dlwp_jax.train.signals import Signals, collected
 from dlwp_jax.train.sources import InMemory, Stream
 from dlwp_jax.train.state import Learner, TrainState, check_pair

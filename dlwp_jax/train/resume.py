@@ -19,12 +19,7 @@ from jax.tree_util import keystr
 from dlwp_jax.checks import describe, path, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.saving.identity import (
-    changed_at_start,
-    wrong_call,
-    wrong_format,
-    wrong_leaves,
-)
+from dlwp_jax.leaves import plain
 from dlwp_jax.saving.store import (
     About,
     CheckpointError,
@@ -32,9 +27,14 @@ from dlwp_jax.saving.store import (
     fitted,
     load,
     newest,
-    plain,
     read,
     shapes,
+)
+from dlwp_jax.train.identity import (
+    changed_at_start,
+    wrong_call,
+    wrong_format,
+    wrong_leaves,
 )
 from dlwp_jax.train.loop import Loop, Run, history_until, result
 from dlwp_jax.train.metrics import Ratio

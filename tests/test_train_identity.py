@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from dlwp_jax import checkpoint, train
-from dlwp_jax.saving import identity
+from dlwp_jax.train import identity
 from dlwp_jax.train.plan import make_plan
 from tests.models import Plain, Stochastic, assert_same_bits, regression, squared_error
 from tests.resuming import (  # noqa: F401
