@@ -7,7 +7,7 @@ same.
     # Why the two differ, where they do.
     z.transpose(2, 0, 1)
 
-Its first line has the names that are paired, and behind the bar how to compare. The last line
+The first line has the names that are paired, and behind the bar how to compare. The last line
 of a cell is its value. A cell `# %% bites` before that of JAX shows what looks right and is
 not. A file's docstring is the heading and the words under it. How values are compared, where
 they are not simply equal: `random` (shape, dtype and distribution), `unset` (shape and dtype),
