@@ -1,21 +1,21 @@
 """How XLA compiles the programs of tests; a plugin, which conftest.py registers.
 
-Most programs of tests run once or twice, and XLA's last optimisations take longer than they save.
-(Measured on the tests of the training loop and of attention: 51 s of processor time, 38 s
+Most programs of tests run once or twice, and XLA's last optimisations take longer than they
+save. (Measured on the tests of the training loop and of attention: 51 s of processor time, 38 s
 quickly.) So:
 
 - A run without the slow tests compiles everything quickly.
 - Any other run, as CI's, compiles the rooms of `AS_USERS` as a user's program is compiled: the
   layers, losses and optimizers against torch, the training loops against each other to the bit,
-  the book's recorded trainings, the pages and chapters 5 to 8 with the digits they show. A fault
-  that only XLA's optimisations bring forth, such as sums in another order or a fusion that rounds
-  in another way, is met there.
+  the book's recorded trainings, the pages and chapters 5 to 8 with the digits they show. A
+  fault that only XLA's optimisations bring forth, such as sums in another order or a fusion
+  that rounds in another way, is met there.
 - The other rooms look at files, errors, texts, shapes and numbers that are moved, or put those
   layers and loops together, or show a few digits of a layer in its docstring: quickly in every
-  run. (Their convolutional networks compile in half of the time.) What is lost is a fault of the
-  compiler in a program that only they have.
-- Processes that are started to see how they share arrays or how they end compile quickly in every
-  run: each compiles the same programs again.
+  run. (Their convolutional networks compile in half of the time.) What is lost is a fault of
+  the compiler in a program that only they have.
+- Processes that are started to see how they share arrays or how they end compile quickly in
+  every run: each compiles the same programs again.
 """
 
 import os
@@ -23,8 +23,8 @@ import os
 import jax
 import pytest
 
-# XLA's flag --xla_cpu_use_fusion_emitters=false would save as much again, and gives other losses of
-# validation in tests/test_train_loop.py (jaxlib 0.10.2).
+# XLA's flag --xla_cpu_use_fusion_emitters=false would save as much again, and gives other
+# losses of validation in tests/test_train_loop.py (jaxlib 0.10.2).
 OPTION = "jax_disable_most_optimizations"
 ALWAYS_QUICKLY = jax.config.values[OPTION]  # the environment asks for it
 # The beginnings of the paths of tests that compare digits which XLA computes.

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 SECONDS = 2.0
-# Worth their time in every run: several devices and processes, the loops that must be equal, and
-# the first page that anybody reads.
+# Worth their time in every run: several devices and processes, the loops that must be equal,
+# and the first page that anybody reads.
 NEVER = {
-    "tests/test_devices_processes.py::test_one_that_ends_ends_all_with_a_sentence[tea 1-messages0]",
+    (
+        "tests/test_devices_processes.py"
+        "::test_one_that_ends_ends_all_with_a_sentence[tea 1-messages0]"
+    ),
     "tests/test_shard.py::test_on_eight_devices",
     "tests/test_docs.py::test_the_pages_code_runs_and_prints_what_is_shown[README]",
     "tests/test_thermometer.py::test_the_three_training_loops_are_equal_to_the_bit",

@@ -130,7 +130,7 @@ def trained(learner, state, train_set, val_set):
 
 
 def trained_in_pieces(root, learner, state, train_set, val_set):
-    """The end of a training whose parameters are split over the processes; what is read of it."""
+    """The end of a training with parameters split over the processes; what is read of it."""
     from dlwp_jax import shard, train
     from dlwp_jax.saving import store
 

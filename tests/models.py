@@ -56,7 +56,7 @@ class Scalar(nnx.Module):
 
 @contextmanager
 def compilations() -> Iterator[list[str]]:
-    """The names of the functions that JAX compiles meanwhile, as its own monitoring has them."""
+    """The names of the functions that JAX compiles meanwhile, by its own monitoring."""
     names = []
 
     def listen(event, _seconds, **about):

@@ -41,8 +41,8 @@ def random(*shape, seed=0):
 
 def pairwise(cases):
     """As few of the cases of torch's database of modules as show every two values of options
-    together that occur together in some case; what kinds of inputs there are is an option too. A
-    case with less than two of these is never among them.
+    together that occur together in some case; what kinds of inputs there are is an option too.
+    A case with less than two of these is never among them.
     """
     cases = list(cases)
 

@@ -13,7 +13,8 @@ def python2_pickle(images, labels):
 
     rows = images.reshape(-1, 3072)
     shape = b"(M" + len(rows).to_bytes(2, "little") + b"M\x00\x0ct"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+    dtype += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
     array += shape + dtype + b"\x89" + text(rows.tobytes()) + b"tb"
     numbers = b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"

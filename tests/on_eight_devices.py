@@ -217,8 +217,8 @@ def test_a_state_that_is_split_stays_split(caplog):
                 assert held(params["output"]["kernel"]) == {(8, 3)}  # of [64 3]
                 assert held(params["hidden"]["bias"]) == {(64,)}  # too small
     assert_same_bits(on_mesh[0], state)  # what was given is still there
-    # Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at most
-    # ten times that.
+    # Sums of 64 terms in float32, in another order: 1e-6 relative; 28 steps of Adam make at
+    # most ten times that.
     alone = train.run(learner, state, *sets, **SIZES)
     assert_close(results[1].history, alone.history, 1e-5)
 

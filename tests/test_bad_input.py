@@ -1,4 +1,4 @@
-"""Faults that the property tests found, each by name: wrong numbers without a word, and hangs."""
+"""Faults that the property tests found, each by name: silent wrong numbers, and hangs."""
 
 import jax
 import jax.numpy as jnp

@@ -144,7 +144,8 @@ def test_the_library_imports_without_what_only_scripts_need(tmp_path):
     """The GPU machines have jax, flax, optax and little else: nothing heavier may be imported
     at the door.
     """
-    absent = "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn torch safetensors jaxtyping"
+    absent = "tyro pooch pydicom grain pandas matplotlib PIL SimpleITK av sklearn torch "
+    absent += "safetensors jaxtyping"
     code = f"""
 import sys
 for name in "{absent}".split():

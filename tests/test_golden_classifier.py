@@ -43,7 +43,7 @@ def test_scores_at_a_threshold_are_the_books(golden, case, threshold):
 
 
 def test_if_nothing_is_found_precision_is_undefined_and_f1_is_none(golden):
-    """The book's F1 is NaN then, a mean of an undefined number; as a ratio of counts it is 0."""
+    """The book's F1 is NaN then, a mean of an undefined number; as a ratio of counts, 0."""
     recorded = np.load(golden / "metrics_ch12_nothing_found.npz")
     values, ours = book_values(recorded), logged(recorded)
     assert np.isnan(values["pr/precision"])

@@ -110,7 +110,7 @@ def test_grey_values_of_a_slice(golden):
 
 @jax.jit
 def resampled(x, theta):
-    """`[n *spatial c]` after one transform `[d d+1]` for all, by the two ways there are here."""
+    """`[n *spatial c]` after one transform `[d d+1]` for all, by the two ways of doing it."""
     square = jnp.eye(len(theta) + 1).at[:-1].set(theta)
     one = jax.vmap(augment.warp, in_axes=(0, None))(x, square)
     grid = nn.affine_grid(jnp.broadcast_to(theta, (len(x), *theta.shape)), x.shape)

@@ -51,8 +51,8 @@ def test_a_training_in_float32_takes_the_books_way(golden):
     model, loaded, recorded, batches = start(golden)
     tx = optim.sgd(0.001, momentum=0.99)
     ours, model = trained(model, loss_fn, tx, batches)
-    # Rounding grows with the steps. Torch's own float32 is 2e-6 away from its float64 at step 4,
-    # 3e-5 at step 6 and 2e-2 at step 11; with the compiled convolution we are 7e-6, 4e-7 and
+    # Rounding grows with the steps. Torch's own float32 is 2e-6 away from its float64 at step
+    # 4, 3e-5 at step 6 and 2e-2 at step 11; with the compiled convolution we are 7e-6, 4e-7 and
     # 3e-3 away from it.
     tolerances = {3: 1e-5, 5: 4e-5, 10: 2e-2, 12: 5e-1}
     assert_early_steps_agree_more(ours, recorded["losses"], tolerances)

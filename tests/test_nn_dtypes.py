@@ -1,4 +1,4 @@
-"""Every function and layer of `nn` and every loss in every dtype: torch's number, or a sentence.
+"""Every function and layer of `nn`, every loss, in every dtype: torch's number, or a sentence.
 
 The referee is torch in float64, given the same values: a whole number means the same number in
 floating point, also if torch refuses its dtype. uint8 pictures are resized to uint8, rounded.

@@ -1,5 +1,5 @@
-"""Generation with a cache against the same model without one, called by torch or by hand; positions
-against torch's arithmetic.
+"""Generation with a cache against the same model without one, called by torch or by hand;
+positions against torch's arithmetic.
 """
 
 import jax

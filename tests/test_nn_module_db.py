@@ -33,9 +33,9 @@ DRAWN = ("FractionalMaxPool2d", "FractionalMaxPool3d")  # windows from torch's g
 # Layers of several inputs and masks: tests/test_nn_attention.py.
 ATTENTION = {"MultiheadAttention", "Transformer", "TransformerDecoderLayer"}
 ATTENTION |= {"TransformerEncoder", "TransformerEncoderLayer"}
-# Layers of many options, of which the database has every combination; each is compared with each
-# option in float64 in tests/test_nn_recurrent.py. In eval mode only the dropout between their
-# layers is off, which the database leaves out, and those tests compare (LSTM's).
+# Layers of many options, of which the database has every combination; each is compared with
+# each option in float64 in tests/test_nn_recurrent.py. In eval mode only the dropout between
+# their layers is off, which the database leaves out, and those tests compare (LSTM's).
 RECURRENT = {"RNN", "GRU", "LSTM"}
 # Float32 sums of up to some thousand products in another order; the worst case seen is 6e-6 of
 # values of about 1.

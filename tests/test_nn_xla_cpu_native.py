@@ -1,5 +1,5 @@
-"""The compiled convolution of the CPU against torch's, on whole numbers that float32 adds without
-rounding, so every sum must have the same bits.
+"""The compiled convolution of the CPU against torch's, on whole numbers that float32 adds
+without rounding, so every sum must have the same bits.
 """
 
 import os

@@ -74,7 +74,7 @@ def test_roc_of_nothing_is_refused(label, value, message):
 
 
 def test_every_example_of_a_batch_is_changed_by_its_own_key():
-    """Referee: `augment`, which torch's `grid_sample` and the book's chunks are compared with."""
+    """Referee: `augment`, itself compared with torch's `grid_sample` and the book's chunks."""
     image = jnp.asarray(RNG.integers(-1000, 400, (3, 4, 6, 6, 1)), jnp.int16)
     batch = {"image": image, "label": jnp.arange(3)}
     key = jax.random.key(1)

@@ -1,5 +1,5 @@
-"""Crops and slices of `nodules segment`, with NumPy as the referee; and, slowly, chapters 13 and
-14 as a person runs them.
+"""Crops and slices of `nodules segment`, with NumPy as the referee; and, slowly, chapters 13
+and 14 as a person runs them.
 """
 
 import json

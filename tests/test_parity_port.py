@@ -1,4 +1,4 @@
-"""A torch model written as JAX source; the referee is torch, by `compare` and `compare_steps`."""
+"""A torch model as JAX source; the referee is torch, by `compare` and `compare_steps`."""
 
 import importlib.util
 import math

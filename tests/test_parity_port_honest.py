@@ -1,4 +1,4 @@
-"""What a proof of a port must see, and what must be said in a sentence; the referee is torch."""
+"""What a proof of a port must see, and what must be said in a sentence; referee: torch."""
 
 import random
 import warnings

@@ -1,4 +1,4 @@
-"""Models that hold their loss, and call one_hot; the referee is torch, by the port's own proof."""
+"""Models that hold their loss, and call one_hot; referee: torch, by the port's own proof."""
 
 import numpy as np
 import torch

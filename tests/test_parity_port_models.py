@@ -1,4 +1,4 @@
-"""Habits of people's models, one of each kind; the referee is torch, by the port's own proof."""
+"""Habits of people's models, one of each kind; referee: torch, by the port's own proof."""
 
 import numpy as np
 import pytest

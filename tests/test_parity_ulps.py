@@ -9,8 +9,8 @@ from flax import nnx
 
 from dlwp_jax import parity
 from dlwp_jax.parity.forward import copied
-from dlwp_jax.parity.port.prove import _no_draws, prove
-from dlwp_jax.parity.ulps import _an_ulp_aside
+from dlwp_jax.parity.port.prove import no_draws, prove
+from dlwp_jax.parity.ulps import an_ulp_aside
 
 
 class Shifted(torch.nn.Module):
@@ -65,8 +65,8 @@ def test_a_wrong_port_is_found_beside_the_right_one(shifted, right, wrong):
 
 def test_every_draw_moves_parameters_in_a_way_of_its_own():
     theirs = torch.nn.Linear(20, 20).double()
-    with _no_draws():  # as in a proof
-        moved = [_an_ulp_aside(copied(theirs), seed).weight.detach() for seed in (0, 1)]
+    with no_draws():  # as in a proof
+        moved = [an_ulp_aside(copied(theirs), seed).weight.detach() for seed in (0, 1)]
     for weight in moved:
         assert 0 < (weight > theirs.weight).sum() < theirs.weight.numel()
     assert not torch.equal(*moved)

@@ -52,7 +52,9 @@ def config(folder, **changes):
 
 @pytest.fixture
 def to_be_filled(monkeypatch):
-    """Networks that wait for a file, and of which no one asks how many parameters others have."""
+    """Networks that wait for a file, and of which no one asks how many parameters others
+    have.
+    """
 
     def empty(name):
         make, published = experiment.NETWORKS[name]

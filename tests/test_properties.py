@@ -73,7 +73,11 @@ def test_what_is_wrong_is_refused_or_right_all_the_same(name):
 # Public names without a subject, and why. A new public function must have either.
 RECORDS = "a record that only holds what its function gives"
 TAKES_NOTHING = "takes no argument; tests/test_data_sources.py checks what it gives"
-METHODS = "methods of a finished search, tried on real ones in tests/test_search_sweep.py and test_search_capacity.py"
+METHODS = (
+    "methods of a finished search, tried on real ones in tests/test_search_sweep.py and "
+    "test_search_capacity.py"
+)
+SECONDS = "seconds a call; its checks are tried by name in tests/test_search_"
 REASONS = {
     **dict.fromkeys(
         ("train.Learner", "train.TrainState", "train.Run", "train.Progress", "train.Ratio"),
@@ -149,10 +153,12 @@ REASONS = {
         f"data.pictures.{name}": "draws; tests/test_data_experiment.py and its doctest do so"
         for name in ("grid", "planes", "histograms", "day", "characters", "sound")
     },
-    "search.learning_curve": "seconds a call; its checks are tried by name in tests/test_search_probes.py",
-    "search.search_capacity": "seconds a call; its checks are tried by name in tests/test_search_capacity.py",
+    "search.learning_curve": f"{SECONDS}probes.py",
+    "search.search_capacity": f"{SECONDS}capacity.py",
     "storage.Layout.offset": "a field",
-    "storage.StridedTensor.tree_flatten_with_keys": "JAX's own protocol, tried by every jit in tests/test_storage.py",
+    "storage.StridedTensor.tree_flatten_with_keys": (
+        "JAX's own protocol, tried by every jit in tests/test_storage.py"
+    ),
     "storage.StridedTensor.tree_unflatten": "JAX's own protocol, unchecked on purpose",
 }
 

@@ -73,7 +73,9 @@ def test_the_pages_are_what_the_cells_make(name, text):
     assert (ROOT / "docs" / f"{name}.md").read_text() == text, "run scripts/torch_names"
 
 
-SHOWN = {  # each difference of docs/parity.md: the heading under which it bites, or the words that tell of it
+# Each difference of docs/parity.md: the heading under which it bites, or the words that tell of
+# it.
+SHOWN = {
     "Linear and Conv initialisation": "Weights start smaller or larger",
     "Embedding initialisation": "An embedding starts narrower",
     "RNN, LSTM, GRU": "recurrent cells have one bias",

@@ -420,8 +420,8 @@ def test_ctrl_c_gives_the_epochs_until_then_as_run_alone_has_them(how):
 
 
 def test_preprocessing_is_fitted_inside_each_fold():
-    """Referee: NumPy scales each fold, and `train.run` trains on it alone. Nothing but the folds
-    is swept: `scalar` takes its defaults.
+    """Referee: NumPy scales each fold, and `train.run` trains on it alone. Nothing but the
+    folds is swept: `scalar` takes its defaults.
     """
     folds = data.k_fold(37, 3, key=jax.random.key(0))  # parts of two lengths
 

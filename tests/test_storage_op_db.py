@@ -69,12 +69,14 @@ def with_memory_format(plain: Callable, contiguous: Callable) -> Callable:
 
 
 METHODS = """
-as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit movedim narrow
-permute ravel reshape reshape_as select slice split split_with_sizes squeeze swapaxes swapdims t
-tensor_split transpose unbind unflatten unfold unsqueeze view view_as view_as_complex view_as_real vsplit
+as_strided broadcast_to chunk diagonal dsplit expand expand_as flatten __getitem__ hsplit
+movedim narrow permute ravel reshape reshape_as select slice split split_with_sizes squeeze
+swapaxes swapdims t tensor_split transpose unbind unflatten unfold unsqueeze view view_as
+view_as_complex view_as_real vsplit
 """.split()  # noqa: SIM905
 COPIES = """
-as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold unsqueeze view
+as_strided diagonal expand narrow permute split_with_sizes squeeze t transpose unbind unfold
+unsqueeze view
 """.split()  # noqa: SIM905
 OURS: dict[str, Callable] = {
     **{name: method(name) for name in METHODS},
@@ -109,7 +111,10 @@ def flat(xs: Any) -> list:
 # ---------------------------------------------------------------- what is not as in torch, and
 # why
 
-OWN_STORAGE = "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new storage"
+OWN_STORAGE = (
+    "JAX cannot lay float32 and complex64 over the same bytes: values as torch's, over a new "
+    "storage"
+)
 COMPLEX_ALIAS = {
     "view_as_real",
     "view_as_complex",
@@ -120,11 +125,15 @@ COMPLEX_ALIAS = {
 }  # for complex input (or output)
 
 TORCH_GRADIENT_WRONG = {
-    "as_strided_scatter": "refuses noncontiguous inputs, and torch 2.13's own gradcheck fails on the others",
+    "as_strided_scatter": (
+        "refuses noncontiguous inputs, and torch 2.13's own gradcheck fails on the others"
+    ),
     "narrow_copy": "its backward raises for some sizes (found here; the forward is compared)",
 }
 OTHER_ERROR = {
-    "narrow_copy": "for a wrong dimension torch has RuntimeError here and IndexError in narrow, as we have"
+    "narrow_copy": (
+        "for a wrong dimension torch has RuntimeError here and IndexError in narrow, as we have"
+    )
 }
 BEYOND_THE_INPUT = (
     "as_strided sees storage outside its input: torch gives that no gradient, we do"
@@ -356,8 +365,8 @@ def weights_like(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
     return [torch.randn(out.shape, dtype=out.dtype) for out in outputs]
 
 
-# Gradients and writes hang on the geometry of a view, of which all samples are compared: so many
-# are enough here.
+# Gradients and writes hang on the geometry of a view, of which all samples are compared: so
+# many are enough here.
 OF_EACH_VIEW = 5
 
 

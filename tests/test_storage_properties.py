@@ -171,7 +171,7 @@ def numpy_positions(layout: Layout) -> np.ndarray:
 
 @how_many
 def test_any_layout_is_read_as_by_index(count):
-    """The lowering without gathers against the definition, storage[offset + i·stride₀ + ...]."""
+    """Lowering without gathers against the definition, storage[offset + i·stride₀ + ...]."""
 
     @settings(examples, max_examples=count)
     @given(several=SEVERAL)

@@ -45,6 +45,6 @@ def test_predict_in_batches_equals_predict_at_once():
 
 
 def test_a_whole_batch_is_no_input():
-    """Referee: the batch, which has an "x" for the model and a "y" that the loss alone reads."""
+    """Referee: the batch, which has an "x" for the model and a "y" that only the loss reads."""
     with pytest.raises(Exception, match=r"such as batch\['x'\]"):
         train.predict(*learner_of(), VAL)

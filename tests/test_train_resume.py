@@ -1,5 +1,5 @@
-"""`fit(..., checkpoint=...)`: a training that was broken off and is called again gives the bits of one
-that was not.
+"""`fit(..., checkpoint=...)`: a training that was broken off and is called again gives the
+bits of one that was not.
 """
 
 import signal

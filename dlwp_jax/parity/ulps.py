@@ -45,7 +45,7 @@ class OwnDistances:
     @functools.cached_property
     def moved(self) -> list[Numbers]:
         """The numbers of models whose parameters lie an ulp aside."""
-        return [self.run(_an_ulp_aside(self.before(), seed)) for seed in range(DRAWS)]
+        return [self.run(an_ulp_aside(self.before(), seed)) for seed in range(DRAWS)]
 
     def judged(
         self, kind: str, rows: Sequence[Row], theirs: Mapping[str, Any], tolerance: float
@@ -70,7 +70,7 @@ class OwnDistances:
         return dataclasses.replace(row, allowed=TIMES * own, note=NOTE)
 
 
-def _an_ulp_aside(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+def an_ulp_aside(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     """The module, with every parameter moved to the next number above or below; zeros stay."""
     rng = np.random.default_rng(seed)  # a proof makes torch's random numbers constants
     with torch.no_grad():

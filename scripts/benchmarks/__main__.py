@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 HEAD = """# Performance
 
-Every table below was written by the command above it. Ratios compare runs on one machine, interleaved.
+Every table below was written by the command above it. Ratios compare runs on one machine, \
+interleaved.
 """
 
 
@@ -35,7 +36,8 @@ def machine() -> str:
     libraries = ", ".join(
         f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch")
     )
-    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
+    device, python = jax.devices()[0].device_kind, platform.python_version()
+    return f"{device}, {os.cpu_count()} cores, Python {python}, {libraries}"
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -98,7 +100,8 @@ def main() -> None:
         module = importlib.import_module(name)
         title, _, text = (module.__doc__ or name).partition("\n")
         rows = table(module.measure())
-        section = f"## {title}\n\n    scripts/bench {name} --write\n\n{machine()}\n{text.rstrip()}\n\n{rows}\n"
+        head = f"## {title}\n\n    scripts/bench {name} --write\n\n{machine()}\n"
+        section = f"{head}{text.rstrip()}\n\n{rows}\n"
         print(section)
         if args.write:
             write(name, section)

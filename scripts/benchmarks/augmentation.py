@@ -1,13 +1,14 @@
-"""Augmentation in three dimensions (chapter 12): a batch in one program, beside torch one by one
+"""\
+Augmentation in three dimensions (chapter 12): a batch in one program, beside torch one by one
 
 Sixteen volumes of 32 x 48 x 48 are mirrored, shifted, stretched, turned about z, and get noise.
 Ours is `data.augment.Augment`, jitted. Torch does to one volume after the other what the book's
-data set does: a matrix from Python's random numbers, `affine_grid`, `grid_sample`, `randn_like`.
-Torch is the faster of all its threads and one.
+data set does: a matrix from Python's random numbers, `affine_grid`, `grid_sample`,
+`randn_like`. Torch is the faster of all its threads and one.
 
-The matrices do not mix z with x and y, so `warp_in_planes` finds the places of one plane only and
-reads each from all planes at once: 0.4 ms of processor time a volume, and 1.8 if every place of
-the volume is found and read for itself (`warp`). The noise takes another 0.4 ms.
+The matrices do not mix z with x and y, so `warp_in_planes` finds the places of one plane only
+and reads each from all planes at once: 0.4 ms of processor time a volume, and 1.8 if every
+place of the volume is found and read for itself (`warp`). The noise takes another 0.4 ms.
 """
 
 import math

@@ -13,7 +13,8 @@ import timing
 
 KEPT = Path(__file__).with_name("ratios.json")
 WORSE = 1.25
-# A checkpoint is a matter of the disk, data need the real files, and nodules make a cohort first.
+# A checkpoint is a matter of the disk, data need the real files, and nodules make a cohort
+# first.
 LEFT_OUT = ("checkpoint", "data", "nodules")
 COLUMNS = ("ratio", "ours / torch", "best of ours / torch")
 

@@ -452,7 +452,7 @@ def volumes(peak: float, batch: int = 4, steps: int = 4) -> list[dict[str, str]]
 
 
 class OurMask(nn.UNetWrapper):
-    """The mean of the mask as logits, so that the loss is the same as for the other networks."""
+    """The mean of the mask as logits, so the loss is the same as for the other networks."""
 
     def __call__(self, x):
         mean = super().__call__(x).mean((1, 2))

@@ -1,13 +1,14 @@
 """Chapters 10 to 14: the work of `experiments nodules`, against the same work in torch
 
 *Training*: an epoch in batches of 16, each chunk flipped, shifted, stretched, turned and with
-noise; forward, backward and Adam. *Ours* is `train.fit` with `augment.Augment`, which changes a batch
-inside of the compiled program. *The book's torch* is its loop, with a `DataLoader` whose data
-set changes one chunk after the other (`affine_grid`, `grid_sample`), in the same process. The
-chunks have the book's 32 x 48 x 48 voxels, and the 16 x 16 x 16 of the made-up cohort.
+noise; forward, backward and Adam. *Ours* is `train.fit` with `augment.Augment`, which changes a
+batch inside of the compiled program. *The book's torch* is its loop, with a `DataLoader` whose
+data set changes one chunk after the other (`affine_grid`, `grid_sample`), in the same process.
+The chunks have the book's 32 x 48 x 48 voxels, and the 16 x 16 x 16 of the made-up cohort.
 
-*From the disk*: the same training with `classifier.Stream`, which reads chunks from a file while
-the device trains, against ours from memory. A ratio near 1 says that the device does not wait.
+*From the disk*: the same training with `classifier.Stream`, which reads chunks from a file
+while the device trains, against ours from memory. A ratio near 1 says that the device does not
+wait.
 
 *Cache*: the chunks of 300 candidates in each of 3 scans of 64 x 112 x 144 voxels, from files to
 files. *The book* reads a scan when the next candidate is in another one, and writes a file for

@@ -9,10 +9,12 @@ The first rule that holds:
 | --- | --- |
 | diverged | not finite by E, or R(E) > 2 max(R(1), B) |
 | uninformative data | the targets were made without the inputs |
-| not learning | R fell by less than 5 % of R(1), and T(E) > (B + F) / 2: it had not learned before either |
-| overfitting | T(E) − min T > 0.1 S: the last epoch is more than 10 % worse than the best one was, and R rose by less \
-than half as much since then |
-| not converged | T(E) − min T over three times the epochs > 0.1 S: longer training helps by more than 10 % |
+| not learning | R fell by less than 5 % of R(1), and T(E) > (B + F) / 2: it had not \
+learned before either |
+| overfitting | T(E) − min T > 0.1 S: the last epoch is more than 10 % worse than the best \
+one was, and R rose by less than half as much since then |
+| not converged | T(E) − min T over three times the epochs > 0.1 S: longer training helps by \
+more than 10 % |
 | overfitting under control | T(E) − R(E) > 0.25 max(T(E), B / 20) |
 | underfitting | T(E) − F > 0.1 (B − F): a better model explains 10 % more |
 | good fit | otherwise |

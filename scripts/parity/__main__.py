@@ -27,9 +27,12 @@ from dlwp_jax import losses, nn, optim, parity  # noqa: E402
 PAGE = ROOT / "docs" / "parity.md"
 HEAD = """# How near to torch
 
-Written by `scripts/parity_table` with {libraries}, on the CPU. *Error* is the largest difference of an output, a
-gradient or (of optimizers, over 200 steps) a parameter, relative to the largest value of its array. The tests go
-through every option; this is one case or two of each. `python -m dlwp_jax.parity check` measures your own model
+Written by `scripts/parity_table` with {libraries}, on the CPU. \
+*Error* is the largest difference of an output, a
+gradient or (of optimizers, over 200 steps) a parameter, \
+relative to the largest value of its array. The tests go
+through every option; this is one case or two of each. \
+`python -m dlwp_jax.parity check` measures your own model
 ([how](parity_howto.md)).
 
 Public names without a row, and why, stand in `scripts/parity/cases.py`.
@@ -41,7 +44,8 @@ REASONS = "\nThe reasons for the size of a tolerance:\n\n"
 DIFFERENCES = """
 ## Where the JAX side differs by default
 
-What torch does and plain JAX, Flax or Optax do not, each with the tests that hold ours to torch's.
+What torch does and plain JAX, Flax or Optax do not, \
+each with the tests that hold ours to torch's.
 
 | what | torch | JAX side by default | tests |
 | --- | --- | --- | --- |

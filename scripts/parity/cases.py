@@ -6,8 +6,8 @@ import torch.optim.lr_scheduler as theirs
 
 from dlwp_jax import optim
 
-NAMES = """CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 SELU SiLU
-RReLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"""
+NAMES = """CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish
+PReLU ReLU ReLU6 SELU SiLU RReLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"""
 ACTIVATIONS = [(f"{name}()", (32, 32)) for name in NAMES.split()]
 ACTIVATIONS += [
     (f"{name}(dim=1)", (32, 32)) for name in ("GLU", "LogSoftmax", "Softmax", "Softmin")
@@ -15,8 +15,8 @@ ACTIVATIONS += [
 ACTIVATIONS += [("Softmax2d()", (2, 4, 8, 8)), ("Threshold(0.5, 7.0)", (32, 32))]
 
 # An expression stands for both: it is evaluated in torch.nn and in dlwp_jax.nn, and read with
-# an input of that shape in torch's layout, or with inputs of those shapes. Layers that are random
-# in train mode are compared in eval mode.
+# an input of that shape in torch's layout, or with inputs of those shapes. Layers that are
+# random in train mode are compared in eval mode.
 LAYERS = [
     ("Linear(64, 32)", (8, 64)),
     ("Conv1d(4, 8, 5, stride=2, padding=2)", (2, 4, 32)),

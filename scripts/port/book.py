@@ -1,5 +1,7 @@
 # ruff: noqa: RUF059, RUF007
-"""The book's networks, in our words: chapters 2, 5 to 8, 11 to 14; of the second edition 9 and 10."""
+"""The book's networks, in our words: chapters 2, 5 to 8, 11 to 14; of the second edition 9 and
+10.
+"""
 
 import math
 from collections import OrderedDict

@@ -15,16 +15,21 @@ TABLE = '<table markdown="1">'
 
 HEAD = """# From torch to JAX, name by name
 
-Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs both halves of every pair
-and compares values, shapes, dtypes, and gradients where torch has them: **{covered} of the {total}** torch names that
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; \
+`tests/test_rosetta.py` runs both halves of every pair
+and compares values, shapes, dtypes, and gradients where torch has them: \
+**{covered} of the {total}** torch names that
 *Deep Learning with PyTorch* uses.
 
 Three things hold for every line:
 
-- **Integers are int32 and floats float32**, where torch has int64 (and float64 from NumPy): JAX switches 64 bits off
+- **Integers are int32 and floats float32**, where torch has int64 (and float64 from NumPy): \
+JAX switches 64 bits off
   until they are asked for.
-- **Nothing changes in place.** A line of torch that ends in `_` becomes one that gives its result a name.
-- **Images are channels last**, `[N H W C]`, where torch has `[N C H W]`. Values that are images are turned before
+- **Nothing changes in place.** A line of torch that ends in `_` becomes one \
+that gives its result a name.
+- **Images are channels last**, `[N H W C]`, where torch has `[N C H W]`. \
+Values that are images are turned before
   they are compared.
 
 {index}
@@ -100,8 +105,9 @@ def _anchors(pair: Pair) -> str:
 
 
 def _row(pair: Pair) -> str:
-    torch_code, jax_code = (code.replace("|", "\\|") for code in (pair.torch, pair.jax))
-    return f"| {_anchors(pair)}`{torch_code}` | `{jax_code}` | {pair.why.replace('|', chr(92) + '|')} |"
+    cells = (pair.torch, pair.jax, pair.why)
+    torch_code, jax_code, why = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {_anchors(pair)}`{torch_code}` | `{jax_code}` | {why} |"
 
 
 def _block(pair: Pair) -> Iterator[str]:
@@ -133,16 +139,20 @@ def _halves(pair: Pair) -> Iterator[str]:
 
 BITES = """# {title}
 
-Written by `scripts/torch_names` from `scripts/rosetta/cells`; `tests/test_rosetta.py` runs all of it, and checks that the
-first JAX gives other numbers than torch and that the second gives the same. If JAX is new to you, read
-[JAX in ten minutes](jax_in_ten_minutes.md) first. torch's other names: [name by name](torch_to_jax.md). How near
+Written by `scripts/torch_names` from `scripts/rosetta/cells`; \
+`tests/test_rosetta.py` runs all of it, and checks that the
+first JAX gives other numbers than torch and that the second gives the same. \
+If JAX is new to you, read
+[JAX in ten minutes](jax_in_ten_minutes.md) first. \
+torch's other names: [name by name](torch_to_jax.md). How near
 each layer, loss and optimizer comes to torch: [parity](parity.md).
 
 {words}
 
 ## The inputs
 
-To try the lines below, type this in first: the torch lines in one session, the JAX lines in another, since `nn` is
+To try the lines below, type this in first: \
+the torch lines in one session, the JAX lines in another, since `nn` is
 torch's in one and ours in the other.
 
 ```python

@@ -1,17 +1,18 @@
 """Reads the cells: Python files of pairs, a cell in torch and a cell in JAX that compute the
 same.
 
-    # %% torch.Tensor.permute, torch.Tensor.T | channels last      names that are paired | how to compare
+    # %% torch.Tensor.permute, torch.Tensor.T | channels last
     z.permute(2, 0, 1)
     # %% jax
     # Why the two differ, where they do.
     z.transpose(2, 0, 1)
 
-The last line of a cell is its value. A cell `# %% bites` before that of JAX shows what looks
-right and is not. A file's docstring is the heading and the words under it. How values are
-compared, where they are not simply equal: `random` (shape, dtype and distribution), `unset`
-(shape and dtype), `channels last` (JAX's value is turned to torch's order first), `on NAME`
-(two modules, called with the input NAME).
+The first line has the names that are paired, and behind the bar how to compare. The last line
+of a cell is its value. A cell `# %% bites` before that of JAX shows what looks right and is
+not. A file's docstring is the heading and the words under it. How values are compared, where
+they are not simply equal: `random` (shape, dtype and distribution), `unset` (shape and dtype),
+`channels last` (JAX's value is turned to torch's order first), `on NAME` (two modules, called
+with the input NAME).
 """
 
 import ast

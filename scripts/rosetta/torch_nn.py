@@ -132,8 +132,8 @@ def section() -> str:
         other = {name: where for name, where in here.items() if name not in same}
         reasons = {name: WITHOUT[name] for name in names if name not in here}
         parts += [
-            f"**{len(here)} of the {len(names)}** names of `{title}` are here; how near each comes "
-            "to torch's numbers: [parity](parity.md).\n",
+            f"**{len(here)} of the {len(names)}** names of `{title}` are here; how near each "
+            "comes to torch's numbers: [parity](parity.md).\n",
             f"- under their own name in `dlwp_jax.nn`: {', '.join(f'`{n}`' for n in same)}",
             "- under another: " + ", ".join(f"`{n}` (`{where}`)" for n, where in other.items()),
         ]

@@ -52,9 +52,8 @@ def api_pages() -> dict[str, str]:
     rows = "\n".join(
         f"| [`dlwp_jax.{name}`]({name}.md) | {text} |" for name, text in summaries.items()
     )
-    pages = {
-        "index": f"# API\n\nThe public names, from their docstrings.\n\n| module | |\n| --- | --- |\n{rows}\n"
-    }
+    head = "# API\n\nThe public names, from their docstrings.\n\n| module | |\n| --- | --- |\n"
+    pages = {"index": f"{head}{rows}\n"}
     for name in summaries:
         entries = [
             f"::: dlwp_jax.{name}\n    options: {{heading_level: 1}}\n",

@@ -1,4 +1,6 @@
-"""Subjects: arrays, splits, scales and batches of `dlwp_jax.data`, with NumPy and torch as the reference."""
+"""Subjects: arrays, splits, scales and batches of `dlwp_jax.data`, with NumPy and torch as the
+reference.
+"""
 
 import jax
 import jax.numpy as jnp

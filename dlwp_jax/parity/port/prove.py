@@ -119,7 +119,7 @@ def with_more(
     loaded = load_torch(ours, theirs)
     options: dict[str, Any] = {"double": True, "layout": layout}
     try:
-        with _no_draws():
+        with no_draws():
             more = compare(theirs, ours, *inputs, loaded=loaded, **options)
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
         words = " ".join(str(error).split())[:200]
@@ -155,7 +155,7 @@ def _in_32_bits(
     if not report.ok:
         return report
     wide, given = copied(theirs).double().eval(), tuple(map(as_numpy, inputs))
-    with _no_draws():
+    with no_draws():
         others = [_others(wide, given, seed) for seed in (2, 3)]
     ours = nnx.clone(ours)
     ours.eval()
@@ -182,9 +182,9 @@ def _in_32_bits(
 
 def _rows_of_32_bits(theirs, wide, run, batch) -> list[Row] | None:
     """The outputs that differ by more than torch's own rounding; None if torch does not run."""
-    with _no_draws():
+    with no_draws():
         exact = _outputs(wide, batch)
-    with _no_draws(double=False):
+    with no_draws(double=False):
         try:
             wanted = _outputs(copied(theirs).float().eval(), batch)
         except (RuntimeError, ValueError, TypeError):
@@ -237,7 +237,7 @@ def _moved(module: torch.nn.Module) -> torch.nn.Module:
 
 def _proof(theirs, ours, inputs, loaded, layout, modes) -> ParityReport:
     options: dict[str, Any] = {"double": True, "layout": layout}
-    with _no_draws():
+    with no_draws():
         report = compare(theirs, ours, *inputs, loaded=loaded, **options)
         rows, notes = list(report.rows), report.notes
         if modes == "eval":
@@ -279,7 +279,7 @@ _CONSTANTS = {"normal": _normal, "uniform": _uniform, "bernoulli": _bernoulli}
 
 
 @contextlib.contextmanager
-def _no_draws(double: bool = True) -> Iterator[None]:
+def no_draws(double: bool = True) -> Iterator[None]:
     """While it is entered, no dropout drops in torch, random numbers are constants, and numbers
     that a model makes or casts to float32 are float64, if `double`.
     """
