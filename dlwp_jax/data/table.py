@@ -133,7 +133,7 @@ def _as_numbers(
     refuse(np.abs(numbers) > np.finfo(dtype).max, f"which is too large for {dtype}.")
     out = numbers.astype(dtype)
     cure = f"which {dtype} rounds: subtract a start in a converter, or use dtype=np.float64."
-    # float32 holds whole numbers up to 2**24; int64 ends at 2**63, and larger ones are measured.
+    # float32 holds whole numbers up to 2**24; int64 ends at 2**63; larger ones are measured.
     counted = (np.abs(numbers) >= 2**24) & (np.abs(numbers) < 2**63)
     refuse((out != numbers) & counted, cure)
     steps, kept = np.diff(numbers), np.diff(out)

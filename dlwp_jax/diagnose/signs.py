@@ -1,4 +1,4 @@
-"""Signs in the columns that `make_learner(record=("norms", "dead_units"))` adds to a history."""
+"""Signs in columns that `make_learner(record=("norms", "dead_units"))` adds to a history."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Recurrent layers with torch's gates, parameters and results: RNN, LSTM, GRU and their cells."""
+"""Recurrent layers with torch's gates, parameters and results: RNN, LSTM, GRU and cells."""
 
 from __future__ import annotations
 
@@ -254,7 +254,8 @@ def _valid(lengths: ArrayLike, steps: int, batch: int, single: bool) -> jax.Arra
     lengths = labels("lengths", lengths)
     if single or lengths.shape != (batch,):
         raise ValueError(
-            f"lengths= takes one number for each sequence of a batch, not shape {lengths.shape}."
+            "lengths= takes one number for each sequence of a batch, "
+            f"not shape {lengths.shape}."
         )
     if not isinstance(lengths, Tracer):
         values = np.asarray(lengths)
