@@ -143,8 +143,7 @@ def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
             return train, val
     raise ValueError(
         "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such "
-        "names); it holds "
-        f"{', '.join(map(repr, columns)) or 'nothing'}."
+        f"names); it holds {', '.join(map(repr, columns)) or 'nothing'}."
     )
 
 

@@ -202,9 +202,8 @@ class _Recurrent(_Gates):
         x = jnp.asarray(x)
         if x.ndim not in (2, 3):
             raise ValueError(
-                f"{type(self).__name__} takes [T N {self.input_size}], "
-                f"[N T {self.input_size}] with batch_first, or [T {self.input_size}]; the "
-                f"input has shape {x.shape}."
+                f"{type(self).__name__} takes [T N {self.input_size}], [N T {self.input_size}] "
+                f"with batch_first, or [T {self.input_size}]; the input has shape {x.shape}."
             )
         single = x.ndim == 2
         if single:
