@@ -23,8 +23,8 @@ def loss_curves(history: Any, *, baseline: Any = None, axes: Any = None) -> Any:
     >>> import matplotlib
     >>> matplotlib.use("Agg")
     >>> epochs = np.arange(1, 101)
-    >>> falling = 2 * np.exp(-epochs / 10)
-    >>> figure = loss_curves({"train/loss": falling + 0.2, "val/loss": falling + 0.2 + 0.004 * epochs})
+    >>> loss = 2 * np.exp(-epochs / 10) + 0.2
+    >>> figure = loss_curves({"train/loss": loss, "val/loss": loss + 0.004 * epochs})
     >>> figure.axes[0].get_title()
     'overfitting'
     """

@@ -149,7 +149,7 @@ def run(name: str, flags: list[str]) -> None:
         # Wrong files and wrong values: one sentence without a traceback.
         hosts.end(f"{name}: {sentence(error)}")
     except KeyboardInterrupt:
-        # The first Ctrl-C ends a training early, and its results are shown; a second comes here.
+        # The first Ctrl-C ends a training early and shows its results; a second comes here.
         hosts.end(f"{name}: interrupted")
 
 

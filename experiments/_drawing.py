@@ -222,8 +222,8 @@ def losses_by_steps(histories, book, steps):
 
 
 def tokens(counts, losses, steps):
-    """Two panels of `{name: counts of tokens, falling}` and of `{name: losses}`, the second with
-    a value for every `steps` steps.
+    """Two panels of `{name: counts of tokens, falling}` and of `{name: losses}`, the second
+    with a value for every `steps` steps.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, values in counts.items():

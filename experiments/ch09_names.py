@@ -1,4 +1,4 @@
-"""Chapter 9 of the second edition: names, letter by letter, and the letters that attention sees.
+"""Chapter 9 of the second edition: names, letter by letter, and the letters attention sees.
 
 Run:    python -m experiments ch09_names                          the names of a short list
         python -m experiments ch09_names --names FILE             a name a line, as the book

@@ -4,10 +4,10 @@ Run:    python -m experiments ch09_tokens                  Python's own help tex
         python -m experiments ch09_tokens --text FILE      another text, as the book's Odyssey
         Add --steps 5500 --blocks 6 --batch-size 64 --optimizer sgd    for the book's training
 Writes: runs/ch09_tokens/{config.json,history_<tokens>.jsonl,tokens.png}
-Expect: Python 3.11's help, seed 0, after 300 steps: 4,894 words, loss 4.33, of the text held back
-        5.78 or 1.40 by character; 1,000 pairs, loss 4.04, of the text held back 4.65 or 1.60;
-        100 s of processor time. The book's 8,701 words of the Odyssey are there, and 152,804
-        tokens; its training is not run here, since it takes hours on a CPU
+Expect: Python 3.11's help, seed 0, after 300 steps: 4,894 words, loss 4.33, of the text held
+        back 5.78 or 1.40 by character; 1,000 pairs, loss 4.04, of the text held back 4.65 or
+        1.60; 100 s of processor time. The book's 8,701 words of the Odyssey are there, and
+        152,804 tokens; its training is not run here, since it takes hours on a CPU
 
 A vocabulary of words is large, knows no word but its own, and forgets where the spaces were. A
 vocabulary of pairs begins with the 256 bytes and joins the most frequent pair of neighbours to
@@ -63,7 +63,8 @@ class Config:
             raise ValueError("--steps, --batch-size and --blocks must be at least 1.")
         if self.pairs <= BYTES:
             raise ValueError(
-                f"--pairs must be above {BYTES}, since every byte has an entry; got {self.pairs}."
+                f"--pairs must be above {BYTES}, "
+                f"since every byte has an entry; got {self.pairs}."
             )
 
     @property

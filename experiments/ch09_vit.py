@@ -1,11 +1,11 @@
 """Chapter 9 of the second edition: a picture as a sequence of patches, beside chapter 8's net.
 
 Run:    python -m experiments ch09_vit                    the ten digits
-        python -m experiments ch09_vit --data cifar10     ten classes of pictures, under DLWP_DATA
+        python -m experiments ch09_vit --data cifar10     ten classes of pictures, in DLWP_DATA
         python -m experiments ch09_vit --data cifar10 --classes two     airplanes and birds
 Writes: runs/ch09_vit/{config.json,history_<net>.jsonl,training.png,attention.png}
-Expect: the ten digits, seed 0, after 30 epochs: the transformer learns all 1,437 and has .833 of
-        the other 360 right, the convolutional net 1.000 and .933 with a quarter of the
+Expect: the ten digits, seed 0, after 30 epochs: the transformer learns all 1,437 and has .833
+        of the other 360 right, the convolutional net 1.000 and .933 with a quarter of the
         parameters; 100 s of processor time
 
 A vision transformer cuts a picture into patches and maps each of them to features. A class
@@ -85,7 +85,8 @@ def show_patches(vit, images):
     cut = patches(images, size)
     n, numbers = cut.shape[1:]
     print(
-        f"a picture of {SIZE} x {SIZE} x 3 is {n} patches of {size} x {size} x 3 = {numbers} numbers;"
+        f"a picture of {SIZE} x {SIZE} x 3 is {n} patches "
+        f"of {size} x {size} x 3 = {numbers} numbers;"
     )
     print(f"with the class token the transformer sees {n + 1} tokens")
     kernel, bias = vit.conv_proj.kernel[...], vit.conv_proj.bias[...]

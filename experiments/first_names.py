@@ -32,7 +32,7 @@ NAMES = TEXT.split()
 
 
 def read(path: Path | None) -> Sequence[str]:
-    """The names of a file, which are the first of the fields of its lines, or the short list."""
+    """The names of a file, each the first field of its line, or the short list."""
     if path is None:
         return NAMES
     lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -36,8 +36,8 @@ def cells(source: str) -> list[str]:
     """The top level of a script in pieces: imports together, then each constant, function and
     class with its comments.
 
-    >>> cells('import os\\nimport sys\\n\\n# how many\\nN = 3\\n\\n\\ndef f():\\n    return N\\n')
-    ['import os\\nimport sys', '# how many\\nN = 3', 'def f():\\n    return N']
+    >>> cells('import os\\nimport sys\\n\\n# rows\\nN = 3\\n\\n\\ndef f():\\n    return N\\n')
+    ['import os\\nimport sys', '# rows\\nN = 3', 'def f():\\n    return N']
     """
     lines, begin = source.splitlines(), 0
     pieces, kinds = [], []

@@ -5,9 +5,9 @@ Readers give NumPy arrays, channels last, in the file's own unit and type. The f
 run inside a compiled program (`augment`, `audio.spectrogram`, `text.embed`, samplers) use JAX.
 
 There is one module for each kind of data: `image` (and `imagenet` for its networks), `volume`
-and `dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data sets.
-`arrays`, `batches`, `sampling` and `augment` work on data in memory, `stream` on data that is
-larger, `mapped` on pieces of large files that are cut once; `pictures` draws.
+and `dicom`, `table`, `series`, `text`, `audio`, `video`, `hdf5`. `sources` names whole data
+sets. `arrays`, `batches`, `sampling` and `augment` work on data in memory, `stream` on data
+that is larger, `mapped` on pieces of large files that are cut once; `pictures` draws.
 """
 
 from dlwp_jax.data import (

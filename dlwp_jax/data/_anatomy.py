@@ -126,7 +126,7 @@ def draw_bodies(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> n
     canvas.fill(heart + 0 * z, BLOOD)
     aorta = 12 - np.hypot(x - 20, y - 48)
     canvas.fill(aorta + 0 * z, BLOOD)
-    # Ribs: rings around the lungs, lower in front than at the back, with a gap at the breastbone.
+    # Ribs: rings around the lungs, lower in front than behind, with a gap at the breastbone.
     turned = (z - 0.35 * y) / 26 + patient.rib
     across = (turned - np.floor(turned) - 0.5) * 26
     gap = np.where(y < 0, 30 - np.abs(x), -30)  # positive in front of the heart

@@ -226,8 +226,7 @@ def _direction(header, folder) -> np.ndarray:
     if not np.allclose(np.abs(direction).round(), np.abs(direction), atol=1e-3):
         raise BrokenFile(
             f"{folder} is tilted: its orientation {list(header.ImageOrientationPatient)} is "
-            "not along the patient's "
-            "axes. Resample it first."
+            "not along the patient's axes. Resample it first."
         )
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-2):
         raise BrokenFile(

@@ -85,8 +85,7 @@ def fetch(remote: Remote, root: Path, *, progress: bool = True) -> Path:
         # pooch raises ValueError for a wrong checksum.
         raise FetchError(
             f"{remote.url} could not be fetched: {error}. Without a network, put that file at "
-            f"{file} "
-            f"({remote.checksum}) and try again, or use the embedded default."
+            f"{file} ({remote.checksum}) and try again, or use the embedded default."
         ) from error
     finally:
         if bar:

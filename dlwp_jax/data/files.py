@@ -38,7 +38,7 @@ def reading(path: str | Path, kind: str, *causes: type[Exception]) -> Iterator[N
     >>> with reading("words.txt", "text in UTF-8", UnicodeDecodeError):
     ...     b"\\xff".decode()
     Traceback (most recent call last):
-    dlwp_jax.data.files.BrokenFile: words.txt cannot be read as text in UTF-8: 'utf-8' codec can't decode byte ...
+    dlwp_jax.data.files.BrokenFile: words.txt cannot be read as text in UTF-8: 'utf-8' codec ...
     """
     checks.path(path)
     try:

@@ -113,9 +113,8 @@ def _refuse_lost_pixels(image: Any, path: str | Path) -> None:
         is_deep = stored[-1] > 255  # the largest value
     if is_deep and not image.mode.startswith("I"):
         raise BrokenFile(
-            f"{path} has 16 bits in each of several channels; Pillow would keep only 8. "
-            "Convert "
-            "it first."
+            f"{path} has 16 bits in each of several channels; "
+            "Pillow would keep only 8. Convert it first."
         )
 
 
@@ -131,9 +130,8 @@ def _pixels(image: Any, path: str | Path) -> np.ndarray:
         return pixels.astype(np.uint16)[..., None]
     if image.mode not in CHANNELS:
         raise BrokenFile(
-            f"{path} has pixels of kind {image.mode!r}; {', '.join((*CHANNELS, *CONVERTED))} "
-            "can "
-            "be read."
+            f"{path} has pixels of kind {image.mode!r}; "
+            f"{', '.join((*CHANNELS, *CONVERTED))} can be read."
         )
     return pixels.reshape(image.height, image.width, CHANNELS[image.mode])
 

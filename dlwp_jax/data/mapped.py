@@ -78,8 +78,9 @@ def build(
         gives rows of another shape or type.
 
     >>> path = getfixture("tmp_path") / "rows.npy"
-    >>> rows = build(path, {"a": 1, "b": 2}, lambda name: np.full((2 if name == "b" else 1, 3), 7),
-    ...              shape=(3,), dtype=np.int16, progress=False)
+    >>> def make(name):
+    ...     return np.full((2 if name == "b" else 1, 3), 7)
+    >>> rows = build(path, {"a": 1, "b": 2}, make, shape=(3,), dtype=np.int16, progress=False)
     >>> rows.array.shape, rows.array[2].tolist(), rows.left_out
     ((3, 3), [7, 7, 7], {})
     """

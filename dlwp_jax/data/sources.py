@@ -443,10 +443,9 @@ def place(name: str, *, root: Path | None = None, progress: bool = True) -> Path
         fetch(remote, root, progress=progress)
     if not here.exists():
         raise FetchError(
-            f"{name} is not at {here}, and nobody publishes a checksum to fetch it by. Get it "
-            "from "
-            f"{source.address} and put it there (DLWP_DATA chooses the root), or use the "
-            "embedded default."
+            f"{name} is not at {here}, and nobody publishes a checksum to "
+            f"fetch it by. Get it from {source.address} and put it there "
+            "(DLWP_DATA chooses the root), or use the embedded default."
         )
     return here
 

@@ -133,7 +133,7 @@ def _as_numbers(
     refuse(np.abs(numbers) > np.finfo(dtype).max, f"which is too large for {dtype}.")
     out = numbers.astype(dtype)
     cure = f"which {dtype} rounds: subtract a start in a converter, or use dtype=np.float64."
-    # float32 holds whole numbers up to 2**24; int64 ends at 2**63, and larger ones are measured.
+    # float32 holds whole numbers up to 2**24; int64 ends at 2**63; larger ones are measured.
     counted = (np.abs(numbers) >= 2**24) & (np.abs(numbers) < 2**63)
     refuse((out != numbers) & counted, cure)
     steps, kept = np.diff(numbers), np.diff(out)
@@ -239,8 +239,7 @@ def _fields(
     if header is None and first and any(map(_is_data, first[0])):
         raise BrokenFile(
             f"{path} begins with {str(first[0])[:80]}, which holds numbers; give names=[...] "
-            "if "
-            "the file has no line of names, or header=True if this is one."
+            "if the file has no line of names, or header=True if this is one."
         )
     if names is None:
         names = first[0] if first else [str(i) for i in range(len(rows[0]) if rows else 0)]
@@ -277,8 +276,7 @@ def _column(fields: tuple[str, ...], name: str, path: str | Path) -> np.ndarray:
         if not field.strip():
             raise BrokenFile(
                 f"{path} has nothing in column {name!r}, row {i + 1}; a converter can say "
-                "which "
-                "value stands for an empty field."
+                "which value stands for an empty field."
             )
         if "\0" in field:
             raise BrokenFile(f"{path} has a NUL byte in column {name!r}, row {i + 1}.")
@@ -379,8 +377,7 @@ def agreement(predicted: Any, actual: Any) -> Agreement:
     if predicted.shape != actual.shape or not predicted.dtype == actual.dtype == np.bool_:
         raise ValueError(
             f"predicted and actual must be masks of one shape; got {predicted.shape} of "
-            f"{predicted.dtype} and "
-            f"{actual.shape} of {actual.dtype}."
+            f"{predicted.dtype} and {actual.shape} of {actual.dtype}."
         )
     counts = (int(mask.sum()) for mask in (predicted, actual, predicted & actual))
     said, true, both = counts

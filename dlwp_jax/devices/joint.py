@@ -168,8 +168,8 @@ def batches(
 ) -> Iterator[PyTree]:
     """The batches that the parts of all processes make up, until no process has any left.
 
-    A process whose stream has ended gives no rows to the batches that are left, so no row of the
-    others is lost.
+    A process whose stream has ended gives no rows to the batches that are left, so no row of
+    the others is lost.
 
     Args:
       parts: the stream of this process.

@@ -1,7 +1,7 @@
 """On which devices the arrays of a training are, and how programs keep them there.
 
 `Placement.from_arrays` reads it at the door of a public function. The placement is a static
-argument of the compiled program, whose constraints tell the compiler what is split over devices.
+argument of the compiled program, whose constraints say what is split over the devices.
 """
 
 from collections.abc import Iterator
@@ -110,7 +110,7 @@ class Placement:
         return jax.tree.map(split, batch)
 
     def send_batch(self, batch: PyTree) -> PyTree:
-        """A batch of the host on the devices: each gets its rows, or all if they do not divide."""
+        """A host's batch on the devices: each gets its rows, or all if they do not divide."""
 
         def send(leaf):
             if _mesh_of(leaf) == self.mesh:
@@ -182,8 +182,8 @@ def in_words(mesh: Mesh | AbstractMesh) -> str:
 def _traced_mesh(trees: PyTree) -> AbstractMesh | None:
     """The abstract mesh of arrays of which some are traced.
 
-    The type of a traced array tells its mesh. An axis that is not Auto belongs to the caller, who
-    then splits the work himself (`jax.shard_map`, explicit sharding).
+    The type of a traced array tells its mesh. An axis that is not Auto belongs to the caller,
+    who then splits the work himself (`jax.shard_map`, explicit sharding).
     """
     context = jax.sharding.get_abstract_mesh()  # of jax.set_mesh
     meshes = [*_types_meshes(trees), context]

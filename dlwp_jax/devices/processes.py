@@ -1,7 +1,7 @@
 """The processes of one training: how they find each other, agree, and end together.
 
-All of them run the same program. `start` joins them through `jax.distributed`; over their devices
-then goes the training itself, and also every decision that the hosts must take alike (`agree`).
+All run the same program. `start` joins them through `jax.distributed`; over their devices then
+goes the training itself, and also every decision that the hosts must take alike (`agree`).
 """
 
 import atexit
@@ -60,9 +60,9 @@ def start(
 ) -> None:
     """Join the processes of one training; a process that is alone does nothing.
 
-    If arguments are missing, JAX takes them from Slurm, Open MPI, Kubernetes (an indexed Job) or
-    a TPU pod. In all processes but number 0 standard output is silenced, and the library writes
-    its files in process 0 alone.
+    If arguments are missing, JAX takes them from Slurm, Open MPI, Kubernetes (an indexed Job)
+    or a TPU pod. In all processes but number 0 standard output is silenced, and the library
+    writes its files in process 0 alone.
 
     Args:
       coordinator: `"HOST:PORT"`: where process 0 runs, and a port that is free there.
@@ -305,7 +305,7 @@ def _exchanged(text: bytes) -> list[Any]:
 
 
 def _gathered(row: np.ndarray) -> np.ndarray:
-    """The rows of all processes. (`multihost_utils.process_allgather` takes eight times as long.)"""
+    """The rows of all processes (`multihost_utils.process_allgather` takes 8 times as long)."""
     mesh, replicate = _copier()
     by_process = NamedSharding(mesh, PartitionSpec("process"))
     shape = (jax.process_count(), *row.shape)

@@ -65,8 +65,8 @@ DECIDING: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         ("not learning", "diverged"),
         "",
         "Train with other learning rates:",
-        "print(search.sweep(make, train_set, val_set, "
-        'over={{"lr": [1e-4, 1e-3, 1e-2, 1e-1], "key": range(3)}}, epochs={epochs}, batch_size=32))',
+        'print(search.sweep(make, train_set, val_set, over={{"lr": [1e-4, 1e-3, 1e-2, 1e-1], '
+        '"key": range(3)}}, epochs={epochs}, batch_size=32))',
     ),
     (
         ("not converged", "overfitting"),

@@ -125,7 +125,7 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
 
 
 def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
-    """The names of the training and validation columns: losses if there are any, else a metric."""
+    """The training and validation columns' names: losses if there are any, else a metric."""
     train = EVAL_LOSS if EVAL_LOSS in columns else "train/loss"
     if train in columns or "val/loss" in columns:
         return (
@@ -143,8 +143,7 @@ def _choose(columns: dict[str, np.ndarray]) -> tuple[str | None, str | None]:
             return train, val
     raise ValueError(
         "history must hold 'train/loss' or 'val/loss' (or an accuracy or error under such "
-        "names); it holds "
-        f"{', '.join(map(repr, columns)) or 'nothing'}."
+        f"names); it holds {', '.join(map(repr, columns)) or 'nothing'}."
     )
 
 
@@ -169,7 +168,7 @@ def _lost(columns: dict[str, np.ndarray], train: str | None, val: str | None) ->
 
 
 def _turn(columns: list[np.ndarray], name: str) -> tuple[float, float]:
-    """`Curves.turn`: a loss stays, an accuracy becomes its error rate, other metrics turn over."""
+    """`Curves.turn`: a loss stays, accuracy becomes its error rate, other metrics turn over."""
     if not _rises(name.split("/", 1)[1]):
         return 0.0, 1.0
     values = np.concatenate(columns)

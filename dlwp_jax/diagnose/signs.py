@@ -1,4 +1,4 @@
-"""Signs in the columns that `make_learner(record=("norms", "dead_units"))` adds to a history."""
+"""Signs in columns that `make_learner(record=("norms", "dead_units"))` adds to a history."""
 
 import numpy as np
 
@@ -26,9 +26,8 @@ def signs(
         if evidence["grad_norm_jump"] > EXPLODED:
             advice.append(
                 "The gradient explodes: in one epoch its norm was "
-                f"{evidence['grad_norm_jump']:.3g} times what it had "
-                "been before. Clip it (optim.clip_grad_norm), or make the learning rate "
-                "smaller."
+                f"{evidence['grad_norm_jump']:.3g} times what it had been before. Clip it "
+                "(optim.clip_grad_norm), or make the learning rate smaller."
             )
     dead = _known(columns, "train/dead_units")
     if dead.size:
@@ -36,9 +35,8 @@ def signs(
         if evidence["dead_units"] > DEAD:
             advice.append(
                 f"No gradient reaches {evidence['dead_units']:.0%} of the units: make the "
-                "learning rate smaller, check "
-                "the initialisation, or take an activation that has a slope everywhere (leaky "
-                "ReLU)."
+                "learning rate smaller, check the initialisation, or take an activation that "
+                "has a slope everywhere (leaky ReLU)."
             )
     steps, sizes = _known(columns, "train/update_norm"), _known(columns, "train/param_norm")
     if steps.size and sizes.size and sizes[-1] > 0:
@@ -46,9 +44,8 @@ def signs(
         if verdict in STOPPED and not SMALL_STEP < evidence["update_ratio"] < LARGE_STEP:
             way = "smaller" if evidence["update_ratio"] > SMALL_STEP else "larger"
             advice.append(
-                f"A step moves the parameters by {evidence['update_ratio']:.1g} of their size: "
-                "make the learning rate "
-                f"{way}."
+                f"A step moves the parameters by {evidence['update_ratio']:.1g} "
+                f"of their size: make the learning rate {way}."
             )
     return evidence, tuple(advice)
 

@@ -197,8 +197,7 @@ def multilabel_margin_loss(
     if x.ndim not in (1, 2) or target.shape != x.shape:
         raise ValueError(
             f"input has shape {x.shape} and target {target.shape}; multilabel_margin_loss "
-            "takes "
-            "[n C] or [C], both of one shape."
+            "takes [n C] or [C], both of one shape."
         )
     n_classes = x.shape[-1]
     given = jnp.cumsum(target == -1, axis=-1) == 0  # before the first -1

@@ -64,7 +64,8 @@ class BasicBlock(nnx.Module):
       rngs: draws the weights.
 
     >>> import jax.numpy as jnp
-    >>> nnx.eval_shape(lambda x: BasicBlock(4, 8, stride=2, rngs=nnx.Rngs(0))(x), jnp.ones((1, 6, 6, 4))).shape
+    >>> x = jnp.ones((1, 6, 6, 4))
+    >>> nnx.eval_shape(lambda x: BasicBlock(4, 8, stride=2, rngs=nnx.Rngs(0))(x), x).shape
     (1, 3, 3, 8)
     """
 
@@ -102,7 +103,8 @@ class Bottleneck(nnx.Module):
       rngs: draws the weights.
 
     >>> import jax.numpy as jnp
-    >>> nnx.eval_shape(lambda x: Bottleneck(4, 2, stride=2, rngs=nnx.Rngs(0))(x), jnp.ones((1, 6, 6, 4))).shape
+    >>> x = jnp.ones((1, 6, 6, 4))
+    >>> nnx.eval_shape(lambda x: Bottleneck(4, 2, stride=2, rngs=nnx.Rngs(0))(x), x).shape
     (1, 3, 3, 8)
     """
 
@@ -145,7 +147,8 @@ class ResNet(Sequential):
 
     >>> import jax
     >>> resnet34 = nnx.eval_shape(lambda: ResNet(BasicBlock, (3, 4, 6, 3), rngs=nnx.Rngs(0)))
-    >>> sum(weights.size for weights in jax.tree.leaves(nnx.state(resnet34, nnx.Param)))  # counted, none drawn
+    >>> weights = jax.tree.leaves(nnx.state(resnet34, nnx.Param))
+    >>> sum(weight.size for weight in weights)  # counted, none drawn
     21797672
     """
 
@@ -187,7 +190,8 @@ def resnet18(num_classes: int = 1000, *, rngs: nnx.Rngs) -> ResNet:
     torchvision.models.resnet18.
 
     >>> import jax.numpy as jnp
-    >>> nnx.eval_shape(lambda x: resnet18(10, rngs=nnx.Rngs(0))(x), jnp.ones((2, 64, 64, 3))).shape  # smaller ones do
+    >>> x = jnp.ones((2, 64, 64, 3))  # smaller ones do
+    >>> nnx.eval_shape(lambda x: resnet18(10, rngs=nnx.Rngs(0))(x), x).shape
     (2, 10)
     """
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, rngs=rngs)

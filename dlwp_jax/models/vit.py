@@ -129,7 +129,8 @@ class VisionTransformer(nnx.Module):
     ):
         if image_size % patch_size:
             raise ValueError(
-                f"patch_size={patch_size} must divide image_size={image_size} without a remainder."
+                f"patch_size={patch_size} must divide image_size={image_size} "
+                "without a remainder."
             )
         self.image_size = image_size
         self.patch_size = patch_size
@@ -187,8 +188,8 @@ class VisionTransformer(nnx.Module):
         return self.heads(self.encoder(self._tokens(images))[:, 0])
 
     def attention_weights(self, images: jax.Array) -> list[jax.Array]:
-        """`[n heads l l]` of each block: how much each token takes from each one. Token 0 is the
-        class token; the others are the patches, row by row.
+        """`[n heads l l]` of each block: how much each token takes from each one. Token 0 is
+        the class token; the others are the patches, row by row.
         """
         x = self.encoder.start(self._tokens(images))
         weights = []
@@ -201,7 +202,8 @@ class VisionTransformer(nnx.Module):
         size = self.image_size
         if images.shape[1:] != (size, size, 3):
             raise ValueError(
-                f"the model takes pictures [N {size} {size} 3]; these have shape {images.shape}."
+                f"the model takes pictures [N {size} {size} 3]; "
+                f"these have shape {images.shape}."
             )
         x = self.conv_proj(images)
         x = x.reshape(len(x), -1, x.shape[-1])

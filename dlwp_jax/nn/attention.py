@@ -88,8 +88,8 @@ def _grouped(x: jax.Array, heads: int) -> jax.Array:
     own = x.shape[-3]
     if not own or heads % own:
         raise ValueError(
-            f"enable_gqa=True: the {heads} heads of query must be a multiple of the {own} heads "
-            "of key and of value."
+            f"enable_gqa=True: the {heads} heads of query must be a multiple "
+            f"of the {own} heads of key and of value."
         )
     return jnp.repeat(x, heads // own, axis=-3)
 

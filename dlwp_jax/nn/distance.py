@@ -86,8 +86,8 @@ def cosine_similarity(
 
     Args:
       x1, x2: of shapes that broadcast.
-      dim: the axis of the vectors, counted as in the arrays themselves; the channels of an image
-        are -1 here.
+      dim: the axis of the vectors, counted as in the arrays themselves; the channels of an
+        image are -1 here.
       eps: the smallest length to divide by.
 
     >>> print(cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])).round(3))

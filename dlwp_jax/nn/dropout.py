@@ -81,8 +81,8 @@ def _of_axes(n: int):
 
     shape = ", ".join(map(str, (2, *(4,) * n, 3)))
     function.__name__ = function.__qualname__ = f"dropout{n}d"
-    function.__doc__ = f"""Zero whole channels of `{layout(n)}`: torch.nn.functional.dropout{n}d.
-    Arguments as for `dropout`.
+    function.__doc__ = f"""Zero whole channels of `{layout(n)}`:
+    torch.nn.functional.dropout{n}d. Arguments as for `dropout`.
 
     >>> dropout{n}d(jnp.ones(({shape})), key=jax.random.key(0)).shape
     ({shape})

@@ -29,7 +29,8 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> jax.Array:
-    """The rows of a table at `indices`, put together bag by bag; torch.nn.functional.embedding_bag.
+    """The rows of a table at `indices`, put together bag by bag;
+    torch.nn.functional.embedding_bag.
 
     Args:
       indices: integers `[bags length]`, or all bags one behind the other, `[total]`.

@@ -96,11 +96,11 @@ def generate(
 ) -> jax.Array:
     """Continue sequences by `tokens` tokens, as one compiled program with a cache.
 
-    The model is a module, which is run in eval mode, with two methods: `make_cache(n, length)` returns an
-    empty cache, a pytree with one entry for each layer, and `decode(tokens, cache, position)`
-    takes the next tokens `[N T]`, of which the first has the number `position`, and returns
-    logits `[N T V]` and the cache with them. `TransformerEncoder` and the models of chapter 9
-    have such methods.
+    The model is a module, which is run in eval mode, with two methods: `make_cache(n, length)`
+    returns an empty cache, a pytree with one entry for each layer, and `decode(tokens, cache,
+    position)` takes the next tokens `[N T]`, of which the first has the number `position`, and
+    returns logits `[N T V]` and the cache with them. `TransformerEncoder` and the models of
+    chapter 9 have such methods.
 
     Args:
       model: the module.
@@ -121,8 +121,8 @@ def generate(
       `lengths[i] + tokens` tokens; `stop`, or 0, fills the rest.
 
     Raises:
-      ValueError: for an empty prompt, lengths that are not in 1 to P (not checked under jit), or
-        options that `next_token` refuses.
+      ValueError: for an empty prompt, lengths that are not in 1 to P (not checked under jit),
+        or options that `next_token` refuses.
 
     >>> from dlwp_jax import models
     >>> model = models.SequenceTransformer(27, 11, rngs=nnx.Rngs(0))
@@ -132,8 +132,8 @@ def generate(
     prompt = labels("prompt", prompt).astype(jnp.int32)
     if prompt.ndim != 2 or prompt.shape[1] < 1 or tokens < 0:
         raise ValueError(
-            f"prompt has shape {prompt.shape} and tokens={tokens}; give token numbers [N P] with "
-            "P at least 1, and tokens of at least 0."
+            f"prompt has shape {prompt.shape} and tokens={tokens}; give token numbers [N P] "
+            "with P at least 1, and tokens of at least 0."
         )
     lengths, shortest = _lengths(lengths, *prompt.shape)
     module = nnx.clone(cast(nnx.Module, model))

@@ -227,7 +227,7 @@ def _normal_of_std(std_of) -> Initializer:
     )
 
 
-# Up to this size an array is cut from one of the next power of 2, so that few programs make all.
+# Up to this size an array is cut from one of the next power of 2: few programs make all.
 _CUT = 2**16
 
 

@@ -153,8 +153,8 @@ def instance_norm(
 def local_response_norm(
     x: jax.Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
-    """`x / (k + alpha * mean(x^2))^beta`, the mean over neighbouring channels, with zeros beyond
-    the first and the last; torch.nn.functional.local_response_norm.
+    """`x / (k + alpha * mean(x^2))^beta`, the mean over neighbouring channels, with zeros
+    beyond the first and the last; torch.nn.functional.local_response_norm.
 
     Args:
       x: `[N ... C]`.

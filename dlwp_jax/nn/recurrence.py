@@ -3,9 +3,9 @@
 JAX's own gradient of a `scan` adds the gradient of the recurrent weight up step by step: one
 small product and one sum over the whole weight for each step. Here the loop backward keeps the
 gradients of the gates, and the weight's gradient is one product behind it (`scripts/bench
-sequences` has the times). The rule is a `custom_vjp` of functions that JAX can differentiate, so
-gradients of gradients and `jax.hessian` work; `jax.jvp` and `jax.jacfwd` of the layer itself are
-refused by JAX.
+sequences` has the times). The rule is a `custom_vjp` of functions that JAX can differentiate,
+so gradients of gradients and `jax.hessian` work; `jax.jvp` and `jax.jacfwd` of the layer itself
+are refused by JAX.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _shifted(first, every, reverse):
     return jnp.concatenate([first[None], every[:-1]])
 
 
-# The rules stand in dictionaries and constants, since each is a static argument of `recur`: a new
-# one would be compiled anew.
+# The rules stand in dictionaries and constants, since each is a static argument of `recur`: a
+# new one would be compiled anew.
 def rnn_rule(nonlinearity: str) -> Rule:
     """`h' = f(gates + w h)` with f of 'tanh' or 'relu'; the weights are `(w,)`."""
     return _RNN[nonlinearity]
@@ -171,8 +171,8 @@ _RNN = {
 
 
 def _lstm_step(gates, state, weights):
-    """`i f g o = gates + w h`, `c' = f c + i g`, `h' = o tanh(c')`, times the projection if there
-    is one.
+    """`i f g o = gates + w h`, `c' = f c + i g`, `h' = o tanh(c')`, times the projection if
+    there is one.
     """
     (h, c), (weight, projection) = state, weights
     i, f, g, o = jnp.split(gates + times_transposed(h, weight), 4, -1)

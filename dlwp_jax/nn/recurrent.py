@@ -1,4 +1,4 @@
-"""Recurrent layers with torch's gates, parameters and results: RNN, LSTM, GRU and their cells."""
+"""Recurrent layers with torch's gates, parameters and results: RNN, LSTM, GRU and cells."""
 
 from __future__ import annotations
 
@@ -202,9 +202,8 @@ class _Recurrent(_Gates):
         x = jnp.asarray(x)
         if x.ndim not in (2, 3):
             raise ValueError(
-                f"{type(self).__name__} takes [T N {self.input_size}], "
-                f"[N T {self.input_size}] with batch_first, or [T {self.input_size}]; the "
-                f"input has shape {x.shape}."
+                f"{type(self).__name__} takes [T N {self.input_size}], [N T {self.input_size}] "
+                f"with batch_first, or [T {self.input_size}]; the input has shape {x.shape}."
             )
         single = x.ndim == 2
         if single:
@@ -254,7 +253,8 @@ def _valid(lengths: ArrayLike, steps: int, batch: int, single: bool) -> jax.Arra
     lengths = labels("lengths", lengths)
     if single or lengths.shape != (batch,):
         raise ValueError(
-            f"lengths= takes one number for each sequence of a batch, not shape {lengths.shape}."
+            "lengths= takes one number for each sequence of a batch, "
+            f"not shape {lengths.shape}."
         )
     if not isinstance(lengths, Tracer):
         values = np.asarray(lengths)

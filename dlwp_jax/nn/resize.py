@@ -286,7 +286,8 @@ def pixel_unshuffle(x: jax.Array, downscale_factor: int) -> jax.Array:
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """The channels of `x`, of `groups` groups, dealt out in turn; torch.nn.functional.channel_shuffle.
+    """The channels of `x`, of `groups` groups, dealt out in turn;
+    torch.nn.functional.channel_shuffle.
 
     >>> channel_shuffle(jnp.arange(6).reshape(1, 6), 2).tolist()
     [[0, 3, 1, 4, 2, 5]]

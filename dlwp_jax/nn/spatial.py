@@ -49,9 +49,8 @@ def affine_grid(
     n = len(size) - 2
     if n not in (2, 3) or theta.shape != (size[0], n, n + 1):
         raise ValueError(
-            "affine_grid takes theta [N 2 3] with size (N, H, W, C), or [N 3 4] with (N, "
-            "D, H, W, C); "
-            f"they are {theta.shape} and {tuple(size)}."
+            "affine_grid takes theta [N 2 3] with size (N, H, W, C), or [N 3 4] "
+            f"with (N, D, H, W, C); they are {theta.shape} and {tuple(size)}."
         )
     theta = floating(theta)
     axes = [_centres(extent, align_corners) for extent in size[1:-1]]
@@ -124,9 +123,8 @@ def _check_sample(x, grid, n, mode, padding_mode):
         or grid.shape[0] != x.shape[0]
     ):
         raise ValueError(
-            f"grid_sample takes {layout(2)} with a grid [N H' W' 2], or {layout(3)} with "
-            "[N D' H' W' 3]; "
-            f"input and grid have shapes {x.shape} and {grid.shape}."
+            f"grid_sample takes {layout(2)} with a grid [N H' W' 2], or {layout(3)} "
+            f"with [N D' H' W' 3]; input and grid have shapes {x.shape} and {grid.shape}."
         )
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode={mode!r} is not supported; take 'bilinear' or 'nearest'.")

@@ -193,7 +193,7 @@ class TransformerEncoderLayer(_Layer):
         return self._residual(src, 2, self._network)
 
     def make_cache(self, n: int, length: int, dtype: DTypeLike | None = None) -> KeyValueCache:
-        """An empty cache for `decode`: `n` sequences of up to `length` positions, in `dtype`."""
+        """An empty cache of `decode`: `n` sequences of up to `length` positions, in `dtype`."""
         return self.self_attn.make_cache(n, length, dtype)
 
     def decode(
@@ -380,14 +380,14 @@ class TransformerEncoder(_Stack):
     def make_cache(
         self, n: int, length: int, dtype: DTypeLike | None = None
     ) -> tuple[KeyValueCache, ...]:
-        """For each layer an empty cache: `n` sequences of up to `length` positions, in `dtype`."""
+        """Each layer's empty cache: `n` sequences of up to `length` positions, in `dtype`."""
         return tuple(layer.make_cache(n, length, dtype) for layer in self.layers)
 
     def decode(
         self, src: jax.Array, cache: tuple[KeyValueCache, ...], position: ArrayLike
     ) -> tuple[jax.Array, tuple[KeyValueCache, ...]]:
-        """The output of a causal encoder for the next positions `src`, of which the first has the
-        number `position`, and the `cache` with them.
+        """The output of a causal encoder for the next positions `src`, of which the first has
+        the number `position`, and the `cache` with them.
         """
         caches = []
         for layer, own in zip(self.layers, cache, strict=True):
@@ -444,8 +444,8 @@ class TransformerDecoder(_Stack):
     def make_cache(
         self, memory: jax.Array, length: int, dtype: DTypeLike | None = None
     ) -> tuple[DecoderCache, ...]:
-        """For each layer a cache to `length` positions, with its keys and values of `memory`, as
-        for `TransformerDecoderLayer`; the growing ones in `dtype`.
+        """For each layer a cache to `length` positions, with its keys and values of `memory`,
+        as for `TransformerDecoderLayer`; the growing ones in `dtype`.
         """
         return tuple(layer.make_cache(memory, length, dtype) for layer in self.layers)
 

@@ -119,8 +119,8 @@ def _given(wanted, default, strides, n):
     near = zip(size, default, strides, strict=False)
     if len(size) != n or any(not d - s < given < d + s for given, d, s in near):
         raise ValueError(
-            f"output_size={wanted} does not fit: the sizes lead to {default}, or up to a stride "
-            "beside it."
+            f"output_size={wanted} does not fit: "
+            f"the sizes lead to {default}, or up to a stride beside it."
         )
     return size
 
@@ -204,8 +204,8 @@ def fractional_max_pool(
       key: a PRNG key, from which they are drawn if they are not given.
 
     Raises:
-      ValueError: if neither or both of output_size and output_ratio are given, if the windows do
-        not fit, or there is neither a key nor random_samples.
+      ValueError: if neither or both of output_size and output_ratio are given, if the windows
+        do not fit, or there is neither a key nor random_samples.
 
     >>> fractional_max_pool(jnp.ones((1, 7, 7, 2)), 2, 3, key=jax.random.key(0)).shape
     (1, 3, 3, 2)

@@ -4,8 +4,8 @@ A parametrized layer computes a weight each time it reads it. Its parameters are
 torch calls them, `parametrizations.weight.original` for the kernel of a Linear or a
 convolution, and `parity.load_torch` finds them by name.
 
-Gradients are clipped by `optim.clip_grad_norm` and `optim.clip_grad_value`, and sequences padded
-by `nn.pad_sequence`.
+Gradients are clipped by `optim.clip_grad_norm` and `optim.clip_grad_value`, and sequences
+padded by `nn.pad_sequence`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def vector_to_parameters(vector: jax.Array, parameters: Tree) -> Tree:
       vector: as long as all parameters together.
       parameters: a pytree of the shapes and dtypes that are wanted; it is not changed.
 
-    >>> vector_to_parameters(jnp.arange(3.0), {"b": jnp.ones(2), "a": jnp.zeros(1)})["b"].tolist()
+    >>> parameters = {"b": jnp.ones(2), "a": jnp.zeros(1)}
+    >>> vector_to_parameters(jnp.arange(3.0), parameters)["b"].tolist()
     [1.0, 2.0]
     """
     return ravel_pytree(parameters)[1](vector)
@@ -76,7 +77,7 @@ class Parametrizations(nnx.Module):
         self.original: nnx.Param[jax.Array] = nnx.Param(value)
 
     def add(self, function: Callable[..., Any]) -> None:
-        """Append a function; the first may have a `right_inverse` that gives several originals."""
+        """Append a function; the first may have a `right_inverse` giving several originals."""
         inverse = getattr(function, "right_inverse", None)
         if inverse is not None:
             if self._count:
@@ -115,8 +116,8 @@ def register_parametrization(
     Args:
       layer: changed in place: `name` is computed from `parametrizations` from now on.
       name: of a parameter, as 'kernel'.
-      parametrization: a function or module, original -> weight. If it has `right_inverse(weight)`,
-        that gives the original, or a tuple of several, to start with.
+      parametrization: a function or module, original -> weight. If it has
+        `right_inverse(weight)`, that gives the original, or a tuple of several, to start with.
 
     Returns:
       The layer.

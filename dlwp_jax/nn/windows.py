@@ -16,7 +16,8 @@ def count(size: int, window: int, stride: int, dilation: int) -> int:
 def places(x: jax.Array, axis: int, window: int, stride: int, dilation: int) -> list[jax.Array]:
     """The elements of all windows: `window` arrays, each with one entry for every window.
 
-    >>> [place.tolist() for place in places(jax.numpy.arange(5), 0, window=2, stride=2, dilation=1)]
+    >>> x = jax.numpy.arange(5)
+    >>> [place.tolist() for place in places(x, 0, window=2, stride=2, dilation=1)]
     [[0, 2], [1, 3]]
     """
     span = (count(x.shape[axis], window, stride, dilation) - 1) * stride + 1

@@ -72,10 +72,9 @@ def _refusal(path: Path, error: Exception) -> str:
         names = list(dict.fromkeys([*names, "numpy.dtype"]))
         names.append("*map(type, map(numpy.dtype, '?bhilqefdFDBHILQSUOMm'))")
     return (
-        f"beside tensors it holds Python objects, and reading those could run code: "
+        "beside tensors it holds Python objects, and reading those could run code: "
         f"{listed(names)}. Save model.state_dict() rather than these, or, if you trust the "
-        "file, read it "
-        f"under `with torch.serialization.safe_globals([{', '.join(names)}]):`."
+        f"file, read it under `with torch.serialization.safe_globals([{', '.join(names)}]):`."
     )
 
 

@@ -177,10 +177,9 @@ def flatten_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
             channels = outputs
         elif channels > 1 and inputs > channels and inputs % channels == 0:
             notes.append(
-                f"note: {entry.names[0]} reads {inputs} = {channels} x "
-                f"{inputs // channels} values in torch's C H W order, which is that of "
-                "dlwp_jax.nn.Flatten; if your model uses reshape, pass probe= or the rule "
-                "flatten_rows."
+                f"note: {entry.names[0]} reads {inputs} = {channels} x {inputs // channels} "
+                "values in torch's C H W order, which is that of dlwp_jax.nn.Flatten; if your "
+                "model uses reshape, pass probe= or the rule flatten_rows."
             )
             channels = 0
     return tuple(notes)

@@ -510,8 +510,7 @@ def refuse_drawing(
     for name, layer in drawing_layers(module, run):
         raise ValueError(
             f"{name or 'the model'} ({type(layer).__name__}) is random in {mode} mode and "
-            "cannot "
-            "agree; set its probability to 0 in both models, or compare in eval mode."
+            "cannot agree; set its probability to 0 in both models, or compare in eval mode."
         )
 
 

@@ -364,6 +364,5 @@ def _check_ties(state, entries: tuple[Entry, ...]) -> None:
 def _refuse_tie(name: str, other_name: str, path: str, other_path: str) -> NoReturn:
     raise ValueError(
         f"torch ties {name} and {other_name}; in the JAX model {path} and {other_path} are "
-        "apart, and would drift "
-        "apart. Use one layer twice."
+        "apart, and would drift apart. Use one layer twice."
     )

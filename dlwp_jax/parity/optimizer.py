@@ -174,9 +174,8 @@ def _places(opt: torch.optim.Optimizer, loaded: LoadReport | None) -> Places:
     if any(id(p) not in entries for p in parameters):
         raise ValueError(
             "the optimizer trains parameters that were not loaded; give the report of "
-            "load_torch(model, torch_module) "
-            "with the very module whose parameters it was made for (not its state_dict or a "
-            "file)."
+            "load_torch(model, torch_module) with the very module whose parameters it was "
+            "made for (not its state_dict or a file)."
         )
     return {entries[id(p)].path: (p, entries[id(p)].transform) for p in parameters}
 

@@ -305,7 +305,7 @@ def _torch_batch(batch: Any) -> Any:
 def _torch_pass(
     model: torch.nn.Module, torch_loss: TorchLoss, batch: Any, entries: Sequence[Entry]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What a step of torch computes, by kind and name: the loss, buffers after it, gradients."""
+    """What a torch step computes, by kind and name: the loss, buffers after it, gradients."""
     loss = torch_loss(model, batch)
     loss.backward()
     statistics = _floating(turned_leaves(entries, dict(model.named_buffers())))
@@ -359,8 +359,8 @@ def _follow(state: TrainState, values: dict[str, np.ndarray]) -> TrainState:
 
 
 def _worst(rows: Sequence[Row]) -> list[Row]:
-    """The row of each stage that is nearest to what is allowed; before it, the farthest of those
-    that pass because torch's own numbers move.
+    """The row of each stage that is nearest to what is allowed; before it, the farthest of
+    those that pass because torch's own numbers move.
     """
     stages: dict[str, Row] = {}
     for row in rows:

@@ -92,6 +92,6 @@ def rounding_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     far = max(min(row.max_rel, row.max_abs) for row in passed)
     own = max(min(row.max_rel / row.max_abs, 1.0) * row.allowed / TIMES for row in passed)
     return (
-        f"rounding: arrays that differ by up to {far:.1e} in float64: {len(passed)}; torch's own "
-        f"move by up to {own:.1e} if its parameters move by one ulp.",
+        f"rounding: arrays that differ by up to {far:.1e} in float64: {len(passed)}; torch's "
+        f"own move by up to {own:.1e} if its parameters move by one ulp.",
     )

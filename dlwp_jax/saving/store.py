@@ -88,7 +88,7 @@ class Store:
     def _finish(
         self, written: Callable[[], None], partial: Path, number: int, about: About
     ) -> None:
-        """Wait for Orbax, add the other files, rename the folder, and delete old checkpoints."""
+        """Wait for Orbax, add other files, rename the folder, and delete old checkpoints."""
         try:
             written()
             (partial / ABOUT).write_text(json.dumps(about))
@@ -208,7 +208,7 @@ def fitted(arrays: Mapping[str, Any], like: PyTree) -> PyTree:
 
 
 def _begin_to_save(path: Path, arrays: Mapping[str, Any]) -> Callable[[], None]:
-    """Begin to write arrays in this process alone; returns a function that waits for the end."""
+    """Begin to write arrays in this process alone; the function returned waits for the end."""
     if not hosts.many():
         return _orbax().save_async(str(path), dict(arrays)).result
     # Orbax's v1 lets all processes take part in a save. Its first interface can save in one

@@ -41,7 +41,9 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
     >>> from flax import nnx
     >>> from dlwp_jax.train import make_learner
     >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
-    >>> _, state = make_learner(model, lambda m, b: (m(b).sum(), {}), optax.sgd(0.1), key=jax.random.key(0))
+    >>> def loss_fn(model, batch):
+    ...     return model(batch).sum(), {}
+    >>> _, state = make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
     >>> path = Path(tempfile.mkdtemp(), "linear.npz")
     >>> save_weights(path, state)
     >>> {name: array.shape for name, array in np.load(path).items()}

@@ -1,4 +1,4 @@
-"""The trainings of a sweep in lockstep, chunk by chunk: Ctrl-C is answered between two chunks."""
+"""The trainings of a sweep in lockstep, chunk by chunk: Ctrl-C is answered between chunks."""
 
 import dataclasses
 import functools

@@ -215,7 +215,7 @@ class Sweep:
         return f"{text.table(rows)}\n{timing}"
 
     def _is_judged(self, i: int) -> bool:
-        """Whether a member has a finished epoch, or failed before; Ctrl-C may have come first."""
+        """Whether a member finished an epoch, or failed before; Ctrl-C may have come first."""
         has_values = any(np.any(~np.isnan(column[i])) for column in self.history.values())
         return has_values or bool(np.asarray(self.run.failure)[i, 0])
 

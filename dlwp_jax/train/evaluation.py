@@ -115,8 +115,8 @@ def check_form(
     except OF_FORM as error:
         raise ValueError(
             f"val has another form than train, and loss_fn, which is given batches of both, "
-            f"fails on it ({type(error).__name__}: {str(error)[:120].partition(chr(10))[0]}). A row "
-            f"of train is {checks.form(train)}; of val: {checks.form(val)}."
+            f"fails on it ({type(error).__name__}: {str(error)[:120].partition(chr(10))[0]}). "
+            f"A row of train is {checks.form(train)}; of val: {checks.form(val)}."
         ) from error
 
 
@@ -145,8 +145,9 @@ def predict(
         if isinstance(inputs, dict):
             names = " and ".join(map(repr, inputs))
             error.add_note(
-                f"predict gives the model all of its inputs, here a dict with {names}; of a batch "
-                f"give that which the model takes, such as batch[{next(iter(inputs), 'x')!r}]."
+                "predict gives the model all of its inputs, here a dict "
+                f"with {names}; of a batch give that which the model "
+                f"takes, such as batch[{next(iter(inputs), 'x')!r}]."
             )
         raise
 

@@ -29,7 +29,8 @@ def blame(
     >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
     >>> learner, state = make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
     >>> print(blame(learner, state, jnp.zeros((1, 1)), state.key))
-    the loss was 0, the gradient of ['bias'] has 1 of 1 numbers that are not finite (and so has 1 other leaf)
+    the loss was 0, the gradient of ['bias'] has 1 of 1 numbers that are not finite
+    (and so has 1 other leaf)
     """
     loss, grads, params = _recomputed(learner, state, batch, key, rows)
     first = _first("the gradient of", grads) or _first("the new value of", params)

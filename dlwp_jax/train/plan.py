@@ -1,5 +1,5 @@
-"""The settings of a training, checked before anything is compiled, and the sizes that follow from
-them.
+"""The settings of a training, checked before anything is compiled, and the sizes that follow
+from them.
 """
 
 from collections.abc import Callable, Collection
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def fetch(self) -> Callable[[PyTree, jax.Array], PyTree]:
-        """How the rows of a minibatch are looked up: a sampler may give some that do not exist."""
+        """How a minibatch's rows are looked up: a sampler may give some that do not exist."""
         return rows if self.sampler is None else rows_or_nan
 
 

@@ -257,7 +257,7 @@ def check_state(state: Any) -> None:
 
 
 def _known(record: Collection[str]) -> tuple[str, ...]:
-    """The words of `record` in the order of RECORDS; a single str is not read as its letters."""
+    """The words of `record` in the order of RECORDS; a str is not read as its letters."""
     is_collection = isinstance(record, tuple | list | set | frozenset | dict)
     if not is_collection or not all(kind in list(RECORDS) for kind in record):
         raise ValueError(

@@ -71,7 +71,8 @@ def unit_health(learner: Learner, state: TrainState, data: PyTree) -> dict[str, 
     >>> model = nnx.Linear(1, 2, rngs=nnx.Rngs(0))
     >>> model.kernel[...], model.bias[...] = jnp.array([[1.0, 1.0]]), jnp.array([0.0, -9.0])
     >>> learner, state = make_learner(model, loss_fn, optax.sgd(0.1), key=jax.random.key(0))
-    >>> {name: float(share) for name, share in unit_health(learner, state, {"x": jnp.array([[2.0], [3.0]])}).items()}
+    >>> health = unit_health(learner, state, {"x": jnp.array([[2.0], [3.0]])})
+    >>> {name: float(share) for name, share in health.items()}
     {'dead': 0.5, 'saturated': 0.0}
     """
     check_pair(learner, state)

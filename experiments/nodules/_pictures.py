@@ -49,7 +49,7 @@ def roc(scores):
 
 
 def augmentations(histories):
-    """Chapter 12's picture: loss and F1 by epoch, training and validation, one line for each."""
+    """Chapter 12's picture: loss and F1 by epoch, training and validation, a line for each."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True)
     for name, history in histories.items():
         for row, metric in enumerate(("loss", "f1")):

@@ -212,7 +212,7 @@ class Scores(NamedTuple):
     probability: np.ndarray  # [n] of a nodule
 
     def at(self, threshold: float = 0.5) -> dict[str, float]:
-        """Precision, recall, F1 and accuracy; a probability of exactly the threshold is a no."""
+        """Precision, recall, F1, accuracy; a probability of exactly the threshold is a no."""
         guess, is_nodule = self.probability > threshold, self.label == 1
         found = table.agreement(guess, is_nodule)
         both = found.predicted + found.actual

@@ -123,7 +123,8 @@ def show_missed(chunks: Chunks, scores: Scores) -> None:
     for low, high in ((0, 5), (5, 10), (10, 40)):
         rows = (diameter >= low) & (diameter < high)
         print(
-            f"  {low:2d} to {high:2d} mm: {int(is_found[rows].sum())} of {int(rows.sum())} found"
+            f"  {low:2d} to {high:2d} mm: "
+            f"{int(is_found[rows].sum())} of {int(rows.sum())} found"
         )
 
 

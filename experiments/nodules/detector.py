@@ -1,7 +1,8 @@
 """Chapter 14: from a scan to findings. Segment, erode, group, classify.
 
 A detector is a folder of weights: `segmentation.safetensors`, `classifier.safetensors`, and
-`malignancy.safetensors` if there is a model of it. `nodules convert` makes one from the book's torch files.
+`malignancy.safetensors` if there is a model of it. `nodules convert` makes one from the book's
+torch files.
 """
 
 from __future__ import annotations

@@ -241,8 +241,8 @@ def compare(config: Config, base: Trained, nodules: Nodules):
     truth = nodules.kind[rows] == 2
     if truth.all() or not truth.any():
         raise ValueError(
-            f"the {len(rows)} held-out nodules are all {'malignant' if truth.all() else 'benign'}"
-            "; take more scans."
+            f"the {len(rows)} held-out nodules are all "
+            f"{'malignant' if truth.all() else 'benign'}; take more scans."
         )
     curves = {"the diameter alone": table.roc(truth, nodules.chunks.candidates.diameter[rows])}
     networks = {}

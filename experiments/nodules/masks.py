@@ -46,8 +46,8 @@ def annotation_mask(
         middle = tuple(np.round(scan.irc(center)).astype(int).tolist())
         if min(middle) < 0 or any(m >= n for m, n in zip(middle, dense.shape, strict=True)):
             raise ValueError(
-                f"a nodule at {list(map(float, center))} mm is voxel {list(middle)}, outside of "
-                f"a scan of {list(dense.shape)}."
+                f"a nodule at {list(map(float, center))} mm is voxel {list(middle)}, "
+                f"outside of a scan of {list(dense.shape)}."
             )
         grown = [_radius(_line(dense, middle, axis), middle[axis]) for axis in range(3)]
         # The ball's centre may lie half a voxel beside the middle one.

@@ -20,9 +20,9 @@ OVERVIEW_PIXELS = 420  # height
 OUTLINE = (255, 150, 30)
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of the array that is left out
 DISCLAIMER = (
-    "This page is a teaching example and no medical device. It was made by small networks for a "
-    "book's readers, misses nodules, and reports places that are none. Do not use it to judge "
-    "anybody's health; ask a radiologist."
+    "This page is a teaching example and no medical device. It was made by small networks for "
+    "a book's readers, misses nodules, and reports places that are none. Do not use it to "
+    "judge anybody's health; ask a radiologist."
 )
 
 
@@ -224,7 +224,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } a { color: var(--link); }
-.warning { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .7rem 1rem; }
+.warning { background: var(--warn); border-left: 4px solid var(--warn-line);
+  padding: .7rem 1rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }

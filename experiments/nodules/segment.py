@@ -442,7 +442,7 @@ def main(config: Config):
     history = {name: np.asarray(values) for name, values in result.history.items()}
     run.history(history)
     run.figure(plots.loss_curves(result), "losses.png")
-    # A short training begins with calling everything a nodule, which has the best recall of all.
+    # A short training begins with calling everything a nodule, which has the best recall.
     kept = result.state if config.is_coarse else result.best
     weights.save_weights(run.path / detector.FILES["segmentation"], kept)
     recall = history["val/recall"]

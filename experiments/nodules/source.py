@@ -66,7 +66,7 @@ class Config:
 
 
 def open_source(config: Config) -> Luna:
-    """The folder of scans and tables; the made-up cohort is written first if it is not there."""
+    """The folder of scans and tables; the made-up cohort is written first if not there."""
     if config.luna is not None:
         return luna.open_folder(config.luna)
     kind = "full" if config.full else "small"

@@ -22,9 +22,9 @@ The rest gets help from XLA's own operations. In jaxlib 0.10 the CPU needs it in
   in that one layout, and an `optimization_barrier` behind the transposes keeps XLA from folding
   them back in.
 - **Few channels.** XLA gathers the window of every output place into a buffer and
-  multiplies it by the kernel. With few output channels most of the time is spent on gathering, so
-  neighbouring output columns are computed together: a window that is `r - 1` columns wider and
-  moves by `r` columns, with `r` shifted copies of the kernel, between zeros, as its output
+  multiplies it by the kernel. With few output channels most of the time is spent on gathering,
+  so neighbouring output columns are computed together: a window that is `r - 1` columns wider
+  and moves by `r` columns, with `r` shifted copies of the kernel, between zeros, as its output
   channels. The result is the same memory, read as `[N H W/r r*out]`. With few input channels,
   as in pictures, a matrix product is faster still (`product.py`).
 - **Volumes.** Three spatial axes take three to eight times as long as two with as much to

@@ -74,7 +74,7 @@ def choose(
 
 def _is_for_native(x, kernel_shape, geometry):
     # On one core the library takes 0.9 to 1.1 of torch's time in the layers of ResNet-18, and
-    # 0.6 to 1.1 in those of the book. One tap without a stride is a product, XLA's own strength.
+    # 0.6 to 1.1 in those of the book. One tap without a stride is a product: XLA's strength.
     *window, _, _ = kernel_shape
     lows = [low for low, _ in geometry.padding]
     return (

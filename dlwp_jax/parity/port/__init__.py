@@ -107,8 +107,8 @@ def port(
     if any(as_numpy(x).dtype.kind not in "biufc" for x in inputs):
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise TypeError(
-            f"inputs must be arrays, not {kinds}; wrap the model in a module whose forward takes "
-            "arrays and makes of them what the model takes."
+            f"inputs must be arrays, not {kinds}; wrap the model in a module whose forward "
+            "takes arrays and makes of them what the model takes."
         )
     module = copied(unwrapped(module))
     if weights is not None:
@@ -161,8 +161,8 @@ def _port(
     for place, parameter in module.named_parameters():
         if parameter.is_complex():
             raise Refused(
-                f"{place} is a complex parameter, which the port does not know; keep its real and "
-                "imaginary parts as two parameters."
+                f"{place} is a complex parameter, which the port does not know; "
+                "keep its real and imaginary parts as two parameters."
             )
     frames, untrained = _record(root, inputs, partial)
     classes, turns = _with_fewest_turns(root, frames, inputs, partial)
@@ -206,7 +206,8 @@ def _port(
         report = with_more(report, root, model, more, layout)
     proof = _proof(report, inputs, bool(untrained))
     if classes.zeros:
-        note = f"{', '.join(classes.zeros)}: of zeros until torch's weights are loaded (load_torch)."
+        names = ", ".join(classes.zeros)
+        note = f"{names}: of zeros until torch's weights are loaded (load_torch)."
         report = dataclasses.replace(report, notes=(*report.notes, note))
         proof += "\n\nBuffers without a short expression, which load_torch brings over:\n"
         proof += "\n".join(f"{name} begins as zeros." for name in classes.zeros)
@@ -222,8 +223,8 @@ def _failure(error: Exception, made: ModuleType) -> str:
         raise error
     words = " ".join(str(error).split())[:300]
     return (
-        f"the written source fails at {own[-1].line!r} ({type(error).__name__}: {words}); please "
-        "report the torch line that it was written from."
+        f"the written source fails at {own[-1].line!r} ({type(error).__name__}: {words}); "
+        "please report the torch line that it was written from."
     )
 
 
@@ -281,7 +282,7 @@ def _more(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def _is_fixed(
     root: torch.nn.Module, inputs: tuple[Any, ...], layouts: list[bool], head: str, text: str
 ) -> bool:
-    """Whether torch takes these inputs, and another source than this one is written for them."""
+    """Whether torch takes these inputs, and another source than this is written for them."""
     try:
         frames, _ = _record(root, inputs, False)
         classes = Classes(root, frames, layouts, False)

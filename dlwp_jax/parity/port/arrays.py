@@ -27,8 +27,8 @@ def constant_text(value: torch.Tensor | None, name: str) -> str:
         text = f"jnp.array({literal(value.tolist())})"
     if text is None:
         raise Refused(
-            f"{name} is a buffer of {value.numel()} values that is in no state_dict; register it with "
-            "persistent=True, so that load_torch can bring it over."
+            f"{name} is a buffer of {value.numel()} values that is in no state_dict; register "
+            "it with persistent=True, so that load_torch can bring it over."
         )
     return text
 
@@ -245,7 +245,7 @@ def _exact_base(frequencies: torch.Tensor) -> float:
 
 
 def _base(frequencies: torch.Tensor) -> float:
-    """A round base that roughly has these frequencies, of the sines of a table; 0 if none has."""
+    """A round base that roughly has these frequencies, of a table's sines; 0 if none has."""
     if len(frequencies) < 2 or not 0 < float(frequencies[1]) < 1:
         return 0.0
     base = float(f"{float(frequencies[1]) ** -len(frequencies):.3g}")

@@ -149,7 +149,7 @@ class Body:
             owner.names += [name for name in node.names if name not in owner.names]
 
     def _rename(self, owner: Node, text: str) -> None:
-        """From here on a value, and what is written with its name, stands under another name."""
+        """From here a value, and what is written with its name, stands under another name."""
         before = self.vals[owner].text
         for node in (owner, *self.aliases[owner]):
             val = self.vals[node]
@@ -257,7 +257,7 @@ class Body:
         if other is not None and other is not node and self.end[other] > here:
             kept, place = other.in_list or ("", 0)
             second = [n for n in other.names if n != name and n not in _TAKEN]
-            # The copy stands ahead of this line, which may read the name's value for the last time.
+            # The copy is ahead of this line, which may be the last to read the name's value.
             free = [n for n in second if self._is_free(n, here - 1)]
             if other in self.lists.get(kept, []):
                 self._rename(other, f"{kept}[{place}]")
@@ -460,7 +460,8 @@ class Body:
             relative = next((n for n, m in within if m is called), name)
         if self.frame.name and relative == name:
             raise Refused(
-                f"{name} is outside of {self.frame.name}, which calls it; hand it over as an argument."
+                f"{name} is outside of {self.frame.name}, which calls it; "
+                "hand it over as an argument."
             )
         return access(self.module, relative)
 

@@ -181,16 +181,17 @@ class Classes(Constructors):
         a, b = (Body(self, one, layouts) for one in (first, frame))
         if [*map(self.concrete, a.lines)] != [*map(self.concrete, b.lines)]:
             raise Refused(
-                f"{frame.name} ({type(module).__name__}) is called twice and computes in another way the "
-                "second time (other shapes or arguments); make it two modules, or two methods."
+                f"{frame.name} ({type(module).__name__}) is called twice "
+                "and computes in another way the second time (other shapes "
+                "or arguments); make it two modules, or two methods."
             )
 
     def _call_layer(self, body: Body, node: Node, kind: str) -> Val:
         module: Any = node.module
         if kind == "Embedding" and (module.max_norm is not None or module.scale_grad_by_freq):
             raise Refused(
-                f"{node.name}: an Embedding with max_norm or scale_grad_by_freq is not known to "
-                "the port."
+                f"{node.name}: an Embedding with max_norm "
+                "or scale_grad_by_freq is not known to the port."
             )
         x = node.args[0] if node.args else next(iter(node.kwargs.values()))
         layout = LAYERS[kind].kind if kind in LAYERS else "any"
@@ -258,10 +259,11 @@ class Classes(Constructors):
 
     def constructed(self) -> str:
         """The name of the model's class."""
-        return self.calls[int(MARK.fullmatch(self.constructor)[2])][0].name  # type: ignore[index]
+        mark = MARK.fullmatch(self.constructor)
+        return self.calls[int(mark[2])][0].name  # type: ignore[index]
 
     def of(self, module: torch.nn.Module, layouts: list[Any]) -> tuple[str, list[Any], Any]:
-        """(constructor, layouts of the inputs, layout of the output) of a module with a frame."""
+        """(constructor, layouts of the inputs, and of the output) of a module with a frame."""
         if id(module) in self.done:
             return self.done[id(module)]
         frames = [found[id(module)] for found in self.frames.values() if id(module) in found]
@@ -359,7 +361,8 @@ class Classes(Constructors):
             if value is not None:
                 if self.canonical[id(value)] != f"{name}.{key}".lstrip("."):
                     raise Refused(
-                        f"{name}.{key} is the same array as {self.canonical[id(value)]}; use one of them."
+                        f"{name}.{key} is the same array "
+                        f"as {self.canonical[id(value)]}; use one of them."
                     )
                 text = self._with_sizes(initial_text(value, key), module, value)
                 lines.append(_assign(key, f"nnx.Param({text})"))
@@ -405,7 +408,8 @@ class Classes(Constructors):
             return self.scopes[-1][id(module)]
         if _holds(module) and self.owner.setdefault(id(module), name) != name:
             raise Refused(
-                f"{name} and {self.owner[id(module)]} are one module in two places; give it to one parent."
+                f"{name} and {self.owner[id(module)]} are one module in two places; "
+                "give it to one parent."
             )
         if self._is_in_place(module, name):
             return ""

@@ -67,8 +67,8 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
     """Port a model and write the file.
 
     Returns:
-      0 if the port is proved, 1 if it differs from torch, 2 if the model is refused or a hole is
-      left.
+      0 if the port is proved, 1 if it differs from torch, 2 if the model is refused or a hole
+      is left.
     """
     highest = rows_of_embeddings(module)
     inputs = [made(text, options.seed + i, highest) for i, text in enumerate(options.input)]
@@ -98,7 +98,7 @@ def run(module: torch.nn.Module, options: argparse.Namespace) -> int:
 def refuse_if_it_fails(
     module: torch.nn.Module, inputs: list[np.ndarray], options: argparse.Namespace
 ) -> None:
-    """Say in a sentence that the shapes are wrong, or that the model has an error of its own."""
+    """Say in a sentence that the shapes are wrong, or the model has an error of its own."""
     was_training = module.training
     try:
         with torch.no_grad():

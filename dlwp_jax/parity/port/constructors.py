@@ -45,8 +45,8 @@ class Constructors(Marks):
                 module, "scale_by_keep", True
             ):
                 raise Refused(
-                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]} and mode, with what is "
-                    "kept divided by its probability."
+                    f"{name}: of a {kind} the port knows {DROP_PATHS[kind]} and mode, with "
+                    "what is kept divided by its probability."
                 )
             mode = ', "batch"' if getattr(module, "mode", "row") == "batch" else ""
             return f"nn.StochasticDepth({self.slot('drop_prob', float(p))}{mode}, rngs=rngs)"
@@ -96,7 +96,8 @@ class Constructors(Marks):
         norm = ""
         if module.norm is not None:
             norm = f", {self.layer(module.norm, layer_name(module.norm), f'{name}.norm')}"
-        return f"nn.{kind}({layer}, {self.slot('num_layers', len(module.layers))}{norm}, rngs=rngs)"
+        count = self.slot("num_layers", len(module.layers))
+        return f"nn.{kind}({layer}, {count}{norm}, rngs=rngs)"
 
     def listed(
         self,
@@ -143,7 +144,8 @@ class Constructors(Marks):
             children = [(key, text or "nn.Identity()") for key, text in children]
         keys = [key for key, _ in children_of(module)]
         if keys == [*map(str, range(len(keys)))]:  # a slice of a Sequential keeps its old ones
-            return f"{maker}({', '.join(self._spread(self._runs([text for _, text in children])))})"
+            texts = self._spread(self._runs([text for _, text in children]))
+            return f"{maker}({', '.join(texts)})"
         if all(key.isidentifier() for key, _ in children):
             return f"{maker}({', '.join(f'{key}={text}' for key, text in children)})"
         return f"{maker}({{{', '.join(f'{key!r}: {text}' for key, text in children)}}})"

@@ -2,9 +2,9 @@
 axis it reads.
 
 A new layer is one row. A kind says where a layer wants the channels of its first input: "last"
-(`[N *spatial C]`, as a convolution), "as_is" (`[N T C]`, as Linear), "any" (one value at a time),
-"flatten", "axis" (one over which it works), or "sequences" (several arguments, all of them as
-torch has them).
+(`[N *spatial C]`, as a convolution), "as_is" (`[N T C]`, as Linear), "any" (one value at a
+time), "flatten", "axis" (one over which it works), or "sequences" (several arguments, all of
+them as torch has them).
 """
 
 from __future__ import annotations

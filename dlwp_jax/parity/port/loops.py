@@ -15,13 +15,14 @@ LONGEST = 12
 def folded(lines: list[str], lengths: Mapping[str, int] = MappingProxyType({})) -> list[str]:
     """The lines, with repetitions of up to twelve lines as loops.
 
-    The n-th repetition may differ from the first in numbers in brackets that grow or shrink by one.
+    Repetitions may differ in numbers in brackets that grow or shrink by one each time.
 
     Args:
       lines: of a method.
       lengths: of the lists of layers, by their text.
 
-    >>> folded(["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"], {"self.blocks": 2})
+    >>> lines = ["x = self.blocks[0](x)", "x = self.blocks[1](x)", "return x"]
+    >>> folded(lines, {"self.blocks": 2})
     ['for block in self.blocks:', '    x = block(x)', 'return x']
     """
     found = _folded(lines, lengths)

@@ -19,8 +19,8 @@ MARK = re.compile("\x02(\\d+)\x03|\x04(\\d+)\x05")
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A number of the model. With an option it is written `, option=value`, and not at all if it
-    is the default.
+    """A number of the model. With an option it is written `, option=value`, and not at all if
+    it is the default.
     """
 
     name: str

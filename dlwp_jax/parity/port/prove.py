@@ -38,9 +38,9 @@ from dlwp_jax.parity.weights import load_torch
 STEPS = 5
 _OTHER = 2  # the first step whose batch is another one, and not the inputs scaled
 OTHERS_DIFFER = (
-    "the port differs on inputs of other values: something that follows the values of the input "
-    "was written as a constant (torch.jit.script computes out of the port's sight), or a branch "
-    "was taken on them."
+    "the port differs on inputs of other values: something that follows "
+    "the values of the input was written as a constant (torch.jit.script "
+    "computes out of the port's sight), or a branch was taken on them."
 )
 _BITS_DIFFER = (
     "the port agrees in 64 bits and differs in the 32 that JAX computes in, with whole numbers "
@@ -72,18 +72,19 @@ def prove(
 ) -> ParityReport:
     """Compare the two models, and load torch's weights into the port, in place.
 
-    Compared are eval mode and five steps of SGD with momentum in train mode, with dropout set to 0
-    in both, all in float64; and train mode by itself if the model computes something else in it.
-    For this, parameters that are constant and running statistics are moved a little: behind a head
-    that begins with zeros, every model has the same output and no gradient.
+    Compared are eval mode and five steps of SGD with momentum in train mode, with dropout set
+    to 0 in both, all in float64; and train mode by itself if the model computes something else
+    in it. For this, parameters that are constant and running statistics are moved a little:
+    behind a head that begins with zeros, every model has the same output and no gradient.
 
     Args:
       theirs: torch's model.
       ours: the port.
       inputs: in torch's layout.
       layout: of the inputs, as in `compare`.
-      modes: "eval" if torch's model does not run in train mode on these inputs; "both" if its source
-        says something else in train mode; "same" if not: then the steps compare that mode too.
+      modes: "eval" if torch's model does not run in train mode on these inputs; "both" if its
+        source says something else in train mode; "same" if not: then the steps compare that
+        mode too.
       narrow: compare outputs in 32 bits too, and those of other inputs. It is done by itself if
         the steps do not compare eval mode.
 
@@ -135,9 +136,9 @@ def with_more(
     if not rows:
         return report
     note = (
-        f"with {number} examples the port differs: a number was made of the size in a way that the "
-        "port does not see, as np.sqrt(n), 1.0 / n (1 / n is seen) or int(n / 2) in a file without "
-        "a forward, or was handed to another module."
+        f"with {number} examples the port differs: a number was made of the size in a way that "
+        "the port does not see, as np.sqrt(n), 1.0 / n (1 / n is seen) or int(n / 2) in a "
+        "file without a forward, or was handed to another module."
     )
     return ParityReport((*report.rows, *rows), (*report.notes, note))
 
@@ -428,8 +429,8 @@ def _steps(
 
 
 def _batches(theirs: torch.nn.Module, inputs: Any) -> list[tuple[np.ndarray, ...]]:
-    """A batch for every step: the inputs, the same with floating numbers scaled, then others, so
-    that it is seen if what follows the values of the input was written as a constant.
+    """A batch for every step: the inputs, the same with floating numbers scaled, then others,
+    so that it is seen if what follows the values of the input was written as a constant.
     """
     given = tuple(map(as_numpy, inputs))
     batches = [given, tuple(_scaled(x, np.random.default_rng(1)) for x in given)]
@@ -439,8 +440,8 @@ def _batches(theirs: torch.nn.Module, inputs: Any) -> list[tuple[np.ndarray, ...
 def _others(
     theirs: torch.nn.Module, given: tuple[np.ndarray, ...], seed: int
 ) -> tuple[np.ndarray, ...]:
-    """Other inputs of the same shapes and dtypes that torch takes and has numbers for: all values
-    drawn anew, or those that were given in another order, or floating ones scaled.
+    """Other inputs of the same shapes and dtypes that torch takes and has numbers for: all
+    values drawn anew, or those that were given in another order, or floating ones scaled.
     """
     for draw in (_redrawn, _permuted):
         rng = np.random.default_rng(seed)
@@ -462,7 +463,7 @@ def _outputs(theirs: torch.nn.Module, batch: tuple[np.ndarray, ...]) -> list[np.
 
 
 def _redrawn(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Floating numbers of both signs, whole ones from the least to the largest, which is kept."""
+    """Floats of both signs, whole numbers from the least to the largest, which is kept."""
     if x.dtype.kind == "f":
         size = np.sqrt(np.mean(np.square(x, dtype=float))) or 1.0
         return (size * rng.standard_normal(x.shape)).astype(x.dtype)

@@ -29,14 +29,14 @@ from dlwp_jax.parity.port.values import Values, leaves, number, packed_node, pla
 
 # What a person looks up and does not compute with.
 _LOOKED_UP = {
-    "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse", "is_quantized", "grad_fn",
-    "is_leaf", "is_mps", "is_xla", "is_meta", "is_cpu", "names", "is_nested", "is_mkldnn", "grad",
-    "is_xpu", "is_ort", "is_vulkan", "is_ipu", "is_maia",
+    "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse", "is_quantized",
+    "grad_fn", "is_leaf", "is_mps", "is_xla", "is_meta", "is_cpu", "names", "is_nested",
+    "is_mkldnn", "grad", "is_xpu", "is_ort", "is_vulkan", "is_ipu", "is_maia",
 }  # fmt: skip
 _ASKED = {
-    "dim", "ndimension", "ndim", "is_floating_point", "is_complex", "is_contiguous", "get_device",
-    "element_size", "stride", "data_ptr", "is_tensor", "is_grad_enabled", "is_inference",
-    "is_autocast_enabled", "device",
+    "dim", "ndimension", "ndim", "is_floating_point", "is_complex", "is_contiguous",
+    "get_device", "element_size", "stride", "data_ptr", "is_tensor", "is_grad_enabled",
+    "is_inference", "is_autocast_enabled", "device",
 }  # fmt: skip
 _READS = {
     "item", "tolist", "numpy", "bool", "int", "float", "index", "array", "equal", "allclose",
@@ -118,8 +118,8 @@ class Recorder(Values, TorchFunctionMode):
             return func(*args, **kwargs)
         if any(map(_is_wrapped, leaves((args, kwargs)))):
             raise Refused(
-                "the port does not see what is computed inside of torch.func.vmap, grad or jvp; write "
-                "the axis of the batch out.",
+                "the port does not see what is computed inside of torch.func.vmap, "
+                "grad or jvp; write the axis of the batch out.",
                 here(),
             )
         if name in ("size", "len"):
@@ -136,8 +136,8 @@ class Recorder(Values, TorchFunctionMode):
             return None
         if name in _READS and (name not in _CASTS or raw.startswith("__")):
             raise Refused(
-                f"the values of a tensor decide here ({name}), so that another input would take another "
-                "way; write it with torch.where, or move it out of the model.",
+                f"the values of a tensor decide here ({name}), so that another input would "
+                "take another way; write it with torch.where, or move it out of the model.",
                 here(),
             )
         if name == "getitem" and _is_masked(args[1]):
@@ -152,8 +152,8 @@ class Recorder(Values, TorchFunctionMode):
             )
         if not self.is_known(name):
             raise Refused(
-                f"{_full_name(func, raw)} is not known to the port; write it in operations that are, or "
-                "port with --partial and write this method by hand.",
+                f"{_full_name(func, raw)} is not known to the port; write it in operations "
+                "that are, or port with --partial and write this method by hand.",
                 here(),
             )
         changes = (raw.endswith("_") and not raw.startswith("__")) or raw in _IN_PLACE
@@ -161,8 +161,8 @@ class Recorder(Values, TorchFunctionMode):
         before = args[0] if changes and args else None
         if before is not None and id(before) in self.arrays:
             raise Refused(
-                f"{name} changes {self.arrays[id(before)]} of the model in its forward; a port has no "
-                "place for such a change but batch norm's statistics.",
+                f"{name} changes {self.arrays[id(before)]} of the model in its forward; a "
+                "port has no place for such a change but batch norm's statistics.",
                 here(),
             )
         own_view = name == "setitem" and _is_that_view(*args)
@@ -265,8 +265,8 @@ class Recorder(Values, TorchFunctionMode):
             for name, before in buffers.items():
                 if module._buffers.get(name) is not before:
                     raise Refused(
-                        f"{type(module).__name__} replaces its buffer {name} in forward; a port has no "
-                        "place for such a change but batch norm's statistics."
+                        f"{type(module).__name__} replaces its buffer {name} in forward; a "
+                        "port has no place for such a change but batch norm's statistics."
                     )
         except Refused as error:
             self.paused = True
@@ -320,15 +320,16 @@ class Recorder(Values, TorchFunctionMode):
             if self.paused or not self.stack:
                 return draw(*args, **kwargs)
             raise Refused(
-                f"this draws a number outside of torch ({draw.__name__} of Python or NumPy), of which a "
-                "port would write one outcome; draw with torch.rand and choose with torch.where.",
+                f"this draws a number outside of torch ({draw.__name__} of "
+                "Python or NumPy), of which a port would write one "
+                "outcome; draw with torch.rand and choose with torch.where.",
                 here(),
             )
 
         return call
 
     def packed(self, input: Any, lengths: Any, *args: Any, **kwargs: Any) -> PackedSequence:
-        """torch.nn.utils.rnn.pack_padded_sequence: here, lengths that a recurrent layer is given."""
+        """torch.nn.utils.rnn.pack_padded_sequence: here, the lengths for a recurrent layer."""
         if self.paused or not self.stack:
             return pack_padded_sequence(input, lengths, *args, **kwargs)
         self.look_for_names()
@@ -355,8 +356,8 @@ class Recorder(Values, TorchFunctionMode):
             output, lengths = pad_packed_sequence(sequence, *args, **plain(kwargs))
             if sorted(output.shape[:2]) != sorted(start.args[0].shape[:2]):
                 raise Refused(
-                    "pad_packed_sequence cuts the output at the longest sequence, which depends on "
-                    "the values; give it total_length=x.size(1).",
+                    "pad_packed_sequence cuts the output at the longest sequence, which "
+                    "depends on the values; give it total_length=x.size(1).",
                     here(),
                 )
             output = self.result(node, output, fresh=True)
@@ -388,8 +389,8 @@ def record(
     def apply(cls: type, *args: Any) -> Any:
         del args
         raise Refused(
-            f"{cls.__name__} is a custom autograd function, whose backward is its own; write it with "
-            "jax.custom_vjp by hand (--partial leaves a place for it).",
+            f"{cls.__name__} is a custom autograd function, whose backward is its own; write "
+            "it with jax.custom_vjp by hand (--partial leaves a place for it).",
             here(),
         )
 
@@ -406,8 +407,8 @@ def record(
         recorder.call(root, *inputs)
     if not partial and _generators() != before:
         raise Refused(
-            "the model draws numbers outside of torch (by Python or NumPy), of which a port would "
-            "write one outcome; draw with torch.rand and choose with torch.where."
+            "the model draws numbers outside of torch (by Python or NumPy), of which a port "
+            "would write one outcome; draw with torch.rand and choose with torch.where."
         )
     return recorder.left
 
@@ -465,8 +466,8 @@ def _is_that_view(base: Any, index: Any, value: Any) -> bool:
 def _refuse_hooks(module: torch.nn.Module, name: str) -> None:
     if module._forward_hooks or module._forward_pre_hooks:
         raise Refused(
-            f"{name} ({type(module).__name__}) has forward hooks (weight_norm, spectral_norm, pruning, or "
-            "your own), which are not part of its source; remove them first "
+            f"{name} ({type(module).__name__}) has forward hooks (weight_norm, spectral_norm, "
+            "pruning, or your own), which are not part of its source; remove them first "
             "(torch.nn.utils.remove_weight_norm folds one)."
         )
     if hasattr(module, "parametrizations"):

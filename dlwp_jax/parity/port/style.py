@@ -7,9 +7,9 @@ _OPEN, _CLOSE = "([{", ")]}"
 def broken(line: str, indent: int) -> list[str]:
     """A statement on one line, or on several if it is too long.
 
-    >>> print(*broken("return function(" + "argument, " * 8 + "argument)", 4), sep="\\n")
+    >>> print(*broken("return function(" + "argument, " * 7 + "argument)", 4), sep="\\n")
         return function(
-            argument, argument, argument, argument, argument, argument, argument, argument, argument
+            argument, argument, argument, argument, argument, argument, argument, argument
         )
     """
     text = " " * indent + line
@@ -36,7 +36,7 @@ def broken(line: str, indent: int) -> list[str]:
 
 
 def _outer_brackets(line: str, room: int) -> tuple[int, int] | None:
-    """The last brackets at the outer level that are not empty and open in reach; else the first."""
+    """The last outer brackets that are not empty and open in reach; else the first."""
     depth, quote, start = 0, "", 0
     pairs: list[tuple[int, int]] = []
     for i, char in enumerate(line):

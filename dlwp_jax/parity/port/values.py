@@ -1,7 +1,7 @@
 """Which node of a recording each value is.
 
-Tensors are known by identity; sizes are whole numbers that remember where they come from (`Dim`).
-The names of local variables are read from the running frames.
+Tensors are known by identity; sizes are whole numbers that remember where they come from
+(`Dim`). The names of local variables are read from the running frames.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Values:
         """The node of a tensor, or of a packed sequence."""
         if id(value) in self.stale:
             raise Refused(
-                f"this reads a tensor that shares its memory with one that was changed in place at "
-                f"{self.stale[id(value)]}; write the change as a new tensor (x = x + y, torch.where, "
-                "or clone() first).",
+                "this reads a tensor that shares its memory with one that was "
+                f"changed in place at {self.stale[id(value)]}; write the change "
+                "as a new tensor (x = x + y, torch.where, or clone() first).",
                 here(),
             )
         known = self.frame.known.get(id(value))
@@ -94,13 +94,14 @@ class Values:
         if name is None:
             if any(id(value) in frame.known for frame in self.stack[:-1]):
                 raise Refused(
-                    "this reads a tensor of another module's forward; hand it over as an argument.",
+                    "this reads a tensor of another module's forward; "
+                    "hand it over as an argument.",
                     here(),
                 )
             if value.numel() > 1000 or value.grad_fn is not None:
                 raise Refused(
-                    f"this reads a tensor of shape {list(value.shape)} that is neither an input, a "
-                    "parameter nor a buffer; give it by register_buffer.",
+                    f"this reads a tensor of shape {list(value.shape)} that is neither an "
+                    "input, a parameter nor a buffer; give it by register_buffer.",
                     here(),
                 )
             node = self.add(Node("constant", "", value=value, where=here()))

@@ -139,7 +139,8 @@ def _maximum(body: Body, node: Node) -> Val:
 def _where(body: Body, node: Node) -> Val:
     if len(node.args) != 3:
         raise Refused(
-            "torch.where of a condition alone gives as many rows as are true; not known to the port."
+            "torch.where of a condition alone gives as many rows as are true; "
+            "not known to the port."
         )
     parts, last = together(body, node.args, node.ndim)
     return Val(f"jnp.where({', '.join(p.text for p in parts)})", last)

@@ -117,9 +117,9 @@ def _unflatten(body: Body, node: Node) -> Val:
     val = body.plain(x)
     before = [f"{val.text}.shape[{d}]" for d in range(dim)]
     after = [f"{val.text}.shape[{d}]" for d in range(dim + 1, len(shape))]
-    return Val(
-        f"{body.part(val, 0)}.reshape({', '.join([*before, _sizes(body, tuple(sizes)), *after])})"
-    )
+    base = body.part(val, 0)
+    written = ", ".join([*before, _sizes(body, tuple(sizes)), *after])
+    return Val(f"{base}.reshape({written})")
 
 
 @handler("unsqueeze")
@@ -158,9 +158,8 @@ def _expand(body: Body, node: Node) -> Val:
             size = _size(x, axis - new)
         written.append(body.text(size))
     val = body.plain(x)
-    return Val(
-        f"jnp.broadcast_to({val.text}, ({', '.join(written)}{',' if len(written) == 1 else ''}))"
-    )
+    comma = "," if len(written) == 1 else ""
+    return Val(f"jnp.broadcast_to({val.text}, ({', '.join(written)}{comma}))")
 
 
 def _size(x: Node, axis: int) -> Any:
@@ -279,9 +278,9 @@ def _getitem(body: Body, node: Node) -> Val:
         text = ", ".join(body.text(i) for i in turned)
         return Val(f"{body.part(val, 0)}[{text}]" if text else val.text, not gone and left > 2)
     val = body.plain(x)
-    return Val(
-        f"{body.part(val, 0)}[{', '.join(body.text(i) if i is not None else 'None' for i in index)}]"
-    )
+    base = body.part(val, 0)
+    text = ", ".join(body.text(i) if i is not None else "None" for i in index)
+    return Val(f"{base}[{text}]")
 
 
 def _every_axis(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:

@@ -191,8 +191,8 @@ def _scatter_reduce(body: Body, node: Node) -> Val:
     verbs = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
     if how not in verbs or not own or source.shape != index.shape:
         raise Refused(
-            "scatter_reduce is known for sum, prod, amax and amin, with include_self and a source "
-            "of the index's shape."
+            "scatter_reduce is known for sum, prod, amax and amin, "
+            "with include_self and a source of the index's shape."
         )
     at = f"{body.part(body.plain(x), 0)}.at[{places(body, index, dim)}]"
     return Val(f"{at}.{verbs[how]}({body.plain(source).text})")

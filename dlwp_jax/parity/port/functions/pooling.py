@@ -149,7 +149,8 @@ def _affine_grid(body: Body, node: Node) -> Val:
     first, channels, *spatial = size
     turned = (first, *spatial, channels)
     return Val(
-        f"nn.affine_grid({body.plain(theta).text}, {body.text(turned)}, align_corners={bool(align)})"
+        f"nn.affine_grid({body.plain(theta).text}, {body.text(turned)}, "
+        f"align_corners={bool(align)})"
     )
 
 

@@ -5,9 +5,9 @@ from typing import Any
 # One value at a time; the layout stays.
 _OF_NN = """relu relu6 silu hardswish hardsigmoid sigmoid tanh mish selu softsign tanhshrink
 log_sigmoid"""
-_OF_JNP = """exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil round
-sign isnan isfinite isinf logical_not reciprocal zeros_like ones_like exp2 trunc arctanh arcsinh
-arccosh deg2rad rad2deg sinc real imag conj angle"""
+_OF_JNP = """exp log log2 log10 log1p expm1 sqrt abs sin cos tan sinh cosh square floor ceil
+round sign isnan isfinite isinf logical_not reciprocal zeros_like ones_like exp2 trunc arctanh
+arcsinh arccosh deg2rad rad2deg sinc real imag conj angle"""
 ELEMENTWISE = {
     **{name: f"nn.{name}" for name in _OF_NN.split()},
     **{name: f"jnp.{name}" for name in _OF_JNP.split()},
