@@ -112,9 +112,8 @@ def _misfit(here: dict[int, Hello], hello: Hello) -> str:
     mine, i = here[0], hello["id"]
     if hello["count"] != mine["count"]:
         return (
-            f"process {i} was started with --num-processes {hello['count']}, and process 0 "
-            "with "
-            f"{mine['count']}."
+            f"process {i} was started with --num-processes {hello['count']}, and "
+            f"process 0 with {mine['count']}."
         )
     if i in here and here[i]["token"] != hello["token"]:
         return (
@@ -134,9 +133,8 @@ def _missing(here: dict[int, Hello], count: int, address: str, timeout: float) -
     missing = [str(i) for i in range(count) if i not in here]
     noun = "process" if len(missing) == 1 else "processes"
     return (
-        f"{noun} {', '.join(missing)} of {count} did not come within {timeout:g} s; each "
-        "process "
-        f"needs --coordinator {address} --num-processes {count} and its own --process-id."
+        f"{noun} {', '.join(missing)} of {count} did not come within {timeout:g} s; "
+        f"each process needs --coordinator {address} --num-processes {count} and its own --process-id."
     )
 
 

@@ -165,9 +165,8 @@ def agree(what: str, value: Any) -> list[Any]:
         if other != said[0][0]:
             end(
                 f"the processes are not doing the same: {_group.who[0]} is at {said[0][0]!r}, "
-                f"{who} is at {other!r}. Call the same functions with the same arguments in "
-                "all "
-                "of them."
+                f"{who} is at {other!r}. Call the same functions with the same arguments "
+                "in all of them."
             )
     return [value for _, value in said]
 
@@ -392,8 +391,7 @@ def _initialize(given: tuple, timeout: float, keepalive: float) -> bool:
             raise RuntimeError(TOO_LATE) from None
         raise ValueError(
             f"{' and '.join(missing) or 'something'} is missing, and JAX could not take it "
-            "from "
-            f"a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, or --num-processes 1."
+            f"from a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, or --num-processes 1."
         ) from error
     finally:
         timer.cancel()

@@ -121,9 +121,8 @@ def sampler(value: Any, key: jax.Array, epoch: jax.Array, n: int) -> int:
         wrong = given[(given < 0) | (given >= n)]
         if wrong.size:
             raise ValueError(
-                f"sampler(key, {int(epoch)}) gave row {wrong[0]}, and the {n} examples are "
-                "rows "
-                f"0 to {n - 1}."
+                f"sampler(key, {int(epoch)}) gave row {wrong[0]}, and the {n} "
+                f"examples are rows 0 to {n - 1}."
             )
     return rows.shape[0]
 
