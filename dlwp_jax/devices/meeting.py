@@ -134,7 +134,8 @@ def _missing(here: dict[int, Hello], count: int, address: str, timeout: float) -
     noun = "process" if len(missing) == 1 else "processes"
     return (
         f"{noun} {', '.join(missing)} of {count} did not come within {timeout:g} s; "
-        f"each process needs --coordinator {address} --num-processes {count} and its own --process-id."
+        f"each process needs --coordinator {address} --num-processes {count} "
+        "and its own --process-id."
     )
 
 

@@ -391,7 +391,8 @@ def _initialize(given: tuple, timeout: float, keepalive: float) -> bool:
             raise RuntimeError(TOO_LATE) from None
         raise ValueError(
             f"{' and '.join(missing) or 'something'} is missing, and JAX could not take it "
-            f"from a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, or --num-processes 1."
+            f"from a launcher ({_first_line(error)}); give {', '.join(FLAGS)}, "
+            "or --num-processes 1."
         ) from error
     finally:
         timer.cancel()
