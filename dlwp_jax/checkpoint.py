@@ -1,4 +1,4 @@
-"""Checkpoints: the names that programs use. The code is in `dlwp_jax.saving.store`."""
+"""Checkpoints: the names that programs use. The code is in `saving.store` and `leaves`."""
 
 from dlwp_jax.leaves import fingerprint, plain
 from dlwp_jax.saving.store import (

@@ -6,17 +6,21 @@ The book names the cures; each has one place here:
 
 | cure | here | how it helps |
 | --- | --- | --- |
-| more data, or changed copies | `data.augment.augment` | the one cure that adds knowledge |
+| more data, or changed copies | `data.augment.augment` | \
+the one cure that adds knowledge: which changes do not matter |
 | a smaller model | `search.search_capacity` | too few weights to learn examples by heart |
 | stop in time | `train.EarlyStopping` | keep the weights from before the validation loss rose |
 | L2, L1 penalty | `l2`, `l1` | small weights make slow functions; L1 makes many of them zero |
-| weight decay | `optim.adamw`, `optim.sgd` | the same pull in the optimizer's update |
+| weight decay | `optim.adamw`, `optim.sgd` | \
+the same pull in the optimizer's update (`weight_decay=`) |
 | smoothness penalty | `smoothness` | the output changes slowly around the examples |
 | noise on the input | `InputNoise` | other copies each epoch: no single value can be learned |
 | dropout | `nn.Dropout`, `nn.Dropout2d` | noise inside: no unit can rely on one other unit |
-| label smoothing | `losses.cross_entropy` | logits stay finite, even for wrong labels |
+| label smoothing | `losses.cross_entropy` | \
+logits stay finite, even for wrong labels (`label_smoothing=`) |
 | batch normalisation | `nn.BatchNorm2d` | made for speed; a batch's moments are noise, too |
-| weight averaging | `ema`, `swa`, `averaged`, `update_bn` | the last weights' mean is quieter |
+| weight averaging | `ema`, `swa`, `averaged`, `update_bn` | \
+the mean of the last weights is quieter than any of them |
 
 Strengths may be traced values, so that `jax.vmap` and `search.sweep` can try many in one
 program:

@@ -41,6 +41,8 @@ AS_USERS = (
     "tests/test_thermometer",
     "tests/test_train",
 )
+# Of these the rooms that compare a training with itself, its files and its errors.
+QUICKLY = ("tests/test_train_identity", "tests/test_train_resume")
 
 
 def quick_environment() -> dict[str, str]:
@@ -50,7 +52,9 @@ def quick_environment() -> dict[str, str]:
 
 def compiles_as_users(item: pytest.Item) -> bool:
     is_quick_run = item.config.getoption("markexpr") == "not slow"
-    return item.nodeid.startswith(AS_USERS) and not is_quick_run and not ALWAYS_QUICKLY
+    if is_quick_run or ALWAYS_QUICKLY or item.nodeid.startswith(QUICKLY):
+        return False
+    return item.nodeid.startswith(AS_USERS)
 
 
 def pytest_configure():
@@ -76,7 +80,7 @@ def _compile(quickly: bool) -> None:
 
 @pytest.fixture
 def compiled_as_for_users():
-    """For a test whose digits hang on the compiler."""
+    """For a test whose digits depend on the compiler."""
     before = jax.config.values[OPTION]
     _compile(quickly=False)
     yield

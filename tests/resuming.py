@@ -1,4 +1,6 @@
-"""Trainings that are broken off and go on: fixtures and helpers of the tests of `saving`."""
+"""Trainings that are broken off and go on: fixtures and helpers of the tests
+of `saving` and of `train.resume`.
+"""
 
 import shutil
 
