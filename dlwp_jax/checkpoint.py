@@ -1,6 +1,6 @@
 """Checkpoints: the names that programs use. The code is in `saving.store` and `leaves`."""
 
-from dlwp_jax.leaves import fingerprint, plain
+from dlwp_jax.leaves import fingerprint, plain, shapes
 from dlwp_jax.saving.store import (
     CheckpointError,
     Store,
@@ -8,7 +8,6 @@ from dlwp_jax.saving.store import (
     load,
     newest,
     saved,
-    shapes,
 )
 
 __all__ = [

@@ -79,6 +79,12 @@ def plain(tree: PyTree) -> dict[str, jax.Array]:
     return arrays
 
 
+def shapes(tree: PyTree) -> dict[str, list[Any]]:
+    """`[dtype, shape]` of each leaf, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
+
+
 def fingerprint(tree: PyTree) -> dict[str, list[Any]]:
     """`[dtype, shape, SHA-256 of the values]` of each leaf that is not empty, by its path."""
     found = {}

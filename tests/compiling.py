@@ -50,9 +50,13 @@ def quick_environment() -> dict[str, str]:
     return os.environ | {OPTION.upper(): "1"}
 
 
+def is_quick_run(config: pytest.Config) -> bool:
+    """Whether the slow tests are left out."""
+    return config.getoption("markexpr") == "not slow"
+
+
 def compiles_as_users(item: pytest.Item) -> bool:
-    is_quick_run = item.config.getoption("markexpr") == "not slow"
-    if is_quick_run or ALWAYS_QUICKLY or item.nodeid.startswith(QUICKLY):
+    if is_quick_run(item.config) or ALWAYS_QUICKLY or item.nodeid.startswith(QUICKLY):
         return False
     return item.nodeid.startswith(AS_USERS)
 

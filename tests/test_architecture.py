@@ -3,21 +3,21 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 from tests.conftest import ROOT
 
-LIBRARY = ROOT / "dlwp_jax"
-
 
 def module_of(path: Path) -> str:
-    """`train.fit` of dlwp_jax/train/fit.py, `train` of dlwp_jax/train/__init__.py."""
-    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    """`dlwp_jax.train.fit` of dlwp_jax/train/fit.py, `dlwp_jax.train` of its __init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_of(path): path for path in LIBRARY.rglob("*.py")}
+MODULES = {module_of(path): path for path in (ROOT / "dlwp_jax").rglob("*.py")}
 
 
 def imports_at_once(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -34,42 +34,32 @@ def imports_at_once(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from imports_at_once(child)
 
 
-def absolute(statement: ast.ImportFrom, module: str) -> str:
-    """The module that `from . import` means, in full."""
-    name = statement.module or ""
-    if statement.level == 0:
-        return name
-    package = ["dlwp_jax", *module.split(".")]
-    if MODULES[module].name != "__init__.py":
-        package.pop()
-    above = package[: len(package) - statement.level + 1]
-    return ".".join([*above, name] if name else above)
+def around(name: str) -> set[str]:
+    """The packages `a` and `a.b` of `a.b.c`."""
+    parts = name.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts))}
 
 
+@cache
 def imported(module: str) -> set[str]:
     """The modules of the library that are imported with a module, packages around them too."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names, read = set(), set()  # read: modules of which a name is taken
-    for statement in imports_at_once(ast.parse(MODULES[module].read_text())):
+    for statement in imports_at_once(ast.parse(path.read_text())):
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
             continue
-        base = absolute(statement, module)
-        for alias in statement.names:
-            inner = f"{base}.{alias.name}"
-            names |= {base, inner}
-            if inner.removeprefix("dlwp_jax.") not in MODULES:
-                read.add(base.removeprefix("dlwp_jax."))
+        base = resolve_name("." * statement.level + (statement.module or ""), package)
+        inner = {f"{base}.{alias.name}" for alias in statement.names}
+        names |= {base} | inner
+        if not inner <= set(MODULES):
+            read.add(base)
     outside = {name.split(".")[0] for name in names} & {"experiments", "scripts", "tests"}
     assert not outside, f"{module} imports {outside}"
-    found = set()
-    for name in names:
-        parts = name.removeprefix("dlwp_jax.").split(".")
-        while name.startswith("dlwp_jax.") and parts:
-            found.add(".".join(parts))
-            parts.pop()
     # A package around a module is begun before the module, but its names may not be there yet.
-    around = {one for one in found if f"{module}.".startswith(f"{one}.")}
-    return (found - around | read - {module}) & set(MODULES)
+    found = names.union(*map(around, names)) - around(module) | read
+    return (found - {module}) & set(MODULES)
 
 
 def floors() -> dict[str, int]:
@@ -88,19 +78,20 @@ def floors() -> dict[str, int]:
 
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module: imported(module) for module in MODULES}
-    assert {"train.loop", "train.identity"} <= graph["train.resume"]
+    assert {"dlwp_jax.train.loop", "dlwp_jax.train.identity"} <= graph["dlwp_jax.train.resume"]
     order = list(TopologicalSorter(graph).static_order())  # a circle is named by its error
-    assert order.index("train.step") < order.index("train.fit") < order.index("train")
+    stair = [order.index(f"dlwp_jax.{name}") for name in ("train.step", "train.fit", "train")]
+    assert stair == sorted(stair)
 
 
 def test_no_room_imports_from_a_floor_above():
     floor = floors()
-    rooms = {module.split(".")[0] for module in MODULES} - {""}
-    assert rooms == {room for room, level in floor.items() if level < 6}
+    room = {module: module.split(".")[1] for module in MODULES if module != "dlwp_jax"}
+    assert set(room.values()) == {name for name, level in floor.items() if level < 6}
     upward = [
         f"{module} imports {other}"
-        for module in MODULES
-        for other in imported(module)
-        if module and floor[module.split(".")[0]] < floor[other.split(".")[0]]
+        for module in room
+        for other in imported(module) & set(room)
+        if floor[room[module]] < floor[room[other]]
     ]
     assert upward == []

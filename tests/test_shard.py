@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.compiling import quick_environment
+from tests.compiling import is_quick_run, quick_environment
 
 TESTS = Path(__file__).with_name("on_eight_devices.py")
 
@@ -15,8 +15,7 @@ def test_on_eight_devices(request):
     """Run those tests in a process of 8 virtual devices, without the slow ones in a run that
     leaves slow tests out; what they say is what this test says.
     """
-    is_quick_run = request.config.getoption("markexpr") == "not slow"
-    marked = "not slow" if is_quick_run else ""
+    marked = "not slow" if is_quick_run(request.config) else ""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marked, str(TESTS)]
     # A device that waits for the others holds a thread of XLA's pool, which has NPROC of them:
     # too few, and all wait.

@@ -29,7 +29,7 @@ from jax.tree_util import keystr
 
 from dlwp_jax.devices import processes as hosts
 from dlwp_jax.files import flush
-from dlwp_jax.leaves import as_was, plain
+from dlwp_jax.leaves import as_was, plain, shapes
 
 PyTree = Any
 About = dict[str, Any]
@@ -354,9 +354,3 @@ def _failed(directory: Path, error: BaseException) -> CheckpointError:
         f"no checkpoint could be written to {directory}: {lines[0]} The ones before it are "
         "untouched."
     )
-
-
-def shapes(tree: PyTree) -> dict[str, list[Any]]:
-    """`[dtype, shape]` of each leaf, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}

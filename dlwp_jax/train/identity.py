@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.leaves import differing, fingerprint
-from dlwp_jax.saving.store import About, shapes
+from dlwp_jax.leaves import differing, fingerprint, shapes
+from dlwp_jax.saving.store import About
 from dlwp_jax.train.loop import Loop
 from dlwp_jax.train.plan import Plan, rows_of_parts
 from dlwp_jax.train.state import Learner, TrainState

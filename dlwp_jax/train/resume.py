@@ -19,7 +19,7 @@ from jax.tree_util import keystr
 from dlwp_jax.checks import describe, path, whole
 from dlwp_jax.devices import joint
 from dlwp_jax.devices import processes as hosts
-from dlwp_jax.leaves import plain
+from dlwp_jax.leaves import plain, shapes
 from dlwp_jax.saving.store import (
     About,
     CheckpointError,
@@ -28,7 +28,6 @@ from dlwp_jax.saving.store import (
     load,
     newest,
     read,
-    shapes,
 )
 from dlwp_jax.train.identity import (
     changed_at_start,
